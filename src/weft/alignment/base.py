@@ -1,0 +1,114 @@
+"""Coordinated architectures: every modality to a unit vector in one shared space, and the objectives that train them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weft.fusion.base import check_dims, check_inputs
+from weft.ops.cost import Cost, measure_cost
+from weft.registry import Registry
+from weft.tokens import Tokens
+
+
+class Aligner(nn.Module, ABC):
+    """Base of every aligner.
+
+    Args:
+        dims: width of each modality, ``{name: D_m}``, in the order of the modalities.
+        dim: width of the shared space.
+
+    Class attributes:
+        arity: fewest and most modalities (None: any number).
+        paper: the citation.
+    """
+
+    arity: ClassVar[tuple[int, int | None]] = (1, None)
+    paper: ClassVar[str] = ""
+
+    def __init__(self, dims: Mapping[str, int], dim: int = 256) -> None:
+        super().__init__()
+        check_dims(type(self).__name__, dims, dim, self.arity)
+        self.dims, self.dim, self.names = dict(dims), dim, tuple(dims)
+
+    @abstractmethod
+    def embed(self, name: str, tokens: Tokens) -> Tensor:
+        """Embedding ``(B, dim)`` of one modality, not normalised; the values under the mask are zero."""
+
+    @final
+    def forward(self, inputs: dict[str, Tokens]) -> dict[str, Tensor]:
+        """Align a batch.
+
+        Args:
+            inputs: ``{name: Tokens}`` for some or all names of ``dims`` (retrieval encodes one side at a time).
+
+        Returns:
+            ``{name: (B, dim)}`` unit vectors; zeros in the rows where the modality is absent.
+
+        Raises:
+            UserError: an unknown modality, or a shape that does not fit ``dims``.
+        """
+        check_inputs({name: d for name, d in self.dims.items() if name in inputs} or self.dims, inputs)
+        embeddings = {}
+        for name in (n for n in self.names if n in inputs):
+            values, mask = inputs[name]
+            values = torch.where(mask.unsqueeze(-1), values, 0.0)
+            unit = F.normalize(self.embed(name, Tokens(values, mask)), dim=-1)
+            embeddings[name] = torch.where(mask.any(dim=1, keepdim=True), unit, 0.0)
+        return embeddings
+
+    @classmethod
+    def cost(
+        cls, dims: Mapping[str, int], dim: int = 256, tokens: int | Mapping[str, int] = 1, **options: Any
+    ) -> Cost:
+        """Parameters, FLOPs and activation bytes of one sample, before building: nothing is allocated."""
+        lengths = dict.fromkeys(dims, tokens) if isinstance(tokens, int) else tokens
+
+        def sample() -> tuple[dict[str, Tokens]]:
+            return (
+                {
+                    name: Tokens(torch.empty(1, lengths[name], d), torch.ones(1, lengths[name], dtype=torch.bool))
+                    for name, d in dims.items()
+                },
+            )
+
+        return measure_cost(lambda: cls(dims, dim, **options), sample)
+
+
+class Objective(nn.Module, ABC):
+    """A loss over matched pairs of embeddings; row ``i`` of ``a`` belongs with row ``i`` of ``b``."""
+
+    paper: ClassVar[str] = ""
+
+    @abstractmethod
+    def forward(self, a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            a, b: ``(B, D)`` unit vectors.
+            valid: ``(B,)`` bool, False where either side of the pair is absent; such rows are no negatives either.
+        """
+
+
+aligners: Registry[Aligner] = Registry("aligner", "weft.alignment")
+objectives: Registry[Objective] = Registry("objective", "weft.alignment")
+
+
+def create_aligner(name: str, dims: Mapping[str, int], dim: int = 256, **options: Any) -> Aligner:
+    """Build a registered aligner: ``create_aligner("two-tower", dims={"text": 384, "image": 1280})``."""
+    return aligners.create(name, dims, dim, **options)
+
+
+def create_objective(name: str, **options: Any) -> Objective:
+    """Build a registered objective: ``create_objective("infonce", temperature=0.07)``."""
+    return objectives.create(name, **options)
+
+
+def list_aligners(pattern: str = "*") -> list[str]:
+    """Names of the registered aligners that match a shell pattern."""
+    return aligners.names(pattern)

@@ -1,0 +1,39 @@
+"""Errors that a user can act on: what went wrong, what was found, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """An input weft cannot accept, said in three parts.
+
+    Args:
+        what: the argument, file, column or row that is wrong, and the rule it breaks.
+        found: the value, the shape or the row ids that were found.
+        remedy: the way out.
+    """
+
+    def __init__(self, what: str, found: str, remedy: str) -> None:
+        super().__init__(what, found, remedy)
+        self.what, self.found, self.remedy = what, found, remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  found:  {self.found}\n  remedy: {self.remedy}"
+
+
+def did_you_mean(name: str, known: Iterable[str], label: str = "names") -> str:
+    """A remedy for a misspelt name: the closest known ones, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return f"known {label}: {', '.join(known) or '(none)'}"
+
+
+def some(items: Iterable[object], most: int = 5) -> str:
+    """The first few of a list for an error message: ``'a', 'b' and 7 more``."""
+    items = list(items)
+    shown = ", ".join(repr(i) if isinstance(i, str) else str(i) for i in items[:most])
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"

@@ -1,0 +1,184 @@
+"""The interface of a fusion: many modalities in, one vector out.
+
+An operator writes its constructor and :meth:`Fusion.fuse`. The base class checks the inputs, zeroes what lies under
+the mask, applies the operator's absence policy, and counts the cost before anything is allocated.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from weft.errors import UserError, some
+from weft.ops.cost import Cost, measure_cost
+from weft.registry import Registry
+from weft.tokens import Fused, Tokens, as_tokens, mean_pool, present
+
+Wants = Literal["vectors", "tokens", "aligned-tokens"]
+Absent = Literal["native", "fill", "refuse"]
+
+
+class Fusion(nn.Module, ABC):
+    """Base of every fusion operator.
+
+    Args:
+        dims: width of each modality, ``{name: D_m}``. The order of the names is the order of the modalities.
+        dim: width of the fused vector.
+
+    Class attributes:
+        arity: fewest and most modalities (None: any number).
+        wants: ``"vectors"`` (every modality is mean-pooled to one token before ``fuse``), ``"tokens"`` (sequences of
+            any length), or ``"aligned-tokens"`` (the same positions in every modality).
+        absent: what a missing modality does. ``"native"``: the operator masks it itself; ``"fill"``: a learned vector
+            stands in, in training and inference alike; ``"refuse"``: an error that names the rows.
+        symmetric: permuting the modalities (with their weights) cannot change the vector.
+        paper: the citation.
+    """
+
+    arity: ClassVar[tuple[int, int | None]] = (1, None)
+    wants: ClassVar[Wants] = "vectors"
+    absent: ClassVar[Absent] = "native"
+    symmetric: ClassVar[bool] = False
+    paper: ClassVar[str] = ""
+
+    def __init__(self, dims: Mapping[str, int], dim: int = 256) -> None:
+        super().__init__()
+        check_dims(type(self).__name__, dims, dim, self.arity)
+        self.dims, self.dim, self.names = dict(dims), dim, tuple(dims)
+        if self.absent == "fill":
+            self.fillers = nn.ParameterList(nn.Parameter(torch.zeros(d).normal_(std=0.02)) for d in dims.values())
+
+    @abstractmethod
+    def fuse(self, inputs: dict[str, Tokens]) -> Fused:
+        """Fuse checked inputs: names complete and in order, zeros under the mask, absence policy applied."""
+
+    @final
+    def forward(self, inputs: dict[str, Tokens]) -> Fused:
+        """Fuse a batch.
+
+        Args:
+            inputs: ``{name: Tokens}`` for every name of ``dims``: values ``(B, T_m, D_m)``, mask ``(B, T_m)``.
+
+        Returns:
+            Fused with ``vector`` of shape ``(B, dim)``.
+
+        Raises:
+            UserError: a modality is missing or unknown, a shape does not fit, or (``absent = "refuse"``) a row lacks one.
+        """
+        check_inputs(self.dims, inputs)
+        return self.fuse(self._prepare({name: inputs[name] for name in self.names}))
+
+    def _prepare(self, inputs: dict[str, Tokens]) -> dict[str, Tokens]:
+        if self.wants == "aligned-tokens":
+            _check_aligned(inputs)
+        if self.absent == "refuse" and not torch.compiler.is_compiling():
+            _refuse_absent(type(self).__name__, inputs)
+        prepared = {}
+        for index, (name, tokens) in enumerate(inputs.items()):
+            there = present(tokens)
+            if self.wants == "vectors":
+                tokens = as_tokens(mean_pool(tokens), there)
+            else:
+                tokens = Tokens(torch.where(tokens.mask.unsqueeze(-1), tokens.values, 0.0), tokens.mask)
+            if self.absent == "fill":
+                gone = ~there.unsqueeze(1)
+                values = torch.where(gone.unsqueeze(-1), self.fillers[index].to(tokens.values.dtype), tokens.values)
+                tokens = Tokens(values, tokens.mask | gone)
+            prepared[name] = tokens
+        return prepared
+
+    @classmethod
+    def cost(
+        cls, dims: Mapping[str, int], dim: int = 256, tokens: int | Mapping[str, int] = 1, **options: Any
+    ) -> Cost:
+        """Parameters, FLOPs and activation bytes of one sample, before building: nothing is allocated.
+
+        Args:
+            dims, dim, options: as for the constructor.
+            tokens: sequence length of every modality, or ``{name: length}``.
+        """
+        lengths = dict.fromkeys(dims, tokens) if isinstance(tokens, int) else tokens
+
+        def sample() -> tuple[dict[str, Tokens]]:
+            return (
+                {
+                    name: Tokens(torch.empty(1, lengths[name], d), torch.ones(1, lengths[name], dtype=torch.bool))
+                    for name, d in dims.items()
+                },
+            )
+
+        return measure_cost(lambda: cls(dims, dim, **options), sample)
+
+
+fusions: Registry[Fusion] = Registry("fusion", "weft.fusion")
+
+
+def create_fusion(name: str, dims: Mapping[str, int], dim: int = 256, **options: Any) -> Fusion:
+    """Build a registered fusion: ``create_fusion("gated", dims={"text": 384, "image": 1280}, dim=128)``."""
+    return fusions.create(name, dims, dim, **options)
+
+
+def list_fusions(pattern: str = "*") -> list[str]:
+    """Names of the registered fusions that match a shell pattern."""
+    return fusions.names(pattern)
+
+
+def check_dims(who: str, dims: Mapping[str, int], dim: int, arity: tuple[int, int | None]) -> None:
+    """Refuse a number of modalities outside ``arity`` and widths that are not positive."""
+    fewest, most = arity
+    if len(dims) < fewest or (most is not None and len(dims) > most):
+        bound = f"exactly {fewest}" if fewest == most else f"at least {fewest}" + (f", at most {most}" if most else "")
+        raise UserError(
+            f"{who} takes {bound} modalities",
+            f"{len(dims)}: {some(dims)}",
+            "choose another number of modalities, or another operator (weft list shows each one's arity)",
+        )
+    wrong = {name: d for name, d in {**dims, "dim": dim}.items() if not isinstance(d, int) or d < 1}
+    if wrong:
+        raise UserError(f"{who}: widths are positive integers", f"{wrong}", "give the width of one token as an int")
+
+
+def check_inputs(dims: Mapping[str, int], inputs: Mapping[str, Tokens]) -> None:
+    """Refuse inputs whose names or shapes do not fit ``dims``."""
+    if set(inputs) != set(dims):
+        raise UserError(
+            "the batch does not hold the modalities this module was built for",
+            f"missing {some(set(dims) - set(inputs)) or 'none'}; unknown {some(set(inputs) - set(dims)) or 'none'}",
+            "a modality that is absent in every row still comes along, with an all-False mask",
+        )
+    batch = next(iter(inputs.values())).values.shape[0]
+    for name, (values, mask) in inputs.items():
+        shape = tuple(values.shape)
+        if values.ndim != 3 or shape[2] != dims[name] or shape[0] != batch or tuple(mask.shape) != shape[:2]:
+            raise UserError(
+                f"modality {name!r}: values are (B, T, {dims[name]}) and mask (B, T), with one B for all modalities",
+                f"values {shape}, mask {tuple(mask.shape)}, B {batch} in the first modality",
+                "as_tokens() turns (B, D) vectors into Tokens, pad() a list of (T, D) sequences",
+            )
+        if mask.dtype != torch.bool:
+            raise UserError(f"modality {name!r}: the mask is bool", f"{mask.dtype}", "use mask.bool(), True = real")
+
+
+def _check_aligned(inputs: Mapping[str, Tokens]) -> None:
+    lengths = {name: t.values.shape[1] for name, t in inputs.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(
+            "this operator needs the same positions in every modality",
+            f"token counts {lengths}",
+            "resample the maps to one grid, or use an operator that takes tokens of any length",
+        )
+
+
+def _refuse_absent(who: str, inputs: Mapping[str, Tokens]) -> None:
+    for name, tokens in inputs.items():
+        rows: Tensor = (~present(tokens)).nonzero().flatten()
+        if len(rows):
+            raise UserError(
+                f"{who} cannot do without modality {name!r}",
+                f"absent in batch rows {some(rows.tolist())}",
+                "drop those rows, or use an operator with absent = 'native' or 'fill'",
+            )

@@ -1,0 +1,134 @@
+"""Names to classes. A class registers itself where it is written; its constructor is its option schema.
+
+``Registry.create`` checks options against the keyword-only parameters of the constructor (types, defaults, nothing
+unknown) and answers a misspelt name with the closest known ones. Third parties add classes through the entry-point
+group named like the registry's package, e.g. ``[project.entry-points."weft.fusion"]``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from weft.errors import UserError, did_you_mean
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The classes of one kind, by name.
+
+    Args:
+        kind: what is registered, for messages ("fusion").
+        package: the package whose modules register themselves, and the entry-point group ("weft.fusion").
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind, self.package = kind, package
+        self._classes: dict[str, type[T]] = {}
+        self._discovered = False
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Class decorator: make the class known as ``name``."""
+
+        def add(cls: type[T]) -> type[T]:
+            known = self._classes.get(name)
+            if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise UserError(
+                    f"two classes register as {self.kind} {name!r}",
+                    f"{known.__module__}.{known.__qualname__} and {cls.__module__}.{cls.__qualname__}",
+                    "give one of them another name",
+                )
+            self._classes[name] = cls
+            return cls
+
+        return add
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self.package}.{module.name}")
+        for point in entry_points(group=self.package):
+            self.register(point.name)(point.load())
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Registered names that match a shell pattern, sorted: ``names("*attention*")``."""
+        self._discover()
+        return sorted(fnmatch.filter(self._classes, pattern))
+
+    def get(self, name: str) -> type[T]:
+        """The class registered as ``name``.
+
+        Raises:
+            UserError: the name is unknown; the message offers the closest ones.
+        """
+        self._discover()
+        if name not in self._classes:
+            raise UserError(
+                f"unknown {self.kind} {name!r}",
+                f"{len(self._classes)} registered",
+                did_you_mean(name, self._classes, f"{self.kind} names"),
+            )
+        return self._classes[name]
+
+    def name_of(self, cls: type) -> str:
+        """The name a class is registered under."""
+        self._discover()
+        for name, known in self._classes.items():
+            if known is cls:
+                return name
+        raise UserError(f"{cls.__qualname__} is not a registered {self.kind}", "no such entry", "register it first")
+
+    def schema(self, name: str) -> type[BaseModel]:
+        """The options of ``name`` as a pydantic model: the keyword-only parameters of its constructor."""
+        return option_schema(self.get(name), name)
+
+    def create(self, name: str, *args: Any, **options: Any) -> T:
+        """Build ``name``; positional arguments pass through, options are validated.
+
+        Raises:
+            UserError: unknown name, unknown option, or an option value of the wrong type.
+        """
+        cls = self.get(name)
+        return cls(*args, **check_options(cls, name, options))
+
+
+def option_schema(cls: type, name: str) -> type[BaseModel]:
+    """A pydantic model of the keyword-only parameters of ``cls.__init__``."""
+    hints = get_type_hints(cls.__init__)
+    fields: dict[str, Any] = {
+        p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default)
+        for p in inspect.signature(cls).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    return create_model(f"{name} options", __config__=config, **fields)
+
+
+def check_options(cls: type, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` with their types checked and converted; only the given ones come back."""
+    schema = option_schema(cls, name)
+    try:
+        checked = schema(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]) if first["loc"] else "?"
+        if first["type"] == "extra_forbidden":
+            remedy = did_you_mean(option, schema.model_fields, f"options of {name!r}")
+            raise UserError(f"{name!r} has no option {option!r}", f"{option}={options[option]!r}", remedy) from None
+        raise UserError(
+            f"option {option!r} of {name!r}: {first['msg']}",
+            f"{option}={first.get('input')!r}",
+            f"it is declared as {schema.model_fields[option].annotation}",
+        ) from None
+    return {key: getattr(checked, key) for key in options}

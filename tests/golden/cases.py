@@ -1,0 +1,34 @@
+"""Every golden case found under $WEFT_GOLDEN, by family; no case is named in the code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.conftest import GOLDEN
+
+
+class Case(NamedTuple):
+    """One recorded case: its configuration and its tensors under their original names."""
+
+    path: Path
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def golden(pattern: str) -> pytest.MarkDecorator:
+    """Parametrise a test over every case of the families that match ``pattern``; skip where there are none."""
+    files = sorted(GOLDEN.glob(f"{pattern}/*.safetensors"))
+    skip = [pytest.param(None, marks=pytest.mark.skip(reason=f"no golden vectors {pattern!r} (set WEFT_GOLDEN)"))]
+    params = [pytest.param(f, id=f"{f.parent.name}/{f.stem}") for f in files]
+    return pytest.mark.parametrize("path", params or skip)
+
+
+def load(path: Path) -> Case:
+    """Read one case."""
+    return Case(path, json.loads(path.with_suffix(".json").read_text()), load_file(path))
