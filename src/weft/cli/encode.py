@@ -1,0 +1,53 @@
+"""``weft encode``: raw samples to features on disk, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weft.cli.source import Data, Encoders, Json, Quiet, Root, Source
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("encode")(encode)
+
+
+def encode(
+    source: Source,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Store folder [runs/<source>/store].")] = None,
+    root: Root = None,
+    data: Data = [],  # noqa: B006
+    encoder: Encoders = [],  # noqa: B006
+    dtype: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
+    batch_size: Annotated[int, typer.Option(help="Samples per encoder call.")] = 32,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Encode every modality once with a frozen encoder. Killed runs resume; a complete store is left as it is.
+
+    Examples:
+
+        weft encode weft.yaml --out store
+
+        weft encode flickr8k --root data/flickr8k --encoder image=hf:facebook/dinov2-small
+    """
+    from weft.cli.output import say, write_json
+    from weft.cli.source import choose_encoders, read_source
+    from weft.store import encode as encode_dataset
+
+    dataset = read_source(source, root, data)
+    folder = out or Path("runs") / Path(source).stem / "store"
+    store = encode_dataset(
+        dataset,
+        choose_encoders(dataset, source, encoder),
+        folder,
+        dtype=dtype,
+        batch_size=batch_size,
+        progress=not (quiet or json),
+    )
+    if json:
+        write_json({"store": str(folder), "rows": len(store), "dims": store.dims})
+    else:
+        say(f"{len(store)} rows of {', '.join(f'{n} ({d})' for n, d in store.dims.items())} in {folder}")

@@ -1,0 +1,59 @@
+"""``weft evaluate``: a saved model on held-out rows, with figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weft.cli.source import Data, Json, Quiet, Root, Source
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model folder of `weft fit`, or the winner of `weft compare`.")],
+    source: Source,
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    figures: Annotated[Path | None, typer.Option(help="Folder for the task's figures.")] = None,
+    root: Root = None,
+    data: Data = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Metrics of a saved model on one split of a store, a table or a data set.
+
+    Examples:
+
+        weft evaluate runs/shapes/gated runs/shapes/store --figures figures
+
+        weft evaluate runs/weft/compare/winner weft.yaml --json
+    """
+    from weft.cli.output import say, write_json, write_table
+    from weft.cli.source import read_source
+    from weft.data import make_splits
+    from weft.errors import UserError, did_you_mean
+    from weft.store import Store
+    from weft.training import FusedModel
+
+    fused = FusedModel.from_pretrained(model)
+    if (Path(source) / "manifest.json").is_file():
+        features = Store.open(source)
+    else:
+        features = fused.encode(read_source(source, root, data), progress=not (quiet or json))
+    parts = make_splits(features)._asdict()
+    if split not in parts:
+        raise UserError("unknown split", split, did_you_mean(split, parts, "splits"))
+    metrics = fused.evaluate(features, parts[split], figures=figures)
+    if json:
+        write_json({"split": split, "rows": len(parts[split]), **metrics})
+    else:
+        write_table(
+            f"{model} on {split} ({len(parts[split])} rows)",
+            [{"metric": key, "value": f"{value:.4f}"} for key, value in metrics.items()],
+        )
+        if figures:
+            say(f"figures: {figures}")

@@ -1,0 +1,75 @@
+"""``weft fit``: train one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weft.cli.source import Data, Encoders, Json, Quiet, Root, Source, StoreFolder
+
+Settings = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Training setting, e.g. lr=0.001, epochs=50. Repeat."),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("fit")(fit)
+
+
+def fit(
+    source: Source,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Model folder [runs/<source>/<fusion>].")] = None,
+    fusion: Annotated[str, typer.Option(help="Operator (weft list), or an aligner for retrieval data.")] = "",
+    dim: Annotated[int, typer.Option(help="Width of the fused vector.")] = 128,
+    option: Annotated[
+        list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the operator. Repeat.")
+    ] = [],  # noqa: B006
+    decision: Annotated[str, typer.Option(help="joint, late or hybrid.")] = "joint",
+    setting: Settings = [],  # noqa: B006
+    root: Root = None,
+    data: Data = [],  # noqa: B006
+    encoder: Encoders = [],  # noqa: B006
+    store: StoreFolder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train one fusion (or, for retrieval data, one aligner) and write it as a folder. Killed runs resume exactly.
+
+    Examples:
+
+        weft fit shapes --fusion gated
+
+        weft fit weft.yaml --fusion cross_attention --set lr=0.0003 --set epochs=30
+
+        weft fit flickr8k --root data/flickr8k --fusion two-tower
+    """
+    from weft.cli.output import say, write_json, write_table
+    from weft.cli.source import open_store, settings
+    from weft.training import train_model
+
+    progress = not (quiet or json)
+    features = open_store(source, root, data, encoder, store, progress=progress)
+    name = fusion or ("two-tower" if features.task == "retrieval" else "gated")
+    folder = out or Path("runs") / Path(source).stem / name
+    result = train_model(
+        features,
+        name,
+        folder,
+        dim=dim,
+        options=settings(option, "option"),
+        decision=decision,
+        config=settings(setting, "set"),
+        progress=progress,
+    )
+    if json:
+        write_json({"folder": str(folder), **result})
+    else:
+        write_table(f"{name} on {source}", [{"split": split, **_short(values)} for split, values in result.items()])
+        say(f"model: {folder}. Next: weft predict {folder} NEW_TABLE")
+
+
+def _short(values: dict[str, float]) -> dict[str, str]:
+    return {key: f"{value:.4g}" for key, value in values.items()}

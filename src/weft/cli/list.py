@@ -1,0 +1,73 @@
+"""``weft list``: what is registered."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated, Any
+
+import typer
+
+REGISTRIES = {
+    "fusion": ("weft.fusion", "fusions"),
+    "aligner": ("weft.alignment", "aligners"),
+    "objective": ("weft.alignment", "objectives"),
+    "encoder": ("weft.encoders", "encoders"),
+    "dataset": ("weft.data", "datasets"),
+    "task": ("weft.tasks", "tasks"),
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("list")(list_registered)
+
+
+def list_registered(
+    pattern: Annotated[str, typer.Argument(help="Shell pattern of names.")] = "*",
+    kind: Annotated[str, typer.Option(help=f"One of {', '.join(REGISTRIES)}.")] = "fusion",
+    json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """List fusions, aligners, objectives, encoders, data sets or tasks, with their options and sources.
+
+    Examples:
+
+        weft list
+
+        weft list "*attention*"
+
+        weft list --kind encoder --json
+    """
+    from weft.cli.output import write_json, write_table
+
+    registry = _registry(kind)
+    rows = []
+    for name in registry.names(pattern):
+        cls = registry.get(name)
+        options = {
+            key: None if field.is_required() else field.default
+            for key, field in registry.schema(name).model_fields.items()
+        }
+        about = {key: getattr(cls, key) for key in ("arity", "wants", "absent", "kinds", "paper") if hasattr(cls, key)}
+        summary = (cls.__doc__ or "").strip().splitlines()[0] if cls.__doc__ else ""
+        rows.append({"name": name, "summary": summary, **about, "options": options})
+    if json:
+        write_json(rows)
+        return
+    if not rows:
+        from weft.errors import UserError, did_you_mean
+
+        raise UserError(f"no {kind} matches", pattern, did_you_mean(pattern.strip("*"), registry.names(), "names"))
+    for row in rows:
+        if "arity" in row:
+            fewest, most = row["arity"]
+            row["arity"] = f"{fewest}" if fewest == most else f"{fewest}-{most}" if most else f"{fewest}+"
+        row["options"] = ", ".join(f"{k}={v}" for k, v in row["options"].items())
+    write_table(f"{len(rows)} {kind}{'s' if len(rows) != 1 else ''}", rows)
+
+
+def _registry(kind: str) -> Any:
+    from weft.errors import UserError, did_you_mean
+
+    if kind not in REGISTRIES:
+        raise UserError("unknown kind", kind, did_you_mean(kind, REGISTRIES, "kinds"))
+    module, attribute = REGISTRIES[kind]
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,66 @@
+"""``weft predict``: a saved model on new rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weft.cli.source import Data, Json, Quiet, Root
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("predict")(predict)
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="Model folder of `weft fit`, or the winner of `weft compare`.")],
+    source: Annotated[
+        str, typer.Argument(help="A new table of the same columns (targets may be missing), or a data set.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV of id, prediction, probabilities.")] = Path(
+        "predictions.csv"
+    ),
+    root: Root = None,
+    data: Data = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict for a new table: the model's own encoders read it, absent modalities are left out.
+
+    Examples:
+
+        weft predict runs/weft/compare/winner new_rows.csv
+
+        weft predict runs/shapes/compare/winner new_rows.csv --json
+    """
+    from weft.cli.output import say, write_json
+    from weft.cli.source import read_new_rows
+    from weft.training import FusedModel
+
+    fused = FusedModel.from_pretrained(model)
+    dataset = read_new_rows(fused, source, root, data)
+    result = fused.predict(dataset, progress=not (quiet or json))
+    if json:
+        write_json(result)
+        return
+    write_predictions(out, result)
+    say(f"{len(dataset)} predictions in {out}")
+
+
+def write_predictions(path: Path, result: dict) -> None:  # type: ignore[type-arg]
+    """One row per sample; arrays of several outputs become one column each."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.csv
+
+    columns = {}
+    for key, value in result.items():
+        array = np.asarray(value)
+        if array.ndim == 2:
+            names = result.get(f"{key}_names", range(array.shape[1]))
+            columns |= {f"{key}_{name}": array[:, i] for i, name in enumerate(names)}
+        elif not key.endswith("_names"):
+            columns[key] = array
+    pyarrow.csv.write_csv(pa.table(columns), path)

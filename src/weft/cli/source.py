@@ -1,0 +1,95 @@
+"""What a verb works on: a store, a YAML made by ``weft init``, or the name of a built-in or published data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from weft.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from weft.data import Dataset
+    from weft.encoders import Encoder
+    from weft.store import Store
+
+Source = Annotated[
+    str, typer.Argument(help="A store folder, a YAML written by `weft init`, or a data set (weft list --kind dataset).")
+]
+Root = Annotated[Path | None, typer.Option(help="Folder of a published data set, in its official layout.")]
+Data = Annotated[
+    list[str], typer.Option("--data", metavar="KEY=VALUE", help="Option of the data set, e.g. --data rows=900. Repeat.")
+]
+Encoders = Annotated[
+    list[str],
+    typer.Option("--encoder", metavar="MODALITY=NAME", help="e.g. image=hf:facebook/dinov2-small. Repeat."),
+]
+StoreFolder = Annotated[Path | None, typer.Option("--store", help="Where the encoded features go.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def settings(pairs: list[str], option: str) -> dict[str, Any]:
+    """``["rows=900", "answers=[yes, no]"]`` as a dictionary; values are read as YAML."""
+    parsed = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--{option} takes KEY=VALUE", pair, f"for example --{option} {key}=1")
+        parsed[key] = yaml.safe_load(value)
+    return parsed
+
+
+def read_source(source: str, root: Path | None, data: list[str]) -> Dataset:
+    """The samples of a YAML configuration or a named data set."""
+    from weft.data import datasets, load_dataset
+
+    if source.endswith((".yaml", ".yml")):
+        from weft.data import load_config, read_table
+
+        config = load_config(source)
+        return read_table(config.table, config)
+    if source not in datasets.names():
+        raise UserError(
+            "the source is neither a store, nor a YAML file, nor a data set",
+            source,
+            f"{did_you_mean(source, datasets.names(), 'data sets')} (for a table of your own: weft init TABLE)",
+        )
+    return load_dataset(source, root, **settings(data, "data"))
+
+
+def choose_encoders(dataset: Dataset, source: str, chosen: list[str]) -> dict[str, Encoder]:
+    """One encoder per modality: ``--encoder`` first, then the YAML's, then the built-in that needs no weights."""
+    from weft.encoders import create_encoder, default_encoder
+
+    named: dict[str, tuple[str, dict[str, Any]]] = {}
+    if source.endswith((".yaml", ".yml")):
+        from weft.data import load_config
+
+        for name, modality in load_config(source).modalities.items():
+            if modality.encoder:
+                named[name] = (modality.encoder, modality.options)
+    for name, spec in settings(chosen, "encoder").items():
+        if name not in dataset.modalities:
+            raise UserError("--encoder names no modality", name, did_you_mean(name, dataset.modalities, "modalities"))
+        named[name] = (spec, {})
+    encoders = {}
+    for name, modality in dataset.modalities.items():
+        spec, options = named.get(name, (default_encoder(modality.kind), {}))
+        encoders[name] = create_encoder(spec, modality.kind, **options)
+    return encoders
+
+
+def open_store(
+    source: str, root: Path | None, data: list[str], chosen: list[str], folder: Path | None, *, progress: bool
+) -> Store:
+    """The features of a source; encodes what is not yet in the store (nothing, when the store is complete)."""
+    from weft.store import Store, encode
+
+    if (Path(source) / "manifest.json").is_file():
+        return Store.open(source)
+    dataset = read_source(source, root, data)
+    folder = folder or Path("runs") / Path(source).stem / "store"
+    return encode(dataset, choose_encoders(dataset, source, chosen), folder, progress=progress)
