@@ -1,0 +1,156 @@
+"""The figures of tasks, in one style: a palette that colour-blind readers can tell apart, sizes that survive print.
+
+Every function draws one PNG into ``folder`` and gives its path. Figures are built by matplotlib's object-oriented
+interface on the Agg canvas: no pyplot, no state shared between figures. Colours: Okabe and Ito 2008.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#767676"
+LINES = ("-", "--", "-.", ":")
+
+
+@contextmanager
+def canvas(folder: Path, name: str, columns: int = 1, size: tuple[float, float] = (4.8, 4.2)) -> Iterator[Any]:
+    """One row of axes ``(columns,)`` to draw on; saved as ``folder/name.png`` when the block ends."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    style = {
+        "font.size": 11,
+        "axes.titlesize": 12,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "legend.fontsize": 9.5,
+        "lines.linewidth": 1.8,
+    }
+    with rc_context(style):
+        figure = Figure(figsize=(size[0] * columns, size[1]), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure.subplots(1, columns, squeeze=False)[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / f"{name}.png", dpi=150)
+
+
+def confusion(counts: np.ndarray, names: Sequence[str], folder: Path) -> Path:
+    """Confusion matrix ``(K, K)``, rows actual, coloured by the share of each row; numbers up to 15 classes."""
+    k = len(names)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(0.55 * k + 2.2, 4.2, 12.0))
+    with canvas(folder, "confusion", size=(side + 0.9, side)) as (axes,):
+        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        labels = [short(name) for name in names]
+        shown = np.arange(0, k, max(1, k // 30))
+        turn = any(len(label) > 3 for label in labels)
+        axes.set_xticks(shown, [labels[i] for i in shown], rotation=45 if turn else 0, ha="right" if turn else "center")
+        axes.set_yticks(shown, [labels[i] for i in shown])
+        if k <= 15:
+            for i in range(k):
+                for j in range(k):
+                    colour = "white" if share[i, j] > 0.55 else "black"
+                    axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", color=colour, fontsize=10)
+        axes.set(xlabel="predicted", ylabel="actual", title="Confusion matrix")
+        axes.figure.colorbar(image, ax=axes, label="share of the actual class", shrink=0.8)
+    return folder / "confusion.png"
+
+
+def roc(hot: np.ndarray, p: np.ndarray, names: Sequence[str], folder: Path) -> Path:
+    """ROC curves from one-hot truth and probabilities ``(N, K)``.
+
+    Two classes: one curve, of the second. More: one-vs-rest for every class that has both positive and negative rows
+    (at most six are drawn, those with the lowest area), and their mean over all such classes.
+    """
+    from sklearn.metrics import auc, roc_curve
+
+    binary = hot.shape[1] == 2
+    columns = [1] if binary else [k for k in range(hot.shape[1]) if 0 < hot[:, k].sum() < len(hot)]
+    curves = {k: roc_curve(hot[:, k], p[:, k])[:2] for k in columns}
+    area = {k: auc(*curve) for k, curve in curves.items()}
+    with canvas(folder, "roc", size=(5.0, 4.8)) as (axes,):
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
+        for place, k in enumerate(sorted(columns, key=area.__getitem__)[:6]):
+            style = {"color": PALETTE[place], "linestyle": LINES[place % len(LINES)]}
+            axes.plot(*curves[k], label=f"{short(names[k])}, AUC {area[k]:.3f}", **style)
+        if not binary:
+            grid = np.linspace(0, 1, 501)
+            mean = np.mean([np.interp(grid, *curves[k]) for k in columns], axis=0)
+            label = f"mean of {len(columns)} classes, AUC {np.mean(list(area.values())):.3f}"
+            axes.plot(np.r_[0, grid], np.r_[0, mean], color="black", linewidth=2.6, label=label)
+        title = "ROC" if binary else "ROC, one class against the rest" + (", six worst" if len(columns) > 6 else "")
+        axes.set(xlabel="false positive rate", ylabel="true positive rate", title=title, aspect="equal")
+        axes.legend(loc="lower right")
+    return folder / "roc.png"
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray, folder: Path) -> Path:
+    """Reliability diagram: share of right rows against confidence, and how many rows each bin holds."""
+    from weft.tasks.calibration import expected_calibration_error, reliability_curve
+
+    curve = reliability_curve(confidence, right)
+    width = curve.edges[1]
+    with canvas(folder, "reliability", columns=2, size=(4.6, 4.2)) as (axes, counts):
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="perfectly calibrated")
+        axes.plot(curve.confidence, curve.accuracy, "o-", color=PALETTE[0], label="model")
+        ece = expected_calibration_error(confidence, right)
+        axes.set(xlabel="confidence", ylabel="share right", title=f"Reliability, ECE {ece:.3f}")
+        axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
+        axes.legend(loc="upper left")
+        counts.bar(curve.edges[curve.bins], curve.count, width=width, align="edge", color=PALETTE[0], edgecolor="white")
+        counts.set(xlabel="confidence", ylabel="rows", title="Rows per bin", xlim=(0, 1))
+    return folder / "reliability.png"
+
+
+def predicted(truth: np.ndarray, guess: np.ndarray, folder: Path) -> Path:
+    """Predicted against actual, ``(N, K)`` both, one panel for each of the first four targets."""
+    with canvas(folder, "predicted", columns=min(truth.shape[1], 4)) as panels:
+        for k, axes in enumerate(panels):
+            low, high = min(truth[:, k].min(), guess[:, k].min()), max(truth[:, k].max(), guess[:, k].max())
+            axes.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle=":")
+            axes.scatter(truth[:, k], guess[:, k], **_dots(len(truth)))
+            axes.set(xlabel="actual", ylabel="predicted", title=_panel_title("Predicted against actual", k, truth))
+    return folder / "predicted.png"
+
+
+def residuals(truth: np.ndarray, guess: np.ndarray, folder: Path) -> Path:
+    """Residuals (predicted minus actual) against the prediction, ``(N, K)``, for each of the first four targets."""
+    with canvas(folder, "residuals", columns=min(truth.shape[1], 4)) as panels:
+        for k, axes in enumerate(panels):
+            axes.axhline(0, color=GREY, linewidth=1, linestyle=":")
+            axes.scatter(guess[:, k], guess[:, k] - truth[:, k], **_dots(len(truth)))
+            axes.set(xlabel="predicted", ylabel="predicted - actual", title=_panel_title("Residuals", k, truth))
+    return folder / "residuals.png"
+
+
+def curves(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], name: str, folder: Path, **labels: str) -> Path:
+    """Lines ``{label: (x, y)}`` on one pair of axes, ``x`` on a log scale; ``labels`` are xlabel, ylabel, title."""
+    with canvas(folder, name, size=(5.6, 4.2)) as (axes,):
+        for place, (label, (x, y)) in enumerate(lines.items()):
+            colour, style = PALETTE[place % len(PALETTE)], LINES[place % len(LINES)]
+            axes.plot(x, y, color=colour, linestyle=style, label=label)
+        axes.set(xscale="log", ylim=(-0.02, 1.02), **labels)
+        axes.grid(alpha=0.25)
+        axes.legend(loc="best")
+    return folder / f"{name}.png"
+
+
+def short(name: str, most: int = 18) -> str:
+    """A label no longer than ``most`` characters."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _dots(rows: int) -> dict[str, Any]:
+    return {"s": 14, "alpha": float(np.clip(60 / np.sqrt(rows), 0.08, 0.8)), "color": PALETTE[0], "linewidths": 0}
+
+
+def _panel_title(title: str, k: int, truth: np.ndarray) -> str:
+    return title if truth.shape[1] == 1 else f"{title}, target {k}"
