@@ -1,4 +1,4 @@
-"""Coordinated architectures: every modality to a unit vector in one shared space, and the objectives that train them."""
+"""Coordinated architectures: every modality to a unit vector in one shared space, and what trains them."""
 
 from __future__ import annotations
 
@@ -63,9 +63,7 @@ class Aligner(nn.Module, ABC):
         return embeddings
 
     @classmethod
-    def cost(
-        cls, dims: Mapping[str, int], dim: int = 256, tokens: int | Mapping[str, int] = 1, **options: Any
-    ) -> Cost:
+    def cost(cls, dims: Mapping[str, int], dim: int = 256, tokens: int | Mapping[str, int] = 1, **options: Any) -> Cost:
         """Parameters, FLOPs and activation bytes of one sample, before building: nothing is allocated."""
         lengths = dict.fromkeys(dims, tokens) if isinstance(tokens, int) else tokens
 
