@@ -1,0 +1,304 @@
+"""Transformers models, frozen, by name or folder: ``hf:<name or folder>`` for text, images and sound.
+
+The model runs in evaluation and inference mode, in float32 or under autocast. Only safetensors weights are loaded, a
+model whose weights are incomplete is refused, and no code of the model's repository is run (``trust_remote_code`` stays
+off). ``HF_HUB_OFFLINE=1`` keeps everything local.
+
+Outputs: ``tokens`` (the last hidden state, real tokens only; a convolutional map ``(C, H, W)`` becomes ``H * W``
+tokens, row-major), or one token: their ``mean``, the first one (``cls``), or the model's own ``pooler`` output. Of a
+model with two towers the fitting one is used, of an encoder-decoder the encoder.
+
+Sound is read by each model's own rate and run in groups of equal length, without padding: models trained without an
+attention mask would otherwise give a clip another output in another batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weft.data.files import read_image
+from weft.encoders.audio import read_clip
+from weft.encoders.base import Encoder, default_encoder, encoders, read_each
+from weft.errors import UserError, some
+
+Output = Literal["tokens", "mean", "cls", "pooler"]
+Precision = Literal["fp32", "bf16", "fp16"]
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Pretrained(Encoder):
+    """What the three kinds have in common: loading, running, choosing the output, identity.
+
+    Args:
+        model: name on the Hugging Face hub, or a folder.
+        output: ``"tokens"``, ``"mean"``, ``"cls"`` or ``"pooler"``.
+        revision: branch, tag or commit, for models by name.
+        device: ``"auto"`` (a GPU if there is one), or a torch device.
+        precision: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"``.
+    """
+
+    processor_class: str
+    tower: str
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        output: Output = "tokens",
+        revision: str | None = None,
+        device: str = "auto",
+        precision: Precision = "fp32",
+    ) -> None:
+        import transformers
+
+        self.name, self.output, self.revision, self.precision = model, output, revision, precision
+        self.device = torch.device(
+            "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
+        )
+        self.folder = Path(model).expanduser() if Path(model).expanduser().is_dir() else None
+        source = str(self.folder or model)
+        options = {} if self.folder or revision is None else {"revision": revision}
+        processor = getattr(transformers, self.processor_class)
+        self.processor = self._load(lambda: processor.from_pretrained(source, **options))
+        with quiet():
+            whole, loading = self._load(
+                lambda: transformers.AutoModel.from_pretrained(
+                    source, use_safetensors=True, output_loading_info=True, **options
+                )
+            )
+        self._check_complete(loading["missing_keys"])
+        self.commit = getattr(whole.config, "_commit_hash", None)
+        self.model: nn.Module = self._part(whole).to(device=self.device, dtype=torch.float32).eval()
+        self.width = self._width()
+
+    def _load(self, load: Callable[[], Any]) -> Any:
+        try:
+            return load()
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(
+                f"the model {self.name!r} cannot be loaded",
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+                "give a folder with config.json, model.safetensors and the processor's files (hf:/path/to/folder), "
+                "download the model once while connected (HF_HUB_OFFLINE unset), "
+                f"or use the built-in {default_encoder(self.kinds[0])!r}, which needs no weights",
+            ) from error
+
+    def _check_complete(self, missing: Iterable[str]) -> None:
+        used = [name for name in missing if self.output == "pooler" or "pooler" not in name]
+        if used:
+            raise UserError(
+                f"the weights of the model {self.name!r} are incomplete: the missing ones would be random",
+                some(sorted(used)),
+                "save the whole model with save_pretrained()"
+                + (", or use output='mean'" if "pooler" in used[0] else ""),
+            )
+
+    def _part(self, model: nn.Module) -> nn.Module:
+        if hasattr(model, self.tower):
+            part: nn.Module = getattr(model, self.tower)
+            return part
+        if getattr(model.config, "is_encoder_decoder", False):
+            encoder: nn.Module = model.get_encoder()  # type: ignore[operator]
+            return encoder
+        return model
+
+    @abstractmethod
+    def _width(self) -> int:
+        """``D`` of the chosen output."""
+
+    @torch.inference_mode()
+    def _run(self, inputs: dict[str, Tensor]) -> list[np.ndarray]:
+        """One forward pass of equal or masked inputs, and the chosen output of every value."""
+        inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        autocast = AUTOCAST.get(self.precision)
+        with torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None):
+            outputs = self.model(**inputs)
+        if self.output == "pooler":
+            pooled = outputs.get("pooler_output")
+            if pooled is None:
+                raise UserError(
+                    f"the model {self.name!r} has no pooler", "output='pooler'", "use output='mean' or 'cls'"
+                )
+            return list(pooled.flatten(1).unsqueeze(1).float().cpu().numpy())
+        hidden = outputs["last_hidden_state"].float()
+        hidden = hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
+        hidden = hidden.cpu().numpy()
+        mask = inputs["attention_mask"].bool().cpu().numpy() if self.masked else None
+        kept = list(hidden) if mask is None else [values[real] for values, real in zip(hidden, mask, strict=True)]
+        if self.output == "mean":
+            return [values.mean(axis=0, keepdims=True) for values in kept]
+        if self.output == "cls":
+            return [values[:1] for values in kept]
+        return [np.ascontiguousarray(values) for values in kept]
+
+    masked = False
+
+    def identity(self) -> dict[str, Any]:
+        """Model, weights, preprocessing, output, precision. A folder is known by its content, not by where it lies."""
+        return {
+            "name": f"hf-{self.kinds[0]}",
+            "version": 1,
+            "model": self.folder.resolve().name if self.folder else self.name,
+            "revision": None if self.folder else self.commit or self.revision,
+            "weights": self._weights() if self.folder else None,
+            "preprocessing": self._preprocessing(),
+            "output": self.output,
+            "precision": self.precision,
+        }
+
+    def _weights(self) -> str:
+        if self._hash is None and self.folder is not None:
+            digest = hashlib.sha256()
+            for path in [self.folder / "config.json", *sorted(self.folder.glob("*.safetensors"))]:
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            self._hash = digest.hexdigest()
+        return self._hash or ""
+
+    _hash: str | None = None
+
+    def _preprocessing(self) -> str:
+        settings = {k: v for k, v in self.processor.to_dict().items() if not k.startswith("_") and "path" not in k}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@encoders.register("hf-text")
+class PretrainedText(Pretrained):
+    """A language model over text.
+
+    Args:
+        model, output, revision, device, precision: see :class:`Pretrained`.
+        max_length: tokens beyond this many are cut off; None: the tokenizer's own limit, at most 512.
+    """
+
+    kinds = ("text",)
+    processor_class, tower, masked = "AutoTokenizer", "text_model", True
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        output: Output = "tokens",
+        max_length: int | None = None,
+        revision: str | None = None,
+        device: str = "auto",
+        precision: Precision = "fp32",
+    ) -> None:
+        super().__init__(model=model, output=output, revision=revision, device=device, precision=precision)
+        self.max_length = max_length or min(self.processor.model_max_length, 512)
+        if self.processor.pad_token is None:
+            self.processor.pad_token = self.processor.eos_token
+
+    def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
+        """``(tokens, D)`` per text, special tokens included."""
+        texts = [str(value) for value in values]
+        batch = self.processor(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        return self._run(dict(batch))
+
+    def lengths(self, values: Sequence[Any]) -> np.ndarray:
+        """Characters: near enough to tokens for sorting, and free."""
+        return np.array([len(str(value)) for value in values], dtype=np.int64)
+
+    def _width(self) -> int:
+        return hidden_size(self.model)
+
+    def _preprocessing(self) -> str:
+        backend = getattr(self.processor, "backend_tokenizer", None)
+        rules = backend.to_str() if backend else json.dumps(self.processor.get_vocab(), sort_keys=True)
+        settings = f"{rules}\n{self.processor.pad_token}\n{self.max_length}"
+        return hashlib.sha256(settings.encode()).hexdigest()
+
+
+@encoders.register("hf-image")
+class PretrainedImage(Pretrained):
+    """A vision model over images, preprocessed by the model's own image processor.
+
+    Args:
+        model, output, revision, device, precision: see :class:`Pretrained`.
+    """
+
+    kinds = ("image",)
+    processor_class, tower = "AutoImageProcessor", "vision_model"
+
+    def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
+        """``(tokens, D)`` per image."""
+        images = read_each(values, read_image)
+        return self._run({"pixel_values": self.processor(images, return_tensors="pt")["pixel_values"]})
+
+    def _width(self) -> int:
+        config = self.model.config
+        size = getattr(self.processor, "crop_size", None) or self.processor.size
+        height = size.get("height") or size.get("shortest_edge") or getattr(config, "image_size", 224)
+        width = size.get("width") or height
+        channels = getattr(config, "num_channels", 3)
+        return self._run({"pixel_values": torch.zeros(1, channels, height, width)})[0].shape[1]
+
+
+@encoders.register("hf-audio")
+class PretrainedAudio(Pretrained):
+    """A model over sound, resampled to the model's rate.
+
+    Args:
+        model, output, revision, device, precision: see :class:`Pretrained`.
+    """
+
+    kinds = ("audio",)
+    processor_class, tower = "AutoFeatureExtractor", "audio_model"
+
+    def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
+        """``(tokens, D)`` per clip."""
+        rate = self.processor.sampling_rate
+        clips = read_each(values, lambda value: self._features(read_clip(value, rate)))
+        out: list[np.ndarray] = [np.empty(0)] * len(clips)
+        for shape in sorted({tensor.shape for _, tensor in clips}):
+            rows = [i for i, (_, tensor) in enumerate(clips) if tensor.shape == shape]
+            encoded = self._run({clips[rows[0]][0]: torch.cat([clips[i][1] for i in rows])})
+            for row, tokens in zip(rows, encoded, strict=True):
+                out[row] = tokens
+        return out
+
+    def _features(self, samples: np.ndarray) -> tuple[str, Tensor]:
+        name = self.processor.model_input_names[0]
+        features = self.processor(samples, sampling_rate=self.processor.sampling_rate, return_tensors="pt")
+        return name, features[name].float()
+
+    def _width(self) -> int:
+        return hidden_size(self.model)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Transformers' loading bars and reports off for a moment; what matters of them is checked here."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def hidden_size(model: nn.Module) -> int:
+    """Width of the last hidden state, as the configuration says it."""
+    for name in ("hidden_size", "d_model", "n_embd", "dim"):
+        if isinstance(getattr(model.config, name, None), int):
+            return int(getattr(model.config, name))
+    raise UserError(
+        "the width of this model is not in its configuration",
+        f"{type(model).__name__}",
+        "use another model of the family",
+    )
