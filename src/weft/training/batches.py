@@ -1,0 +1,103 @@
+"""Batches on a device: gathered once and kept where they fit in memory, else read as they come.
+
+Frozen features are small beside the steps spent on them, so a run reads them once and every batch is one
+``index_select``. Where sequences do not matter (operators on vectors) only their mean is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weft.tokens import Tokens, as_tokens, mean_pool, present
+
+if TYPE_CHECKING:
+    from weft.store import Features
+
+CHUNK = 512
+"""Rows read at once."""
+
+
+class Batches:
+    """Some rows of features, batch by batch.
+
+    Args:
+        features: where the rows are.
+        rows: which rows, ``(N,)``; a batch names them by position in this array.
+        device: where batches go.
+        pooled: keep the mean over the tokens instead of the sequence.
+        cache_bytes: keep everything on the device up to this size.
+    """
+
+    def __init__(
+        self, features: Features, rows: np.ndarray, device: torch.device, *, pooled: bool, cache_bytes: float
+    ) -> None:
+        self.features, self.rows, self.device, self.pooled = features, np.asarray(rows), device, pooled
+        self._cache = self._read(cache_bytes)
+        self._lengths = {name: _lengths(t.mask).cpu().numpy() for name, t in (self._cache or {}).items()}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, positions: np.ndarray) -> dict[str, Tokens]:
+        """``{name: Tokens}`` of these positions, padded to the longest of the batch."""
+        if self._cache is None:
+            return self._gather(self.rows[positions])
+        index = torch.from_numpy(positions).to(self.device)
+        batch = {}
+        for name, (values, mask) in self._cache.items():
+            longest = max(1, int(self._lengths[name][positions].max()))
+            if longest < values.shape[1]:
+                values, mask = values[:, :longest], mask[:, :longest]
+            batch[name] = Tokens(values.index_select(0, index), mask.index_select(0, index))
+        return batch
+
+    def chunks(self, size: int = CHUNK) -> Iterator[dict[str, Tokens]]:
+        """All rows in order."""
+        for start in range(0, len(self), size):
+            yield self[np.arange(start, min(start + size, len(self)))]
+
+    def _gather(self, rows: np.ndarray) -> dict[str, Tokens]:
+        batch = self.features.gather(rows)
+        if self.pooled:
+            batch = {name: as_tokens(mean_pool(tokens), present(tokens)) for name, tokens in batch.items()}
+        return {name: Tokens(*(part.to(self.device) for part in tokens)) for name, tokens in batch.items()}
+
+    def _read(self, limit: float) -> dict[str, Tokens] | None:
+        chunks: list[dict[str, Tokens]] = []
+        size = 0
+        for start in range(0, len(self.rows), CHUNK):
+            chunks.append(self._gather(self.rows[start : start + CHUNK]))
+            size += sum(part.nbytes for tokens in chunks[-1].values() for part in tokens)
+            if size > limit:
+                return None
+        return {name: _stack([chunk[name] for chunk in chunks]) for name in self.features.dims}
+
+
+def _stack(parts: list[Tokens]) -> Tokens:
+    """Chunks one below the other, padded to the longest."""
+    longest = max(tokens.values.shape[1] for tokens in parts)
+    values = [torch.nn.functional.pad(t.values, (0, 0, 0, longest - t.values.shape[1])) for t in parts]
+    masks = [torch.nn.functional.pad(t.mask, (0, longest - t.mask.shape[1])) for t in parts]
+    return Tokens(torch.cat(values), torch.cat(masks))
+
+
+def _lengths(mask: Tensor) -> Tensor:
+    """``(N,)`` position after the last real token."""
+    positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return (mask * positions).amax(dim=1)
+
+
+def drop_modalities(inputs: dict[str, Tokens], probability: float) -> dict[str, Tokens]:
+    """Hide each present modality of a row with ``probability`` by clearing its mask, never the last one of a row."""
+    if not probability:
+        return inputs
+    there = torch.stack([present(tokens) for tokens in inputs.values()], dim=1)
+    draw = torch.rand(there.shape, device=there.device)
+    spared = torch.where(there, draw, -1.0).argmax(dim=1, keepdim=True)
+    keep = (draw >= probability).scatter(1, spared, True)
+    return {name: Tokens(t.values, t.mask & keep[:, i : i + 1]) for i, (name, t) in enumerate(inputs.items())}

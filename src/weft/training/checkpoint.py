@@ -1,0 +1,113 @@
+"""The state of a run: one safetensors file that holds all a killed run needs to go on with the same numbers.
+
+Tensors: ``model.*``, ``best.*`` (the best weights so far), ``optimizer.<parameter>.<slot>``. The header holds the rest as
+JSON: position (epoch, step), history, loss scale, and a fingerprint of what is being run. There is no random state to
+save: every step draws its seeds from (seed, epoch, step). One file, replaced in one step, cannot disagree with itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weft.errors import UserError
+from weft.training.files import read_tensors, write_tensors
+
+NAME = "checkpoint.safetensors"
+
+
+@dataclass
+class Position:
+    """Where a run is.
+
+    Attributes:
+        epoch, step: the next step to do.
+        losses: losses of the steps already done in this epoch.
+        reductions: how often the plateau schedule has lowered the learning rate.
+        best_epoch: epoch of the best weights; -1 before the first evaluation.
+        epochs: the log so far, one entry per finished epoch.
+        seconds: time spent in earlier processes.
+        finished: nothing is left to do.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    reductions: int = 0
+    best_epoch: int = -1
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    finished: bool = False
+
+
+def fingerprint(value: Any) -> str:
+    """A short hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def save_checkpoint(
+    folder: Path,
+    module: nn.Module,
+    best: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    position: Position,
+    run: dict[str, str],
+) -> None:
+    """Write the state of a run in one step."""
+    tensors = {f"model.{name}": t for name, t in module.state_dict().items()}
+    tensors |= {f"best.{name}": t for name, t in best.items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
+    header = {"position": asdict(position), "scaler": scaler.state_dict(), "run": run}
+    write_tensors(folder / NAME, tensors, {"weft": json.dumps(header)})
+
+
+def load_checkpoint(
+    folder: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    run: dict[str, str],
+) -> tuple[Position, dict[str, Tensor]] | None:
+    """Put the state of a run back; its position and the best weights so far. None if there is no checkpoint.
+
+    Raises:
+        UserError: the file is damaged, or belongs to another run.
+    """
+    if not (folder / NAME).exists():
+        return None
+    tensors, metadata = read_tensors(folder / NAME)
+    try:
+        header = json.loads(metadata["weft"])
+        position, then = Position(**header["position"]), header["run"]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(
+            "the checkpoint is damaged", f"{folder / NAME}: {error!r}", "delete the folder and train again"
+        ) from None
+    other = [key for key in run if run[key] != then.get(key)]
+    if other:
+        raise UserError(
+            "the folder holds the checkpoint of another run",
+            f"{folder}: {', '.join(f'{key} {then.get(key)} there, {run[key]} here' for key in other)}",
+            "choose an empty folder, delete this one, or go back to the earlier settings",
+        )
+    module.load_state_dict(_part(tensors, "model."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _part(tensors, "optimizer.").items():
+        index, slot = name.split(".", 1)
+        state.setdefault(int(index), {})[slot] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if header["scaler"]:
+        scaler.load_state_dict(header["scaler"])
+    return position, _part(tensors, "best.")
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

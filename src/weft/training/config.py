@@ -1,0 +1,73 @@
+"""Settings of a training run. The defaults suit small problems on frozen features."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from weft.errors import UserError, did_you_mean
+
+
+class TrainConfig(BaseModel):
+    """How a model is trained.
+
+    Attributes:
+        epochs: most passes over the training rows.
+        batch_size: rows of a step, over all processes; the last batches of an epoch are evened out, so none is tiny.
+        lr: peak learning rate of AdamW.
+        weight_decay: decoupled weight decay, on matrices only (not on biases, norms and scalars).
+        schedule: learning rate after the warm-up: ``"cosine"`` to zero at the last step, ``"plateau"`` (a tenth after
+            every ``patience // 2`` epochs without a better dev score), or ``"constant"``.
+        warmup: share of all steps in which the learning rate rises linearly.
+        patience: epochs without a better dev score before training stops; 0 never stops early.
+        monitor: what is better on the dev rows: the task's ``"score"`` (ties: the loss), or the ``"loss"``.
+        clip: largest gradient norm; 0 does not clip.
+        precision: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"`` (with loss scaling).
+        seed: order of rows, dropout, modality dropout.
+        modality_dropout: probability with which a present modality is hidden from a training row; never all of a row.
+        log_every: steps between progress updates and checks for a loss that is not finite.
+        checkpoint_seconds: least time between two checkpoints; the end of training always writes one.
+        cache_mb: features are kept in memory up to this size, and read batch by batch above it.
+        log_to: ``"tensorboard"`` writes event files beside ``log.jsonl``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(128, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    warmup: float = Field(0.05, ge=0, lt=1)
+    patience: int = Field(10, ge=0)
+    monitor: Literal["score", "loss"] = "score"
+    clip: float = Field(1.0, ge=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: int = Field(0, ge=0)
+    modality_dropout: float = Field(0.0, ge=0, lt=1)
+    log_every: int = Field(50, ge=1)
+    checkpoint_seconds: float = Field(30.0, ge=0)
+    cache_mb: float = Field(2048.0, ge=0)
+    log_to: Literal["tensorboard"] | None = None
+
+    @classmethod
+    def of(cls, settings: TrainConfig | dict[str, Any] | None) -> TrainConfig:
+        """Settings given as keywords, checked.
+
+        Raises:
+            UserError: an unknown setting (the closest known ones are offered), or a value out of range.
+        """
+        if isinstance(settings, TrainConfig):
+            return settings
+        try:
+            return cls(**(settings or {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            unknown = first["type"] == "extra_forbidden"
+            raise UserError(
+                f"training has no setting {name!r}" if unknown else f"training setting {name!r}: {first['msg']}",
+                f"{name}={first['input']!r}",
+                did_you_mean(name, cls.model_fields, "settings") if unknown else "see weft.training.TrainConfig",
+            ) from None

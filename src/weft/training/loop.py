@@ -1,0 +1,275 @@
+"""The one training loop: fused models and aligners, one process or many, resumable at any step.
+
+An epoch deals its rows, in an order drawn from ``(seed, epoch)``, to ``ceil(N / batch_size)`` batches of even size; each
+process takes its part of every batch and gradients are averaged, so ``P`` processes do what one does. Each step seeds
+dropout by ``(seed, epoch, step, process)``: a run killed anywhere goes on from its last checkpoint with the very
+numbers of a run that was not. After every epoch the dev rows are scored; the best weights so far are those the model
+ends with, and training stops after ``patience`` epochs without better ones.
+
+With a folder: ``best/`` (a model folder), ``last/checkpoint.safetensors`` (to resume from), ``log.jsonl``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weft.data import Split
+from weft.errors import UserError
+from weft.training.checkpoint import Position, fingerprint, load_checkpoint, save_checkpoint
+from weft.training.config import TrainConfig
+from weft.training.goals import FusedGoal, Goal
+from weft.training.log import RunLog
+from weft.training.model import FusedModel
+from weft.training.schedule import learning_rate
+
+if TYPE_CHECKING:
+    from weft.store import Features
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NOT_NUMBERS = ("epochs", "log_every", "checkpoint_seconds", "cache_mb", "log_to")
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened.
+
+    Attributes:
+        epochs: per epoch ``epoch`` (from 0), ``loss``, ``lr``, ``dev_loss``, ``dev_score``, ``seconds``.
+        best_epoch: the epoch whose weights the model has now.
+        seconds: training time, of all processes that worked on it one after the other.
+        stopped_early: patience ended it.
+    """
+
+    epochs: list[dict[str, float]]
+    best_epoch: int
+    seconds: float
+    stopped_early: bool
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Figures of the best epoch."""
+        return self.epochs[self.best_epoch]
+
+
+def fit(
+    model: FusedModel,
+    features: Features,
+    split: Split,
+    config: TrainConfig | dict[str, Any] | None = None,
+    folder: Path | str | None = None,
+    progress: bool = True,
+) -> History:
+    """Train a fused model on ``split.train``; it ends with the weights that were best on ``split.dev``.
+
+    Args:
+        model: its standardiser is fitted on the training rows if it is not yet.
+        features: a store, or features in memory.
+        split: rows of train and dev.
+        config: settings, or keywords of :class:`TrainConfig`.
+        folder: where checkpoints and the log go; a run killed there goes on from its last checkpoint.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: a split is empty, a row has no modality, the loss is not finite, or the folder holds another run.
+    """
+    settings = TrainConfig.of(config)
+    return run(FusedGoal(model, features, split, settings), settings, folder, progress)
+
+
+def run(goal: Goal, config: TrainConfig, folder: Path | str | None = None, progress: bool = True) -> History:
+    """Minimise a goal; see :func:`fit`."""
+    return _Loop(goal, config, None if folder is None else Path(folder), progress).run()
+
+
+class _Loop:
+    def __init__(self, goal: Goal, config: TrainConfig, folder: Path | None, progress: bool) -> None:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+
+        handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+        self.accelerator = Accelerator(kwargs_handlers=handlers)
+        self.goal, self.config, self.folder = goal, config, folder
+        self.main, self.processes = self.accelerator.is_main_process, self.accelerator.num_processes
+        self.device = self.accelerator.device
+        self.progress = progress and self.main
+        goal.to(self.device)
+        goal.prepare(self.device)
+        self.steps = math.ceil(goal.steps_over / config.batch_size)
+        if goal.steps_over < self.processes * self.steps:
+            raise UserError(
+                "every process needs a row of every batch",
+                f"{goal.steps_over} rows, batches of {config.batch_size}, {self.processes} processes",
+                "use fewer processes or larger batches",
+            )
+        self.network: nn.Module = self.accelerator.prepare_model(goal)
+        self.optimizer = make_optimizer(goal, config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.position = Position()
+        self.best: dict[str, Tensor] = {}
+        self.run_identity = {
+            "settings": fingerprint(config.model_dump(exclude=set(NOT_NUMBERS[1:]))),
+            "processes": str(self.processes),
+            **{key: fingerprint(value) for key, value in goal.describe().items()},
+        }
+        self._saved_at = time.monotonic()
+
+    def run(self) -> History:
+        position, config = self.position, self.config
+        if self.folder is not None:
+            found = load_checkpoint(self.folder / "last", self.goal, self.optimizer, self.scaler, self.run_identity)
+            if found is not None:
+                self.position, self.best = found
+                position = self.position
+        started, before = time.monotonic(), position.seconds
+        total = config.epochs * self.steps
+        with RunLog(self._log_folder, total, progress=self.progress, log_to=config.log_to) as log:
+            log.resume(position.epochs)
+            while not position.finished:
+                self._epoch(log, lambda: before + time.monotonic() - started)
+        self.goal.load_state_dict(self.best)
+        self.goal.eval()
+        return History(position.epochs, position.best_epoch, position.seconds, len(position.epochs) < config.epochs)
+
+    @property
+    def _log_folder(self) -> Path | None:
+        return self.folder if self.main else None
+
+    def _epoch(self, log: RunLog, clock: Callable[[], float]) -> None:
+        position, config = self.position, self.config
+        rank = self.accelerator.process_index
+        order = self.goal.order(np.random.default_rng([config.seed, position.epoch]))
+        mine = order[: len(order) - len(order) % self.processes].reshape(-1, self.processes)[:, rank]
+        batches = np.array_split(mine, self.steps)
+        seeds = np.random.SeedSequence([config.seed, position.epoch, rank]).generate_state(self.steps)
+        losses: list[Tensor] = []
+        self.network.train()
+        for step in range(position.step, self.steps):
+            torch.manual_seed(int(seeds[step]))
+            losses.append(self._step(batches[step], position.epoch * self.steps + step))
+            if (step + 1) % config.log_every == 0:
+                losses = self._take(losses)
+                log.step(position.epoch * self.steps + step + 1)
+            if step + 1 < self.steps and self._due():
+                losses = self._take(losses)
+                position.seconds = clock()
+                self._save()
+        self._take(losses)
+        figures = self._evaluate()
+        position.seconds = clock()
+        entry = {
+            "epoch": position.epoch,
+            "loss": float(np.mean(position.losses)),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **{f"dev_{name}": value for name, value in figures.items()},
+            "seconds": position.seconds,
+        }
+        self._judge(entry)
+        log.epoch(entry)
+        log.step(position.epoch * self.steps)
+        if position.finished or self._due():
+            self._save()
+
+    def _step(self, positions: np.ndarray, step: int) -> Tensor:
+        rate = learning_rate(self.config, step, self.config.epochs * self.steps, self.position.reductions)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = self.goal.batch(positions)
+        with self._autocast():
+            loss = self.network(*batch)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        if self.config.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.goal.parameters(), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def _take(self, losses: list[Tensor]) -> list[Tensor]:
+        """Move losses to the position, refusing one that is not finite; an empty list for the next ones."""
+        position = self.position
+        for value in torch.stack(losses).tolist() if losses else []:
+            if not math.isfinite(value):
+                raise UserError(
+                    "the training loss is not finite",
+                    f"{value} in epoch {position.epoch}, step {len(position.losses)}",
+                    f"lower lr (now {self.config.lr}), clip gradients (clip=1.0), or train in fp32 "
+                    f"(precision is {self.config.precision})",
+                )
+            position.losses.append(value)
+        position.step = len(position.losses)
+        return []
+
+    @torch.no_grad()
+    def _evaluate(self) -> dict[str, float]:
+        self.network.eval()
+        with self._autocast():
+            return self.goal.evaluate(self._share, self._collect)
+
+    def _judge(self, entry: dict[str, float]) -> None:
+        """Close the epoch: keep the best weights, lower the learning rate, stop."""
+        position, config = self.position, self.config
+        position.epochs.append(entry)
+        if position.best_epoch < 0 or self._rank(entry) > self._rank(position.epochs[position.best_epoch]):
+            position.best_epoch = position.epoch
+            self.best = {name: tensor.detach().clone() for name, tensor in self.goal.state_dict().items()}
+        stale = position.epoch - position.best_epoch
+        if config.schedule == "plateau" and stale and stale % max(1, config.patience // 2) == 0:
+            position.reductions += 1
+        position.epoch, position.step, position.losses = position.epoch + 1, 0, []
+        position.finished = position.epoch >= config.epochs or bool(config.patience and stale >= config.patience)
+
+    def _rank(self, entry: dict[str, float]) -> tuple[float, float]:
+        loss = -entry["dev_loss"]
+        return (entry["dev_score"], loss) if self.config.monitor == "score" else (loss, entry["dev_score"])
+
+    def _due(self) -> bool:
+        return self.folder is not None and time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
+
+    def _save(self) -> None:
+        """``best/`` first, then ``last/``: what ``last/`` knows of is always there."""
+        if self.folder is None or not self.main:
+            return
+        if self.best:
+            now = {name: tensor.detach().clone() for name, tensor in self.goal.state_dict().items()}
+            self.goal.load_state_dict(self.best)
+            self.goal.model.save_pretrained(self.folder / "best")
+            self.goal.load_state_dict(now)
+        save_checkpoint(
+            self.folder / "last", self.goal, self.best, self.optimizer, self.scaler, self.position, self.run_identity
+        )
+        self._saved_at = time.monotonic()
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.config.precision
+        return torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32")
+
+    def _share(self, positions: np.ndarray) -> np.ndarray:
+        if self.processes == 1:
+            return positions
+        padded = np.resize(positions, self.processes * math.ceil(len(positions) / self.processes))
+        return padded[self.accelerator.process_index :: self.processes]
+
+    def _collect(self, part: Tensor, rows: int) -> Tensor:
+        if self.processes == 1:
+            return part
+        parts = self.accelerator.gather(part).unflatten(0, (self.processes, -1))
+        return parts.transpose(0, 1).flatten(0, 1)[:rows]
+
+
+def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; matrices decay, biases, norms and scalars do not. Loshchilov and Hutter 2019 (ICLR)."""
+    weights = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in weights if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)

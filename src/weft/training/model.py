@@ -1,0 +1,237 @@
+r"""A complete model: standardiser, fusion, head and task.
+
+.. math:: o = \text{head}(\text{fusion}(\{(x_m - \mu_m) / \sigma_m\}))
+
+``decision`` chooses where modalities meet. ``"joint"``: in the fusion operator, as above. ``"late"``: no operator; each
+modality has a tower and a head of its own, trained on its own loss, and a rule combines what they decide. ``"hybrid"``:
+a joint head and one head per modality on what the operator says each contributes, combined by the same rules. The loss
+of a row (specification of the hybrid: :math:`\lambda = 0.3`), over the modalities that are present in it:
+
+.. math:: L_\text{joint} = \ell(o), \quad L_\text{late} = \sum_m \ell(o_m), \quad L_\text{hybrid} = \ell(o) + \lambda \sum_m \ell(o_m)
+
+and the loss of the combination on top where the rule itself has weights to learn. Absent modalities are left out of
+the sum and of the rule.
+
+A model folder holds ``model.safetensors`` (weights and standardiser) and ``config.json`` (everything else).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weft.errors import UserError
+from weft.fusion import create_fusion
+from weft.fusion.base import check_inputs
+from weft.tasks.base import Task
+from weft.tasks.decision import DecisionCombiner
+from weft.tokens import Tokens, mean_pool, present
+from weft.training.files import load_weights, read_json, write_json, write_tensors
+from weft.training.heads import make_head, make_tower
+from weft.training.rows import choose_target, refuse_empty_rows, select
+from weft.training.standardise import Standardiser
+
+if TYPE_CHECKING:
+    from weft.store import Features
+
+Decision = Literal["joint", "late", "hybrid"]
+BRANCH_WEIGHT = 0.3
+FORMAT = "weft.FusedModel/1"
+
+
+class FusedModel(nn.Module):
+    """Standardiser, fusion, head(s) and task.
+
+    Args:
+        dims: width of each modality, ``{name: D_m}``.
+        task: the fitted task.
+        fusion: registered name of the operator; not used when ``decision = "late"``.
+        dim: width of the fused vector, and of each modality's tower.
+        fusion_options: options of the operator.
+        decision: ``"joint"``, ``"late"`` or ``"hybrid"``.
+        rule: how decisions are combined (late and hybrid).
+        hidden: width of the head's hidden layer; 0 for a linear head.
+        dropout: dropout before every layer of a head.
+        target: column of the targets the task was fitted on.
+        encoders: ``{name: specification}`` of what made the features (see ``weft.store``), to read raw rows later.
+        table: JSON of the table configuration, to read new tables later.
+    """
+
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        task: Task,
+        fusion: str = "concat",
+        *,
+        dim: int = 128,
+        fusion_options: Mapping[str, Any] | None = None,
+        decision: Decision = "joint",
+        rule: str = "mean",
+        hidden: int = 0,
+        dropout: float = 0.1,
+        target: str | None = None,
+        encoders: dict[str, Any] | None = None,
+        table: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if decision not in ("joint", "late", "hybrid"):
+            raise UserError("decision is where modalities meet", f"{decision!r}", "use 'joint', 'late' or 'hybrid'")
+        self.dims, self.names, self.task, self.decision = dict(dims), tuple(dims), task, decision
+        self.target, self.encoders, self.table = target, encoders, table
+        self._settings = {
+            "fusion": fusion,
+            "dim": dim,
+            "fusion_options": dict(fusion_options or {}),
+            "decision": decision,
+            "rule": rule,
+            "hidden": hidden,
+            "dropout": dropout,
+        }
+        self.standardise = Standardiser(self.dims)
+        head = (task.outputs, hidden, dropout)
+        self.fusion = create_fusion(fusion, self.dims, dim, **(fusion_options or {})) if decision != "late" else None
+        self.head = make_head(dim, *head) if decision != "late" else None
+        if decision == "late":
+            self.branches = nn.ModuleList(make_tower(width, dim, *head) for width in self.dims.values())
+        elif decision == "hybrid":
+            self.branches = nn.ModuleList(make_head(dim, *head) for _ in self.dims)
+        members = len(self.dims) + (decision == "hybrid")
+        self.combine = DecisionCombiner(task, members, rule) if decision != "joint" else None
+
+    @classmethod
+    def build(cls, *, dims: Mapping[str, int], task: Task, seed: int = 0, **settings: Any) -> Self:
+        """The model with initial weights that depend on ``seed`` alone; ``settings`` as for the constructor."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(dims, task, **settings)
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether sequences matter; else pooled vectors give the same outputs."""
+        return self.fusion is not None and self.fusion.wants != "vectors"
+
+    def forward(self, inputs: dict[str, Tokens]) -> Tensor:
+        """Outputs ``(B, K)`` for the task, in float32, from ``{name: Tokens}``."""
+        return self.decide(*self.members(inputs))
+
+    def members(self, inputs: dict[str, Tokens]) -> tuple[Tensor, Tensor]:
+        """Outputs of every head ``(B, H, K)``, in float32, and whether each has something to say, ``(B, H)`` bool.
+
+        The joint head comes first, where there is one, then one head per modality, where there are any.
+        """
+        check_inputs(self.dims, inputs)
+        inputs = self.standardise({name: inputs[name] for name in self.names})
+        there = torch.stack([present(tokens) for tokens in inputs.values()], dim=1)
+        if self.fusion is None:
+            outputs = [tower(mean_pool(t)) for tower, t in zip(self.branches, inputs.values(), strict=True)]
+            return torch.stack(outputs, dim=1).float(), there
+        fused = self.fusion(inputs)
+        outputs = [self.head(fused.vector)]
+        if self.decision == "joint":
+            return outputs[0].unsqueeze(1).float(), torch.ones_like(there[:, :1])
+        outputs += [head(fused.per_modality[name]) for head, name in zip(self.branches, self.names, strict=True)]
+        return torch.stack(outputs, dim=1).float(), torch.cat([torch.ones_like(there[:, :1]), there], dim=1)
+
+    def decide(self, members: Tensor, there: Tensor) -> Tensor:
+        """One decision ``(B, K)`` from what :meth:`members` returned."""
+        return members[:, 0] if self.combine is None else self.combine(members, there)
+
+    def loss(self, inputs: dict[str, Tokens], target: Tensor) -> Tensor:
+        """Mean loss of a batch, a scalar, in float32.
+
+        Args:
+            inputs: ``{name: Tokens}``.
+            target: what ``task.encode`` returned for these rows.
+        """
+        members, there = self.members(inputs)
+        weights = [1.0 if self.decision == "late" or head == 0 else BRANCH_WEIGHT for head in range(members.shape[1])]
+        rows = sum(
+            weight * torch.where(there[:, head], self.task.loss(members[:, head], target), 0.0)
+            for head, weight in enumerate(weights)
+        )
+        if self.combine is not None and any(True for _ in self.combine.parameters()):
+            rows = rows + self.task.loss(self.combine(members.detach(), there), target)
+        return rows.mean()
+
+    def target_of(self, features: Features) -> np.ndarray:
+        """The column of targets this model is about: ``target``, or the only one.
+
+        Raises:
+            UserError: there is no such column, or ``target`` is not set and there are several.
+        """
+        return choose_target(features, self.target)[1]
+
+    @torch.no_grad()
+    def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
+        """Outputs ``(N, K)`` of rows (default: all), batch by batch, without gradient, in evaluation mode.
+
+        Raises:
+            UserError: a modality is missing in the features, or a row has none (its id is named).
+        """
+        rows = np.arange(len(features)) if rows is None else np.asarray(rows)
+        features = select(features, self.names)
+        refuse_empty_rows(features, rows)
+        device, training = next(self.parameters()).device, self.training
+        self.eval()
+        parts = [np.zeros((0, self.task.outputs), dtype=np.float32)]
+        for start in range(0, len(rows), batch_size):
+            batch = features.gather(rows[start : start + batch_size])
+            outputs = self({name: Tokens(*(t.to(device) for t in tokens)) for name, tokens in batch.items()})
+            parts.append(outputs.cpu().numpy())
+        self.train(training)
+        return np.concatenate(parts)
+
+    def evaluate(self, features: Features, rows: np.ndarray, figures: Path | str | None = None) -> dict[str, float]:
+        """Metrics of the task on rows; ``figures`` is a folder for the task's figures."""
+        outputs, target = self.outputs(features, rows), self.target_of(features)[rows]
+        if figures is not None:
+            folder = Path(figures)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.task.figures(outputs, target, folder)
+        return self.task.metrics(outputs, target)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write ``model.safetensors`` and ``config.json``, each in one step."""
+        write_json(Path(folder) / "config.json", self.config())
+        write_tensors(Path(folder) / "model.safetensors", self.state_dict())
+
+    def config(self) -> dict[str, Any]:
+        """Everything but the weights, as JSON."""
+        return {
+            "format": FORMAT,
+            "dims": self.dims,
+            "task": self.task.config(),
+            **self._settings,
+            "target": self.target,
+            "encoders": self.encoders,
+            "table": self.table,
+        }
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """The model in a folder, or in its ``best/`` where the folder is that of a training run; evaluation mode.
+
+        Raises:
+            UserError: a file is missing, damaged, or does not fit the other.
+        """
+        folder = Path(folder)
+        if not (folder / "config.json").exists() and (folder / "best" / "config.json").exists():
+            folder = folder / "best"
+        config = read_json(folder / "config.json")
+        if not isinstance(config, dict) or config.pop("format", None) != FORMAT:
+            raise UserError(
+                "the folder holds no fused model", f"{folder / 'config.json'}", f"expected format {FORMAT!r}"
+            )
+        try:
+            model = cls(config.pop("dims"), Task.from_config(config.pop("task")), config.pop("fusion"), **config)
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                "config.json does not describe a model", f"{folder}: {error!r}", "restore it from a copy"
+            ) from None
+        load_weights(model, folder / "model.safetensors")
+        return model.eval()

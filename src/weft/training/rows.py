@@ -1,0 +1,80 @@
+"""Checks on features before a batch is made: the modalities, the target column, rows that hold nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from weft.errors import UserError, did_you_mean, some
+
+if TYPE_CHECKING:
+    from weft.store import Features
+
+
+def select(features: Features, names: Sequence[str]) -> Features:
+    """The features of these modalities alone.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    missing = [name for name in names if name not in features.dims]
+    if missing:
+        raise UserError(
+            "the features lack a modality of the model",
+            some(missing),
+            did_you_mean(missing[0], features.dims, "modalities here"),
+        )
+    return features if tuple(features.dims) == tuple(names) else features.subset(list(names))
+
+
+def choose_target(features: Features, column: str | None) -> tuple[str, np.ndarray]:
+    """Name and values of the target column: ``column``, or the only one.
+
+    Raises:
+        UserError: no such column, or ``column`` is None and there is not exactly one.
+    """
+    if column is None and len(features.targets) == 1:
+        return next(iter(features.targets.items()))
+    if column is None or column not in features.targets:
+        raise UserError(
+            "which target column?" if column is None else "there is no such target column",
+            f"target={column!r}; columns: {some(features.targets) or 'none'}",
+            "name one of the columns as target"
+            if column is None
+            else did_you_mean(column, features.targets, "columns"),
+        )
+    return column, features.targets[column]
+
+
+def refuse_empty_rows(features: Features, rows: np.ndarray) -> None:
+    """Refuse rows in which every modality is absent, by id."""
+    empty = rows[~features.presence[rows].any(axis=1)]
+    if len(empty):
+        raise UserError(
+            "every modality is absent in a row",
+            f"ids {some([features.ids[row] for row in empty.tolist()])}, of modalities {some(features.dims)}",
+            "leave these rows out, or give them at least one modality",
+        )
+
+
+def refuse_absent(features: Features, rows: np.ndarray, who: str) -> None:
+    """Refuse rows in which any modality is absent, by id, for an operator that cannot do without."""
+    partial = rows[~features.presence[rows].all(axis=1)]
+    if len(partial):
+        raise UserError(
+            f"{who} cannot do without a modality",
+            f"{len(partial)} rows lack one, ids {some([features.ids[row] for row in partial.tolist()])}",
+            "drop those rows, or use an operator with absent = 'native' or 'fill' (weft list)",
+        )
+
+
+def refuse_no_rows(part: str, rows: np.ndarray) -> None:
+    """Refuse a split without rows."""
+    if not len(rows):
+        raise UserError(
+            f"the {part} split has no rows",
+            "0 rows",
+            f"give it rows: training needs both train and dev ({part} is empty)",
+        )
