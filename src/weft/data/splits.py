@@ -1,0 +1,206 @@
+"""Rows to train, dev and test, and to folds; seeded, and no group ever in two parts.
+
+All methods deal *units* to parts. A unit is a row, or all rows of a group. Units are shuffled by the seed, then (for
+classes) ordered by class, and dealt one by one to the part that is furthest below its share: of the rows dealt so far,
+``n``, part ``k`` should hold ``f_k n``. Parts therefore meet their fractions within one unit, and so does every class.
+Cost O(N).
+
+Only ``targets``, ``split``, ``group``, ``task`` and the length are read, so a ``Dataset`` and encoded ``Features``
+split alike: same seed, same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from weft.errors import UserError, did_you_mean, some
+
+Method = Literal["given", "random", "stratified", "grouped"]
+METHODS = ("given", "random", "stratified", "grouped")
+DEV_SHARE = 0.15
+FRACTIONS = (0.7, 0.15, 0.15)
+
+
+class Split(NamedTuple):
+    """Rows of each part, sorted int64; ``dev`` chooses the epoch, ``test`` is looked at once."""
+
+    train: np.ndarray
+    dev: np.ndarray
+    test: np.ndarray
+
+
+class Splittable(Protocol):
+    """What a split is made from: a ``Dataset`` or ``Features``."""
+
+    @property
+    def targets(self) -> Mapping[str, np.ndarray]: ...
+    @property
+    def split(self) -> np.ndarray | None: ...
+    @property
+    def group(self) -> np.ndarray | None: ...
+    @property
+    def task(self) -> str: ...
+    def __len__(self) -> int: ...
+
+
+def make_splits(
+    data: Splittable,
+    method: str | None = None,
+    fractions: Sequence[float] = FRACTIONS,
+    seed: int = 0,
+) -> Split:
+    """Train, dev and test rows.
+
+    Args:
+        data: a data set or its features.
+        method: ``"given"`` (the split column; without dev rows, a dev part is cut out of train, in the proportion that
+            ``fractions`` has between the two), ``"grouped"`` (whole groups), ``"stratified"`` (every class of the first
+            target in proportion), ``"random"``. None: the first of these that the data allow: given, grouped,
+            stratified for classification, random.
+        fractions: of train, dev and test; they sum to 1 and may be 0 for dev or test.
+        seed: of the shuffle.
+
+    Raises:
+        UserError: unknown method, fractions that do not sum to 1, nothing to split by, a part without rows, or a group
+            in two parts.
+    """
+    shares = _check_fractions(fractions)
+    method = method or _natural(data)
+    if method not in METHODS:
+        raise UserError("unknown split method", method, did_you_mean(method, METHODS, "methods"))
+    if method == "given":
+        return _given(data, shares, seed)
+    parts = _deal(data, np.arange(len(data)), shares, method, seed)
+    return _checked(data, parts, shares)
+
+
+def make_folds(data: Splittable, folds: int, seed: int = 0) -> list[Split]:
+    """Cross-validation: every row is in the test part of exactly one fold.
+
+    Groups stay whole and, for classification, every class is spread over the folds. The dev part of a fold (15 % of its
+    other rows) is cut in the same way. A split column is not looked at.
+
+    Args:
+        data: a data set or its features.
+        folds: how many, 2 or more.
+        seed: of the shuffle.
+
+    Raises:
+        UserError: fewer than 2 folds, or more folds than rows or groups.
+    """
+    method = _natural(data, given=False)
+    units = len(data) if data.group is None else len(np.unique(data.group))
+    if not 2 <= folds <= units:
+        found = f"folds={folds}, {units} {'rows' if data.group is None else 'groups'}"
+        raise UserError("folds are at least 2 and at most one per row or group", found, "choose another number")
+    tests = _deal(data, np.arange(len(data)), np.full(folds, 1 / folds), method, seed)
+    shares = np.array([1 - DEV_SHARE, DEV_SHARE])
+    splits = []
+    for number, test in enumerate(tests):
+        rest = np.setdiff1d(np.arange(len(data)), test)
+        train, dev = _deal(data, rest, shares, method, seed + 1 + number)
+        splits.append(_checked(data, [train, dev, test], np.ones(3)))
+    return splits
+
+
+def _natural(data: Splittable, given: bool = True) -> str:
+    if given and data.split is not None:
+        return "given"
+    if data.group is not None:
+        return "grouped"
+    return "stratified" if _classes(data) is not None else "random"
+
+
+def _classes(data: Splittable) -> np.ndarray | None:
+    """``(N,)`` class of every row, for classification."""
+    if data.task != "classification" or not data.targets:
+        return None
+    target = next(iter(data.targets.values()))
+    return target if target.ndim == 1 else None
+
+
+def _check_fractions(fractions: Sequence[float]) -> np.ndarray:
+    shares = np.asarray(fractions, dtype=np.float64)
+    if shares.shape != (3,) or (shares < 0).any() or shares[0] == 0 or abs(shares.sum() - 1) > 1e-6:
+        raise UserError(
+            "fractions are of train, dev and test, not negative, with a sum of 1 and some train",
+            f"{tuple(fractions)}",
+            f"for example {FRACTIONS}",
+        )
+    return shares
+
+
+def _given(data: Splittable, shares: np.ndarray, seed: int) -> Split:
+    if data.split is None:
+        raise UserError(
+            "method 'given' needs a split column", "none", "name one (train, dev, test), or use another method"
+        )
+    train, dev, test = (np.flatnonzero(data.split == part) for part in ("train", "dev", "test"))
+    if not len(dev) and len(train):
+        share = shares[1] / (shares[0] + shares[1])
+        train, dev = _deal(data, train, np.array([1 - share, share]), _natural(data, given=False), seed)
+        return _checked(data, [train, dev, test], np.array([1.0, share, 1.0]))
+    return _checked(data, [train, dev, test], np.ones(3))
+
+
+def _deal(data: Splittable, rows: np.ndarray, shares: np.ndarray, method: str, seed: int) -> list[np.ndarray]:
+    """Deal ``rows`` to ``len(shares)`` parts."""
+    if method == "grouped":
+        if data.group is None:
+            raise UserError("method 'grouped' needs a group column", "none", "name one, or use another method")
+        unit = np.unique(data.group[rows], return_inverse=True)[1].reshape(-1)
+    else:
+        unit = np.arange(len(rows))
+    sizes = np.bincount(unit)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    classes = _classes(data) if method in ("grouped", "stratified") else None
+    if method == "stratified" and classes is None:
+        found = f"task {data.task!r}, targets {some(data.targets) or 'none'}"
+        raise UserError("method 'stratified' needs one class per row", found, "use random or grouped")
+    if classes is not None:
+        stratum = _majority(unit, np.unique(classes[rows], return_inverse=True)[1].reshape(-1))
+        order = order[np.argsort(stratum[order], kind="stable")]
+    part = np.empty(len(sizes), dtype=np.int64)
+    held = np.zeros(len(shares))
+    for index in order:
+        part[index] = np.argmax(shares * (held.sum() + sizes[index]) - held)
+        held[part[index]] += sizes[index]
+    return [rows[part[unit] == k] for k in range(len(shares))]
+
+
+def _majority(unit: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """The most frequent class of every unit; the first in order among equals."""
+    pairs, counts = np.unique(np.stack([unit, codes], axis=1), axis=0, return_counts=True)
+    best = np.lexsort((-pairs[:, 1], counts))
+    majority = np.empty(unit.max() + 1, dtype=np.int64)
+    majority[pairs[best, 0]] = pairs[best, 1]
+    return majority
+
+
+def _checked(data: Splittable, parts: list[np.ndarray], shares: np.ndarray) -> Split:
+    """Refuse a part without rows where rows were asked for, and a group in two parts."""
+    for name, rows, share in zip(Split._fields, parts, shares, strict=True):
+        if share > 0 and not len(rows):
+            raise UserError(
+                f"the {name} part of the split has no rows",
+                ", ".join(f"{n}: {len(r)}" for n, r in zip(Split._fields, parts, strict=True)),
+                "use more rows or groups, other fractions, or method='random', 'stratified' or 'grouped'",
+            )
+    if data.group is not None:
+        where = np.full(len(data), -1)
+        for index, rows in enumerate(parts):
+            where[rows] = index
+        used = where >= 0
+        pairs = np.unique(np.stack([np.unique(data.group, return_inverse=True)[1].reshape(-1), where])[:, used], axis=1)
+        codes, counts = np.unique(pairs[0], return_counts=True)
+        crossing = np.unique(data.group)[codes[counts > 1]]
+        if len(crossing):
+            raise UserError(
+                "a group is in two parts of the split, so the test rows are known from training",
+                f"{len(crossing)} groups: {some(crossing.tolist())}",
+                "use method='grouped', or correct the split or group column",
+            )
+    return Split(*(np.sort(rows).astype(np.int64) for rows in parts))
