@@ -4,8 +4,8 @@ A task is fitted on the training target and then owns everything between a head'
 encoding of the target, the loss of each row, the decision, the metrics, the figures. It holds no weights; its
 :meth:`Task.config` is JSON and rebuilds it.
 
-``encode`` and ``loss`` work on tensors, in training; ``decide``, ``metrics``, ``scores`` and ``figures`` on arrays, with
-the target as it stands in the table.
+``encode`` and ``loss`` serve training and give tensors; ``decide``, ``metrics``, ``scores`` and ``figures`` take
+arrays, and the target as it stands in the table.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Task(ABC):
 
     @abstractmethod
     def decide(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Answers from outputs ``(N, K)``: ``"prediction"`` in the words and units of the table, and what else is known."""
+        """Answers from outputs ``(N, K)``: ``"prediction"`` in the words and units of the table, and more."""
 
     @abstractmethod
     def metrics(self, outputs: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -120,15 +120,15 @@ FEW_VALUES = 20
 
 
 def create_task(name: str, target: np.ndarray) -> Task:
-    """Fit a registered task on the training target: ``create_task("classification", dataset.targets["label"][train])``."""
+    """Fit a registered task on the training target: ``create_task("classification", targets["label"][train])``."""
     return tasks.get(name).fit(target)
 
 
 def guess_task(target: np.ndarray) -> str:
     """Name of the task a target looks like; missing values are left out of the guess.
 
-    Two axes of zeros and ones are ``"multilabel"``, other numbers on two axes ``"regression"``. Strings, booleans and at
-    most 20 distinct whole numbers are ``"classification"``, other numbers ``"regression"``.
+    Two axes of zeros and ones are ``"multilabel"``, other numbers on two axes ``"regression"``. Strings, booleans and
+    at most 20 distinct whole numbers are ``"classification"``, other numbers ``"regression"``.
 
     Raises:
         UserError: no value is there, or the array has more than two axes.
@@ -198,6 +198,6 @@ def check_outputs(outputs: np.ndarray, width: int, rows: int | None = None) -> n
         raise UserError(
             "outputs hold NaN or infinite values",
             f"rows {some(bad.tolist())} of {len(outputs)}",
-            "training diverged, or the features of these rows are damaged: lower the learning rate or check the features",
+            "lower the learning rate if training diverged; check the features of these rows",
         )
     return outputs

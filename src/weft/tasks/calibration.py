@@ -27,14 +27,14 @@ class Reliability(NamedTuple):
     Attributes:
         confidence: ``(b,)`` mean confidence of the bin's rows.
         accuracy: ``(b,)`` share of them that is right.
-        count: ``(b,)`` how many they are.
+        rows: ``(b,)`` how many they are.
         edges: ``(BINS + 1,)`` the edges of all bins; bin ``i`` is ``(edges[i], edges[i + 1]]``, the first includes 0.
         bins: ``(b,)`` which bin each entry is.
     """
 
     confidence: np.ndarray
     accuracy: np.ndarray
-    count: np.ndarray
+    rows: np.ndarray
     edges: np.ndarray
     bins: np.ndarray
 
@@ -53,7 +53,7 @@ def reliability_curve(confidence: np.ndarray, right: np.ndarray, bins: int = BIN
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
     """``sum_b n_b / N |accuracy_b - confidence_b|`` over bins of equal width."""
     curve = reliability_curve(confidence, right, bins)
-    return float(np.average(np.abs(curve.accuracy - curve.confidence), weights=curve.count))
+    return float(np.average(np.abs(curve.accuracy - curve.confidence), weights=curve.rows))
 
 
 def fit_temperature(outputs: np.ndarray, target: np.ndarray) -> float:
@@ -61,7 +61,7 @@ def fit_temperature(outputs: np.ndarray, target: np.ndarray) -> float:
 
     Args:
         outputs: ``(N, K)`` logits of held-out rows, not those the model was trained on.
-        target: ``(N,)`` class indices, as ``Classification.encode`` gives them.
+        target: ``(N,)`` class indices, as ``ClassificationTask.encode`` gives them.
 
     Raises:
         UserError: the shapes do not fit, values are not finite, or every row is right (then no ``T`` is best).

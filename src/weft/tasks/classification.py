@@ -1,8 +1,7 @@
 """Classification: one of ``K`` classes per row, binary (``K = 2``) or more.
 
-Outputs are logits ``(B, K)``, ``p = softmax(outputs)``; the loss is the cross-entropy ``-log p[y]``. The score of a row,
-for paired tests, is 1 where the prediction is right and 0 where it is wrong, so that its mean is the primary metric,
-accuracy.
+Outputs are logits ``(B, K)``, ``p = softmax(outputs)``; the loss is the cross-entropy ``-log p[y]``. The score of a
+row, for paired tests, is 1 where the prediction is right and 0 where it is wrong: its mean is the primary metric.
 
 Metrics, by scikit-learn where it has them: ``accuracy``; ``balanced_accuracy`` (mean recall of the classes that occur);
 ``f1_macro`` (over the classes that occur or are predicted), ``f1_micro``; ``auc`` (binary: of the second class; more:
@@ -32,7 +31,7 @@ from weft.tasks.calibration import expected_calibration_error
 
 
 @tasks.register("classification")
-class Classification(Task):
+class ClassificationTask(Task):
     """One of several classes.
 
     Args:
@@ -88,7 +87,7 @@ class Classification(Task):
         return F.cross_entropy(outputs, target, reduction="none")
 
     def decide(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
-        """``prediction`` ``(N,)`` labels, ``probability`` ``(N, K)`` in the order of ``classes``, ``confidence`` ``(N,)``."""
+        """``prediction`` (N,) labels, ``probability`` (N, K) in the order of ``classes``, ``confidence`` (N,)."""
         probability = self._probability(outputs)
         prediction = np.array(self.classes)[probability.argmax(axis=1)]
         return {"prediction": prediction, "probability": probability, "confidence": probability.max(axis=1)}
@@ -126,7 +125,9 @@ class Classification(Task):
         guess = p.argmax(axis=1)
         drawn = [plots.confusion(sk.confusion_matrix(truth, guess, labels=range(self.outputs)), names, folder)]
         if len(np.unique(truth)) > 1:
-            drawn.append(plots.roc(np.eye(self.outputs)[truth], p, names, folder))
+            hot = np.eye(self.outputs)[truth]
+            first = 1 if self.outputs == 2 else 0
+            drawn.append(plots.roc(hot[:, first:], p[:, first:], names[first:], folder))
         return [*drawn, plots.reliability(p.max(axis=1), guess == truth, folder)]
 
     def settings(self) -> dict[str, Any]:

@@ -64,29 +64,29 @@ def confusion(counts: np.ndarray, names: Sequence[str], folder: Path) -> Path:
     return folder / "confusion.png"
 
 
-def roc(hot: np.ndarray, p: np.ndarray, names: Sequence[str], folder: Path) -> Path:
-    """ROC curves from one-hot truth and probabilities ``(N, K)``.
+def roc(truth: np.ndarray, p: np.ndarray, names: Sequence[str], folder: Path) -> Path:
+    """ROC curves of ``K`` yes-or-no questions, from truth and probabilities ``(N, K)``.
 
-    Two classes: one curve, of the second. More: one-vs-rest for every class that has both positive and negative rows
-    (at most six are drawn, those with the lowest area), and their mean over all such classes.
+    A curve for every column that has both positive and negative rows (at most six are drawn, those with the lowest
+    area); with several such columns also their mean.
     """
     from sklearn.metrics import auc, roc_curve
 
-    binary = hot.shape[1] == 2
-    columns = [1] if binary else [k for k in range(hot.shape[1]) if 0 < hot[:, k].sum() < len(hot)]
-    curves = {k: roc_curve(hot[:, k], p[:, k])[:2] for k in columns}
+    columns = [k for k in range(truth.shape[1]) if 0 < truth[:, k].sum() < len(truth)]
+    curves = {k: roc_curve(truth[:, k], p[:, k])[:2] for k in columns}
     area = {k: auc(*curve) for k, curve in curves.items()}
     with canvas(folder, "roc", size=(5.0, 4.8)) as (axes,):
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
         for place, k in enumerate(sorted(columns, key=area.__getitem__)[:6]):
             style = {"color": PALETTE[place], "linestyle": LINES[place % len(LINES)]}
             axes.plot(*curves[k], label=f"{short(names[k])}, AUC {area[k]:.3f}", **style)
-        if not binary:
+        if len(columns) > 1:
             grid = np.linspace(0, 1, 501)
             mean = np.mean([np.interp(grid, *curves[k]) for k in columns], axis=0)
-            label = f"mean of {len(columns)} classes, AUC {np.mean(list(area.values())):.3f}"
+            label = f"mean of {len(columns)}, AUC {np.mean(list(area.values())):.3f}"
             axes.plot(np.r_[0, grid], np.r_[0, mean], color="black", linewidth=2.6, label=label)
-        title = "ROC" if binary else "ROC, one class against the rest" + (", six worst" if len(columns) > 6 else "")
+        title = "ROC" + (", each against the rest" if len(columns) > 1 else "")
+        title += ", six worst" if len(columns) > 6 else ""
         axes.set(xlabel="false positive rate", ylabel="true positive rate", title=title, aspect="equal")
         axes.legend(loc="lower right")
     return folder / "roc.png"
@@ -105,7 +105,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray, folder: Path) -> Path
         axes.set(xlabel="confidence", ylabel="share right", title=f"Reliability, ECE {ece:.3f}")
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
         axes.legend(loc="upper left")
-        counts.bar(curve.edges[curve.bins], curve.count, width=width, align="edge", color=PALETTE[0], edgecolor="white")
+        counts.bar(curve.edges[curve.bins], curve.rows, width=width, align="edge", color=PALETTE[0], edgecolor="white")
         counts.set(xlabel="confidence", ylabel="rows", title="Rows per bin", xlim=(0, 1))
     return folder / "reliability.png"
 

@@ -1,14 +1,14 @@
 """Regression: one or several real values per row.
 
-The target ``y`` ``(N, K)`` is standardised by the training rows, ``z = (y - mean) / scale`` with the population standard
-deviation as scale. Outputs are in these standardised units, so the loss weighs every target alike; decisions are in the
-units of the table. The loss of a row is ``mean_k (output_k - z_k)^2``, and its score, for paired tests, the negative of
-that.
+The target ``y`` ``(N, K)`` is standardised by the training rows, ``z = (y - mean) / scale`` with the population
+standard deviation as scale. Outputs are in these standardised units, so the loss weighs every target alike; decisions
+are in the units of the table. The loss of a row is ``mean_k (output_k - z_k)^2``, and its score, for paired tests, the
+negative of that.
 
 Metrics, by scikit-learn where it has them: ``nrmse``, the primary one, ``sqrt(mean over rows and targets of
-(output - z)^2)``: it has no unit, so it means the same for any number of targets, and predicting the training mean gives
-about 1; ``mse``, ``rmse``, ``mae`` in the units of the table, and ``r2``, each the plain mean over the targets. With
-several targets each of the four is also given per target: ``"rmse[0]"``. ``r2`` is NaN with fewer than two rows.
+(output - z)^2)``: it has no unit, so it means the same for any number of targets, and predicting the training mean
+gives about 1; ``mse``, ``rmse``, ``mae`` in the units of the table, and ``r2``, each the plain mean over the targets.
+With several targets each of the four is also given per target: ``"rmse[0]"``. ``r2`` is NaN with fewer than two rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from weft.tasks.base import Task, check_outputs, refuse_missing, tasks
 
 
 @tasks.register("regression")
-class Regression(Task):
+class RegressionTask(Task):
     """One or several real values.
 
     Args:

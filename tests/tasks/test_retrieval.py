@@ -1,0 +1,61 @@
+"""Retrieval as a task: rows of samples, groups, absence, repeated items."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from weft.errors import UserError
+from weft.retrieval.metrics import cross_modal_metrics, retrieval_metrics
+from weft.tasks.retrieval import RetrievalTask
+
+
+@pytest.fixture
+def captions() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(0)
+    image = np.repeat(rng.normal(size=(15, 8)), 5, axis=0)
+    groups = np.array([f"photo {i // 5}" for i in range(75)])
+    return {"text": image + rng.normal(size=(75, 8)), "image": image}, groups
+
+
+def test_repeated_items_count_once(captions):
+    embeddings, groups = captions
+    found = RetrievalTask((("text", "image"),), unique=("image",)).metrics(embeddings, groups)
+    once = {"text": embeddings["text"], "image": embeddings["image"][::5]}
+    assert found == pytest.approx(cross_modal_metrics(once, {"text": groups, "image": groups[::5]}))
+
+
+def test_absent_items_are_neither_asked_nor_found(captions):
+    embeddings, groups = captions
+    presence = {name: np.random.default_rng(i).random(75) < 0.5 for i, name in enumerate(embeddings)}
+    hidden = {name: np.where(presence[name][:, None], e, np.nan) for name, e in embeddings.items()}
+    found = RetrievalTask((("text", "image"),)).metrics(hidden, groups, presence)
+    text, image = (np.flatnonzero(presence[name]) for name in ("text", "image"))
+    asked = [t for t in text if (groups[image] == groups[t]).any()]
+    lists = [np.flatnonzero(groups[image] == groups[t]) for t in asked]
+    expected = retrieval_metrics(embeddings["text"][asked], embeddings["image"][image], lists)
+    assert {k: v for k, v in found.items() if k.startswith("text")} == pytest.approx(
+        {f"text->image {k}": v for k, v in expected.items()}
+    )
+    assert len(asked) < 75
+
+
+def test_config_is_json_and_rebuilds_it():
+    task = RetrievalTask((("a", "b"), ("a", "c")), ("c",), (1, 3), "pessimistic")
+    assert RetrievalTask.from_config(json.loads(json.dumps(task.config()))) == task
+
+
+def test_the_figure_is_written(captions, tmp_path):
+    (path,) = RetrievalTask((("text", "image"),), unique=("image",)).figures(*captions, tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_mistakes_are_named(captions):
+    embeddings, groups = captions
+    with pytest.raises(UserError, match="did you mean 'image'"):
+        RetrievalTask((("text", "imag"),)).metrics(embeddings, groups)
+    nothing = {"text": np.arange(75) < 5, "image": np.arange(75) >= 5}
+    with pytest.raises(UserError, match="no group has both 'text' and 'image'"):
+        RetrievalTask((("text", "image"),)).metrics(embeddings, groups, nothing)
