@@ -34,7 +34,7 @@ class Batches:
     """
 
     def __init__(
-        self, features: Features, rows: np.ndarray, device: torch.device, *, pooled: bool, cache_bytes: float
+        self, features: Features, rows: np.ndarray, device: torch.device, pooled: bool, cache_bytes: float
     ) -> None:
         self.features, self.rows, self.device, self.pooled = features, np.asarray(rows), device, pooled
         self._cache = self._read(cache_bytes)

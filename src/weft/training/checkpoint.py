@@ -1,8 +1,9 @@
 """The state of a run: one safetensors file that holds all a killed run needs to go on with the same numbers.
 
-Tensors: ``model.*``, ``best.*`` (the best weights so far), ``optimizer.<parameter>.<slot>``. The header holds the rest as
-JSON: position (epoch, step), history, loss scale, and a fingerprint of what is being run. There is no random state to
-save: every step draws its seeds from (seed, epoch, step). One file, replaced in one step, cannot disagree with itself.
+Tensors: ``model.*``, ``best.*`` (the best weights so far), ``optimizer.<parameter>.<slot>``. The header holds the rest
+as JSON: position (epoch, step), history, loss scale, and a fingerprint of what is being run. There is no random state
+to save: every step draws its seeds from (seed, epoch, step). One file, replaced in one step, cannot disagree with
+itself.
 """
 
 from __future__ import annotations

@@ -92,3 +92,27 @@ def load_weights(module: nn.Module, path: Path) -> None:
             f"{path}: {error}",
             "keep config.json and model.safetensors of one model together",
         ) from None
+
+
+def read_config(folder: Path, kind: str) -> tuple[Path, dict[str, Any]]:
+    """Where the model is (the folder, or its ``best/``), and its ``config.json`` without the format.
+
+    Raises:
+        UserError: the file is missing or damaged, or describes something else.
+    """
+    if not (folder / "config.json").exists() and (folder / "best" / "config.json").exists():
+        folder = folder / "best"
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or config.get("format") != kind:
+        found = config.get("format") if isinstance(config, dict) else type(config).__name__
+        raise UserError(
+            f"the folder holds no {kind.split('/')[0]}",
+            f"{folder / 'config.json'}: format {found!r}, not {kind!r}",
+            "give the folder of such a model, or read this one with the class that its format names",
+        )
+    return folder, {key: value for key, value in config.items() if key != "format"}
+
+
+def not_a_model(folder: Path, error: Exception) -> UserError:
+    """The error for a ``config.json`` that does not describe a model."""
+    return UserError("config.json does not describe a model", f"{folder}: {error!r}", "restore it from a copy")

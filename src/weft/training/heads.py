@@ -6,7 +6,7 @@ from torch import nn
 
 
 def make_head(dim: int, outputs: int, hidden: int = 0, dropout: float = 0.0) -> nn.Sequential:
-    """Dropout and a linear layer ``(B, dim) -> (B, outputs)``; ``hidden`` > 0 puts a ReLU layer of that width between."""
+    """Dropout and a linear layer ``(B, dim) -> (B, outputs)``; ``hidden`` > 0 puts a ReLU layer of that width first."""
     if not hidden:
         return nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, outputs))
     return nn.Sequential(

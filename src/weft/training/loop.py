@@ -1,8 +1,8 @@
 """The one training loop: fused models and aligners, one process or many, resumable at any step.
 
-An epoch deals its rows, in an order drawn from ``(seed, epoch)``, to ``ceil(N / batch_size)`` batches of even size; each
-process takes its part of every batch and gradients are averaged, so ``P`` processes do what one does. Each step seeds
-dropout by ``(seed, epoch, step, process)``: a run killed anywhere goes on from its last checkpoint with the very
+An epoch deals its rows, in an order drawn from ``(seed, epoch)``, to ``ceil(N / batch_size)`` batches of even size;
+each process takes its part of every batch and gradients are averaged, so ``P`` processes do what one does. Each step
+seeds dropout by ``(seed, epoch, step, process)``: a run killed anywhere goes on from its last checkpoint with the very
 numbers of a run that was not. After every epoch the dev rows are scored; the best weights so far are those the model
 ends with, and training stops after ``patience`` epochs without better ones.
 
@@ -22,11 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from weft.alignment import Objective
 from weft.data import Split
 from weft.errors import UserError
+from weft.training.aligned import AlignedModel
+from weft.training.aligned_goal import AlignedGoal
 from weft.training.checkpoint import Position, fingerprint, load_checkpoint, save_checkpoint
 from weft.training.config import TrainConfig
-from weft.training.goals import FusedGoal, Goal
+from weft.training.fused_goal import FusedGoal
+from weft.training.goal import Goal
 from weft.training.log import RunLog
 from weft.training.model import FusedModel
 from weft.training.schedule import learning_rate
@@ -35,7 +39,8 @@ if TYPE_CHECKING:
     from weft.store import Features
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-NOT_NUMBERS = ("epochs", "log_every", "checkpoint_seconds", "cache_mb", "log_to")
+NO_EFFECT = {"log_every", "checkpoint_seconds", "cache_mb", "log_to"}
+"""Settings that do not change the numbers, so a run may resume with others."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,23 @@ def fit(
     return run(FusedGoal(model, features, split, settings), settings, folder, progress)
 
 
+def fit_aligner(
+    model: AlignedModel,
+    objective: Objective,
+    features: Features,
+    split: Split,
+    config: TrainConfig | dict[str, Any] | None = None,
+    folder: Path | str | None = None,
+    progress: bool = True,
+) -> History:
+    """Train an aligner under an objective; it ends with the weights of the best sum of recalls on ``split.dev``.
+
+    Arguments and errors as for :func:`fit`. The objective's own weights (a temperature) are trained along.
+    """
+    settings = TrainConfig.of(config)
+    return run(AlignedGoal(model, objective, features, split, settings), settings, folder, progress)
+
+
 def run(goal: Goal, config: TrainConfig, folder: Path | str | None = None, progress: bool = True) -> History:
     """Minimise a goal; see :func:`fit`."""
     return _Loop(goal, config, None if folder is None else Path(folder), progress).run()
@@ -115,7 +137,7 @@ class _Loop:
         self.position = Position()
         self.best: dict[str, Tensor] = {}
         self.run_identity = {
-            "settings": fingerprint(config.model_dump(exclude=set(NOT_NUMBERS[1:]))),
+            "settings": fingerprint(config.model_dump(exclude=NO_EFFECT)),
             "processes": str(self.processes),
             **{key: fingerprint(value) for key, value in goal.describe().items()},
         }

@@ -7,7 +7,9 @@ modality has a tower and a head of its own, trained on its own loss, and a rule 
 a joint head and one head per modality on what the operator says each contributes, combined by the same rules. The loss
 of a row (specification of the hybrid: :math:`\lambda = 0.3`), over the modalities that are present in it:
 
-.. math:: L_\text{joint} = \ell(o), \quad L_\text{late} = \sum_m \ell(o_m), \quad L_\text{hybrid} = \ell(o) + \lambda \sum_m \ell(o_m)
+.. math::
+    L_\text{joint} = \ell(o), \qquad L_\text{late} = \sum_m \ell(o_m), \qquad
+    L_\text{hybrid} = \ell(o) + \lambda \sum_m \ell(o_m)
 
 and the loss of the combination on top where the rule itself has weights to learn. Absent modalities are left out of
 the sum and of the rule.
@@ -26,12 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from weft.errors import UserError
-from weft.fusion import create_fusion
+from weft.fusion import Fusion, create_fusion
 from weft.fusion.base import check_inputs
 from weft.tasks.base import Task
 from weft.tasks.decision import DecisionCombiner
 from weft.tokens import Tokens, mean_pool, present
-from weft.training.files import load_weights, read_json, write_json, write_tensors
+from weft.training.files import load_weights, not_a_model, read_config, write_json, write_tensors
 from weft.training.heads import make_head, make_tower
 from weft.training.rows import choose_target, refuse_empty_rows, select
 from weft.training.standardise import Standardiser
@@ -94,8 +96,10 @@ class FusedModel(nn.Module):
         }
         self.standardise = Standardiser(self.dims)
         head = (task.outputs, hidden, dropout)
-        self.fusion = create_fusion(fusion, self.dims, dim, **(fusion_options or {})) if decision != "late" else None
-        self.head = make_head(dim, *head) if decision != "late" else None
+        self.fusion: Fusion | None = None
+        if decision != "late":
+            self.fusion = create_fusion(fusion, self.dims, dim, **(fusion_options or {}))
+            self.head = make_head(dim, *head)
         if decision == "late":
             self.branches = nn.ModuleList(make_tower(width, dim, *head) for width in self.dims.values())
         elif decision == "hybrid":
@@ -150,13 +154,13 @@ class FusedModel(nn.Module):
         """
         members, there = self.members(inputs)
         weights = [1.0 if self.decision == "late" or head == 0 else BRANCH_WEIGHT for head in range(members.shape[1])]
-        rows = sum(
+        losses = [
             weight * torch.where(there[:, head], self.task.loss(members[:, head], target), 0.0)
             for head, weight in enumerate(weights)
-        )
+        ]
         if self.combine is not None and any(True for _ in self.combine.parameters()):
-            rows = rows + self.task.loss(self.combine(members.detach(), there), target)
-        return rows.mean()
+            losses.append(self.task.loss(self.combine(members.detach(), there), target))
+        return torch.stack(losses).sum(dim=0).mean()
 
     def target_of(self, features: Features) -> np.ndarray:
         """The column of targets this model is about: ``target``, or the only one.
@@ -219,19 +223,10 @@ class FusedModel(nn.Module):
         Raises:
             UserError: a file is missing, damaged, or does not fit the other.
         """
-        folder = Path(folder)
-        if not (folder / "config.json").exists() and (folder / "best" / "config.json").exists():
-            folder = folder / "best"
-        config = read_json(folder / "config.json")
-        if not isinstance(config, dict) or config.pop("format", None) != FORMAT:
-            raise UserError(
-                "the folder holds no fused model", f"{folder / 'config.json'}", f"expected format {FORMAT!r}"
-            )
+        path, config = read_config(Path(folder), FORMAT)
         try:
             model = cls(config.pop("dims"), Task.from_config(config.pop("task")), config.pop("fusion"), **config)
         except (KeyError, TypeError) as error:
-            raise UserError(
-                "config.json does not describe a model", f"{folder}: {error!r}", "restore it from a copy"
-            ) from None
-        load_weights(model, folder / "model.safetensors")
+            raise not_a_model(path, error) from None
+        load_weights(model, path / "model.safetensors")
         return model.eval()

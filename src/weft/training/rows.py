@@ -74,7 +74,5 @@ def refuse_no_rows(part: str, rows: np.ndarray) -> None:
     """Refuse a split without rows."""
     if not len(rows):
         raise UserError(
-            f"the {part} split has no rows",
-            "0 rows",
-            f"give it rows: training needs both train and dev ({part} is empty)",
+            f"the {part} split has no rows", "0 rows", "training needs both train and dev rows (weft.data.make_splits)"
         )

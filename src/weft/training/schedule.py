@@ -2,7 +2,9 @@ r"""The learning rate as a function of the step: linear warm-up, then cosine, pl
 
 With ``W = warmup * S`` of ``S`` steps, at step ``s = 0 .. S - 1``:
 
-.. math:: \text{factor}(s) = (s + 1) / (W + 1) \;\; (s < W), \qquad \tfrac12 (1 + \cos \pi \tfrac{s - W}{S - W}) \;\; (s \ge W)
+.. math::
+    \text{factor}(s) = \tfrac{s + 1}{W + 1} \;\; (s < W), \qquad
+    \tfrac12 (1 + \cos \pi \tfrac{s - W}{S - W}) \;\; (s \ge W)
 
 so there is no state to save. Equals torch's ``LinearLR`` followed by ``CosineAnnealingLR``. Loshchilov and Hutter 2017,
 SGDR (ICLR). The plateau factor is ``0.1 ** reductions``; the loop counts the reductions.

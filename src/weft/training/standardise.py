@@ -2,9 +2,9 @@ r"""Standardisation of features: zero mean and unit variance per modality and fe
 
 .. math:: x' = (x - \mu) / \sigma
 
-with the population variance over the real tokens of the rows where the modality is present, accumulated in float64 chunk
-by chunk by scikit-learn's ``StandardScaler`` (a constant feature keeps scale 1). The figures are buffers: they are
-saved with the model and applied to every later row. Mean pooling commutes with it, since both are affine.
+with the population variance over the real tokens of the rows where the modality is present, accumulated in float64
+chunk by chunk by scikit-learn's ``StandardScaler`` (a constant feature keeps scale 1). The figures are buffers: they
+are saved with the model and applied to every later row. Mean pooling commutes with it, since both are affine.
 """
 
 from __future__ import annotations

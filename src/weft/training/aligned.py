@@ -1,0 +1,140 @@
+"""A complete aligner: standardiser and aligner, from raw features to unit vectors in the shared space.
+
+A model folder holds ``model.safetensors`` and ``config.json``, as that of a :class:`~weft.training.model.FusedModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weft.alignment import create_aligner
+from weft.tasks.retrieval import RetrievalTask
+from weft.tokens import Tokens
+from weft.training.files import load_weights, not_a_model, read_config, write_json, write_tensors
+from weft.training.rows import select
+from weft.training.standardise import Standardiser
+
+if TYPE_CHECKING:
+    from weft.store import Features
+
+FORMAT = "weft.AlignedModel/1"
+
+
+class AlignedModel(nn.Module):
+    """Standardiser and aligner.
+
+    Args:
+        dims: width of each modality, ``{name: D_m}``.
+        aligner: registered name.
+        dim: width of the shared space.
+        aligner_options: options of the aligner.
+        encoders: ``{name: specification}`` of what made the features, to read raw rows later.
+        table: JSON of the table configuration, to read new tables later.
+    """
+
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        aligner: str = "two-tower",
+        *,
+        dim: int = 256,
+        aligner_options: Mapping[str, Any] | None = None,
+        encoders: dict[str, Any] | None = None,
+        table: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.dims, self.names, self.encoders, self.table = dict(dims), tuple(dims), encoders, table
+        self._settings = {"aligner": aligner, "dim": dim, "aligner_options": dict(aligner_options or {})}
+        self.standardise = Standardiser(self.dims)
+        self.aligner = create_aligner(aligner, self.dims, dim, **(aligner_options or {}))
+
+    @classmethod
+    def build(cls, *, dims: Mapping[str, int], seed: int = 0, **settings: Any) -> Self:
+        """The model with initial weights that depend on ``seed`` alone; ``settings`` as for the constructor."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(dims, **settings)
+
+    def forward(self, inputs: dict[str, Tokens]) -> dict[str, Tensor]:
+        """``{name: (B, dim)}`` unit vectors of some or all modalities; zeros where one is absent."""
+        return self.aligner(self.standardise(inputs))
+
+    @torch.no_grad()
+    def embed(
+        self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512
+    ) -> dict[str, np.ndarray]:
+        """``{name: (N, dim)}`` embeddings of rows (default: all), for the modalities that the features have.
+
+        Raises:
+            UserError: the features have none of the model's modalities.
+        """
+        rows = np.arange(len(features)) if rows is None else np.asarray(rows)
+        names = [name for name in self.names if name in features.dims]
+        features = select(features, names or self.names)
+        device, training = next(self.parameters()).device, self.training
+        self.eval()
+        parts: dict[str, list[np.ndarray]] = {name: [np.zeros((0, self.aligner.dim), np.float32)] for name in names}
+        for start in range(0, len(rows), batch_size):
+            batch = features.gather(rows[start : start + batch_size])
+            embedded = self({name: Tokens(*(part.to(device) for part in t)) for name, t in batch.items()})
+            for name, vectors in embedded.items():
+                parts[name].append(vectors.float().cpu().numpy())
+        self.train(training)
+        return {name: np.concatenate(part) for name, part in parts.items()}
+
+    def evaluate(self, features: Features, rows: np.ndarray, figures: Path | str | None = None) -> dict[str, float]:
+        """Retrieval metrics, every modality searched by every other; ``figures`` is a folder for the recall curves."""
+        features = select(features, self.names)
+        embeddings = self.embed(features, rows)
+        task, groups, presence = retrieval_task(features, rows)
+        if figures is not None:
+            folder = Path(figures)
+            folder.mkdir(parents=True, exist_ok=True)
+            task.figures(embeddings, groups, folder, presence)
+        return task.metrics(embeddings, groups, presence)
+
+    def config(self) -> dict[str, Any]:
+        """Everything but the weights, as JSON."""
+        return {"format": FORMAT, "dims": self.dims, **self._settings, "encoders": self.encoders, "table": self.table}
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write ``model.safetensors`` and ``config.json``, each in one step."""
+        write_json(Path(folder) / "config.json", self.config())
+        write_tensors(Path(folder) / "model.safetensors", self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """The model in a folder, or in its ``best/`` where the folder is that of a training run; evaluation mode.
+
+        Raises:
+            UserError: a file is missing, damaged, or does not fit the other.
+        """
+        path, config = read_config(Path(folder), FORMAT)
+        try:
+            model = cls(config.pop("dims"), config.pop("aligner"), **config)
+        except (KeyError, TypeError) as error:
+            raise not_a_model(path, error) from None
+        load_weights(model, path / "model.safetensors")
+        return model.eval()
+
+
+def retrieval_task(features: Features, rows: np.ndarray) -> tuple[RetrievalTask, np.ndarray, dict[str, np.ndarray]]:
+    """The retrieval task over all pairs of modalities, the group of each row, and ``{name: (N,) bool}`` presence.
+
+    A modality whose features are the same in all rows of a group (the image of five captions) is searched once.
+    """
+    groups = np.arange(len(rows)) if features.group is None else np.unique(features.group[rows], return_inverse=True)[1]
+    presence = {name: features.presence[rows, index] for index, name in enumerate(features.dims)}
+    _, first = np.unique(groups, return_index=True)
+    pooled = features.pooled(rows)
+    same = [
+        n for n, v in pooled.items() if len(first) < len(rows) and np.array_equal(v, v[first][groups], equal_nan=True)
+    ]
+    return RetrievalTask(tuple(combinations(features.dims, 2)), tuple(same)), groups, presence

@@ -1,0 +1,94 @@
+"""What the loop minimises and what it selects by: the interface of a goal, and checks its kinds share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weft.data import Split
+from weft.errors import UserError
+from weft.training.aligned import AlignedModel
+from weft.training.model import FusedModel
+from weft.training.rows import refuse_no_rows
+
+if TYPE_CHECKING:
+    from weft.store import Features
+
+Share = Callable[[np.ndarray], np.ndarray]
+Collect = Callable[[Tensor, int], Tensor]
+
+
+class Goal(nn.Module, ABC):
+    """A model under its loss. The loop calls ``prepare``, then ``forward(*batch(...))``, then ``evaluate``.
+
+    Attributes:
+        steps_over: how many rows an epoch has.
+    """
+
+    model: FusedModel | AlignedModel
+    steps_over: int
+
+    @abstractmethod
+    def prepare(self, device: torch.device) -> None:
+        """Read the features and fit what is fitted before training."""
+
+    @abstractmethod
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """Positions ``(steps_over,)`` of the rows of an epoch, in random order."""
+
+    @abstractmethod
+    def batch(self, positions: np.ndarray) -> tuple[Any, ...]:
+        """The arguments of ``forward`` for these positions."""
+
+    @abstractmethod
+    def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
+        """``"loss"`` and ``"score"`` (higher is better) on the dev rows.
+
+        Args:
+            share: positions of all rows -> those this process computes.
+            collect: what all processes computed, in the order of all rows.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """JSON of what is trained on what, for the checkpoint's fingerprint."""
+
+
+def pieces(positions: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Positions in chunks for evaluation, which keeps no gradient and so takes more rows at once than training."""
+    size = 4 * batch_size
+    return (positions[start : start + size] for start in range(0, len(positions), size))
+
+
+def check_rows(features: Features, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Train and dev rows of a split.
+
+    Raises:
+        UserError: one of them is empty, they share rows, or a row is not in the features.
+    """
+    train, dev = np.asarray(split.train), np.asarray(split.dev)
+    refuse_no_rows("train", train)
+    refuse_no_rows("dev", dev)
+    both = np.intersect1d(train, dev)
+    if len(both):
+        raise UserError(
+            "train and dev rows are different rows",
+            f"{len(both)} rows are in both, e.g. id {features.ids[int(both[0])]!r}",
+            "make the split with weft.data.make_splits",
+        )
+    last = max(train.max(), dev.max())
+    if last >= len(features) or min(train.min(), dev.min()) < 0:
+        raise UserError(
+            "the split names rows that are not there", f"row {last} of {len(features)}", "split these very features"
+        )
+    return train, dev
+
+
+def ids_of(features: Features, rows: tuple[np.ndarray, np.ndarray]) -> list[list[str]]:
+    """Ids of the train and dev rows."""
+    return [[str(features.ids[row]) for row in part.tolist()] for part in rows]
