@@ -76,17 +76,16 @@ def _read(path: Path) -> Source:
     try:
         if suffix == ".jsonl":
             return _read_jsonl(path)
-        table = (
-            pa.parquet.read_table(path) if suffix == ".parquet" else _read_csv(path, "\t" if suffix == ".tsv" else ",")
-        )
+        table = pa.parquet.read_table(path) if suffix == ".parquet" else _read_csv(path)
     except (pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read", str(error), "check that the file is whole and UTF-8") from error
     return table.column_names, table.num_rows, lambda name: table.column(name).to_pylist()
 
 
-def _read_csv(path: Path, delimiter: str) -> pa.Table:
+def _read_csv(path: Path) -> pa.Table:
     """Every column as strings: types are decided by what a column is used for."""
     read = pa.csv.ReadOptions(block_size=min(max(path.stat().st_size + 1, 1 << 20), 1 << 30))
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     parse = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     header = pa.csv.open_csv(path, read_options=read, parse_options=parse).schema.names
     convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()))

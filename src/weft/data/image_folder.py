@@ -1,0 +1,51 @@
+"""Images in folders named by their class: ``<root>/{train,test}/<class>/*``, or ``<root>/<class>/*`` without a split.
+
+One modality, ``image``; target ``class``, the folder's name. Row ids are paths relative to the root. ``val``, ``valid``
+and ``validation`` are dev. The layout of torchvision's ``ImageFolder`` and of Hugging Face's ``imagefolder``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from weft.data.dataset import Dataset, FolderReader, Modality, datasets
+from weft.data.files import IMAGE_SUFFIXES
+from weft.errors import UserError
+
+PARTS = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
+
+
+@datasets.register("image_folder")
+class ImageFolder(FolderReader):
+    """Images in folders named by their class; classification."""
+
+    layout = "{train,test}/<class>/<image>, or <class>/<image>"
+
+    def read(self, root: Path) -> Dataset:
+        """Read the folder."""
+        parts = {folder: PARTS[folder.name] for folder in _folders(root) if folder.name in PARTS}
+        places = [
+            (path, folder.name, part)
+            for top, part in (parts or {root: ""}).items()
+            for folder in _folders(top)
+            for path in sorted(folder.iterdir())
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        ]
+        if not places:
+            raise UserError("image_folder: no images", str(root), f"expected {self.layout}")
+        paths, classes, split = zip(*places, strict=True)
+        return Dataset(
+            name=root.name,
+            ids=[path.relative_to(root).as_posix() for path in paths],
+            modalities={"image": Modality("image", list(paths))},
+            targets={"class": np.array(classes)},
+            split=np.array(split) if parts else None,
+            group=None,
+            task="classification",
+        )
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
