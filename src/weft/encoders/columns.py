@@ -5,7 +5,8 @@ r"""A table row as one token: numbers standardised, categories one-hot, and what
 
 ``mu``, ``sigma`` and the categories come from the training rows; ``m`` is 1 where the cell is missing, the other
 entries are 0 there. ``other`` is 1 for a category that training did not show (or that was beyond the
-``max_categories`` most frequent ones). A column is numeric when every present training cell is a number or reads as one.
+``max_categories`` most frequent ones). A column is numeric when every present training cell is a number, or reads as
+one.
 Tokens: ``(1, D)``. Cost: none to speak of.
 
 When not to use it: for a column of free text; make that a text modality.

@@ -1,0 +1,416 @@
+"""Encode a data set once and keep the features: sharded, resumable, each value once.
+
+Values that repeat (an image with five captions) are found by the hash of their content and encoded once. Unique values
+are kept in the order of their first row, ``shard_rows`` per shard. Inside a shard they are batched by length, longest
+first; no batch spans two shards, so every shard has the same bytes whether or not the run was interrupted before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from weft.data.dataset import Dataset
+from weft.encoders import BadValue, Encoder
+from weft.errors import UserError, did_you_mean, some
+from weft.store.files import (
+    DTYPES,
+    FORMAT,
+    ROWS,
+    VERSION,
+    canonical,
+    modality_folder,
+    read_manifest,
+    rows_bytes,
+    sha256,
+    shard_bytes,
+    shard_name,
+    write_atomic,
+    write_manifest,
+)
+from weft.store.store import Store
+
+
+@dataclass
+class ModalityReport:
+    """What encoding did for one modality.
+
+    Attributes:
+        rows: rows in which it is present.
+        values: different values among them.
+        encoded: values that were encoded now; the others were there already.
+        seconds: wall time of that.
+    """
+
+    rows: int
+    values: int
+    encoded: int = 0
+    seconds: float = 0.0
+
+    @property
+    def reused(self) -> int:
+        """Values that were in the store already."""
+        return self.values - self.encoded
+
+    @property
+    def per_second(self) -> float:
+        """Encoded values per second; 0 when nothing was encoded."""
+        return self.encoded / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass
+class EncodeReport:
+    """What :func:`encode` did, by modality."""
+
+    modalities: dict[str, ModalityReport] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON."""
+        return {
+            name: {**vars(report), "reused": report.reused, "per_second": report.per_second}
+            for name, report in self.modalities.items()
+        }
+
+
+@dataclass(frozen=True)
+class Unique:
+    """The different values of a modality.
+
+    Attributes:
+        values: in the order of their first row.
+        digests: hash of each one's content.
+        pointer: ``(N,)`` the value of each row, -1 where absent.
+    """
+
+    values: list[Any]
+    digests: list[str]
+    pointer: np.ndarray
+
+
+def encode(
+    dataset: Dataset,
+    encoders: dict[str, Encoder],
+    folder: str | Path,
+    *,
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16",
+    shard_rows: int = 1024,
+    batch_size: int = 32,
+    progress: bool = True,
+    train_rows: np.ndarray | None = None,
+) -> Store:
+    """Encode the modalities of a data set into a store, or finish one that was begun.
+
+    Args:
+        dataset: the samples.
+        encoders: ``{modality: Encoder}`` for all or some of its modalities.
+        folder: where the store lies or shall lie.
+        dtype: of the features on disk; batches read from the store are float32.
+        shard_rows: values per shard; a store that exists keeps its own.
+        batch_size: values per call of an encoder.
+        progress: show a bar, where the output is a terminal.
+        train_rows: the rows an encoder may learn from; None: those of the split "train", or all without a split.
+
+    Returns:
+        The store, opened; ``store.report`` says what was encoded, how fast, and what was there already.
+
+    Raises:
+        UserError: unknown modality or dtype, an encoder for another kind, a value that cannot be read (its row is
+            named), a result that is not finite or does not fit ``dtype``, or a folder that holds other features.
+    """
+    folder = Path(folder)
+    check_arguments(dataset, encoders, dtype, shard_rows, batch_size)
+    names = [name for name in dataset.modalities if name in encoders]
+    unique = {name: unique_values(name, dataset) for name in names}
+    rows = training_rows(dataset, train_rows)
+    for name in names:
+        encoders[name].fit([v for v in (dataset.modalities[name].values[row] for row in rows) if v is not None])
+    data = rows_bytes(
+        dataset.ids, dataset.targets, dataset.split, dataset.group, {name: u.pointer for name, u in unique.items()}
+    )
+    manifest = new_manifest(dataset, encoders, unique, dtype, shard_rows, data)
+    check_folder(folder)
+    before = read_manifest(folder)
+    if before is not None:
+        keep_finished(folder, manifest, before)
+    for name in names:
+        (folder / manifest["modalities"][name]["folder"]).mkdir(parents=True, exist_ok=True)
+    write_manifest(folder, manifest)
+    write_atomic(folder / ROWS, data)
+    report = EncodeReport()
+    with progress_bar(progress) as bar:
+        for name in names:
+            present = int((unique[name].pointer >= 0).sum())
+            report.modalities[name] = ModalityReport(present, len(unique[name].values))
+            task = bar.add_task(name, total=len(unique[name].values))
+            run = Run(folder, manifest, name, encoders[name], unique[name], dataset.ids, batch_size)
+            run.finish(report.modalities[name], bar, task)
+    opened = Store.open(folder)
+    opened.report = report
+    return opened
+
+
+@dataclass(frozen=True)
+class Run:
+    """The encoding of one modality into its shards."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    name: str
+    encoder: Encoder
+    unique: Unique
+    ids: Sequence[str]
+    batch_size: int
+
+    def finish(self, report: ModalityReport, bar: Progress, task: TaskID) -> None:
+        """Make every shard that is not there, and list it in the manifest."""
+        entry = self.manifest["modalities"][self.name]
+        size = entry["shard_rows"]
+        for index, done in enumerate(entry["shards"]):
+            first, last = index * size, min((index + 1) * size, len(self.unique.values))
+            if done is None:
+                start = time.perf_counter()
+                data = shard_bytes(self.encode_values(first, last, entry["dtype"], bar, task), entry["dtype"])
+                write_atomic(self.folder / entry["folder"] / shard_name(index), data)
+                entry["shards"][index] = {"bytes": len(data), "sha256": sha256(data)}
+                write_manifest(self.folder, self.manifest)
+                report.encoded += last - first
+                report.seconds += time.perf_counter() - start
+            bar.update(task, completed=last)
+
+    def encode_values(self, first: int, last: int, dtype: str, bar: Progress, task: TaskID) -> list[np.ndarray]:
+        """The values ``first .. last - 1`` as ``(T, D)`` arrays, encoded in batches of like length."""
+        values = self.unique.values[first:last]
+        order = np.argsort(-self.encoder.lengths(values), kind="stable")
+        out: list[np.ndarray] = [np.empty(0)] * len(values)
+        for begin in range(0, len(order), self.batch_size):
+            batch = order[begin : begin + self.batch_size]
+            try:
+                encoded = self.encoder.encode([values[i] for i in batch])
+            except BadValue as error:
+                what = f"modality {self.name!r}, {self.rows_of(first + int(batch[error.index]))}: {error.what}"
+                raise UserError(what, error.found, error.remedy) from error
+            for i, array in zip(batch, encoded, strict=True):
+                out[i] = self.check(array, first + int(i), dtype)
+            bar.advance(task, len(batch))
+        return out
+
+    def check(self, array: np.ndarray, value: int, dtype: str) -> np.ndarray:
+        """Refuse what an encoder must not return."""
+        if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] != self.encoder.width:
+            raise UserError(
+                f"the encoder of {self.name!r} returns (T, {self.encoder.width}) arrays with T >= 1",
+                f"shape {array.shape} for {self.rows_of(value)}",
+                "correct the encoder",
+            )
+        if not np.isfinite(array).all():
+            raise UserError(
+                f"the encoder of {self.name!r} gave NaN or infinite features",
+                f"{self.rows_of(value)}",
+                "look at that value; with half-precision autocast, use precision='bf16' or 'fp32'",
+            )
+        most = float(np.abs(array).max())
+        if dtype == "fp16" and most > np.finfo(np.float16).max:
+            raise UserError(
+                f"features of {self.name!r} do not fit dtype 'fp16'",
+                f"{most:.4g} in {self.rows_of(value)}; the largest fp16 is 65504",
+                "encode with dtype='bf16' or 'fp32'",
+            )
+        return np.asarray(array, dtype=np.float32)
+
+    def rows_of(self, value: int) -> str:
+        """The ids of the rows that hold a value, for messages."""
+        return f"row {some([self.ids[row] for row in np.flatnonzero(self.unique.pointer == value)])}"
+
+
+def check_arguments(
+    dataset: Dataset, encoders: dict[str, Encoder], dtype: str, shard_rows: int, batch_size: int
+) -> None:
+    """Refuse modalities, kinds, dtypes and sizes that cannot be."""
+    if dtype not in DTYPES:
+        raise UserError("unknown dtype of a store", f"dtype={dtype!r}", f"use one of {', '.join(DTYPES)}")
+    if shard_rows < 1 or batch_size < 1:
+        found = f"shard_rows={shard_rows}, batch_size={batch_size}"
+        raise UserError("shard_rows and batch_size are positive", found, "leave them out for the defaults")
+    if not encoders:
+        raise UserError("nothing to encode", "no encoder", f"give one for some of {some(dataset.modalities)}")
+    for name, encoder in encoders.items():
+        if name not in dataset.modalities:
+            remedy = did_you_mean(name, dataset.modalities, "modalities")
+            raise UserError(f"the data set has no modality {name!r}", f"{some(dataset.modalities)}", remedy)
+        kind = dataset.modalities[name].kind
+        if kind not in encoder.kinds:
+            raise UserError(
+                f"the encoder of {name!r} does not read its kind",
+                f"kind {kind!r}, the encoder reads {', '.join(encoder.kinds)}",
+                f"create_encoder(spec, {kind!r}) finds one that does",
+            )
+
+
+def training_rows(dataset: Dataset, rows: np.ndarray | None) -> np.ndarray:
+    """The rows encoders may learn from."""
+    if rows is not None:
+        return np.asarray(rows)
+    if dataset.split is None:
+        return np.arange(len(dataset.ids))
+    return np.flatnonzero(np.asarray(dataset.split) == "train")
+
+
+def unique_values(name: str, dataset: Dataset) -> Unique:
+    """The different values of a modality, by content."""
+    seen: dict[str, int] = {}
+    files: dict[Path, str] = {}
+    values: list[Any] = []
+    pointer = np.full(len(dataset.ids), -1, dtype=np.int64)
+    for row, value in enumerate(dataset.modalities[name].values):
+        if value is None:
+            continue
+        try:
+            digest = files.get(value) if isinstance(value, Path) else None
+            digest = digest or content_hash(value)
+        except OSError as error:
+            raise UserError(
+                f"modality {name!r}, row {dataset.ids[row]!r}: the file cannot be read",
+                f"{value}: {error.strerror or error}",
+                "put the file there, or leave the cell empty: a missing modality is allowed",
+            ) from error
+        if isinstance(value, Path):
+            files[value] = digest
+        if digest not in seen:
+            seen[digest] = len(values)
+            values.append(value)
+        pointer[row] = seen[digest]
+    return Unique(values, list(seen), pointer)
+
+
+def content_hash(value: Any) -> str:
+    """Hash of a value's content: a file by its bytes, an array by its numbers, shape and type, a text as it is."""
+    if isinstance(value, Path):
+        with value.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    add_content(digest, value)
+    return digest.hexdigest()
+
+
+def add_content(digest: Any, value: Any) -> None:
+    """Feed a value into a hash, with its type before it."""
+    if isinstance(value, str):
+        digest.update(b"s%d:" % len(value.encode("utf-8", "surrogatepass")) + value.encode("utf-8", "surrogatepass"))
+    elif isinstance(value, tuple | list):
+        digest.update(b"(%d:" % len(value))
+        for part in value:
+            add_content(digest, part)
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        digest.update(f"a{value.dtype.str}{value.shape}:".encode() + np.ascontiguousarray(value).tobytes())
+    elif hasattr(value, "tobytes") and hasattr(value, "mode"):
+        digest.update(f"i{value.mode}{value.size}:".encode() + value.tobytes())
+    elif isinstance(value, int | float | np.number | np.bool_):
+        digest.update(f"n{float(value)!r}:".encode())
+    else:
+        digest.update(f"{type(value).__name__}:{value!s}:".encode())
+
+
+def new_manifest(
+    dataset: Dataset, encoders: dict[str, Encoder], unique: dict[str, Unique], dtype: str, shard_rows: int, rows: bytes
+) -> dict[str, Any]:
+    """The manifest of a store in which no shard is finished."""
+    modalities = {}
+    for name, values in unique.items():
+        encoder = encoders[name]
+        content = {
+            "encoder": encoder.identity(),
+            "state": encoder.state(),
+            "dtype": dtype,
+            "values": sha256("\n".join(values.digests).encode()),
+        }
+        modalities[name] = {
+            **content,
+            "address": sha256(canonical(content)),
+            "recipe": encoder.recipe,
+            "kind": dataset.modalities[name].kind,
+            "folder": modality_folder(name),
+            "width": encoder.width,
+            "count": len(values.values),
+            "shard_rows": shard_rows,
+            "shards": [None] * -(-len(values.values) // shard_rows),
+        }
+    addresses = {name: entry["address"] for name, entry in modalities.items()}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": dataset.name,
+        "task": dataset.task,
+        "labels": {name: list(names) for name, names in dataset.labels.items()},
+        "targets": list(dataset.targets),
+        "order": list(unique),
+        "rows": {"count": len(dataset.ids), "sha256": sha256(rows)},
+        "address": sha256(canonical({"rows": sha256(rows), "modalities": addresses})),
+        "modalities": modalities,
+    }
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if read_manifest(folder) is None:
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if others:
+            raise UserError(
+                "the folder of a new store is empty",
+                f"{folder} holds {some(others)}",
+                "give another folder, or empty it",
+            )
+
+
+def keep_finished(folder: Path, manifest: dict[str, Any], before: dict[str, Any]) -> None:
+    """Take over the shards of the store that is there, if it is the same one; refuse to mix two.
+
+    Raises:
+        UserError: the folder holds other modalities, other encoders, another dtype or other values.
+    """
+    if set(before["modalities"]) != set(manifest["modalities"]):
+        raise UserError(
+            "the folder holds a store of other modalities",
+            f"{some(before['modalities'])}, now {some(manifest['modalities'])}",
+            "give another folder; a store is subset when it is read: store.subset(names)",
+        )
+    for name, entry in manifest["modalities"].items():
+        old = before["modalities"][name]
+        if old["address"] != entry["address"]:
+            part = next(key for key in ("encoder", "dtype", "values", "state") if old[key] != entry[key])
+            said = {
+                "encoder": "was made with another encoder",
+                "dtype": "has another dtype",
+                "values": "holds features of other values",
+                "state": "was fitted on other training rows",
+            }
+            raise UserError(
+                f"the store in this folder {said[part]}: modality {name!r}",
+                f"{old[part]} there, {entry[part]} now" if part in ("encoder", "dtype") else f"{folder}",
+                "give another folder, or delete this one",
+            )
+        entry["shard_rows"] = old["shard_rows"]
+        entry["shards"] = [
+            shard if shard is not None and intact(folder / entry["folder"] / shard_name(index), shard) else None
+            for index, shard in enumerate(old["shards"])
+        ]
+
+
+def intact(path: Path, shard: dict[str, Any]) -> bool:
+    """Whether a finished shard is there, by its size."""
+    return path.is_file() and path.stat().st_size == shard["bytes"]
+
+
+def progress_bar(wanted: bool) -> Progress:
+    """A bar with the time left; it shows nothing unless wanted and on a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not (wanted and console.is_terminal))

@@ -1,0 +1,206 @@
+"""What the rooms below read: rows of features by modality, from disk or from memory.
+
+:class:`Features` is the protocol; :class:`~weft.store.store.Store` (memory-mapped) and :class:`MemoryFeatures` keep it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+
+from weft.errors import UserError, did_you_mean, some
+from weft.store.column import Column
+from weft.tokens import Tokens
+
+
+class Features(Protocol):
+    """Encoded rows.
+
+    Attributes:
+        ids: one per row, unique.
+        dims: ``{modality: D}``, in the order of the modalities.
+        presence: ``(N, M)`` bool, columns in the order of ``dims``.
+        targets: ``{column: (N,) or (N, K)}``.
+        labels: ``{column: names of the K entries}`` where a target has names.
+        split, group: ``(N,)`` or None, see :class:`weft.data.dataset.Dataset`.
+        task: what the data set is for.
+    """
+
+    ids: list[str]
+    targets: dict[str, np.ndarray]
+    labels: dict[str, tuple[str, ...]]
+    split: np.ndarray | None
+    group: np.ndarray | None
+    task: str
+
+    @property
+    def dims(self) -> dict[str, int]: ...
+
+    @property
+    def presence(self) -> np.ndarray: ...
+
+    @property
+    def lengths(self) -> dict[str, np.ndarray]: ...
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: np.ndarray) -> dict[str, Tokens]: ...
+
+    def pooled(self, rows: np.ndarray) -> dict[str, np.ndarray]: ...
+
+    def subset(self, names: Iterable[str]) -> Features: ...
+
+
+class ColumnFeatures:
+    """Features made of one :class:`~weft.store.column.Column` per modality."""
+
+    ids: list[str]
+    targets: dict[str, np.ndarray]
+    labels: dict[str, tuple[str, ...]]
+    split: np.ndarray | None
+    group: np.ndarray | None
+    task: str
+
+    def _set_columns(self, columns: dict[str, Column]) -> None:
+        self._columns = columns
+        self.dims = {name: column.width for name, column in columns.items()}
+        self.presence = np.stack([column.presence for column in columns.values()], axis=1)
+        self.lengths = {name: column.lengths for name, column in columns.items()}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def gather(self, rows: np.ndarray) -> dict[str, Tokens]:
+        """A batch: ``{modality: Tokens}`` in float32, padded to the longest row of the batch.
+
+        Args:
+            rows: ``(n,)`` row numbers, in any order, repeats allowed.
+
+        Raises:
+            UserError: a number outside ``0 .. N-1``, or a row in which every modality is absent.
+        """
+        rows = self._check(rows)
+        empty = ~self.presence[rows].any(axis=1)
+        if empty.any():
+            raise UserError(
+                "a batch has rows in which every modality is absent",
+                f"rows {some(self.ids[row] for row in rows[empty])} lack all of {some(self.dims)}",
+                "leave them out: features.presence.any(axis=1) says which rows have something",
+            )
+        return {name: column.gather(rows) for name, column in self._columns.items()}
+
+    def pooled(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """``{modality: (n, D) float32}`` means over the tokens; a row of NaN where the modality is absent.
+
+        Raises:
+            UserError: a number outside ``0 .. N-1``.
+        """
+        rows = self._check(rows)
+        return {name: column.pooled(rows) for name, column in self._columns.items()}
+
+    def subset(self, names: Iterable[str]) -> Self:
+        """The same rows with fewer modalities, in the order given; nothing is copied.
+
+        Raises:
+            UserError: an unknown modality, or none.
+        """
+        names = list(dict.fromkeys(names))
+        unknown = [name for name in names if name not in self.dims]
+        if unknown or not names:
+            raise UserError(
+                "a subset names one or more modalities of these features",
+                f"unknown: {some(unknown)}" if unknown else "no name",
+                did_you_mean(unknown[0] if unknown else "", self.dims, "modalities"),
+            )
+        part = copy.copy(self)
+        part._set_columns({name: self._columns[name] for name in names})
+        return part
+
+    def _check(self, rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows)
+        if rows.dtype == bool or not np.issubdtype(rows.dtype, np.integer):
+            if rows.size:
+                raise UserError("rows are given by number", f"{rows.dtype}", "use np.flatnonzero() on a boolean mask")
+            rows = rows.astype(np.int64)
+        wrong = rows[(rows < 0) | (rows >= len(self.ids))]
+        if wrong.size:
+            raise UserError(
+                "row numbers are 0 .. N-1", f"{some(wrong.tolist())} with N = {len(self.ids)}", "check them"
+            )
+        return rows
+
+
+class MemoryFeatures(ColumnFeatures):
+    """Features that are in memory already.
+
+    Args:
+        ids: one per row.
+        modalities: ``{name: (N, D) array}`` (a row of NaN is absent, as in what ``pooled`` returns), or
+            ``{name: list of (T, D) arrays, None where absent}``.
+        targets: ``{column: (N,) or (N, K)}``.
+        split, group: ``(N,)``.
+        task: what the rows are for.
+        labels: ``{column: names}`` of ``(N, K)`` targets.
+
+    Raises:
+        UserError: unequal numbers of rows, repeated ids, shapes that do not fit, or values that are not finite.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        modalities: Mapping[str, np.ndarray | Sequence[np.ndarray | None]],
+        targets: Mapping[str, Any],
+        split: Any = None,
+        group: Any = None,
+        task: str = "classification",
+        labels: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        self.ids, self.task, self.labels = [str(i) for i in ids], task, dict(labels or {})
+        self.targets = {name: np.asarray(values) for name, values in targets.items()}
+        self.split, self.group = (None if values is None else np.asarray(values) for values in (split, group))
+        if len(set(self.ids)) != len(self.ids):
+            raise UserError("row ids are unique", f"{len(self.ids)} ids, {len(set(self.ids))} different", "number them")
+        if not modalities:
+            raise UserError("features have at least one modality", "none", "give {name: array}")
+        sized = {**modalities, **self.targets, "split": self.split, "group": self.group}
+        wrong = {name: len(v) for name, v in sized.items() if v is not None and len(v) != len(self.ids)}
+        if wrong:
+            raise UserError(
+                "every column has one entry per id", f"{wrong}, {len(self.ids)} ids", "cut them to equal rows"
+            )
+        self._set_columns({name: self._column(name, values) for name, values in modalities.items()})
+
+    def _column(self, name: str, values: np.ndarray | Sequence[np.ndarray | None]) -> Column:
+        if isinstance(values, np.ndarray) and values.ndim == 2:
+            array = np.asarray(values, dtype=np.float32)
+            there = np.logical_not(np.isnan(array).all(axis=1))
+            kept, lengths = array[there], np.ones(int(there.sum()), np.int64)
+            rows, width = np.flatnonzero(there), array.shape[1]
+        else:
+            present = [(row, np.asarray(v, dtype=np.float32)) for row, v in enumerate(values) if v is not None]
+            shapes = {v.shape[1:] for _, v in present}
+            odd = [self.ids[row] for row, v in present if v.ndim != 2 or v.size == 0]
+            if len(shapes) != 1 or odd:
+                raise UserError(
+                    f"modality {name!r} is an (N, D) array, or a list of (T, D) arrays with one D and None where absent",
+                    f"rows {some(odd)}" if odd else f"shapes after the first axis: {some(sorted(shapes))}",
+                    "a vector of one row is array[None, :]",
+                )
+            there = np.array([v is not None for v in values], dtype=bool)
+            kept = np.concatenate([v for _, v in present])
+            lengths = np.array([len(v) for _, v in present], dtype=np.int64)
+            rows, width = np.flatnonzero(there), kept.shape[1]
+        bad = ~np.isfinite(kept).all(axis=1)
+        if bad.any():
+            owners = sorted({self.ids[row] for row in np.repeat(rows, lengths)[bad]})
+            raise UserError(
+                f"modality {name!r} has NaN or infinite values", f"rows {some(owners)}", "repair or drop them"
+            )
+        pointer = np.full(len(there), -1, dtype=np.int64)
+        pointer[rows] = np.arange(len(rows))
+        return Column([torch.from_numpy(np.ascontiguousarray(kept))], [lengths], pointer, width)

@@ -1,0 +1,123 @@
+"""A store opened for reading: memory-mapped features of every row, see :mod:`weft.store.files` for the layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weft.encoders import Encoder, create_encoder
+from weft.errors import UserError, did_you_mean
+from weft.store.column import Column
+from weft.store.features import ColumnFeatures
+from weft.store.files import MANIFEST, ROWS, check_shard, map_shard, read_manifest, sha256, shard_name, to_numpy
+
+if TYPE_CHECKING:
+    from weft.store.encode import EncodeReport
+
+
+class Store(ColumnFeatures):
+    """Features on disk; make one with :func:`weft.store.encode`, open one with :meth:`Store.open`.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what it holds: encoders, dtypes, shards with their hashes, the content address.
+        report: what :func:`weft.store.encode` did; None for a store that was only opened.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], report: EncodeReport | None = None) -> None:
+        self.folder, self.manifest, self.report = folder, manifest, report
+        self.task = manifest["task"]
+        self.labels = {name: tuple(names) for name, names in manifest["labels"].items()}
+        table = read_rows(folder / ROWS)
+        self.ids = table["id"].to_pylist()
+        self.split, self.group = (
+            to_numpy(table[name]) if name in table.column_names else None for name in ("split", "group")
+        )
+        self.targets = {name: to_numpy(table[f"target/{name}"]) for name in manifest["targets"]}
+        self._set_columns({name: self._column(name, to_numpy(table[f"value/{name}"])) for name in manifest["order"]})
+
+    def _column(self, name: str, pointer: Any) -> Column:
+        entry = self.manifest["modalities"][name]
+        paths = [self.folder / entry["folder"] / shard_name(index) for index in range(len(entry["shards"]))]
+        shards = [map_shard(path, entry["width"], entry["dtype"]) for path in paths]
+        return Column([block for block, _ in shards], [lengths for _, lengths in shards], pointer, entry["width"])
+
+    @classmethod
+    def open(cls, folder: str | Path, verify: bool = False) -> Self:
+        """Open a finished store.
+
+        Args:
+            folder: where it lies.
+            verify: hash every file and compare with the manifest, instead of the sizes alone.
+
+        Raises:
+            UserError: there is no store, it is not finished, or a file is damaged (the message names it).
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        if manifest is None:
+            raise UserError(
+                "there is no feature store here", f"no {MANIFEST} in {folder}", "make one with weft.encode()"
+            )
+        for name, entry in manifest["modalities"].items():
+            finished, wanted = sum(s is not None for s in entry["shards"]), len(entry["shards"])
+            if finished < wanted:
+                raise UserError(
+                    f"the store is not finished: modality {name!r}",
+                    f"{finished} of {wanted} shards in {folder}",
+                    "run encode again with the same settings: it goes on where it stopped",
+                )
+            for index, shard in enumerate(entry["shards"]):
+                check_shard(folder / entry["folder"] / shard_name(index), shard, verify)
+        rows = folder / ROWS
+        if not rows.is_file() or (verify and sha256(rows.read_bytes()) != manifest["rows"]["sha256"]):
+            raise UserError(
+                f"the table of rows {ROWS} is damaged",
+                f"{rows}: other bytes than written",
+                "run encode again: it is cheap",
+            )
+        return cls(folder, manifest)
+
+    def encoder(self, name: str) -> Encoder:
+        """The encoder of a modality, as it was when the store was made: for new rows.
+
+        Raises:
+            UserError: unknown modality, or an encoder that was not made by ``create_encoder``, or whose model changed.
+        """
+        if name not in self.dims:
+            raise UserError(
+                f"unknown modality {name!r}", "not in this store", did_you_mean(name, self.dims, "modalities")
+            )
+        entry = self.manifest["modalities"][name]
+        recipe = entry["recipe"]
+        if recipe is None:
+            raise UserError(
+                f"the encoder of {name!r} cannot be made again",
+                "it was built by hand",
+                "make encoders with create_encoder()",
+            )
+        encoder = create_encoder(recipe["spec"], recipe["kind"], **recipe["options"])
+        encoder.load_state(entry["state"])
+        if encoder.identity() != entry["encoder"]:
+            raise UserError(
+                f"the encoder of {name!r} is not the one this store was made with",
+                f"{encoder.identity()} instead of {entry['encoder']}",
+                "bring the old model back, or encode again into another folder",
+            )
+        return encoder
+
+
+def read_rows(path: Path) -> pa.Table:
+    """The table of rows.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        remedy = "run encode again with the same settings: the table is made anew"
+        raise UserError(f"the table of rows {path.name} is damaged", f"{path}: {error}", remedy) from error
