@@ -39,6 +39,9 @@ Array = Tensor | np.ndarray
 SORT_ABOVE = 32
 """Queries with more positives than this sort their negatives instead of comparing positive by positive."""
 
+WIDEST = 65536
+"""Gallery items compared at once, at most."""
+
 
 class Positives(NamedTuple):
     """The positives of every query: query ``q`` has ``items[starts[q] : starts[q] + sizes[q]]``.
@@ -106,7 +109,7 @@ def rank(
     Args:
         queries, gallery: ``(Nq, D)``, ``(Ng, D)``; tensors (on any device, where the work is done) or arrays.
         positives: which gallery rows are right: :class:`Positives`, or for each query one row or several.
-        chunk: queries and gallery items per block; the block of similarities is ``chunk x 8 chunk``.
+        chunk: queries and gallery items per block; the block of similarities is ``chunk x min(8 chunk, 65536)``.
         ties: where negatives as similar as the positive stand: behind it, half and half, or before it.
 
     Raises:
@@ -225,7 +228,7 @@ def _rank_block(q: Tensor, gallery: Tensor, positives: Positives, chunk: int, ti
 
     above = torch.zeros(len(q), most, device=q.device, dtype=torch.int64)
     equal = torch.zeros_like(above)
-    for columns in _blocks(len(gallery), 8 * chunk):
+    for columns in _blocks(len(gallery), min(8 * chunk, WIDEST)):
         s = (q @ gallery[columns].double().T).float()
         inside = (item >= columns.start) & (item < columns.stop)
         s[row[inside], item[inside] - columns.start] = -torch.inf
@@ -240,13 +243,20 @@ def _rank_block(q: Tensor, gallery: Tensor, positives: Positives, chunk: int, ti
 
 
 def _count(s: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
-    """How many of each row of ``s`` ``(b, n)`` lie above, and at, each of the row's ``thresholds`` ``(b, P)``."""
+    """How many of each row of ``s`` ``(b, n)`` lie above, and at, each of the row's ``thresholds`` ``(b, P)``.
+
+    Flags are float32, which sums ten times as fast as bool and is exact up to ``n = 2^24``.
+    """
     if thresholds.shape[1] > SORT_ABOVE:
         s = s.sort(dim=1).values
         upto = torch.searchsorted(s, thresholds.contiguous(), right=True)
         return s.shape[1] - upto, upto - torch.searchsorted(s, thresholds.contiguous())
-    columns = thresholds.split(1, dim=1)
-    return torch.stack([(s > t).sum(dim=1) for t in columns], 1), torch.stack([(s == t).sum(dim=1) for t in columns], 1)
+    flags = torch.empty_like(s)
+    above, equal = torch.empty_like(thresholds), torch.empty_like(thresholds)
+    for place, t in enumerate(thresholds.split(1, dim=1)):
+        above[:, place] = torch.gt(s, t, out=flags).sum(dim=1)
+        equal[:, place] = torch.eq(s, t, out=flags).sum(dim=1)
+    return above.long(), equal.long()
 
 
 def _check_positives(positives: Positives, queries: int, gallery: int) -> None:

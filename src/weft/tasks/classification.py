@@ -127,7 +127,8 @@ class ClassificationTask(Task):
         if len(np.unique(truth)) > 1:
             hot = np.eye(self.outputs)[truth]
             first = 1 if self.outputs == 2 else 0
-            drawn.append(plots.roc(hot[:, first:], p[:, first:], names[first:], folder))
+            curves = [name if isinstance(name, str) else f"class {name}" for name in self.classes]
+            drawn.append(plots.roc(hot[:, first:], p[:, first:], curves[first:], folder))
         return [*drawn, plots.reliability(p.max(axis=1), guess == truth, folder)]
 
     def settings(self) -> dict[str, Any]:

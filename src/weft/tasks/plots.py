@@ -115,7 +115,7 @@ def predicted(truth: np.ndarray, guess: np.ndarray, folder: Path) -> Path:
     with canvas(folder, "predicted", columns=min(truth.shape[1], 4)) as panels:
         for k, axes in enumerate(panels):
             low, high = min(truth[:, k].min(), guess[:, k].min()), max(truth[:, k].max(), guess[:, k].max())
-            axes.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle=":")
+            axes.plot([low, high], [low, high], color="black", linewidth=1.2, linestyle="--", zorder=3)
             axes.scatter(truth[:, k], guess[:, k], **_dots(len(truth)))
             axes.set(xlabel="actual", ylabel="predicted", title=_panel_title("Predicted against actual", k, truth))
     return folder / "predicted.png"
@@ -125,7 +125,7 @@ def residuals(truth: np.ndarray, guess: np.ndarray, folder: Path) -> Path:
     """Residuals (predicted minus actual) against the prediction, ``(N, K)``, for each of the first four targets."""
     with canvas(folder, "residuals", columns=min(truth.shape[1], 4)) as panels:
         for k, axes in enumerate(panels):
-            axes.axhline(0, color=GREY, linewidth=1, linestyle=":")
+            axes.axhline(0, color="black", linewidth=1.2, linestyle="--", zorder=3)
             axes.scatter(guess[:, k], guess[:, k] - truth[:, k], **_dots(len(truth)))
             axes.set(xlabel="predicted", ylabel="predicted - actual", title=_panel_title("Residuals", k, truth))
     return folder / "residuals.png"
@@ -138,18 +138,19 @@ def curves(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], name: str, folder
             colour, style = PALETTE[place % len(PALETTE)], LINES[place % len(LINES)]
             axes.plot(x, y, color=colour, linestyle=style, label=label)
         axes.set(xscale="log", ylim=(-0.02, 1.02), **labels)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.25)
         axes.legend(loc="best")
     return folder / f"{name}.png"
 
 
 def short(name: str, most: int = 18) -> str:
-    """A label no longer than ``most`` characters."""
-    return name if len(name) <= most else name[: most - 1] + "…"
+    """A label no longer than ``most`` characters: its beginning and its end."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"
 
 
 def _dots(rows: int) -> dict[str, Any]:
-    return {"s": 14, "alpha": float(np.clip(60 / np.sqrt(rows), 0.08, 0.8)), "color": PALETTE[0], "linewidths": 0}
+    return {"s": 14, "alpha": float(np.clip(12 / np.sqrt(rows), 0.05, 0.8)), "color": PALETTE[0], "linewidths": 0}
 
 
 def _panel_title(title: str, k: int, truth: np.ndarray) -> str:
