@@ -47,7 +47,7 @@ def fit(
         weft fit flickr8k --root data/flickr8k --fusion two-tower
     """
     from weft.cli.output import say, write_json, write_table
-    from weft.cli.source import open_store, settings
+    from weft.cli.source import open_store, settings, table_config
     from weft.training import train_model
 
     progress = not (quiet or json)
@@ -61,15 +61,14 @@ def fit(
         dim=dim,
         options=settings(option, "option"),
         decision=decision,
+        table=table_config(source),
         config=settings(setting, "set"),
         progress=progress,
     )
     if json:
         write_json({"folder": str(folder), **result})
     else:
-        write_table(f"{name} on {source}", [{"split": split, **_short(values)} for split, values in result.items()])
+        metrics = next(iter(result.values()))
+        rows = [{"metric": key, **{part: f"{result[part][key]:.4g}" for part in result}} for key in metrics]
+        write_table(f"{name} on {source}", rows)
         say(f"model: {folder}. Next: weft predict {folder} NEW_TABLE")
-
-
-def _short(values: dict[str, float]) -> dict[str, str]:
-    return {key: f"{value:.4g}" for key, value in values.items()}

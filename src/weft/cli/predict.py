@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,27 +41,27 @@ def predict(
     from weft.training import FusedModel
 
     fused = FusedModel.from_pretrained(model)
-    dataset = read_new_rows(fused, source, root, data)
+    dataset = read_new_rows(fused.table, source, root, data)
     result = fused.predict(dataset, progress=not (quiet or json))
     if json:
         write_json(result)
         return
-    write_predictions(out, result)
+    write_predictions(out, result, getattr(fused.task, "classes", ()))
     say(f"{len(dataset)} predictions in {out}")
 
 
-def write_predictions(path: Path, result: dict) -> None:  # type: ignore[type-arg]
-    """One row per sample; arrays of several outputs become one column each."""
+def write_predictions(path: Path, result: dict[str, Any], names: Sequence[Any]) -> None:
+    """One row per sample; an array with one column per output becomes columns ``probability_<name>``."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.csv
 
-    columns = {}
+    columns: dict[str, Any] = {}
     for key, value in result.items():
         array = np.asarray(value)
         if array.ndim == 2:
-            names = result.get(f"{key}_names", range(array.shape[1]))
-            columns |= {f"{key}_{name}": array[:, i] for i, name in enumerate(names)}
-        elif not key.endswith("_names"):
+            labels = names if len(names) == array.shape[1] else range(array.shape[1])
+            columns |= {f"{key}_{label}": array[:, i] for i, label in enumerate(labels)}
+        else:
             columns[key] = array
     pyarrow.csv.write_csv(pa.table(columns), path)

@@ -60,6 +60,30 @@ def read_source(source: str, root: Path | None, data: list[str]) -> Dataset:
     return load_dataset(source, root, **settings(data, "data"))
 
 
+def table_config(source: str) -> dict[str, Any] | None:
+    """JSON of the table configuration behind a source, which a model keeps to read new tables; None without one."""
+    if not source.endswith((".yaml", ".yml")):
+        return None
+    from weft.data import load_config
+
+    return load_config(source).model_dump(mode="json")
+
+
+def read_new_rows(table: dict[str, Any] | None, source: str, root: Path | None, data: list[str]) -> Dataset:
+    """Rows to predict: a table read as the model's own was (targets may be missing), a YAML, or a named data set."""
+    from weft.data import TableConfig, read_table
+
+    if Path(source).suffix not in (".csv", ".parquet", ".jsonl", ".gz"):
+        return read_source(source, root, data)
+    if table is None:
+        raise UserError(
+            "the model does not know how to read a table",
+            "it was trained on a named data set or a store",
+            "pass a YAML of weft init, a data set, or train from a YAML: weft compare weft.yaml",
+        )
+    return read_table(source, TableConfig(**{**table, "table": source}), require_target=False)
+
+
 def choose_encoders(dataset: Dataset, source: str, chosen: list[str]) -> dict[str, Encoder]:
     """One encoder per modality: ``--encoder`` first, then the YAML's, then the built-in that needs no weights."""
     from weft.encoders import create_encoder, default_encoder
