@@ -6,6 +6,8 @@ what the message calls the sample, e.g. ``"modality 'photo', row 'a17'"``.
 
 from __future__ import annotations
 
+import struct
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,7 +104,10 @@ def read_audio(value: Any, where: str = "audio") -> tuple[np.ndarray, int]:
 def _read_wav(path: Path, where: str) -> tuple[int, np.ndarray]:
     from scipy.io import wavfile
 
-    with _reading("audio", path, where, (ValueError, OSError, EOFError)):
+    damaged = (ValueError, OSError, EOFError, struct.error, wavfile.WavFileWarning)
+    with _reading("audio", path, where, damaged), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=wavfile.WavFileWarning)  # chunks of metadata
+        warnings.filterwarnings("error", "Reached EOF", category=wavfile.WavFileWarning)
         return wavfile.read(path)
 
 

@@ -1,8 +1,8 @@
 """Redundancy: two modalities are rotations of the same latent, so fusion cannot help.
 
 ``z ~ N(0, I_8)``, ``a = z Q_a``, ``b = z Q_b`` with random orthogonal ``Q`` ``(8, 8)``; ``label = [w.z + e / 2 > 0]``
-with a random unit ``w`` and ``e ~ N(0, 1)``. Either modality determines the other exactly (``b = a Q_a^T Q_b``). The best
-possible accuracy, by one modality or by both, is ``1 - atan(1/2) / pi = 0.852``.
+with a random unit ``w`` and ``e ~ N(0, 1)``. Either modality determines the other exactly (``b = a Q_a^T Q_b``). The
+best possible accuracy, by one modality or by both, is ``1 - atan(1/2) / pi = 0.852``.
 """
 
 from __future__ import annotations

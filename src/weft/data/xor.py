@@ -1,8 +1,8 @@
 """Synergy: each modality alone says nothing, the product of their signs decides.
 
 Independent fair signs ``s, t``; ``a = 2.5 s u + e``, ``b = 2.5 t v + e'`` with random unit ``u``, ``v`` ``(8,)`` and
-standard normal noise; ``label = [s t > 0]``. Either modality alone is at chance, 0.5, and so is a linear rule over both;
-a fusion that multiplies reaches ``p^2 + (1 - p)^2 = 0.988`` with ``p = Phi(2.5)``.
+standard normal noise; ``label = [s t > 0]``. Either modality alone is at chance, 0.5, and so is a linear rule over
+both; a fusion that multiplies reaches ``p^2 + (1 - p)^2 = 0.988`` with ``p = Phi(2.5)``.
 """
 
 from __future__ import annotations
