@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from weft.data import Split
-from weft.tokens import Tokens
+from weft.store import MemoryFeatures
+from weft.tasks.base import create_task
+from weft.training import FusedModel
 
 
-class Memory:
-    """Features in memory, as the interface has them."""
+def xor(rows: int = 600, seed: int = 0, width: int = 4, absent: float = 0.0) -> tuple[MemoryFeatures, Split]:
+    """The label is the XOR of two signs, one in each modality: neither knows anything alone.
 
-    def __init__(self, values, targets, group=None, task="classification", ids=None):
-        self.values = values
-        self.targets, self.group, self.task, self.split = targets, group, task, None
-        self.dims = {name: v.shape[-1] for name, v in values.items()}
-        self.presence = np.stack([~np.isnan(v).any(axis=-1) for v in values.values()], axis=1)
-        self.ids = ids or [f"r{i}" for i in range(len(self.presence))]
-
-    def __len__(self):
-        return len(self.ids)
-
-    def gather(self, rows):
-        out = {}
-        for i, (n, v) in enumerate(self.values.items()):
-            there = torch.from_numpy(self.presence[rows, i])
-            out[n] = Tokens(torch.nan_to_num(torch.from_numpy(v[rows]).float()).unsqueeze(1), there.unsqueeze(1))
-        return out
-
-    def pooled(self, rows):
-        return {n: v[rows] for n, v in self.values.items()}
-
-    def subset(self, names):
-        return Memory({n: self.values[n] for n in names}, self.targets, self.group, self.task, self.ids)
-
-
-def xor(rows: int = 600, seed: int = 0, width: int = 4) -> tuple[Memory, Split]:
-    """The label is the XOR of two signs, one in each modality: neither knows anything alone."""
+    With ``absent``, that share of the rows lacks one modality.
+    """
     rng = np.random.default_rng(seed)
     bits = rng.integers(0, 2, (rows, 2))
-    values = {n: rng.normal(size=(rows, width)) * 0.3 + 3 for n in ("a", "b")}
-    for i, n in enumerate(values):
-        values[n][:, 0] += 2 * bits[:, i]
+    values = {name: rng.normal(3, 0.3, (rows, width)) for name in ("a", "b")}
+    for index, name in enumerate(values):
+        values[name][:, 0] += 2 * bits[:, index]
+    gone = rng.random(rows) < absent
+    side = rng.integers(0, 2, rows)
+    for index, name in enumerate(values):
+        values[name][gone & (side == index)] = np.nan
     order = rng.permutation(rows)
-    return Memory(values, {"label": bits.sum(axis=1) % 2}), Split(*np.split(order, [rows * 3 // 5, rows * 4 // 5]))
+    split = Split(*np.split(order, [rows * 3 // 5, rows * 4 // 5]))
+    return MemoryFeatures([f"row-{i}" for i in range(rows)], values, {"label": bits.sum(axis=1) % 2}), split
+
+
+def sequences(rows: int = 60, seed: int = 0) -> tuple[MemoryFeatures, Split]:
+    """Sequences of unequal length, some absent; the label is the sign of the mean of the first feature of ``long``."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 2, rows)
+    long = [rng.normal(5 * label[i], 1, (rng.integers(1, 7), 3)) for i in range(rows)]
+    short = [None if rng.random() < 0.3 else rng.normal(size=(rng.integers(1, 3), 2)) for _ in range(rows)]
+    features = MemoryFeatures([str(i) for i in range(rows)], {"long": long, "short": short}, {"label": label})
+    return features, Split(*np.split(np.arange(rows), [rows // 2, rows * 3 // 4]))
+
+
+def build(features, split, **settings) -> FusedModel:
+    """A small classifier of the first target."""
+    task = create_task("classification", next(iter(features.targets.values()))[split.train])
+    return FusedModel.build(dims=features.dims, task=task, **{"dim": 32, **settings})

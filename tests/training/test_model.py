@@ -3,16 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.training.problems import xor
-from weft.tasks.base import create_task
+from tests.training.problems import build, xor
 from weft.training import FusedModel, TrainConfig, fit
 
 QUICK = TrainConfig(epochs=25, patience=0, lr=3e-3, batch_size=32)
-
-
-def build(features, split, **settings):
-    task = create_task("classification", features.targets["label"][split.train])
-    return FusedModel.build(dims=features.dims, task=task, **{"dim": 32, **settings})
 
 
 def accuracy(model, features, split):

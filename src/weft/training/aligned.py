@@ -15,14 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from weft.alignment import create_aligner
+from weft.data import Dataset
 from weft.tasks.retrieval import RetrievalTask
 from weft.tokens import Tokens
 from weft.training.files import load_weights, not_a_model, read_config, write_json, write_tensors
+from weft.training.raw import encode_rows
 from weft.training.rows import select
 from weft.training.standardise import Standardiser
 
 if TYPE_CHECKING:
-    from weft.store import Features
+    from weft.store import Features, MemoryFeatures
 
 FORMAT = "weft.AlignedModel/1"
 
@@ -88,6 +90,14 @@ class AlignedModel(nn.Module):
                 parts[name].append(vectors.float().cpu().numpy())
         self.train(training)
         return {name: np.concatenate(part) for name, part in parts.items()}
+
+    def encode(self, dataset: Dataset, *, progress: bool = True) -> MemoryFeatures:
+        """Features of raw rows by the encoders the model was trained with.
+
+        Raises:
+            UserError: the model does not know its encoders, a modality is missing, or a value cannot be read.
+        """
+        return encode_rows(self.encoders, dataset, progress=progress)
 
     def evaluate(self, features: Features, rows: np.ndarray, figures: Path | str | None = None) -> dict[str, float]:
         """Retrieval metrics, every modality searched by every other; ``figures`` is a folder for the recall curves."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from weft.tokens import Tokens, as_tokens, mean_pool, present
 
@@ -37,8 +36,11 @@ class Batches:
         self, features: Features, rows: np.ndarray, device: torch.device, pooled: bool, cache_bytes: float
     ) -> None:
         self.features, self.rows, self.device, self.pooled = features, np.asarray(rows), device, pooled
-        self._cache = self._read(cache_bytes)
-        self._lengths = {name: _lengths(t.mask).cpu().numpy() for name, t in (self._cache or {}).items()}
+        self._lengths = {name: np.maximum(lengths[self.rows], 1) for name, lengths in features.lengths.items()}
+        if pooled:
+            self._lengths = {name: np.ones_like(lengths) for name, lengths in self._lengths.items()}
+        size = sum(len(rows) * self._lengths[name].max() * (4 * d + 1) for name, d in features.dims.items())
+        self._cache = self._read() if size <= cache_bytes else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,7 +52,7 @@ class Batches:
         index = torch.from_numpy(positions).to(self.device)
         batch = {}
         for name, (values, mask) in self._cache.items():
-            longest = max(1, int(self._lengths[name][positions].max()))
+            longest = int(self._lengths[name][positions].max())
             if longest < values.shape[1]:
                 values, mask = values[:, :longest], mask[:, :longest]
             batch[name] = Tokens(values.index_select(0, index), mask.index_select(0, index))
@@ -67,14 +69,8 @@ class Batches:
             batch = {name: as_tokens(mean_pool(tokens), present(tokens)) for name, tokens in batch.items()}
         return {name: Tokens(*(part.to(self.device) for part in tokens)) for name, tokens in batch.items()}
 
-    def _read(self, limit: float) -> dict[str, Tokens] | None:
-        chunks: list[dict[str, Tokens]] = []
-        size = 0
-        for start in range(0, len(self.rows), CHUNK):
-            chunks.append(self._gather(self.rows[start : start + CHUNK]))
-            size += sum(part.nbytes for tokens in chunks[-1].values() for part in tokens)
-            if size > limit:
-                return None
+    def _read(self) -> dict[str, Tokens]:
+        chunks = [self._gather(self.rows[start : start + CHUNK]) for start in range(0, len(self.rows), CHUNK)]
         return {name: _stack([chunk[name] for chunk in chunks]) for name in self.features.dims}
 
 
@@ -84,12 +80,6 @@ def _stack(parts: list[Tokens]) -> Tokens:
     values = [torch.nn.functional.pad(t.values, (0, 0, 0, longest - t.values.shape[1])) for t in parts]
     masks = [torch.nn.functional.pad(t.mask, (0, longest - t.mask.shape[1])) for t in parts]
     return Tokens(torch.cat(values), torch.cat(masks))
-
-
-def _lengths(mask: Tensor) -> Tensor:
-    """``(N,)`` position after the last real token."""
-    positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    return (mask * positions).amax(dim=1)
 
 
 def drop_modalities(inputs: dict[str, Tokens], probability: float) -> dict[str, Tokens]:

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from weft.errors import UserError
 
@@ -17,7 +18,7 @@ class RunLog:
     Args:
         folder: where ``log.jsonl`` goes; None keeps nothing.
         steps: all steps of the run.
-        progress: show a bar with the time left.
+        progress: show a bar with the time left, where the output is a terminal.
         log_to: ``"tensorboard"`` or None.
     """
 
@@ -26,8 +27,9 @@ class RunLog:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         self._board = None if log_to is None else _tensorboard(folder)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), disable=not progress)
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, disable=not (progress and console.is_terminal))
         self._task = self._bar.add_task("training", total=steps)
 
     def __enter__(self) -> RunLog:

@@ -141,7 +141,7 @@ class _Loop:
             "processes": str(self.processes),
             **{key: fingerprint(value) for key, value in goal.describe().items()},
         }
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_best = time.monotonic(), -1
 
     def run(self) -> History:
         position, config = self.position, self.config
@@ -260,11 +260,12 @@ class _Loop:
         """``best/`` first, then ``last/``: what ``last/`` knows of is always there."""
         if self.folder is None or not self.main:
             return
-        if self.best:
+        if self.position.best_epoch != self._saved_best:
             now = {name: tensor.detach().clone() for name, tensor in self.goal.state_dict().items()}
             self.goal.load_state_dict(self.best)
             self.goal.model.save_pretrained(self.folder / "best")
             self.goal.load_state_dict(now)
+            self._saved_best = self.position.best_epoch
         save_checkpoint(
             self.folder / "last", self.goal, self.best, self.optimizer, self.scaler, self.position, self.run_identity
         )

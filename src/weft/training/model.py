@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from weft.data import Dataset
 from weft.errors import UserError
 from weft.fusion import Fusion, create_fusion
 from weft.fusion.base import check_inputs
@@ -35,11 +36,12 @@ from weft.tasks.decision import DecisionCombiner
 from weft.tokens import Tokens, mean_pool, present
 from weft.training.files import load_weights, not_a_model, read_config, write_json, write_tensors
 from weft.training.heads import make_head, make_tower
+from weft.training.raw import encode_rows
 from weft.training.rows import choose_target, refuse_empty_rows, select
 from weft.training.standardise import Standardiser
 
 if TYPE_CHECKING:
-    from weft.store import Features
+    from weft.store import Features, MemoryFeatures
 
 Decision = Literal["joint", "late", "hybrid"]
 BRANCH_WEIGHT = 0.3
@@ -163,10 +165,10 @@ class FusedModel(nn.Module):
         return torch.stack(losses).sum(dim=0).mean()
 
     def target_of(self, features: Features) -> np.ndarray:
-        """The column of targets this model is about: ``target``, or the only one.
+        """The column of targets this model is about: ``target``, or the first.
 
         Raises:
-            UserError: there is no such column, or ``target`` is not set and there are several.
+            UserError: there is no such column.
         """
         return choose_target(features, self.target)[1]
 
@@ -189,6 +191,35 @@ class FusedModel(nn.Module):
             parts.append(outputs.cpu().numpy())
         self.train(training)
         return np.concatenate(parts)
+
+    def predict(
+        self, source: Dataset | Features, rows: np.ndarray | None = None, *, progress: bool = True
+    ) -> dict[str, np.ndarray]:
+        """Answers for raw rows or features.
+
+        Args:
+            source: a data set, which the model's own encoders read, or features.
+            rows: which rows; all by default.
+            progress: show a bar while encoding.
+
+        Returns:
+            ``"id"`` ``(N,)`` and what the task decides: ``"prediction"``, and ``"probability"`` where it has one.
+
+        Raises:
+            UserError: a modality is missing, a row has none, or the model does not know its encoders.
+        """
+        features = self.encode(source, progress=progress) if isinstance(source, Dataset) else source
+        rows = np.arange(len(features)) if rows is None else np.asarray(rows)
+        ids = np.array([features.ids[row] for row in rows.tolist()])
+        return {"id": ids, **self.task.decide(self.outputs(features, rows))}
+
+    def encode(self, dataset: Dataset, *, progress: bool = True) -> MemoryFeatures:
+        """Features of raw rows by the encoders the model was trained with.
+
+        Raises:
+            UserError: the model does not know its encoders, a modality is missing, or a value cannot be read.
+        """
+        return encode_rows(self.encoders, dataset, progress=progress)
 
     def evaluate(self, features: Features, rows: np.ndarray, figures: Path | str | None = None) -> dict[str, float]:
         """Metrics of the task on rows; ``figures`` is a folder for the task's figures."""

@@ -30,22 +30,19 @@ def select(features: Features, names: Sequence[str]) -> Features:
 
 
 def choose_target(features: Features, column: str | None) -> tuple[str, np.ndarray]:
-    """Name and values of the target column: ``column``, or the only one.
+    """Name and values of the target column: ``column``, or the first.
 
     Raises:
-        UserError: no such column, or ``column`` is None and there is not exactly one.
+        UserError: there is no such column.
     """
-    if column is None and len(features.targets) == 1:
-        return next(iter(features.targets.items()))
-    if column is None or column not in features.targets:
+    name = next(iter(features.targets), "") if column is None else column
+    if name not in features.targets:
         raise UserError(
-            "which target column?" if column is None else "there is no such target column",
+            "there is no such target column",
             f"target={column!r}; columns: {some(features.targets) or 'none'}",
-            "name one of the columns as target"
-            if column is None
-            else did_you_mean(column, features.targets, "columns"),
+            did_you_mean(name, features.targets, "columns"),
         )
-    return column, features.targets[column]
+    return name, features.targets[name]
 
 
 def refuse_empty_rows(features: Features, rows: np.ndarray) -> None:

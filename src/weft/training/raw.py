@@ -1,0 +1,90 @@
+"""From raw rows to features with a model's own encoders, as they were when it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from weft.data import Dataset
+from weft.encoders import Encoder, create_encoder
+from weft.errors import UserError, did_you_mean
+from weft.store import Features, MemoryFeatures, Store
+from weft.store.encode import Run, progress_bar, unique_values
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def encoder_specs(features: Features, names: Sequence[str]) -> dict[str, Any] | None:
+    """What made the features, as JSON: recipe, fitted state and dtype per modality. None where that is not known."""
+    if not isinstance(features, Store):
+        return None
+    entries = {name: features.manifest["modalities"][name] for name in names}
+    if any(entry["recipe"] is None for entry in entries.values()):
+        return None
+    return {
+        name: {**entry["recipe"], "state": entry["state"], "identity": entry["encoder"], "dtype": entry["dtype"]}
+        for name, entry in entries.items()
+    }
+
+
+def make_encoder(name: str, spec: Mapping[str, Any]) -> Encoder:
+    """The encoder of a modality, with what it had learned.
+
+    Raises:
+        UserError: it cannot be made, or is another one by now (a changed model file).
+    """
+    encoder = create_encoder(spec["spec"], spec["kind"], **spec["options"])
+    encoder.load_state(spec["state"])
+    if encoder.identity() != spec["identity"]:
+        raise UserError(
+            f"the encoder of {name!r} is not the one this model was trained with",
+            f"{encoder.identity()} instead of {spec['identity']}",
+            "bring the old encoder back, or train again",
+        )
+    return encoder
+
+
+def encode_rows(
+    specs: Mapping[str, Any] | None, dataset: Dataset, *, batch_size: int = 32, progress: bool = True
+) -> MemoryFeatures:
+    """Features of raw rows, in memory, rounded to the dtype the model was trained on.
+
+    Args:
+        specs: what :func:`encoder_specs` returned, as the model keeps it.
+        dataset: the rows; modalities the model does not know are not read.
+
+    Raises:
+        UserError: the model keeps no encoders, a modality is missing or of another kind, or a value cannot be read.
+    """
+    if specs is None:
+        raise UserError(
+            "the model does not know its encoders",
+            "it was trained on features in memory",
+            "give it features, or train it on a store (weft.encode) made by create_encoder() encoders",
+        )
+    modalities: dict[str, list[np.ndarray | None]] = {}
+    with progress_bar(progress) as bar:
+        for name, spec in specs.items():
+            if name not in dataset.modalities:
+                remedy = did_you_mean(name, dataset.modalities, "modalities")
+                raise UserError(f"the rows lack modality {name!r} of the model", f"data set {dataset.name!r}", remedy)
+            kind = dataset.modalities[name].kind
+            if kind != spec["kind"]:
+                raise UserError(
+                    f"modality {name!r} is of another kind",
+                    f"{kind!r}, trained on {spec['kind']!r}",
+                    "correct the table",
+                )
+            unique = unique_values(name, dataset)
+            task = bar.add_task(name, total=len(unique.values))
+            encoding = Run(Path(), {}, name, make_encoder(name, spec), unique, dataset.ids, batch_size)
+            values = encoding.encode_values(0, len(unique.values), spec["dtype"], bar, task)
+            values = [torch.from_numpy(v).to(DTYPES[spec["dtype"]]).float().numpy() for v in values]
+            modalities[name] = [None if at < 0 else values[at] for at in unique.pointer.tolist()]
+    return MemoryFeatures(
+        dataset.ids, modalities, dataset.targets, dataset.split, dataset.group, dataset.task, dataset.labels
+    )

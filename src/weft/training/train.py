@@ -1,0 +1,69 @@
+"""From features to a trained model in a folder, in one call: what ``weft fit`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weft.alignment import create_objective
+from weft.data import make_splits
+from weft.tasks.base import create_task
+from weft.training.aligned import AlignedModel
+from weft.training.config import TrainConfig
+from weft.training.loop import fit, fit_aligner
+from weft.training.model import Decision, FusedModel
+from weft.training.raw import encoder_specs
+from weft.training.rows import choose_target
+
+if TYPE_CHECKING:
+    from weft.store import Features
+
+
+def train_model(
+    features: Features,
+    name: str,
+    folder: Path | str,
+    *,
+    dim: int = 128,
+    options: Mapping[str, Any] | None = None,
+    decision: Decision = "joint",
+    target: str | None = None,
+    objective: str = "infonce",
+    table: dict[str, Any] | None = None,
+    config: TrainConfig | dict[str, Any] | None = None,
+    progress: bool = True,
+) -> dict[str, dict[str, float]]:
+    """Train one fusion, or for retrieval data one aligner, with its checkpoints and log in ``folder``.
+
+    Args:
+        features: a store, or features in memory; split as :func:`weft.data.make_splits` does by default.
+        name: the fusion, or the aligner where ``features.task`` is ``"retrieval"``.
+        dim: width of the fused vector, or of the shared space.
+        options: of the operator.
+        decision: ``"joint"``, ``"late"`` or ``"hybrid"`` (fusions only).
+        target: target column; the first if not given.
+        objective: of the aligner.
+        table: JSON of the table configuration, kept with the model to read new tables.
+        config: settings, or keywords of :class:`TrainConfig`.
+
+    Returns:
+        ``{"dev": metrics, "test": metrics}``; without test rows, dev alone. The model is in ``folder/best``, which
+        ``from_pretrained(folder)`` finds.
+    """
+    settings, split, names = TrainConfig.of(config), make_splits(features), list(features.dims)
+    common: dict[str, Any] = {"dims": features.dims, "dim": dim, "seed": settings.seed, "table": table}
+    common["encoders"] = encoder_specs(features, names)
+    model: FusedModel | AlignedModel
+    if features.task == "retrieval":
+        model = AlignedModel.build(aligner=name, aligner_options=options, **common)
+        fit_aligner(model, create_objective(objective), features, split, settings, folder, progress)
+    else:
+        column, values = choose_target(features, target)
+        task = create_task(features.task, values[split.train])
+        model = FusedModel.build(
+            task=task, fusion=name, fusion_options=options, decision=decision, target=column, **common
+        )
+        fit(model, features, split, settings, folder, progress)
+    parts = {"dev": split.dev, "test": split.test}
+    return {part: model.evaluate(features, rows) for part, rows in parts.items() if len(rows)}

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.problems import build, sequences, xor
+from weft.data import Split
+from weft.errors import UserError
+from weft.store import MemoryFeatures
+from weft.training import FusedModel, TrainConfig, fit
+from weft.training.batches import Batches
+from weft.training.loop import make_optimizer
+
+QUICK = {"epochs": 4, "patience": 0, "batch_size": 32}
+
+
+def without_time(history):
+    return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in history.epochs]
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
+    features, split = xor(200)
+    runs = [fit(build(features, split), features, split, {**QUICK, "seed": s}, progress=False) for s in (0, 0, 1)]
+    assert without_time(runs[0]) == without_time(runs[1])
+    assert without_time(runs[0]) != without_time(runs[2])
+
+
+def test_training_does_not_depend_on_the_callers_random_state():
+    features, split = xor(200)
+    runs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        runs.append(fit(build(features, split), features, split, QUICK, progress=False))
+    assert without_time(runs[0]) == without_time(runs[1])
+
+
+def test_an_epoch_equals_steps_written_by_hand():
+    """One batch per epoch: plain torch AdamW on scikit-learn's standardised features gives the same weights."""
+    from sklearn.preprocessing import StandardScaler
+
+    features, split = xor(60)
+    model = build(features, split, dropout=0.0)
+    weight, bias = (p.detach().clone().requires_grad_() for p in model.fusion.project.parameters())
+    head, head_bias = (p.detach().clone().requires_grad_() for p in model.head[-1].parameters())
+    settings = {"epochs": 3, "batch_size": 100, "warmup": 0, "schedule": "constant", "clip": 0.1, "patience": 0}
+    history = fit(model, features, split, settings, progress=False)
+
+    pooled = features.pooled(split.train)
+    x = torch.from_numpy(np.hstack([StandardScaler().fit_transform(v) for v in pooled.values()])).float()
+    y = torch.from_numpy(features.targets["label"][split.train])
+    decayed, others = [weight, head], [bias, head_bias]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 1e-2}, {"params": others, "weight_decay": 0.0}], lr=1e-3
+    )
+    losses, weights = [], []
+    for _ in range(3):
+        logits = torch.relu(x @ weight.T + bias) @ head.T + head_bias
+        loss = torch.nn.functional.cross_entropy(logits, y)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([*decayed, *others], 0.1)
+        optimizer.step()
+        losses.append(loss.item())
+        weights.append([p.detach().clone() for p in (weight, bias, head, head_bias)])
+    assert [epoch["loss"] for epoch in history.epochs] == pytest.approx(losses, abs=1e-6)
+    ours = [*model.fusion.project.parameters(), *model.head[-1].parameters()]
+    for parameter, expected in zip(ours, weights[history.best_epoch], strict=True):
+        assert torch.allclose(parameter, expected, atol=1e-6)
+
+
+def test_the_model_ends_with_the_weights_of_the_best_epoch(tmp_path):
+    features, split = xor(200)
+    model = build(features, split)
+    history = fit(model, features, split, {**QUICK, "epochs": 15}, tmp_path, progress=False)
+    ranked = [(epoch["dev_score"], -epoch["dev_loss"]) for epoch in history.epochs]
+    assert history.best_epoch == max(range(15), key=lambda epoch: ranked[epoch])
+    target = features.targets["label"][split.dev]
+    assert model.task.scores(model.outputs(features, split.dev), target).mean() == history.best["dev_score"]
+    assert np.array_equal(FusedModel.from_pretrained(tmp_path).outputs(features), model.outputs(features))
+
+
+def test_patience_stops_training():
+    rng = np.random.default_rng(0)
+    noise = MemoryFeatures([str(i) for i in range(90)], {"a": rng.normal(size=(90, 3))}, {"y": rng.integers(0, 2, 90)})
+    split = Split(*np.split(np.arange(90), [50, 70]))
+    history = fit(build(noise, split), noise, split, {"epochs": 200, "patience": 3}, progress=False)
+    assert history.stopped_early
+    assert len(history.epochs) == history.best_epoch + 4
+
+
+def test_the_log_has_one_line_per_epoch(tmp_path):
+    features, split = xor(100)
+    history = fit(build(features, split), features, split, QUICK, tmp_path, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == history.epochs
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
+        "log.jsonl",
+        "config.json",
+        "model.safetensors",
+        "checkpoint.safetensors",
+    }
+
+
+def test_tensorboard_events_are_written(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    features, split = xor(100)
+    history = fit(build(features, split), features, split, {**QUICK, "log_to": "tensorboard"}, tmp_path, progress=False)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    written = [event.value for event in events.Scalars("dev_loss")]
+    assert written == pytest.approx([epoch["dev_loss"] for epoch in history.epochs])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_and_keeps_weights_in_fp32(precision):
+    features, split = xor()
+    model = build(features, split, hidden=32)
+    settings = {"epochs": 25, "patience": 0, "lr": 3e-3, "batch_size": 32, "precision": precision}
+    history = fit(model, features, split, settings, progress=False)
+    assert history.best["dev_score"] > 0.95
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_batches_from_memory_equal_batches_read_one_by_one():
+    features, split = sequences()
+    device = torch.device("cpu")
+    for pooled in (False, True):
+        kept = Batches(features, split.train, device, pooled, 1e9)
+        read = Batches(features, split.train, device, pooled, 0)
+        for positions in (np.array([3, 1, 2]), np.array([0]), np.arange(len(split.train))):
+            for name, tokens in kept[positions].items():
+                for ours, theirs in zip(tokens, read[positions][name], strict=True):
+                    assert torch.equal(ours, theirs)
+
+
+def test_an_uncached_run_gives_the_numbers_of_a_cached_one():
+    features, split = sequences()
+    runs = [
+        fit(build(features, split, decision="late"), features, split, {**QUICK, "cache_mb": mb}, progress=False)
+        for mb in (0, 10)
+    ]
+    assert without_time(runs[0]) == without_time(runs[1])
+
+
+def test_matrices_decay_and_biases_do_not():
+    features, split = xor(50)
+    model = build(features, split)
+    groups = make_optimizer(model, TrainConfig(weight_decay=0.1)).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    assert all(p.ndim > 1 for p in groups[0]["params"])
+    assert all(p.ndim == 1 for p in groups[1]["params"])
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_a_loss_that_is_not_finite_names_epoch_and_step():
+    features, split = xor(100)
+    model = build(features, split)
+    with torch.no_grad():
+        model.head[-1].bias[0] = float("nan")
+    with pytest.raises(UserError, match=r"epoch 0, step 0[\s\S]*lower lr"):
+        fit(model, features, split, QUICK, progress=False)
+
+
+@pytest.mark.parametrize("part", ["train", "dev"])
+def test_an_empty_split_is_refused(part):
+    features, split = xor(100)
+    model = build(features, split)
+    with pytest.raises(UserError, match=f"the {part} split has no rows"):
+        fit(model, features, split._replace(**{part: np.array([], dtype=int)}), QUICK, progress=False)
+
+
+def test_rows_in_both_splits_are_refused():
+    features, split = xor(100)
+    with pytest.raises(UserError, match="1 rows are in both"):
+        fit(build(features, split), features, split._replace(dev=split.train[:1]), QUICK, progress=False)
+
+
+def test_a_row_without_any_modality_is_refused_by_id():
+    values = {"a": np.array([[1.0], [np.nan], [3.0], [4.0]]), "b": np.array([[1.0], [np.nan], [3.0], [4.0]])}
+    features = MemoryFeatures(["w", "x", "y", "z"], values, {"label": np.array([0, 1, 0, 1])})
+    split = Split(np.array([0, 1]), np.array([2, 3]), np.array([], dtype=int))
+    with pytest.raises(UserError, match="ids 'x'"):
+        fit(build(features, split), features, split, QUICK, progress=False)
+
+
+def test_unknown_settings_are_refused_with_the_closest_name():
+    with pytest.raises(UserError, match="did you mean 'epochs'"):
+        TrainConfig.of({"epoch": 3})
+    with pytest.raises(UserError, match="greater than 0"):
+        TrainConfig.of({"lr": -1})
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    features, split = xor(100)
+    fit(build(features, split), features, split, QUICK, tmp_path, progress=False)
+    with pytest.raises(UserError, match="another run"):
+        fit(build(features, split), features, split, {**QUICK, "lr": 0.5}, tmp_path, progress=False)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    features, split = xor(100)
+    fit(build(features, split), features, split, QUICK, tmp_path, progress=False)
+    path = tmp_path / "last" / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="damaged"):
+        fit(build(features, split), features, split, QUICK, tmp_path, progress=False)
+
+
+RUN = """
+import sys, torch
+torch.set_num_threads(1)
+from tests.training.problems import build, xor
+from weft.training import fit
+features, split = xor(300)
+settings = {"epochs": 200, "patience": 0, "batch_size": 32, "schedule": "plateau", "modality_dropout": 0.2,
+            "checkpoint_seconds": 0.02}
+fit(build(features, split, hidden=8), features, split, settings, sys.argv[1], progress=False)
+"""
+
+
+def test_a_killed_run_goes_on_with_the_numbers_of_one_that_was_not(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+
+    def start(folder):
+        return subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / folder)], env=environment, cwd=root)
+
+    killed, log = start("killed"), tmp_path / "killed" / "log.jsonl"
+    while killed.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 5):
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert 5 <= len(log.read_text().splitlines()) < 200
+    assert start("killed").wait() == 0
+    assert start("whole").wait() == 0
+    first, second = (
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("killed", "whole")
+    )
+    for epoch in [*first, *second]:
+        del epoch["seconds"]
+    assert len(first) == 200
+    assert first == second
+    best = [(tmp_path / name / "best" / "model.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert best[0] == best[1]
+
+
+def test_a_run_stopped_inside_an_epoch_goes_on_at_that_step(tmp_path, monkeypatch):
+    """Interrupt after the seventh of twelve steps: the resumed run equals the whole one."""
+    features, split = xor(200)
+    settings = {**QUICK, "batch_size": 10, "checkpoint_seconds": 0}
+    whole = fit(build(features, split), features, split, settings, progress=False)
+
+    from weft.training.fused_goal import FusedGoal
+
+    original, calls = FusedGoal.batch, []
+
+    def batch(self, positions):
+        calls.append(1)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return original(self, positions)
+
+    monkeypatch.setattr(FusedGoal, "batch", batch)
+    with pytest.raises(KeyboardInterrupt):
+        fit(build(features, split), features, split, settings, tmp_path, progress=False)
+    calls.clear()
+    monkeypatch.setattr(FusedGoal, "batch", lambda self, positions: (calls.append(1), original(self, positions))[1])
+    resumed = fit(build(features, split), features, split, settings, tmp_path, progress=False)
+    assert without_time(resumed) == without_time(whole)
+    assert len(calls) == 4 * 12 - 19
