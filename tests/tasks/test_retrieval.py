@@ -56,6 +56,9 @@ def test_mistakes_are_named(captions):
     embeddings, groups = captions
     with pytest.raises(UserError, match="did you mean 'image'"):
         RetrievalTask((("text", "imag"),)).metrics(embeddings, groups)
+    for pairs in ((), (("text", "text"),)):
+        with pytest.raises(UserError, match="between two modalities"):
+            RetrievalTask(pairs)
     nothing = {"text": np.arange(75) < 5, "image": np.arange(75) >= 5}
     with pytest.raises(UserError, match="no group has both 'text' and 'image'"):
         RetrievalTask((("text", "image"),)).metrics(embeddings, groups, nothing)

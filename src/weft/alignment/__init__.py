@@ -1,6 +1,14 @@
 """Coordinated architectures: many modalities to one shared space. Aligners and their objectives."""
 
-from weft.alignment.base import Aligner, Objective, aligners, create_aligner, create_objective, list_aligners, objectives
+from weft.alignment.base import (
+    Aligner,
+    Objective,
+    aligners,
+    create_aligner,
+    create_objective,
+    list_aligners,
+    objectives,
+)
 
 __all__ = [
     "Aligner",

@@ -16,9 +16,9 @@ def add_to(app: typer.Typer) -> None:
 
 def compare(
     source: Source,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Result folder [runs/<source>/compare].")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Result folder (default runs/SOURCE/compare).")] = None,
     fusions: Annotated[
-        str | None, typer.Option(help="Comma-separated names or patterns [all that suit the data].")
+        str | None, typer.Option(help="Comma-separated names or patterns (default: all that suit the data).")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions of every method.")] = 5,
     folds: Annotated[int | None, typer.Option(help="Cross-validation folds instead of one test set.")] = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,11 +16,11 @@ def add_to(app: typer.Typer) -> None:
 
 def encode(
     source: Source,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Store folder [runs/<source>/store].")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Store folder (default runs/SOURCE/store).")] = None,
     root: Root = None,
     data: Data = [],  # noqa: B006
     encoder: Encoders = [],  # noqa: B006
-    dtype: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
+    dtype: Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="Of the features on disk.")] = "fp16",
     batch_size: Annotated[int, typer.Option(help="Samples per encoder call.")] = 32,
     json: Json = False,
     quiet: Quiet = False,

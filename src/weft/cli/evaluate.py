@@ -36,10 +36,11 @@ def evaluate(
     from weft.cli.source import read_source
     from weft.data import make_splits
     from weft.errors import UserError, did_you_mean
-    from weft.store import Store
+    from weft.store import Features, Store
     from weft.training import FusedModel
 
     fused = FusedModel.from_pretrained(model)
+    features: Features
     if (Path(source) / "manifest.json").is_file():
         features = Store.open(source)
     else:

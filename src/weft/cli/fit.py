@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,13 +21,13 @@ def add_to(app: typer.Typer) -> None:
 
 def fit(
     source: Source,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Model folder [runs/<source>/<fusion>].")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Model folder (default runs/SOURCE/FUSION).")] = None,
     fusion: Annotated[str, typer.Option(help="Operator (weft list), or an aligner for retrieval data.")] = "",
     dim: Annotated[int, typer.Option(help="Width of the fused vector.")] = 128,
     option: Annotated[
         list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the operator. Repeat.")
     ] = [],  # noqa: B006
-    decision: Annotated[str, typer.Option(help="joint, late or hybrid.")] = "joint",
+    decision: Annotated[Literal["joint", "late", "hybrid"], typer.Option(help="Where modalities meet.")] = "joint",
     setting: Settings = [],  # noqa: B006
     root: Root = None,
     data: Data = [],  # noqa: B006

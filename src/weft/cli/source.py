@@ -92,9 +92,9 @@ def choose_encoders(dataset: Dataset, source: str, chosen: list[str]) -> dict[st
     if source.endswith((".yaml", ".yml")):
         from weft.data import load_config
 
-        for name, modality in load_config(source).modalities.items():
-            if modality.encoder:
-                named[name] = (modality.encoder, modality.options)
+        for name, column in load_config(source).modalities.items():
+            if column.encoder:
+                named[name] = (column.encoder, column.options)
     for name, spec in settings(chosen, "encoder").items():
         if name not in dataset.modalities:
             raise UserError("--encoder names no modality", name, did_you_mean(name, dataset.modalities, "modalities"))

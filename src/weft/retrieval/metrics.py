@@ -237,7 +237,7 @@ def _rank_block(q: Tensor, gallery: Tensor, positives: Positives, chunk: int, ti
         equal += same
     order = slot + 1
     ranks = order + above + TIES[ties] * equal.double()
-    hits = (ranks <= count.unsqueeze(1)) & real
+    hits = ranks <= count.unsqueeze(1)
     precision = torch.where(real, order / ranks, 0.0).sum(dim=1) / count
     return Ranking(*(x.double().cpu().numpy() for x in (ranks[:, 0], precision, hits.double().sum(dim=1) / count)))
 

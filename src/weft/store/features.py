@@ -187,7 +187,7 @@ class MemoryFeatures(ColumnFeatures):
             odd = [self.ids[row] for row, v in present if v.ndim != 2 or v.size == 0]
             if len(shapes) != 1 or odd:
                 raise UserError(
-                    f"modality {name!r} is an (N, D) array, or a list of (T, D) arrays with one D and None where absent",
+                    f"modality {name!r} is an (N, D) array, or a list of (T, D) arrays of one D, None where absent",
                     f"rows {some(odd)}" if odd else f"shapes after the first axis: {some(sorted(shapes))}",
                     "a vector of one row is array[None, :]",
                 )

@@ -29,6 +29,9 @@ class RetrievalTask:
             first row of every group is kept.
         ks: the ``k`` of the recalls.
         ties: see :mod:`weft.retrieval.metrics`.
+
+    Raises:
+        UserError: there is no pair, or a pair of a modality with itself.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -38,6 +41,15 @@ class RetrievalTask:
 
     primary: ClassVar[str] = "sum of recalls"
     higher_is_better: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        same = [pair for pair in self.pairs if pair[0] == pair[1]]
+        if not self.pairs or same:
+            raise UserError(
+                "retrieval goes between two modalities, and there is at least one pair",
+                f"pairs {some(same) or 'none'}",
+                "give pairs such as (('text', 'image'),); an item searched by itself is always found first",
+            )
 
     def rankings(
         self,
