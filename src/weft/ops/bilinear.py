@@ -1,0 +1,180 @@
+r"""Products of modalities: outer, multilinear, elementwise, sketched, and their normalisation.
+
+``B`` rows, ``M`` factors of widths ``n_m``, ``h`` a common width. Half-precision factors are multiplied in float32,
+because a product of several unnormalised features overflows float16 and loses bits in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from math import prod, sqrt
+from operator import mul
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weft.errors import UserError
+from weft.tokens import Tokens
+
+Activation = Literal["relu", "tanh", "none"]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, "none": lambda x: x}
+SMALLEST_HALF = 1e-6
+
+
+def wide(x: Tensor) -> Tensor:
+    """``x`` in float32 where it is in half precision; itself otherwise."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def with_one(x: Tensor) -> Tensor:
+    """``[1, x]``: ``(..., n) -> (..., n + 1)``, the constant first."""
+    return F.pad(x, (1, 0), value=1.0)
+
+
+def outer(factors: Sequence[Tensor]) -> Tensor:
+    r"""Flattened outer product ``(B, prod n_m)`` of factors ``(B, n_m)``, row-major, the first factor outermost."""
+    return reduce(lambda z, f: (z.unsqueeze(2) * f.unsqueeze(1)).flatten(1), factors)
+
+
+def split_point(widths: Sequence[int], outputs: int) -> int:
+    r"""How many leading factors :func:`multilinear` contracts last: the fewest values per row.
+
+    With :math:`k` of them the intermediate results are :math:`P \prod_{m \le k} n_m` and :math:`\prod_{m > k} n_m`
+    values; ``k = 0`` is the full outer product.
+    """
+    return min(range(len(widths)), key=lambda k: (outputs * prod(widths[:k]) if k else 0) + prod(widths[k:]))
+
+
+def multilinear(weight: Tensor, factors: Sequence[Tensor]) -> Tensor:
+    r"""Multilinear map without its outer product.
+
+    .. math:: y_p = \sum_{i_1 \dots i_M} W[p, i_1, \dots, i_M] \prod_m z_m[i_m]
+
+    The weight is contracted with the trailing factors (one matrix product), the result with the leading ones. Put
+    narrow factors first: they are contracted last. ``2 B P prod n_m`` multiply-adds, as with the outer product, but
+    :math:`P \prod_{m \le k} n_m + \prod_{m > k} n_m` values per row instead of :math:`\prod_m n_m`.
+
+    Args:
+        weight: ``(P, n_1, ..., n_M)``.
+        factors: ``(B, n_m)`` each.
+
+    Returns:
+        ``(B, P)``.
+    """
+    outputs, *widths = weight.shape
+    k = split_point(widths, outputs)
+    factors = [wide(f) for f in factors]
+    partial = F.linear(outer(factors[k:]).to(weight.dtype), weight.reshape(outputs * prod(widths[:k]), -1))
+    if k == 0:
+        return partial
+    leading = outer(factors[:k])
+    total = wide(partial).unflatten(1, (outputs, leading.shape[1])) @ leading.to(wide(partial).dtype).unsqueeze(2)
+    return total[..., 0].to(partial.dtype)
+
+
+def joint_and_alone(factors: Sequence[Tensor], there: Tensor) -> Tensor:
+    """The elementwise product of the present factors, and each factor by itself.
+
+    Args:
+        factors: ``M`` tensors ``(B, h)``.
+        there: ``(B, M)`` bool; an absent factor is the identity of the product, 1.
+
+    Returns:
+        ``(M + 1, B, h)``: the product first, then the factors. With one factor present the product is that factor.
+    """
+    kept = [torch.where(there[:, m : m + 1], wide(f), 1.0) for m, f in enumerate(factors)]
+    return torch.stack([reduce(mul, kept).to(factors[0].dtype), *factors])
+
+
+def signed_sqrt(z: Tensor) -> Tensor:
+    r"""``sign(z) sqrt(|z|)`` with gradient 0 at 0, where the plain formula has NaN.
+
+    The slope grows without bound near 0. In half precision values below 1e-6 therefore count as 0.
+    """
+    exact = wide(z)
+    if exact.dtype != z.dtype:
+        exact = torch.where(exact.abs() < SMALLEST_HALF, 0.0, exact)
+    return (torch.sqrt(torch.relu(exact)) - torch.sqrt(torch.relu(-exact))).to(z.dtype)
+
+
+def power_normalize(z: Tensor) -> Tensor:
+    """Signed square root, then unit length along the last axis (eps 1e-12)."""
+    return F.normalize(wide(signed_sqrt(z)), dim=-1, eps=1e-12).to(z.dtype)
+
+
+def count_sketch(x: Tensor, index: Tensor, sign: Tensor, size: int) -> Tensor:
+    """``c[index[i]] += sign[i] x[i]``: ``(B, n) -> (B, size)``.
+
+    Args:
+        x: ``(B, n)``.
+        index: ``(n,)`` int64 in ``[0, size)``.
+        sign: ``(n,)``, -1 or 1.
+        size: width of the sketch.
+    """
+    return x.new_zeros(x.shape[0], size).index_add(1, index, x * sign.to(x.dtype))
+
+
+def circular_convolution(sketches: Sequence[Tensor], there: Tensor) -> Tensor:
+    """Circular convolution ``(B, D)`` of the present sketches ``(B, D)``, by FFT; an absent one is the unit impulse.
+
+    Entries below the rounding error of the FFT, ``16 eps`` times the product of the norms, are set to 0: a signed square
+    root would blow them up.
+    """
+    sketches = [wide(s) for s in sketches]
+    columns = [there[:, m : m + 1] for m in range(len(sketches))]
+    spectra = [torch.where(c, torch.fft.rfft(s), 1.0) for c, s in zip(columns, sketches, strict=True)]
+    norms = [torch.where(c, s.detach().norm(dim=1, keepdim=True), 1.0) for c, s in zip(columns, sketches, strict=True)]
+    z = torch.fft.irfft(reduce(mul, spectra), n=sketches[0].shape[1])
+    return torch.where(z.abs() > 16 * torch.finfo(z.dtype).eps * reduce(mul, norms), z, 0.0)
+
+
+def vectors(inputs: Mapping[str, Tokens]) -> tuple[list[Tensor], Tensor]:
+    """Pooled modalities as vectors ``(B, D_m)``, and their presence ``(B, M)`` bool."""
+    return [t.values[:, 0] for t in inputs.values()], torch.cat([t.mask for t in inputs.values()], dim=1)
+
+
+def unit_variance_(linear: nn.Linear, energy: float) -> nn.Linear:
+    """Initialise so that inputs of mean squared norm ``energy`` give outputs of variance 1; the bias is 0."""
+    nn.init.normal_(linear.weight, std=1 / sqrt(energy))
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def load_renamed(module: nn.Module, state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> None:
+    """Load parameters whose original prefixes become ours, in their dtype; all of ours have to be there."""
+    renamed = {
+        ours + key.removeprefix(theirs): value
+        for key, value in state.items()
+        for theirs, ours in prefixes.items()
+        if key.startswith(theirs)
+    }
+    module.to(next(iter(renamed.values())).dtype).load_state_dict(renamed)
+
+
+def check_positive(who: str, **values: int) -> None:
+    """Refuse options that are not positive.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise UserError(f"{who}: {name} is a positive integer", f"{name}={value}", f"leave {name} at its default")
+
+
+def refuse_oversized(who: str, weights: int, most: int, remedy: str) -> None:
+    """Refuse a weight tensor before it is allocated. On the meta device, where nothing is, any size passes.
+
+    Raises:
+        UserError: ``weights`` exceeds ``most``.
+    """
+    if weights > most and torch.empty(0).device.type != "meta":
+        raise UserError(
+            f"{who} would need {weights:.3g} weights ({weights * 4 / 2**30:,.1f} GiB in float32, four times that with "
+            f"gradient and Adam moments)",
+            f"{weights:,} weights, max_weights={most:,}",
+            remedy,
+        )
