@@ -75,6 +75,13 @@ def test_groups_stay_whole(groups: int, seed: int) -> None:
         assert sum(map(len, parts)) == len(set(group))
 
 
+def test_few_groups_fill_every_part() -> None:
+    for seed in range(5):
+        split = make_splits(Rows(12, group=np.arange(12) // 4), seed=seed)
+        assert [len(rows) for rows in split] == [4, 4, 4]
+        assert len(make_splits(Rows(3), seed=seed).test) == 1
+
+
 def test_the_natural_method() -> None:
     given = np.repeat(["train", "dev", "test"], [6, 2, 2])
     assert [len(rows) for rows in make_splits(Rows(10, split=given))] == [6, 2, 2]

@@ -115,7 +115,7 @@ def as_number(cell: Any) -> float | None:
     """
     if cell is None or (isinstance(cell, str) and cell.strip().lower() in BLANK_NUMBERS):
         return None
-    if isinstance(cell, list | dict):
+    if isinstance(cell, list | dict | bool):
         raise ValueError(f"no number: {cell!r}")
     value = float(cell)
     return None if np.isnan(value) else value

@@ -2,8 +2,8 @@
 
 All methods deal *units* to parts. A unit is a row, or all rows of a group. Units are shuffled by the seed, then (for
 classes) ordered by class, and dealt one by one to the part that is furthest below its share: of the rows dealt so far,
-``n``, part ``k`` should hold ``f_k n``. Parts therefore meet their fractions within one unit, and so does every class.
-Cost O(N).
+``n``, part ``k`` should hold ``f_k n``; the last units go to parts that are still empty. Parts therefore meet their
+fractions within one unit, and every class is spread alike. Cost O(N).
 
 Only ``targets``, ``split``, ``group``, ``task`` and the length are read, so a ``Dataset`` and encoded ``Features``
 split alike: same seed, same rows.
@@ -165,8 +165,12 @@ def _deal(data: Splittable, rows: np.ndarray, shares: np.ndarray, method: str, s
         order = order[np.argsort(stratum[order], kind="stable")]
     part = np.empty(len(sizes), dtype=np.int64)
     held = np.zeros(len(shares))
-    for index in order:
-        part[index] = np.argmax(shares * (held.sum() + sizes[index]) - held)
+    for position, index in enumerate(order):
+        lack = shares * (held.sum() + sizes[index]) - held
+        empty = (shares > 0) & (held == 0)
+        if empty.sum() >= len(order) - position:
+            lack[~empty] = -np.inf
+        part[index] = np.argmax(lack)
         held[part[index]] += sizes[index]
     return [rows[part[unit] == k] for k in range(len(shares))]
 

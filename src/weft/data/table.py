@@ -324,7 +324,6 @@ def _label_set(cell: Any) -> set[str]:
 
 _ROLES = {
     "id": ("id", "uid", "key", "sample_id", "row_id"),
-    "split": ("split", "fold", "partition", "subset", "set"),
     "group": (
         "group",
         "group_id",
@@ -343,9 +342,9 @@ _ROLES = {
 def guess_table(path: str | Path) -> TableConfig:
     """Propose a configuration from the names and cells of a table's columns.
 
-    Roles go by name: id, split (only if its words are splits), group, target (else the last column of numbers or of few
-    distinct words). The rest become modalities: file names by their suffix, lists by their lengths, long strings as
-    text, and all numbers and short words together as one tabular modality.
+    The split column is the one whose words are splits; other roles go by name: id, group, target (else the last column
+    of numbers or of few distinct words). The rest become modalities: file names by their suffix, lists by their lengths,
+    long strings as text, and all numbers and short words together as one tabular modality.
 
     Args:
         path: a CSV, Parquet or JSONL file. The configuration holds its absolute path.
@@ -361,8 +360,7 @@ def guess_table(path: str | Path) -> TableConfig:
         values = cells[roles["id"]]
         if None in values or len({str(v) for v in values}) < len(values):
             roles["id"] = None
-    if roles["split"] is not None and not {str(c).strip().lower() for c in cells[roles["split"]]} <= set(SPLIT_WORDS):
-        roles["split"] = None
+    roles["split"] = next((name for name in columns.names if _is_split(cells[name])), None)
     free = [n for n in columns.names if n not in roles.values() and any(c is not None for c in cells[n])]
     kinds = {name: _guess_kind(cells[name], path.parent) for name in free}
     if roles["target"] is None:
@@ -399,6 +397,12 @@ def _by_name(cells: dict[str, list[Any]], words: Sequence[str]) -> str | None:
     return next(
         (lower[word] for word in words if word in lower and any(c is not None for c in cells[lower[word]])), None
     )
+
+
+def _is_split(cells: Sequence[Any]) -> bool:
+    """Whether a column says train, test and perhaps dev, and nothing else."""
+    words = {str(cell).strip().lower() for cell in cells}
+    return words <= set(SPLIT_WORDS) and {"train", "test"} <= {SPLIT_WORDS[word] for word in words}
 
 
 def _guess_kind(cells: Sequence[Any], folder: Path) -> Kind:
@@ -443,8 +447,7 @@ def _guess_task(cells: Sequence[Any]) -> TaskName:
 
 
 def _guess_split(roles: dict[str, str | None], task: str, cells: dict[str, list[Any]]) -> Method:
-    words = {SPLIT_WORDS[str(c).strip().lower()] for c in cells[roles["split"]]} if roles["split"] else set()
-    if {"train", "test"} <= words:
+    if roles["split"] is not None:
         return "given"
     if roles["group"] is not None:
         return "grouped"
