@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from weft.errors import UserError, some
 from weft.ops.cost import Cost, measure_cost
@@ -92,9 +92,7 @@ class Fusion(nn.Module, ABC):
         return prepared
 
     @classmethod
-    def cost(
-        cls, dims: Mapping[str, int], dim: int = 256, tokens: int | Mapping[str, int] = 1, **options: Any
-    ) -> Cost:
+    def cost(cls, dims: Mapping[str, int], dim: int = 256, tokens: int | Mapping[str, int] = 1, **options: Any) -> Cost:
         """Parameters, FLOPs and activation bytes of one sample, before building: nothing is allocated.
 
         Args:
@@ -175,10 +173,10 @@ def _check_aligned(inputs: Mapping[str, Tokens]) -> None:
 
 def _refuse_absent(who: str, inputs: Mapping[str, Tokens]) -> None:
     for name, tokens in inputs.items():
-        rows: Tensor = (~present(tokens)).nonzero().flatten()
-        if len(rows):
+        rows: list[int] = [] if tokens.mask.is_meta else (~present(tokens)).nonzero().flatten().tolist()
+        if rows:
             raise UserError(
                 f"{who} cannot do without modality {name!r}",
-                f"absent in batch rows {some(rows.tolist())}",
+                f"absent in batch rows {some(rows)}",
                 "drop those rows, or use an operator with absent = 'native' or 'fill'",
             )
