@@ -200,7 +200,7 @@ def check_embeddings(values: Array, label: str) -> Tensor:
             f"shape {tuple(tensor.shape)}",
             "stack the vectors as rows",
         )
-    bad = np.concatenate([(~torch.isfinite(tensor[b]).all(dim=1)).cpu().numpy() for b in _blocks(len(tensor), 65536)])
+    bad = np.concatenate([(~torch.isfinite(tensor[b]).all(dim=1)).cpu().numpy() for b in _blocks(len(tensor), 4096)])
     if bad.any():
         raise UserError(
             f"{label} hold NaN or infinite values",
