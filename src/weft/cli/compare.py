@@ -16,7 +16,9 @@ def add_to(app: typer.Typer) -> None:
 
 def compare(
     source: Source,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Result folder (default runs/SOURCE/compare).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Result folder (default runs/SOURCE/compare).")
+    ] = None,
     fusions: Annotated[
         str | None, typer.Option(help="Comma-separated names or patterns (default: all that suit the data).")
     ] = None,
