@@ -1,0 +1,86 @@
+"""Settings of a comparison."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from weft.data.splits import FRACTIONS
+from weft.errors import UserError, did_you_mean
+from weft.training import TrainConfig
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class CompareConfig(BaseModel):
+    """What is compared, and with how much care. Every method gets the same rows, seeds and trials.
+
+    Attributes:
+        fusions: names or shell patterns of fusion operators; empty: all that suit the features.
+        options: ``{operator: its options}``.
+        decisions: ``"late"`` and ``"hybrid"`` models (one decision per modality, combined); empty: neither.
+        seeds: repetitions of every method whose training is random.
+        folds: cross-validation folds instead of one test set.
+        trials: settings tried on the dev rows for each method, at the first seed; later seeds keep the best.
+        target: column of the targets; None: the first.
+        fractions: train, dev and test, where the features bring no split.
+        split_seed: of the split or the folds.
+        dim: width of the fused vector, and of a single modality's hidden layer.
+        train: settings of the training loop, the same for every network (``lr`` and ``weight_decay`` are tuned).
+        budget: seconds after which no further job starts ("90s", "20m" and "2h" are understood). The essentials run
+            first, and what did not run is stated. None: no limit.
+        resamples: random draws of each permutation test and bootstrap.
+
+    Raises:
+        UserError: an unknown setting, or a value out of range.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fusions: list[str] = Field(default_factory=list)
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    decisions: list[str] = Field(default_factory=lambda: ["late", "hybrid"])
+    seeds: int = Field(5, ge=1)
+    folds: int | None = Field(None, ge=2)
+    trials: int = Field(4, ge=1, le=12)
+    target: str | None = None
+    fractions: tuple[float, float, float] = FRACTIONS
+    split_seed: int = Field(0, ge=0)
+    dim: int = Field(128, ge=1)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    budget: float | None = Field(None, ge=0)
+    resamples: int = Field(9999, ge=99)
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                fields = TrainConfig.model_fields if name.startswith("train.") else CompareConfig.model_fields
+                remedy = did_you_mean(name.removeprefix("train."), fields, "settings")
+                raise UserError(f"a comparison has no setting {name!r}", f"{first['input']!r}", remedy) from None
+            raise UserError(
+                f"comparison setting {name!r}: {first['msg']}", f"{first['input']!r}", "see weft.compare.CompareConfig"
+            ) from None
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> Any:
+        """``"20m"`` as seconds."""
+        if not isinstance(value, str):
+            return value
+        found = re.fullmatch(r"\s*([0-9.]+)\s*([smh]?)\s*", value)
+        if found is None:
+            raise ValueError("a budget is a number of seconds, or like 90s, 20m, 2h")
+        return float(found[1]) * _UNITS[found[2] or "s"]
+
+    @field_validator("decisions")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        if set(value) - {"late", "hybrid"}:
+            raise ValueError("decision-level models are 'late' and 'hybrid'")
+        return value

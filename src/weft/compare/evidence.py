@@ -1,0 +1,300 @@
+"""From finished jobs to the table: figures of every method, paired tests, intervals, and who is best on dev.
+
+Statistics read only the job files. A method counts with the seeds that ran in every fold. Its test rows are those of
+all folds, one below the other (with folds: each row once, out of fold), and its scores are averaged over its seeds.
+
+The primary metric is, for most tasks, a function of the mean score of the rows (accuracy: the mean itself; an RMSE: the
+root of its negative); the bootstrap then redraws means, which is exact and fast. For the others (average precision) it
+computes the metric of every redrawn set of rows, with fewer redraws; there, a figure over folds is the mean of the
+folds'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from weft.compare.jobs import Job, Setup, finished, outputs_of
+from weft.compare.methods import Method
+from weft.compare.statistics import (
+    bootstrap_means,
+    bootstrap_metric,
+    holm,
+    interval,
+    mean_of_seeds,
+    sign_flip_test,
+)
+
+SLOW_RESAMPLES = 300
+LINKS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+    lambda mean: mean,
+    lambda mean: -mean,
+    lambda mean: np.sqrt(np.maximum(-mean, 0.0)),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method in the table. Figures are means over seeds (and folds); None where there is none.
+
+    Attributes:
+        method: its name.
+        role: "fusion", "single", "classical" (on all modalities) or "chance".
+        modalities: what it sees.
+        status: "done", "failed" or "not run".
+        error: why it failed.
+        seeds: how many seeds count.
+        dev, test: the primary metric.
+        low, high: 95 % interval of ``test``, over rows and seeds.
+        spread: the primary metric on test of each seed.
+        gain: better than the best single modality by this much in the primary metric (positive is better).
+        gain_low, gain_high: 95 % interval of ``gain``.
+        p, p_holm: paired test against the best single modality, alone and corrected for all methods of the table.
+        metrics: all metrics on test.
+        missing: ``{modality: {"rows", "full", "hidden"} or None}``, primary metric with it hidden at test time.
+        parameters, flops: of the network, for one sample.
+        train_seconds: of one job with all its trials.
+        latency: seconds per test sample.
+        settings: chosen on dev.
+    """
+
+    method: str
+    role: str
+    modalities: tuple[str, ...]
+    status: str
+    error: str | None = None
+    seeds: int = 0
+    dev: float | None = None
+    test: float | None = None
+    low: float | None = None
+    high: float | None = None
+    spread: tuple[float, ...] = ()
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    missing: dict[str, dict[str, float] | None] = field(default_factory=dict)
+    parameters: int | None = None
+    flops: int | None = None
+    train_seconds: float | None = None
+    latency: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A against B on the test rows; positive means that A is better.
+
+    Attributes:
+        gain: in the primary metric.
+        low, high: its 95 % interval, over rows and seeds.
+        p: two-sided, of the paired sign-flip test on row scores.
+        score: mean difference of the row scores, what ``p`` is about.
+    """
+
+    gain: float
+    low: float
+    high: float
+    p: float
+    score: float
+
+
+class Evidence:
+    """What the finished jobs of some methods say.
+
+    Args:
+        setup: of the comparison.
+        methods: all methods, in order.
+        plan: the jobs of each method, by name.
+    """
+
+    def __init__(self, setup: Setup, methods: Sequence[Method], plan: dict[str, list[Job]]) -> None:
+        self.setup, self.methods, self.plan = setup, list(methods), plan
+        self.task = setup.tasks[0]
+        self.sign = 1.0 if self.task.higher_is_better else -1.0
+        self.primary = self.task.primary
+        self.rows = np.concatenate([split.test for split in setup.splits])
+        self.group = None if setup.features.group is None else setup.features.group[self.rows]
+        self._fold_of = np.repeat(np.arange(len(setup.splits)), [len(split.test) for split in setup.splits])
+        self.results: dict[str, list[list[tuple[Job, dict[str, Any]]]]] = {}
+        self.errors: dict[str, str] = {}
+        for method in self.methods:
+            self._collect(method)
+        self.outputs = {name: [self._outputs(seed) for seed in seeds] for name, seeds in self.results.items()}
+        self.scores = {name: np.stack([self._scores(o) for o in seeds]) for name, seeds in self.outputs.items()}
+        self._link = self._find_link()
+        self._bootstrap = self._redraw()
+
+    def done(self, role: str) -> list[str]:
+        """Names of the methods of a role that have results."""
+        return [m.name for m in self.methods if m.role == role and m.name in self.results]
+
+    def dev(self, name: str) -> float:
+        """Primary metric on dev, mean over seeds and folds; -inf or inf (the worst) where it is not defined."""
+        values = [_number(result["dev"][self.primary]) for seed in self.results[name] for _, result in seed]
+        mean = float(np.mean(values))
+        return mean if np.isfinite(mean) else -self.sign * np.inf
+
+    def best(self, names: Sequence[str]) -> str | None:
+        """The best on dev; the first of equals."""
+        return max(names, key=lambda name: self.sign * self.dev(name), default=None)
+
+    def best_job(self, name: str) -> Job:
+        """Of a method, the job that is best on its dev rows."""
+        pairs = [pair for seed in self.results[name] for pair in seed]
+        worst = -self.sign * np.inf
+        rank = [self.sign * np.nan_to_num(_number(result["dev"][self.primary]), nan=worst) for _, result in pairs]
+        return pairs[int(np.argmax(rank))][0]
+
+    def test(self, name: str) -> np.ndarray:
+        """Primary metric on the test rows of each seed, ``(S,)``."""
+        return self._metric(name, np.arange(len(self.rows)))
+
+    def compare(self, a: str, b: str) -> Gain:
+        """Method ``a`` against ``b``."""
+        gain = self.sign * float(self.test(a).mean() - self.test(b).mean())
+        draws = [mean_of_seeds(self._bootstrap[name], seed=k) for k, name in enumerate((a, b), start=1)]
+        low, high = interval(self.sign * (draws[0] - draws[1]))
+        difference = self.scores[a].mean(axis=0) - self.scores[b].mean(axis=0)
+        p = sign_flip_test(difference, self.group, resamples=self.setup.config.resamples)
+        return Gain(gain, low, high, p, float(difference.mean()))
+
+    def table(self, single: str | None) -> list[Row]:
+        """All methods, the best on test first, then those without result; fusions are tested against ``single``."""
+        tested = [] if single is None else self.done("fusion") + self.done("classical")
+        gains = {name: self.compare(name, single) for name in tested if single is not None}
+        adjusted = dict(zip(gains, holm(np.array([g.p for g in gains.values()])).tolist(), strict=True))
+        rows = [self._row(method, gains.get(method.name), adjusted.get(method.name)) for method in self.methods]
+        return sorted(rows, key=lambda r: (r.test is None, 0.0 if r.test is None else -self.sign * r.test))
+
+    def _row(self, method: Method, gain: Gain | None, p_holm: float | None) -> Row:
+        name = method.name
+        if name not in self.results:
+            error = self.errors.get(name)
+            status = "not run" if error is None else "failed"
+            return Row(name, method.role, method.modalities, status, error)
+        done = [result for seed in self.results[name] for _, result in seed]
+        low, high = interval(mean_of_seeds(self._bootstrap[name], seed=0))
+        test = self.test(name)
+        return Row(
+            name,
+            method.role,
+            method.modalities,
+            "done",
+            error=self.errors.get(name),
+            seeds=len(self.results[name]),
+            dev=self.dev(name),
+            test=float(test.mean()),
+            low=low,
+            high=high,
+            spread=tuple(test.tolist()),
+            gain=None if gain is None else gain.gain,
+            gain_low=None if gain is None else gain.low,
+            gain_high=None if gain is None else gain.high,
+            p=None if gain is None else gain.p,
+            p_holm=p_holm,
+            metrics={key: _mean([r["test"][key] for r in done]) for key in done[0]["test"]},
+            missing=_mean_missing([r["missing"] for r in done if "missing" in r]),
+            parameters=done[0].get("parameters"),
+            flops=done[0].get("flops"),
+            train_seconds=float(np.mean([r["seconds"] for r in done])),
+            latency=float(np.median([r["latency"] for r in done])),
+            settings=done[0]["settings"],
+        )
+
+    def _collect(self, method: Method) -> None:
+        """Keep the seeds that are done in every fold, and the first error."""
+        folds = len(self.setup.splits)
+        by_seed: dict[int, list[tuple[Job, dict[str, Any]]]] = {}
+        for job in self.plan[method.name]:
+            result = finished(self.setup, job)
+            if result is None:
+                continue
+            if result["status"] == "failed":
+                self.errors.setdefault(method.name, f"seed {job.seed}: {result['error']}")
+            else:
+                by_seed.setdefault(job.seed, []).append((job, result))
+        complete = [sorted(jobs, key=lambda pair: pair[0].fold) for jobs in by_seed.values() if len(jobs) == folds]
+        if complete:
+            self.results[method.name] = complete
+
+    def _outputs(self, seed: list[tuple[Job, dict[str, Any]]]) -> list[np.ndarray]:
+        """Test outputs of one seed, fold by fold."""
+        return [outputs_of(self.setup, job)["test"] for job, _ in seed]
+
+    def _scores(self, outputs: list[np.ndarray]) -> np.ndarray:
+        """Scores ``(N,)`` of all test rows of one seed."""
+        parts = zip(self.setup.tasks, self.setup.splits, outputs, strict=True)
+        return np.concatenate([task.scores(o, self.setup.target[split.test]) for task, split, o in parts])
+
+    def _find_link(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """The function of the mean score that is the primary metric, fold by fold; None where there is none."""
+        pairs = []
+        for name, scores in self.scores.items():
+            for seed, row in zip(self.results[name], scores, strict=True):
+                for fold, (_, result) in enumerate(seed):
+                    pairs.append((row[self._fold_of == fold].mean(), _number(result["test"][self.primary])))
+        means, metrics = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+        for link in LINKS:
+            if len(means) and np.allclose(link(means), metrics, rtol=1e-5, atol=1e-7):
+                return link
+        return None
+
+    def _metric(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Primary metric of each seed ``(S,)`` over rows of the test rows, repeats allowed."""
+        if self._link is not None:
+            return self._link(self.scores[name][:, rows].mean(axis=1))
+        setup, fold, starts = (
+            self.setup,
+            self._fold_of[rows],
+            np.searchsorted(self._fold_of, range(len(self.setup.splits))),
+        )
+        values = []
+        for outputs in self.outputs[name]:
+            parts = []
+            for k, task in enumerate(setup.tasks):
+                chosen = rows[fold == k] - starts[k]
+                if len(chosen):
+                    metrics = task.metrics(outputs[k][chosen], setup.target[setup.splits[k].test[chosen]])
+                    parts.append((metrics[self.primary], len(chosen)))
+            values.append(np.average(*np.array(parts).T))
+        return np.array(values)
+
+    def _redraw(self) -> dict[str, np.ndarray]:
+        """Bootstrapped primary metric ``(R, S)`` of every method; row ``r`` of all of them is of the same test rows."""
+        names, resamples = list(self.results), self.setup.config.resamples
+        if self._link is not None:
+            means = bootstrap_means([self.scores[name] for name in names], self.group, resamples=resamples)
+            return {name: self._link(mean) for name, mean in zip(names, means, strict=True)}
+        count, fewer = len(self.rows), min(SLOW_RESAMPLES, resamples)
+        return {
+            name: bootstrap_metric(partial(self._metric, name), self.group, count, resamples=fewer) for name in names
+        }
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [v for v in values if v is not None]
+    return float(np.mean(there)) if there else None
+
+
+def _mean_missing(found: list[dict[str, dict[str, float] | None]]) -> dict[str, dict[str, float] | None]:
+    """Mean over seeds and folds of the figures with each modality hidden."""
+    means: dict[str, dict[str, float] | None] = {}
+    for name in found[0] if found else ():
+        there = [entry for each in found if (entry := each[name]) is not None]
+        means[name] = {key: float(np.mean([_number(e[key]) for e in there])) for key in there[0]} if there else None
+    return means

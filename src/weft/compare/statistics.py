@@ -1,0 +1,138 @@
+r"""The statistics of a comparison: one paired test, one interval, one correction for many tests.
+
+``N`` test rows in ``G`` groups (rows of one group are dependent; without groups every row is its own), ``S`` seeds.
+
+**Paired test.** ``d_i`` is the score of row ``i`` under A minus under B, each averaged over its seeds, and ``D_g`` its
+sum over a group. If A and B are exchangeable, the sign of every ``D_g`` is a coin toss (Fisher's randomisation test,
+the paired permutation test of ``scipy.stats.permutation_test(permutation_type="samples")``):
+
+.. math:: p = P_\epsilon\big(|\textstyle\sum_g \epsilon_g D_g| \ge |\sum_g D_g|\big), \qquad \epsilon_g \in \{-1, +1\}
+
+exact over all ``2^G`` signs while there are at most ``resamples`` of them, else by ``R`` random draws with
+``p = (1 + #) / (1 + R)``, which is valid for any ``R`` (Phipson and Smyth 2010). Groups with ``D_g = 0`` do not matter.
+
+**Interval.** The percentile bootstrap over two levels: the groups are drawn with replacement (``G`` of ``G``, the
+cluster bootstrap of Davison and Hinkley 1997, section 3.8), and so are the seeds of each method, ``S - 1`` of ``S``,
+which makes the variance of their mean unbiased for few seeds (Rao and Wu 1988). The interval therefore covers new rows
+*and* new training runs; with one seed it covers rows alone.
+
+**Many tests.** Holm 1979: with sorted ``p_(1) <= ... <= p_(m)``, adjusted ``q_(k) = max_{j <= k} min(1, (m - j + 1)
+p_(j))``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+RESAMPLES = 9999
+CHUNK = 2_000_000
+"""Random signs or weights held at once."""
+
+
+def sign_flip_test(
+    difference: np.ndarray, group: np.ndarray | None = None, *, resamples: int = RESAMPLES, seed: int = 0
+) -> float:
+    """Two-sided p-value of the paired sign-flip test that the mean difference is zero.
+
+    Args:
+        difference: ``(N,)`` score of A minus score of B, row by row.
+        group: ``(N,)``; rows of one group keep a common sign.
+        resamples: random draws, where there are more sign patterns than that.
+        seed: of the draws.
+    """
+    sums = group_sums(np.asarray(difference, dtype=np.float64)[:, None], group)[0][:, 0]
+    scale = np.abs(sums).max(initial=0.0)
+    sums = sums[np.abs(sums) > 1e-12 * scale]
+    if not len(sums):
+        return 1.0
+    observed = abs(sums.sum()) * (1 - 1e-9)
+    if 2 ** min(len(sums), 62) <= resamples:
+        patterns = (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1
+        return float((np.abs((2.0 * patterns - 1.0) @ sums) >= observed).mean())
+    rng, hits, step = np.random.default_rng(seed), 0, max(1, CHUNK // len(sums))
+    for start in range(0, resamples, step):
+        signs = rng.integers(0, 2, size=(min(step, resamples - start), len(sums)), dtype=np.int8)
+        hits += int((np.abs((2.0 * signs - 1.0) @ sums) >= observed).sum())
+    return (1 + hits) / (1 + resamples)
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Holm-adjusted p-values ``(m,)``, in the order given."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.maximum.accumulate(np.minimum(1.0, (len(p) - np.arange(len(p))) * p[order]))
+    result = np.empty_like(p)
+    result[order] = adjusted
+    return result
+
+
+def group_sums(values: np.ndarray, group: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sums ``(G, S)`` of values ``(N, S)`` over the rows of each group, and the group sizes ``(G,)``."""
+    if group is None:
+        return values, np.ones(len(values))
+    code = np.unique(group, return_inverse=True)[1].reshape(-1)
+    sums = np.zeros((code.max() + 1, values.shape[1]))
+    np.add.at(sums, code, values)
+    return sums, np.bincount(code).astype(np.float64)
+
+
+def bootstrap_means(
+    scores: list[np.ndarray], group: np.ndarray | None = None, *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[np.ndarray]:
+    """Mean score of every seed of every method under the same redrawn groups.
+
+    Args:
+        scores: one ``(S_k, N)`` per method.
+        group: ``(N,)``.
+        resamples: ``R``.
+        seed: of the draws.
+
+    Returns:
+        One ``(R, S_k)`` per method; row ``r`` of all of them comes from the same rows.
+    """
+    stacked = np.concatenate(scores).T
+    sums, sizes = group_sums(stacked, group)
+    rng, count = np.random.default_rng(seed), len(sizes)
+    means, step = [], max(1, CHUNK // count)
+    for start in range(0, resamples, step):
+        draws = rng.multinomial(count, np.full(count, 1 / count), size=min(step, resamples - start)).astype(np.float64)
+        means.append((draws @ sums) / (draws @ sizes)[:, None])
+    return np.split(np.concatenate(means), np.cumsum([len(s) for s in scores])[:-1], axis=1)
+
+
+def bootstrap_metric(
+    metric: Callable[[np.ndarray], np.ndarray], group: np.ndarray | None, rows: int, *, resamples: int, seed: int = 0
+) -> np.ndarray:
+    """A metric of redrawn rows, ``(R, S)``, for metrics that are no function of a mean of row scores.
+
+    Args:
+        metric: row numbers ``(n,)``, with repeats, to the metric of every seed ``(S,)``.
+        group: ``(N,)``, or None.
+        rows: ``N``.
+        resamples: ``R``.
+        seed: of the draws; equal seeds draw equal rows.
+    """
+    code = np.arange(rows) if group is None else np.unique(group, return_inverse=True)[1].reshape(-1)
+    order = np.argsort(code, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(code))[:-1])
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(0, len(members), len(members)) for _ in range(resamples))
+    return np.stack([metric(np.concatenate([members[g] for g in draw])) for draw in draws])
+
+
+def mean_of_seeds(values: np.ndarray, *, seed: int) -> np.ndarray:
+    """``(R,)`` means over redrawn seeds of values ``(R, S)``: ``S - 1`` of ``S`` with replacement; one seed is kept."""
+    resamples, count = values.shape
+    if count == 1:
+        return values[:, 0]
+    draw = np.random.default_rng(seed).integers(0, count, size=(resamples, count - 1))
+    return np.take_along_axis(values, draw, axis=1).mean(axis=1)
+
+
+def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The central percentile interval of bootstrap values ``(R,)``; values that are NaN are left out."""
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return float(low), float(high)

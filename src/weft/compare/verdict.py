@@ -1,0 +1,160 @@
+"""The one sentence a comparison ends in.
+
+The best fusion and the best single modality (network or classical) are chosen on the dev rows alone, so the test rows
+serve one test, against one opponent. **Fusion helps** if, on the test rows,
+
+1. the two-sided paired test gives ``p < 0.05`` in its favour (by itself wrong in 2.5 % of the sets where the two are
+equal), 2. the 95 % interval of the gain in the primary metric, over rows and training runs, lies above zero, so that
+one lucky
+   training run is no evidence,
+3. and no other single-modality method does as well there, so that an unlucky choice of the opponent is no evidence.
+
+``benchmarks/verdict_calibration.py`` measures how often the claim is made where it is false, and where it is true.
+Whether anything predicts the target at all is asked in the same way: the best single modality against chance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from weft.compare.evidence import Evidence, Gain
+
+LEVEL = 0.05
+Outcome = Literal["helps", "does not help", "nothing predicts", "one modality", "no fusion finished", "no result"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison found.
+
+    Attributes:
+        outcome: in one or two words.
+        sentence: in plain words.
+        fusion, single: the best of each on dev.
+        carrier: the modality that carries the target where fusion does not help; None if none does.
+        gain: of the best fusion over the best single modality.
+        winner: the method whose model is kept: the fusion if it helps, else the best network on one modality.
+    """
+
+    outcome: Outcome
+    sentence: str
+    fusion: str | None = None
+    single: str | None = None
+    carrier: str | None = None
+    gain: Gain | None = None
+    winner: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def shows_gain(gain: Gain) -> bool:
+    """The rule of the module docstring."""
+    return gain.gain > 0 and gain.score > 0 and gain.p < LEVEL and gain.low > 0
+
+
+def decide(evidence: Evidence) -> Verdict:
+    """The verdict on what is finished."""
+    singles, fused = evidence.done("single"), evidence.done("fusion")
+    single, fusion = evidence.best(singles), evidence.best(fused)
+    if single is None:
+        if fusion is None:
+            return Verdict("no result", "No method finished, so nothing can be said; the table has the errors.")
+        sentence = f"No single modality finished, so whether fusion helps cannot be said; {_reach(evidence, fusion)}."
+        return Verdict("no result", sentence, fusion=fusion, winner=fusion)
+    (modality,) = _method(evidence, single).modalities
+    predicts = not evidence.done("chance") or shows_gain(evidence.compare(single, evidence.done("chance")[0]))
+    carrier = modality if predicts else None
+    networks = [name for name in singles if _method(evidence, name).family == "network"]
+    network = modality if modality in networks else evidence.best(networks)
+    if len(evidence.setup.features.dims) == 1:
+        skill = _reach(evidence, single) + ("" if predicts else ", which is no better than chance")
+        sentence = f"There is only one modality, {modality}, so there is nothing to fuse; {skill}."
+        return Verdict("one modality", sentence, single=single, carrier=carrier, winner=network)
+    if fusion is None:
+        sentence = f"No fusion method finished, so whether fusion helps cannot be said; {_reach(evidence, single)}."
+        return Verdict("no fusion finished", sentence, single=single, carrier=carrier, winner=network)
+    gain = evidence.compare(fusion, single)
+    rival = max(singles, key=lambda name: evidence.sign * evidence.test(name).mean())
+    ahead = evidence.sign * (evidence.test(fusion).mean() - evidence.test(rival).mean()) > 0
+    if shows_gain(gain) and ahead:
+        sentence = (
+            f"Fusion helps: {_reach(evidence, fusion)}, better by {gain.gain:.3f} than the best single modality "
+            f"({_name(evidence, single)}: {_figure(evidence, single)}); {_sure(evidence, gain, fusion, single)}."
+        )
+        return Verdict("helps", sentence, fusion, single, None, gain, fusion)
+    against = (
+        f"the best fusion, {fusion}, has {evidence.primary} {_figure(evidence, fusion)} on {len(evidence.rows)} test "
+        f"rows against {_figure(evidence, single)} by {_name(evidence, single)} (gain {gain.gain:+.3f}, "
+        f"{_sure(evidence, gain, fusion, single)})"
+    )
+    if shows_gain(gain):
+        against += f", but {_name(evidence, rival)} has {_figure(evidence, rival)}"
+    if not predicts:
+        sentence = f"Fusion does not help, and no modality predicts the target better than chance: {against}."
+        return Verdict("nothing predicts", sentence, fusion, single, None, gain, network or fusion)
+    sentence = f"Fusion does not help: {modality} alone is enough; {against}."
+    return Verdict("does not help", sentence, fusion, single, modality, gain, network or fusion)
+
+
+def notes(evidence: Evidence, verdict: Verdict) -> list[str]:
+    """What the sentence leaves out and a reader should know."""
+    found = []
+    classical = evidence.best(evidence.done("classical"))
+    if verdict.fusion is not None and verdict.single is not None and classical is not None:
+        reach = f"The classical baseline {classical!r} on all modalities reaches {_figure(evidence, classical)}"
+        against = evidence.compare(classical, verdict.single)
+        if shows_gain(evidence.compare(classical, verdict.fusion)):
+            found.append(f"{reach}, better than the best fusion: features side by side are enough here.")
+        elif verdict.outcome != "helps" and shows_gain(against):
+            found.append(
+                f"{reach}, better than the best single modality (p = {against.p:.2g}): look at it before deciding."
+            )
+        elif verdict.outcome == "helps" and not shows_gain(evidence.compare(verdict.fusion, classical)):
+            found.append(f"{reach}; the fusion is not shown to be better than that.")
+    few = [name for name in (verdict.fusion, verdict.single) if name and _one_seed(evidence, name)]
+    if few:
+        found.append(f"{' and '.join(few)}: one seed only, so the interval leaves the chance of training out.")
+    failed = sorted(evidence.errors)
+    if failed:
+        found.append(f"Failed: {', '.join(failed)}; the table has the messages.")
+    if verdict.winner is not None and verdict.winner not in (verdict.fusion, verdict.single):
+        found.append(f"The model kept is {verdict.winner!r}: the best network; {verdict.single!r} is no network.")
+    return found
+
+
+def _method(evidence: Evidence, name: str) -> Any:
+    return next(method for method in evidence.methods if method.name == name)
+
+
+def _one_seed(evidence: Evidence, name: str) -> bool:
+    return _method(evidence, name).random and len(evidence.results[name]) == 1
+
+
+def _figure(evidence: Evidence, name: str) -> str:
+    return f"{evidence.test(name).mean():.3f}"
+
+
+def _name(evidence: Evidence, name: str) -> str:
+    """A single modality's method in words: ``image, linear``."""
+    method = _method(evidence, name)
+    return method.modalities[0] + ("" if method.family == "network" else f" by the {method.family} baseline")
+
+
+def _reach(evidence: Evidence, name: str) -> str:
+    method = _method(evidence, name)
+    label = f"{name} of {_join(method.modalities)}" if method.role == "fusion" else _name(evidence, name)
+    return f"{label} reaches {evidence.primary} {_figure(evidence, name)} on {len(evidence.rows)} test rows"
+
+
+def _sure(evidence: Evidence, gain: Gain, *names: str) -> str:
+    seeds = max(len(evidence.results[name]) for name in names)
+    folds = len(evidence.setup.splits)
+    runs = f"{seeds} seed{'s' * (seeds > 1)}" + (f", {folds} folds" if folds > 1 else "")
+    return f"p = {gain.p:.2g}, 95 % CI [{gain.low:+.3f}, {gain.high:+.3f}], {runs}"
+
+
+def _join(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

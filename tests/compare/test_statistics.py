@@ -1,0 +1,126 @@
+"""The statistics against scipy, against slow loops from the formulas, and against examples done by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from weft.compare.statistics import (
+    bootstrap_means,
+    bootstrap_metric,
+    holm,
+    interval,
+    mean_of_seeds,
+    sign_flip_test,
+)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def test_exact_sign_flips_equal_scipy(rng: np.random.Generator) -> None:
+    a, b = rng.normal(0.4, 1, 11), rng.normal(0, 1, 11)
+
+    def statistic(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+        return np.mean(x - y, axis=axis)
+
+    reference = stats.permutation_test((a, b), statistic, permutation_type="samples", n_resamples=np.inf)
+    assert sign_flip_test(a - b) == pytest.approx(reference.pvalue, abs=1e-12)
+
+
+def test_random_sign_flips_approach_the_exact_value(rng: np.random.Generator) -> None:
+    d = rng.normal(0.3, 1, 18)
+    exact = sign_flip_test(d, resamples=2**18)
+    assert sign_flip_test(d, resamples=20_000) == pytest.approx(exact, abs=4 * np.sqrt(exact / 20_000))
+
+
+def test_groups_flip_together(rng: np.random.Generator) -> None:
+    group = np.array(list("aabbbcddde"))
+    d = rng.normal(0.5, 1, 10)
+    sums = [d[group == g].sum() for g in "abcde"]
+    hits = [
+        abs(sum(s * e for s, e in zip(sums, signs, strict=True))) >= abs(sum(sums)) - 1e-12
+        for signs in itertools.product((-1, 1), repeat=5)
+    ]
+    assert sign_flip_test(d, group) == np.mean(hits)
+
+
+def test_no_difference_is_no_evidence() -> None:
+    assert sign_flip_test(np.zeros(30)) == 1.0
+
+
+def test_p_values_of_random_data_are_uniform() -> None:
+    p = [sign_flip_test(np.random.default_rng(i).normal(size=40), resamples=199) for i in range(400)]
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_holm_by_hand() -> None:
+    # sorted: 0.01 * 4 = 0.04, 0.02 * 3 = 0.06, 0.03 * 2 = 0.06, 0.6 * 1 = 0.6
+    np.testing.assert_allclose(holm(np.array([0.03, 0.01, 0.6, 0.02])), [0.06, 0.04, 0.6, 0.06])
+    # 0.5 * 2 is cut at 1 and carried on
+    np.testing.assert_allclose(holm(np.array([0.5, 0.9])), [1.0, 1.0])
+    assert holm(np.array([])).shape == (0,)
+
+
+def test_bootstrap_interval_equals_scipy(rng: np.random.Generator) -> None:
+    scores = rng.exponential(size=(1, 80))
+    ours = interval(bootstrap_means([scores], resamples=20_000)[0][:, 0])
+    reference = stats.bootstrap(
+        (scores[0],), np.mean, n_resamples=20_000, method="percentile", random_state=1
+    ).confidence_interval
+    np.testing.assert_allclose(ours, reference, atol=0.012)
+
+
+def test_bootstrap_uses_the_same_rows_for_both_methods(rng: np.random.Generator) -> None:
+    scores = rng.normal(size=(2, 50))
+    a, b = bootstrap_means([scores, scores + 1.0], resamples=300)
+    np.testing.assert_allclose(b - a, 1.0)
+
+
+def test_cluster_bootstrap_has_the_variance_of_groups(rng: np.random.Generator) -> None:
+    """Ten copies of each row hold no more information than one."""
+    values = rng.normal(size=60)
+    copies, group = np.repeat(values, 10)[None], np.repeat(np.arange(60), 10)
+    grouped = bootstrap_means([copies], group, resamples=4000)[0]
+    alone = bootstrap_means([values[None]], resamples=4000)[0]
+    assert grouped.std() == pytest.approx(alone.std(), rel=0.05)
+    assert bootstrap_means([copies], resamples=4000)[0].std() < 0.5 * alone.std()
+
+
+def test_metric_bootstrap_equals_the_fast_one_for_a_mean(rng: np.random.Generator) -> None:
+    scores, group = rng.normal(size=(3, 40)), np.repeat(np.arange(8), 5)
+    slow = bootstrap_metric(lambda rows: scores[:, rows].mean(axis=1), group, 40, resamples=3000)
+    fast = bootstrap_means([scores], group, resamples=3000)[0]
+    assert slow.shape == fast.shape == (3000, 3)
+    np.testing.assert_allclose(slow.mean(axis=0), fast.mean(axis=0), atol=0.02)
+    np.testing.assert_allclose(slow.std(axis=0), fast.std(axis=0), rtol=0.08)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_redrawn_seeds_have_the_unbiased_variance_of_their_mean(count: int, rng: np.random.Generator) -> None:
+    seeds = rng.normal(size=count)
+    drawn = mean_of_seeds(np.tile(seeds, (60_000, 1)), seed=0)
+    assert drawn.var() == pytest.approx(seeds.var(ddof=1) / count, rel=0.03)
+
+
+def test_one_seed_has_no_seed_variance() -> None:
+    values = np.arange(5.0)[:, None]
+    np.testing.assert_array_equal(mean_of_seeds(values, seed=0), values[:, 0])
+
+
+def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
+    """Rows and seeds both vary: truth 0.2, three training runs, 60 rows."""
+    covered = 0
+    for trial in range(300):
+        rng = np.random.default_rng(trial)
+        a = 0.2 + rng.normal(0, 0.05, (3, 1)) + rng.normal(0, 1, 60) + rng.normal(0, 0.3, (3, 60))
+        b = rng.normal(0, 0.05, (3, 1)) + rng.normal(0, 0.3, (3, 60))
+        draws = [mean_of_seeds(m, seed=k) for k, m in enumerate(bootstrap_means([a, b], resamples=400, seed=trial))]
+        low, high = interval(draws[0] - draws[1])
+        covered += low <= 0.2 <= high
+    assert 0.90 <= covered / 300 <= 0.985
