@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +31,6 @@ def init(
 
     if out.exists() and not force:
         raise UserError("the configuration exists already", str(out), "choose another --out, or pass --force")
-    config = guess_table(table).model_copy(update={"table": os.path.relpath(table, out.parent)})
+    config = guess_table(table)
     out.write_text(to_commented_yaml(config, out.parent))
     say(f"{out}: {', '.join(f'{n} ({m.kind})' for n, m in config.modalities.items())}. Next: weft compare {out}")
