@@ -6,6 +6,7 @@ blank cell and null are None, ``[1, 2]`` in a CSV cell is a list, and a column w
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -77,7 +78,7 @@ def _read(path: Path) -> Source:
         if suffix == ".jsonl":
             return _read_jsonl(path)
         table = pa.parquet.read_table(path) if suffix == ".parquet" else _read_csv(path)
-    except (pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (pa.ArrowException, csv.Error, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read", str(error), "check that the file is whole and UTF-8") from error
     return table.column_names, table.num_rows, lambda name: table.column(name).to_pylist()
 
@@ -87,7 +88,8 @@ def _read_csv(path: Path) -> pa.Table:
     read = pa.csv.ReadOptions(block_size=min(max(path.stat().st_size + 1, 1 << 20), 1 << 30))
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     parse = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    header = pa.csv.open_csv(path, read_options=read, parse_options=parse).schema.names
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader(file, delimiter=delimiter), [])
     convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()))
     return pa.csv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
 

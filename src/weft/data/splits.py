@@ -164,15 +164,24 @@ def _deal(data: Splittable, rows: np.ndarray, shares: np.ndarray, method: str, s
         stratum = _majority(unit, np.unique(classes[rows], return_inverse=True)[1].reshape(-1))
         order = order[np.argsort(stratum[order], kind="stable")]
     part = np.empty(len(sizes), dtype=np.int64)
-    held = np.zeros(len(shares))
-    for position, index in enumerate(order):
-        lack = shares * (held.sum() + sizes[index]) - held
-        empty = (shares > 0) & (held == 0)
-        if empty.sum() >= len(order) - position:
-            lack[~empty] = -np.inf
-        part[index] = np.argmax(lack)
-        held[part[index]] += sizes[index]
+    part[order] = _parts(sizes[order].tolist(), shares.tolist())
     return [rows[part[unit] == k] for k in range(len(shares))]
+
+
+def _parts(sizes: list[int], shares: list[float]) -> list[int]:
+    """The part of every unit, in the order of dealing."""
+    held = [0] * len(shares)
+    empty = {k for k, share in enumerate(shares) if share > 0}
+    parts, dealt = [], 0
+    for position, size in enumerate(sizes):
+        dealt += size
+        lack = [share * dealt - rows for share, rows in zip(shares, held, strict=True)]
+        choice = sorted(empty) if len(empty) >= len(sizes) - position else range(len(shares))
+        part = max(choice, key=lack.__getitem__)
+        held[part] += size
+        empty.discard(part)
+        parts.append(part)
+    return parts
 
 
 def _majority(unit: np.ndarray, codes: np.ndarray) -> np.ndarray:

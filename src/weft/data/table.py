@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +39,8 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 FEW_CLASSES = 20
+LOOKED_AT = 1000
+"""Cells of a column that a kind is guessed from."""
 
 
 class ModalityConfig(BaseModel):
@@ -136,7 +139,7 @@ def load_config(path: str | Path) -> TableConfig:
         extra = first["type"] == "extra_forbidden"
         remedy = did_you_mean(str(first["loc"][-1]), known, "keys") if extra else "correct the value"
         raise UserError(f"{path}: {key}: {first['msg']}", f"{first.get('input')!r}"[:200], remedy) from None
-    return config.model_copy(update={"table": str((path.parent.absolute() / config.table).resolve())})
+    return config.model_copy(update={"table": os.path.abspath(path.parent / config.table)})
 
 
 def read_table(path: str | Path, config: TableConfig, *, require_target: bool = True) -> Dataset:
@@ -343,8 +346,8 @@ def guess_table(path: str | Path) -> TableConfig:
     """Propose a configuration from the names and cells of a table's columns.
 
     The split column is the one whose words are splits; other roles go by name: id, group, target (else the last column
-    of numbers or of few distinct words). The rest become modalities: file names by their suffix, lists by their lengths,
-    long strings as text, and all numbers and short words together as one tabular modality.
+    of numbers or of few distinct words). The rest become modalities: file names by their suffix, lists by their
+    lengths, long strings as text, and all numbers and short words together as one tabular modality.
 
     Args:
         path: a CSV, Parquet or JSONL file. The configuration holds its absolute path.
@@ -362,7 +365,7 @@ def guess_table(path: str | Path) -> TableConfig:
             roles["id"] = None
     roles["split"] = next((name for name in columns.names if _is_split(cells[name])), None)
     free = [n for n in columns.names if n not in roles.values() and any(c is not None for c in cells[n])]
-    kinds = {name: _guess_kind(cells[name], path.parent) for name in free}
+    kinds = {name: _guess_kind(_first_present(cells[name]), path.parent) for name in free}
     if roles["target"] is None:
         plain = [name for name in free if kinds[name] == "tabular" and None not in cells[name]]
         if plain and len(free) > 1 and len(set(map(str, cells[plain[-1]]))) > 1:
@@ -405,17 +408,22 @@ def _is_split(cells: Sequence[Any]) -> bool:
     return words <= set(SPLIT_WORDS) and {"train", "test"} <= {SPLIT_WORDS[word] for word in words}
 
 
+def _first_present(cells: Sequence[Any]) -> list[Any]:
+    """Enough cells to tell a kind from."""
+    return list(islice((cell for cell in cells if cell is not None), LOOKED_AT))
+
+
 def _guess_kind(cells: Sequence[Any], folder: Path) -> Kind:
-    """The kind that most cells of a column look like."""
-    votes = Counter(_look(cell) for cell in cells if cell is not None)
+    """The kind that most of these cells look like."""
+    votes = Counter(_look(cell) for cell in cells)
     kind = votes.most_common(1)[0][0]
-    if kind in ("vector", "series") and len({len(as_list(c) or ()) for c in cells if as_list(c)}) > 1:
+    if kind in ("vector", "series") and len({len(as_list(c) or ()) for c in cells}) > 1:
         return "series"
     if kind == "npy":
         first = next(cell for cell in cells if _look(cell) == "npy")
         return "vector" if read_array(folder / first, f"array {first!r}").ndim == 1 else "series"
     if kind == "words":
-        distinct = {str(c) for c in cells if c is not None}
+        distinct = {str(c) for c in cells}
         return "tabular" if len(distinct) <= FEW_CLASSES and len(distinct) < sum(votes.values()) else "text"
     return kind
 
@@ -514,7 +522,7 @@ def _modality_lines(name: str, modality: ModalityConfig) -> list[str]:
         lines.append(f"    column: {_scalar(modality.column)}")
     else:
         lines += ["    columns:", *(f"      - {_scalar(column)}" for column in modality.columns or ())]
-    note = "built in, needs no weights" + ("; models that usually encode better:" if models else "")
+    note = "built in, needs no weights" + (". Models that usually encode better, instead:" if models else "")
     lines.append(f"    encoder: {_scalar(modality.encoder or built_in)}  # {note}")
     lines += [f"    # encoder: {model}" for model in models]
     if modality.options:
