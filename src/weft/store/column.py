@@ -82,7 +82,7 @@ class Column:
             records = fetched.records.index_select(0, torch.from_numpy(place.ravel())).to(torch.float32)
         if self.per_record > 1:
             mask = mask.expand(-1, self.per_record).contiguous()
-        return Tokens(records.view(len(rows), -1, self.width), mask)
+        return Tokens(records.view(len(rows), mask.shape[1], self.width), mask)
 
     def pooled(self, rows: np.ndarray) -> np.ndarray:
         """``(n, D)`` float32 means over the tokens; NaN where absent."""

