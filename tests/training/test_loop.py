@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -228,6 +229,7 @@ fit(build(features, split, hidden=8), features, split, settings, sys.argv[1], pr
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_numbers_of_one_that_was_not(tmp_path):
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
@@ -279,3 +281,47 @@ def test_a_run_stopped_inside_an_epoch_goes_on_at_that_step(tmp_path, monkeypatc
     resumed = fit(build(features, split), features, split, settings, tmp_path, progress=False)
     assert without_time(resumed) == without_time(whole)
     assert len(calls) == 4 * 12 - 19
+
+
+TWO = """
+import json, sys, torch
+torch.set_num_threads(1)
+from tests.training.problems import build, xor
+from weft.training import fit
+features, split = xor(100, absent=0.3)
+model = build(features, split, decision="hybrid", dropout=0.0)
+history = fit(model, features, split, {"epochs": 4, "patience": 0, "batch_size": 20}, sys.argv[1], progress=False)
+if int(__import__("os").environ["RANK"]) == 0:
+    print(json.dumps(history.epochs))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tmp_path):
+    """Equal global batches of 20 rows: gloo data parallel gives the losses and the scores of one process."""
+    root = Path(__file__).resolve().parents[2]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, str(tmp_path)],
+            env={**os.environ, **common, "PYTHONPATH": str(root), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=root,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    printed = [worker.communicate(timeout=300)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    two = json.loads(printed[0].splitlines()[-1])
+    features, split = xor(100, absent=0.3)
+    settings = {"epochs": 4, "patience": 0, "batch_size": 20}
+    one = fit(build(features, split, decision="hybrid", dropout=0.0), features, split, settings, progress=False)
+    for ours, theirs in zip(one.epochs, two, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+        assert ours["dev_loss"] == pytest.approx(theirs["dev_loss"], abs=1e-5)
+        assert ours["dev_score"] == theirs["dev_score"]
+    assert FusedModel.from_pretrained(tmp_path).names == ("a", "b")

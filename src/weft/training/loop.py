@@ -109,7 +109,10 @@ def fit_aligner(
 
 def run(goal: Goal, config: TrainConfig, folder: Path | str | None = None, progress: bool = True) -> History:
     """Minimise a goal; see :func:`fit`."""
-    return _Loop(goal, config, None if folder is None else Path(folder), progress).run()
+    loop = _Loop(goal, config, None if folder is None else Path(folder), progress)
+    kind = loop.device.type
+    with torch.random.fork_rng([] if kind == "cpu" else [loop.device], device_type="cuda" if kind == "cpu" else kind):
+        return loop.run()
 
 
 class _Loop:
@@ -174,7 +177,7 @@ class _Loop:
         losses: list[Tensor] = []
         self.network.train()
         for step in range(position.step, self.steps):
-            torch.manual_seed(int(seeds[step]))
+            self._seed(int(seeds[step]))
             losses.append(self._step(batches[step], position.epoch * self.steps + step))
             if (step + 1) % config.log_every == 0:
                 losses = self._take(losses)
@@ -198,6 +201,12 @@ class _Loop:
         log.step(position.epoch * self.steps)
         if position.finished or self._due():
             self._save()
+
+    def _seed(self, value: int) -> None:
+        """Seed this process's device alone: ``torch.manual_seed`` also queues work for devices that are not there."""
+        torch.default_generator.manual_seed(value)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(value)
 
     def _step(self, positions: np.ndarray, step: int) -> Tensor:
         rate = learning_rate(self.config, step, self.config.epochs * self.steps, self.position.reductions)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from weft.alignment import Aligner, Objective
+from weft.alignment.base import aligners
+from weft.data import Split
+from weft.errors import UserError
+from weft.store import MemoryFeatures
+from weft.tokens import mean_pool
+from weft.training import AlignedModel, fit_aligner
+from weft.training.aligned import retrieval_task
+from weft.training.aligned_goal import AlignedGoal
+from weft.training.config import TrainConfig
+
+SETTINGS = {"epochs": 12, "patience": 0, "batch_size": 40, "lr": 1e-2}
+
+
+@aligners.register("test-linear")
+class Linear(Aligner):
+    def __init__(self, dims, dim=256):
+        super().__init__(dims, dim)
+        self.project = nn.ModuleList(nn.Linear(d, dim) for d in self.dims.values())
+
+    def embed(self, name, tokens):
+        return self.project[self.names.index(name)](mean_pool(tokens))
+
+
+class Nce(Objective):
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(2.0))
+        self.seen = []
+
+    def forward(self, a, b, valid):
+        self.seen.append((a, b, valid))
+        logits = self.log_scale.exp() * a[valid] @ b[valid].T
+        target = torch.arange(len(logits))
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def pairs(items=150, captions=1, seed=0):
+    """An image and its captions are two linear views of one hidden vector, with noise."""
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(size=(items, 6))
+    item = np.repeat(np.arange(items), captions)
+    image = (hidden @ rng.normal(size=(6, 10)))[item]
+    text = hidden[item] @ rng.normal(size=(6, 8)) + 0.1 * rng.normal(size=(items * captions, 8))
+    ids = [str(i) for i in range(len(item))]
+    features = MemoryFeatures(ids, {"image": image, "text": text}, {}, group=item, task="retrieval")
+    parts = np.split(rng.permutation(items), [items * 2 // 3, items * 5 // 6])
+    return features, Split(*(np.flatnonzero(np.isin(item, part)) for part in parts))
+
+
+def build(features):
+    return AlignedModel.build(dims=features.dims, aligner="test-linear", dim=16)
+
+
+def test_two_views_are_aligned_and_the_model_folder_gives_the_same_vectors(tmp_path):
+    features, split = pairs()
+    model, objective = build(features), Nce()
+    before = model.evaluate(features, split.test)["sum of recalls"]
+    history = fit_aligner(model, objective, features, split, SETTINGS, tmp_path, progress=False)
+    after = model.evaluate(features, split.test)
+    assert after["sum of recalls"] > max(5, before + 1)
+    assert after["text->image R@5"] > 0.9
+    assert objective.log_scale.item() != 2.0
+    assert model.evaluate(features, split.dev)["sum of recalls"] == pytest.approx(history.best["dev_score"])
+    ours, again = (m.embed(features) for m in (model, AlignedModel.from_pretrained(tmp_path)))
+    for name, vectors in ours.items():
+        assert np.array_equal(vectors, again[name])
+        assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(features)), abs=1e-5)
+
+
+def test_one_side_can_be_embedded_alone():
+    features, _ = pairs(20)
+    model = build(features)
+    alone = model.embed(features.subset(["text"]))
+    assert list(alone) == ["text"]
+    assert np.array_equal(alone["text"], model.embed(features)["text"])
+
+
+def test_no_batch_holds_two_rows_of_a_group_and_every_caption_gets_its_turn():
+    features, split = pairs(30, captions=5)
+    goal = AlignedGoal(build(features), Nce(), features, split, TrainConfig())
+    rng = np.random.default_rng(0)
+    drawn = [goal.order(rng) for _ in range(60)]
+    for positions in drawn:
+        groups = features.group[split.train[positions]]
+        assert len(groups) == len(np.unique(groups)) == goal.steps_over == 20
+    assert len(np.unique(np.concatenate(drawn))) == len(split.train)
+
+
+def test_an_image_of_five_captions_is_searched_once():
+    features, split = pairs(30, captions=5)
+    task, groups, presence = retrieval_task(features, split.dev)
+    assert task.unique == ("image",)
+    assert task.pairs == (("image", "text"),)
+    assert len(groups) == 25
+    assert presence["text"].all()
+    found = dict(
+        (d, len(rows)) for d, rows, _ in task.rankings(build(features).embed(features, split.dev), groups, presence)
+    )
+    assert found == {"image->text": 5, "text->image": 25}
+
+
+def test_a_row_that_lacks_one_side_is_no_valid_pair():
+    features, split = pairs(60)
+    values = {name: features.pooled(np.arange(60))[name] for name in features.dims}
+    values["text"][split.train[:7]] = np.nan
+    features = MemoryFeatures(features.ids, values, {}, group=features.group, task="retrieval")
+    objective = Nce()
+    fit_aligner(build(features), objective, features, split, {**SETTINGS, "epochs": 1}, progress=False)
+    train = objective.seen[0]
+    assert int((~train[2]).sum()) == 7
+    assert sorted(F.normalize(train[1], dim=1).norm(dim=1).round().tolist())[:7] == [0.0] * 7
+
+
+def test_aligner_runs_resume_exactly(tmp_path):
+    features, split = pairs(captions=3)
+    settings = {**SETTINGS, "epochs": 4, "checkpoint_seconds": 0}
+    whole = fit_aligner(build(features), Nce(), features, split, settings, progress=False)
+
+    class Interrupted(Nce):
+        def forward(self, a, b, valid):
+            if len(self.seen) == 8:
+                raise KeyboardInterrupt
+            return super().forward(a, b, valid)
+
+        def __repr__(self):
+            return repr(Nce())
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_aligner(build(features), Interrupted(), features, split, settings, tmp_path, progress=False)
+    resumed = fit_aligner(build(features), Nce(), features, split, settings, tmp_path, progress=False)
+    for one, other in zip(whole.epochs, resumed.epochs, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_mistakes_are_named():
+    features, split = pairs(30)
+    alone = features.subset(["text"])
+    with pytest.raises(UserError, match="two modalities"):
+        fit_aligner(build(alone), Nce(), alone, split, SETTINGS, progress=False)
+    with pytest.raises(UserError, match="none to drop"):
+        fit_aligner(build(features), Nce(), features, split, {**SETTINGS, "modality_dropout": 0.5}, progress=False)
