@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.fusion.base import Fusion, fusions
-from weft.ops.bilinear import check_positive, unit_variance_, vectors, wide
+from weft.ops.bilinear import check_positive, vectors, wide
 from weft.tokens import Fused, Tokens
 
 
@@ -59,12 +59,10 @@ class LowRankFusion(Fusion):
         super().__init__(dims, dim)
         check_positive("lmf", rank=rank)
         self.rank = rank
-        self.factors = nn.ModuleList()
-        for d in self.dims.values():
-            energy = (d + 1) * rank ** (1 / len(self.dims))
-            factor = unit_variance_(nn.Linear(d, rank * dim), energy)
-            nn.init.normal_(factor.bias, std=energy**-0.5)
-            self.factors.append(factor)
+        scale = rank ** (-0.5 / len(self.dims))
+        self.factors = nn.ParameterList(
+            torch.empty(d + 1, rank * dim).normal_(std=scale * (d + 1) ** -0.5) for d in self.dims.values()
+        )
         self.rank_weights = nn.Parameter(torch.ones(rank))
         self.bias = nn.Parameter(torch.zeros(dim))
         self.dropout = nn.Dropout(dropout)
@@ -72,8 +70,11 @@ class LowRankFusion(Fusion):
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         values, _ = vectors(inputs)
         shape = (self.rank, self.dim)
-        a = [wide(factor(v)).unflatten(1, shape) for factor, v in zip(self.factors, values, strict=True)]
-        constant = [wide(factor.get_parameter("bias")).view(shape) for factor in self.factors]
+        a = [
+            wide(torch.addmm(factor[0], v, factor[1:])).unflatten(1, shape)
+            for factor, v in zip(self.factors, values, strict=True)
+        ]
+        constant = [wide(factor[0]).view(shape) for factor in self.factors]
         alone = [reduce(mul, [a[m] if n == m else c for n, c in enumerate(constant)]) for m in range(len(a))]
         vector, *parts = (self._sum_ranks(p).to(values[0].dtype) for p in (reduce(mul, a), *alone))
         return Fused(self.dropout(vector), None, dict(zip(self.names, parts, strict=True)), None)
@@ -95,10 +96,8 @@ class LowRankFusion(Fusion):
         dims = {name: f.shape[1] - 1 for name, f in zip(names, factors, strict=True)}
         module = cls(dims, outputs, rank=rank).to(factors[0].dtype)
         with torch.no_grad():
-            for linear, factor in zip(module.factors, factors, strict=True):
-                columns = factor.permute(1, 0, 2).flatten(1)
-                linear.get_parameter("bias").copy_(columns[0])
-                linear.get_parameter("weight").copy_(columns[1:].T)
+            for ours, factor in zip(module.factors, factors, strict=True):
+                ours.copy_(factor.transpose(0, 1).flatten(1))
             module.rank_weights.copy_(state["fusion_weights"][0])
             module.bias.copy_(state["fusion_bias"][0])
         return module

@@ -79,7 +79,6 @@ class Tucker(Fusion):
     arity = (2, None)
     wants = "vectors"
     absent = "fill"
-    symmetric = True
     paper = "Ben-Younes et al., MUTAN, ICCV 2017, arXiv 1705.06676; BLOCK, AAAI 2019, arXiv 1902.00038 (BlockTucker)"
 
     def __init__(

@@ -120,8 +120,8 @@ def count_sketch(x: Tensor, index: Tensor, sign: Tensor, size: int) -> Tensor:
 def circular_convolution(sketches: Sequence[Tensor], there: Tensor) -> Tensor:
     """Circular convolution ``(B, D)`` of the present sketches ``(B, D)``, by FFT; an absent one is the unit impulse.
 
-    Entries below the rounding error of the FFT, ``16 eps`` times the product of the norms, are set to 0: a signed square
-    root would blow them up.
+    Entries below the rounding error of the FFT, ``16 eps`` times the product of the norms, are set to 0: a signed
+    square root would blow them up.
     """
     sketches = [wide(s) for s in sketches]
     columns = [there[:, m : m + 1] for m in range(len(sketches))]
