@@ -16,8 +16,8 @@ at least one modality present). An absent modality has zero affinity and zero va
 Cost: :math:`24 D^2 + 17 D` weights per block (``mlp_ratio=4``, no ``qkv_bias``), ``M(M-1)/2`` blocks per layer; time
 quadratic and memory linear in N.
 
-When not to use it: modalities whose tokens do not share positions; single vectors (with one token every affinity is 1
-and the queries and keys cannot train); N in the hundreds of thousands.
+When not to use it: modalities whose tokens do not share positions; pooled vectors (one token is refused: its affinity
+is 1, and the queries and keys could never train); N in the hundreds of thousands.
 
 Source: Wang et al., "MutualFormer: Multi-Modality Representation Learning via Cross-Diffusion Attention", IJCV 2024
 (arXiv 2112.01177). Where the published code and the figures differ we follow the code; ``split_norm`` is the figure's
@@ -142,6 +142,13 @@ class MutualFormer(Fusion):
         return model
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
+        length = next(iter(inputs.values())).values.shape[1]
+        if length == 1:
+            raise UserError(
+                "MutualFormer compares the tokens of a modality with each other, so it needs two or more",
+                "1 token in every modality: every affinity is 1, and the queries and keys would never train",
+                "give it token sequences or feature maps, or use an operator that wants vectors (weft list)",
+            )
         modalities = [
             Tokens(torch.where(t.mask.unsqueeze(-1), embed(t.values), 0.0), t.mask)
             for t, embed in zip(inputs.values(), self.embed, strict=True)

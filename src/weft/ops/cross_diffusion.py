@@ -49,7 +49,7 @@ Fit = Literal["sum", "mean"]
 Form = Literal["auto", "dense", "associative", "streaming"]
 
 ROWS = 128  # rows of one block: enough for an efficient matrix product
-BLOCK = 2**20  # scores held at once: 4 MiB in float32, which stays in a processor's cache
+BLOCK = 2**20  # scores held at once, or one head's block of rows: 4 MiB in float32 stay in a processor's cache
 LONGEST_MATRIX = 256  # up to this many tokens the whole affinity is cheaper than recomputing it
 BLOCKED = ("cpu",)  # device types on which our row blocks are faster than PyTorch's fused attention for A X
 
@@ -265,7 +265,7 @@ def _dense(
     )
 
 
-# --- A X and A^T X in row blocks -------------------------------------------------------------------------------------
+# --- A X and A^T X in row blocks
 
 
 def _blocks(
@@ -411,7 +411,7 @@ def _flops(query: Any, key: Any, x: Any, *_: Any, **__: Any) -> int:
     return 2 * batch * heads * rows * key[-2] * (width + x[-1])
 
 
-# --- checks ----------------------------------------------------------------------------------------------------------
+# --- checks
 
 
 def _zero_masked(x: Tensor, mask: Tensor | None) -> Tensor:
