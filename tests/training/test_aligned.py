@@ -102,9 +102,8 @@ def test_an_image_of_five_captions_is_searched_once():
     assert task.pairs == (("image", "text"),)
     assert len(groups) == 25
     assert presence["text"].all()
-    found = dict(
-        (d, len(rows)) for d, rows, _ in task.rankings(build(features).embed(features, split.dev), groups, presence)
-    )
+    embeddings = build(features).embed(features, split.dev)
+    found = {direction: len(rows) for direction, rows, _ in task.rankings(embeddings, groups, presence)}
     assert found == {"image->text": 5, "text->image": 25}
 
 
@@ -122,7 +121,7 @@ def test_a_row_that_lacks_one_side_is_no_valid_pair():
 
 def test_aligner_runs_resume_exactly(tmp_path):
     features, split = pairs(captions=3)
-    settings = {**SETTINGS, "epochs": 4, "checkpoint_seconds": 0}
+    settings = {**SETTINGS, "epochs": 4, "checkpoint_seconds": 0, "log_every": 1}
     whole = fit_aligner(build(features), Nce(), features, split, settings, progress=False)
 
     class Interrupted(Nce):

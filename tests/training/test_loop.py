@@ -224,7 +224,7 @@ from tests.training.problems import build, xor
 from weft.training import fit
 features, split = xor(300)
 settings = {"epochs": 200, "patience": 0, "batch_size": 32, "schedule": "plateau", "modality_dropout": 0.2,
-            "checkpoint_seconds": 0.02}
+            "checkpoint_seconds": 0.02, "log_every": 1}
 fit(build(features, split, hidden=8), features, split, settings, sys.argv[1], progress=False)
 """
 
@@ -260,7 +260,7 @@ def test_a_killed_run_goes_on_with_the_numbers_of_one_that_was_not(tmp_path):
 def test_a_run_stopped_inside_an_epoch_goes_on_at_that_step(tmp_path, monkeypatch):
     """Interrupt after the seventh of twelve steps: the resumed run equals the whole one."""
     features, split = xor(200)
-    settings = {**QUICK, "batch_size": 10, "checkpoint_seconds": 0}
+    settings = {**QUICK, "batch_size": 10, "checkpoint_seconds": 0, "log_every": 1}
     whole = fit(build(features, split), features, split, settings, progress=False)
 
     from weft.training.fused_goal import FusedGoal

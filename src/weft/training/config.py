@@ -26,7 +26,8 @@ class TrainConfig(BaseModel):
         precision: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"`` (with loss scaling).
         seed: order of rows, dropout, modality dropout.
         modality_dropout: probability with which a present modality is hidden from a training row; never all of a row.
-        log_every: steps between progress updates and checks for a loss that is not finite.
+        log_every: steps between progress updates, checks for a loss that is not finite, and looks at the clock whether
+            a checkpoint is due; the end of an epoch is always such a point.
         checkpoint_seconds: least time between two checkpoints; the end of training always writes one.
         cache_mb: features are kept in memory up to this size, and read batch by batch above it.
         log_to: ``"tensorboard"`` writes event files beside ``log.jsonl``.

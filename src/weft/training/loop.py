@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from weft.alignment import Objective
@@ -117,8 +119,6 @@ def run(goal: Goal, config: TrainConfig, folder: Path | str | None = None, progr
 
 class _Loop:
     def __init__(self, goal: Goal, config: TrainConfig, folder: Path | None, progress: bool) -> None:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
-
         handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
         self.accelerator = Accelerator(kwargs_handlers=handlers)
         self.goal, self.config, self.folder = goal, config, folder
@@ -182,10 +182,9 @@ class _Loop:
             if (step + 1) % config.log_every == 0:
                 losses = self._take(losses)
                 log.step(position.epoch * self.steps + step + 1)
-            if step + 1 < self.steps and self._due():
-                losses = self._take(losses)
-                position.seconds = clock()
-                self._save()
+                if step + 1 < self.steps and self._due():
+                    position.seconds = clock()
+                    self._save()
         self._take(losses)
         figures = self._evaluate()
         position.seconds = clock()
@@ -225,9 +224,15 @@ class _Loop:
         return loss.detach()
 
     def _take(self, losses: list[Tensor]) -> list[Tensor]:
-        """Move losses to the position, refusing one that is not finite; an empty list for the next ones."""
+        """Move losses, as means over the processes, to the position; an empty list for the next ones.
+
+        Raises:
+            UserError: one of them is not finite.
+        """
         position = self.position
-        for value in torch.stack(losses).tolist() if losses else []:
+        if not losses:
+            return []
+        for value in self.accelerator.reduce(torch.stack(losses), "mean").tolist():
             if not math.isfinite(value):
                 raise UserError(
                     "the training loss is not finite",
@@ -263,7 +268,11 @@ class _Loop:
         return (entry["dev_score"], loss) if self.config.monitor == "score" else (loss, entry["dev_score"])
 
     def _due(self) -> bool:
-        return self.folder is not None and time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
+        """Whether it is time for a checkpoint; the main process decides for all."""
+        due = self.folder is not None and time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
+        if self.processes == 1:
+            return due
+        return bool(broadcast(torch.tensor(float(due), device=self.device)))
 
     def _save(self) -> None:
         """``best/`` first, then ``last/``: what ``last/`` knows of is always there."""
