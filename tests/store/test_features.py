@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from weft.errors import UserError
 from weft.store import MemoryFeatures
+from weft.store import column as column_module
 from weft.store.column import Column
 from weft.tokens import mean_pool
 
@@ -33,13 +34,17 @@ def columns(draw):
     ]
     pointer = generator.integers(-1, len(values), 8) if values else np.full(8, -1)
     rows = generator.integers(0, 8, draw(st.integers(0, 9)))
-    return Column(blocks, lengths, pointer, width), values, pointer, rows
+    return (blocks, lengths, pointer, width), values, pointer, rows
 
 
-@given(columns())
-@settings(max_examples=200, deadline=None)
-def test_gather_and_pooled_equal_a_slow_loop(case):
-    column, values, pointer, rows = case
+@pytest.mark.parametrize("in_memory", [0, column_module.IN_MEMORY])
+@given(case=columns())
+@settings(max_examples=100, deadline=None)
+def test_gather_and_pooled_equal_a_slow_loop(in_memory, case):
+    parts, values, pointer, rows = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(column_module, "IN_MEMORY", in_memory)
+        column = Column(*parts)
     tokens = column.gather(rows)
     pooled = column.pooled(rows)
     assert tokens.values.dtype == torch.float32

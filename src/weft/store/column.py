@@ -4,16 +4,16 @@ The values of a modality lie in blocks (one per shard, memory-mapped, or one in 
 its values one after the other, ``(sum_i T_i, D)``. Rows point into the values, ``-1`` where the modality is absent, so
 a value that many rows share is kept once.
 
-A batch of ``n`` rows costs one ``index_select`` per block it touches, one that puts the records in order (left out
-where they are in order already), and one conversion to float32. No loop runs over rows. Where all values have the same
-number of tokens, a record is a whole value instead of a token.
+A batch costs one ``index_select`` and one conversion to float32 for every block it touches. No loop runs over rows.
+Where all values have the same number of tokens, a record is a whole value instead of a token. A column of up to
+``IN_MEMORY`` bytes is joined to one block in memory: small batches of short records would otherwise spend their time in
+calls, one per shard.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,14 +22,7 @@ from torch import Tensor
 from weft.tokens import Tokens
 
 POOL_BYTES = 1 << 26
-
-
-class Fetched(NamedTuple):
-    """Records read from the blocks: ``(R + 1, W)``, the last one zero, in the blocks' order unless ``ordered``."""
-
-    records: Tensor
-    first: np.ndarray
-    ordered: bool
+IN_MEMORY = 1 << 27
 
 
 class Column:
@@ -47,10 +40,12 @@ class Column:
     ) -> None:
         self.pointer, self.width = np.asarray(pointer, dtype=np.int64), width
         self.tokens = np.concatenate([np.zeros(0, np.int64), *lengths]).astype(np.int64)
-        uniform = len(self.tokens) > 0 and bool((self.tokens == self.tokens[0]).all())
-        self.per_record = int(self.tokens[0]) if uniform else 1
+        if len(blocks) > 1 and sum(block.nbytes for block in blocks) <= IN_MEMORY:
+            blocks, lengths = [torch.cat(list(blocks))], [self.tokens]
+        self.uniform = len(self.tokens) > 0 and bool((self.tokens == self.tokens[0]).all())
+        self.per_record = int(self.tokens[0]) if self.uniform else 1
         self.blocks = [block.view(-1, self.per_record * width) for block in blocks]
-        self._count = np.ones_like(self.tokens) if uniform else self.tokens
+        self._count = np.append(np.ones_like(self.tokens) if self.uniform else self.tokens, 0)
         self._block = np.repeat(np.arange(len(blocks)), [len(n) for n in lengths])
         starts = [np.cumsum(n) - n for n in lengths]
         self._start = np.concatenate([np.zeros(0, np.int64), *starts]).astype(np.int64) // self.per_record
@@ -68,18 +63,16 @@ class Column:
     def gather(self, rows: np.ndarray) -> Tokens:
         """Rows ``(n,)`` as float32 Tokens, padded with zeros to the longest of the batch; at least one token wide."""
         values = self.pointer[rows]
-        there = values >= 0
-        count = np.append(self._count, 0)[values]
+        if self.uniform and len(self.blocks) == 1 and bool((values >= 0).all()):
+            records = self.blocks[0].index_select(0, torch.from_numpy(values)).to(torch.float32)
+            shape = (len(rows), self.per_record)
+            return Tokens(records.view(*shape, self.width), torch.ones(shape, dtype=torch.bool))
+        count = self._count[values]
         longest = max(int(count.max(initial=0)), 1)
         mask = torch.from_numpy(np.arange(longest) < count[:, None])
-        fetched = self._fetch(values[there])
-        if fetched.ordered and bool((count == longest).all()):
-            records = fetched.records[:-1].to(torch.float32)
-        else:
-            first = np.full(len(rows), len(fetched.records) - 1)
-            first[there] = fetched.first
-            place = np.where(mask.numpy(), first[:, None] + np.arange(longest), len(fetched.records) - 1)
-            records = fetched.records.index_select(0, torch.from_numpy(place.ravel())).to(torch.float32)
+        there = np.flatnonzero(count)
+        full = bool((count == longest).all())
+        records = self._read(values[there], there * longest, len(rows) * longest, full)
         if self.per_record > 1:
             mask = mask.expand(-1, self.per_record).contiguous()
         return Tokens(records.view(len(rows), mask.shape[1], self.width), mask)
@@ -101,32 +94,37 @@ class Column:
 
     def _means(self, values: np.ndarray) -> np.ndarray:
         """``(n, D)`` means of values in increasing order."""
-        tokens = self._fetch(values).records[:-1].to(torch.float32).view(-1, self.width)
+        count = self._count[values]
+        tokens = self._read(values, np.cumsum(count) - count, int(count.sum()), True).view(-1, self.width)
         lengths = torch.from_numpy(self.tokens[values])
         means: np.ndarray = torch.segment_reduce(tokens, "mean", lengths=lengths, axis=0).numpy()
         return means
 
-    def _fetch(self, values: np.ndarray) -> Fetched:
-        """The records of ``values`` ``(n,)``, and where each value's first one lies."""
-        block = self._block[values]
-        ordered = bool((block[1:] >= block[:-1]).all())
-        order = np.arange(len(values)) if ordered else np.argsort(block, kind="stable")
-        values, block = values[order], block[order]
-        count, start = self._count[values], self._start[values]
-        ends = np.cumsum(count)
-        total = int(ends[-1]) if len(ends) else 0
-        source = torch.from_numpy(np.repeat(start - ends + count, count) + np.arange(total))
-        records = torch.empty(total + 1, self.per_record * self.width, dtype=self.dtype)
-        records[-1] = 0
-        edges = np.flatnonzero(np.diff(block, prepend=-1, append=-1))
-        for begin, end in pairwise(edges):
-            a, b = int(ends[begin] - count[begin]), int(ends[end - 1])
-            torch.index_select(self.blocks[block[begin]], 0, source[a:b], out=records[a:b])
-        first = np.empty_like(ends)
-        first[order] = ends - count
-        return Fetched(records, first, ordered)
+    def _read(self, values: np.ndarray, place: np.ndarray, total: int, full: bool) -> Tensor:
+        """The records of ``values`` ``(n,)`` in a float32 tensor ``(total, W)``, each value's from its ``place`` on.
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype on disk or in memory; batches are float32."""
-        return self.blocks[0].dtype if self.blocks else torch.float32
+        ``full``: they fill the tensor; otherwise the rest is zero.
+        """
+        block = self._block[values]
+        if full and len(self.blocks) == 1:
+            records = torch.from_numpy(runs(self._start[values], self._count[values]))
+            return self.blocks[0].index_select(0, records).to(torch.float32)
+        order = np.argsort(block, kind="stable")
+        values, block, place = values[order], block[order], place[order]
+        count = self._count[values]
+        source, target = (torch.from_numpy(runs(first, count)) for first in (self._start[values], place))
+        ends = np.cumsum(count)
+        out = (torch.empty if full else torch.zeros)(total, self.per_record * self.width)
+        for begin, end in pairwise(np.flatnonzero(np.diff(block, prepend=-1, append=-1))):
+            a, b = int(ends[begin] - count[begin]), int(ends[end - 1])
+            part = self.blocks[block[begin]].index_select(0, source[a:b])
+            out.index_copy_(0, target[a:b], part.to(torch.float32))
+        return out
+
+
+def runs(first: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """``first[i], first[i] + 1, ...``, ``count[i]`` numbers for every ``i``, one after the other."""
+    if (count == 1).all():
+        return first
+    ends = np.cumsum(count)
+    return np.repeat(first - ends + count, count) + np.arange(ends[-1] if len(ends) else 0)
