@@ -21,6 +21,10 @@ _PUBLIC = {
     "create_aligner": "weft.alignment",
     "create_objective": "weft.alignment",
     "list_aligners": "weft.alignment",
+    "FusedModel": "weft.training",
+    "Store": "weft.store",
+    "encode": "weft.store",
+    "load_dataset": "weft.data",
 }
 
 __all__ = [*_PUBLIC, "__version__"]
