@@ -1,0 +1,62 @@
+"""The products' shared maths: signed square root, masked product, sketches, refusal."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from weft.errors import UserError
+from weft.ops.bilinear import check_positive, joint_and_alone, power_normalize, refuse_oversized, signed_sqrt
+
+
+def test_signed_sqrt() -> None:
+    z = torch.tensor([-4.0, 0.0, 9.0], requires_grad=True)
+    signed_sqrt(z).sum().backward()
+    torch.testing.assert_close(signed_sqrt(z.detach()), torch.tensor([-2.0, 0.0, 3.0]))
+    torch.testing.assert_close(z.grad, torch.tensor([0.25, 0.0, 1 / 6]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_signed_sqrt_has_a_bounded_slope_in_half_precision(dtype: torch.dtype) -> None:
+    z = torch.tensor([1e-7, -6e-8, 1e-3, 0.0], dtype=dtype, requires_grad=True)
+    signed_sqrt(z).sum().backward()
+    assert z.grad.isfinite().all()
+    assert z.grad.abs().max() < 20
+
+
+def test_power_normalize_has_unit_length_and_keeps_zero() -> None:
+    z = power_normalize(torch.stack([torch.randn(7), torch.zeros(7)]))
+    torch.testing.assert_close(z.norm(dim=1), torch.tensor([1.0, 0.0]))
+
+
+def test_gradcheck_of_power_normalize() -> None:
+    z = torch.tensor([[0.5, -0.3, 1.2], [-2.0, 0.7, 0.1]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(power_normalize, [z])
+
+
+def test_joint_and_alone_leaves_absent_factors_out() -> None:
+    a, b, c = torch.randn(3, 4, 5)
+    there = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 0]], dtype=torch.bool)
+    joint, *alone = joint_and_alone([a, b, c], there)
+    torch.testing.assert_close(joint, torch.stack([a[0] * b[0] * c[0], a[1] * c[1], b[2], a[3] * b[3]]))
+    for found, factor in zip(alone, (a, b, c), strict=True):
+        assert torch.equal(found, factor)
+
+
+def test_a_long_product_is_taken_in_float32() -> None:
+    """300^3 overflows float16 on the way to 300^3 / 1000."""
+    big, small = torch.full((1, 1), 300.0, dtype=torch.float16), torch.full((1, 1), 1e-3, dtype=torch.float16)
+    there = torch.ones(1, 4, dtype=torch.bool)
+    joint = joint_and_alone([big, big, big, small], there)[0]
+    assert joint.dtype == torch.float16
+    assert float(joint) == pytest.approx(27000, rel=0.01)
+
+
+def test_refusals() -> None:
+    refuse_oversized("tfn", 10, 10, "smaller")
+    with pytest.raises(UserError, match="11 weights"):
+        refuse_oversized("tfn", 11, 10, "smaller")
+    with torch.device("meta"):
+        refuse_oversized("tfn", 11, 10, "smaller")
+    with pytest.raises(UserError, match="rank=-1"):
+        check_positive("lmf", width=3, rank=-1)
