@@ -121,17 +121,21 @@ def every_parameter_lives(cls: Operator) -> None:
 
 
 def gradients_are_right(cls: Operator) -> None:
+    """Along a random direction of all inputs and parameters at once, against central differences."""
     dims = widths(cls)
-    module, inputs = build(cls, dims), sample(cls, dims, batch=None if len(dims) < 4 else 4, length=3)
-    names, weights = zip(*module.named_parameters(), strict=True) if list(module.parameters()) else ((), ())
+    module, inputs = build(cls, dims), sample(cls, dims, batch=4, length=3)
+    names = [name for name, _ in module.named_parameters()]
+    parts = [t.values for t in inputs.values()] + [p.detach() for p in module.parameters()]
 
-    def vector(*tensors: Tensor) -> Tensor:
-        values, state = tensors[: len(dims)], dict(zip(names, tensors[len(dims) :], strict=True))
-        batch = {n: Tokens(v, inputs[n].mask) for n, v in zip(dims, values, strict=True)}
+    def vector(point: Tensor) -> Tensor:
+        split = point.split([p.numel() for p in parts])
+        values = [part.view_as(like) for part, like in zip(split, parts, strict=True)]
+        batch = {n: Tokens(v, t.mask) for (n, t), v in zip(inputs.items(), values, strict=False)}
+        state = dict(zip(names, values[len(dims) :], strict=True))
         return functional_call(module, state, (batch,)).vector
 
-    points = [t.values for t in inputs.values()] + [w.detach() for w in weights]
-    assert torch.autograd.gradcheck(vector, [p.clone().requires_grad_() for p in points], fast_mode=True)
+    point = torch.cat([p.flatten() for p in parts]).requires_grad_()
+    assert torch.autograd.gradcheck(vector, (point,), fast_mode=True)
 
 
 def bfloat16_is_near(cls: Operator) -> None:
@@ -174,7 +178,7 @@ def any_number_of_modalities(cls: Operator) -> None:
 def one_token_works_or_is_refused(cls: Operator) -> None:
     """With one token everywhere all parameters train, or a UserError says why they could not."""
     for count in sizes(cls):
-        module = build(cls, widths(cls, count))
+        module = build(cls, widths(cls, count)).train()
         inputs = sample(cls, widths(cls, count), length=1)
         try:
             module(inputs)

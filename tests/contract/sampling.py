@@ -70,9 +70,10 @@ def sample(
         cls: the operator; ``aligned-tokens`` get ``length`` tokens in every modality, others ``length + index``;
             ``length = 1`` is one token everywhere.
         dims: widths.
-        batch: rows; by default one per presence pattern, or 5 where nothing is absent.
+        batch: rows; by default one per presence pattern and at least 4, or 5 where nothing is absent.
         length: tokens, see ``cls``.
-        absent: leave modalities out by row, through every pattern in turn; by default unless the class refuses that.
+        absent: leave modalities out by row, through every pattern in turn, or some spread over all; by default unless
+            the class refuses that.
         holes: masked positions anywhere; otherwise only at the end.
         seed: of the values and masks.
         dtype: of the values.
@@ -80,8 +81,9 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     absent = getattr(cls, "absent", "native") != "refuse" if absent is None else absent
     every = patterns(len(dims))
-    batch = batch or (len(every) if absent else 5)
-    there = every[torch.arange(batch) % len(every)] if absent else torch.ones(batch, len(dims), dtype=torch.bool)
+    batch = batch or (max(len(every), 4) if absent else 5)
+    spread = torch.arange(batch) * max(len(every) // batch, 1) % len(every)
+    there = every[spread] if absent else torch.ones(batch, len(dims), dtype=torch.bool)
     aligned = getattr(cls, "wants", "tokens") == "aligned-tokens"
     inputs = {}
     for index, (name, width) in enumerate(dims.items()):

@@ -24,7 +24,7 @@ def test_equal_to_a_slow_reference(name: str) -> None:
     cls = fusions.get(name)
     for count in sizes(cls):
         dims = widths(cls, count)
-        module, inputs = build(cls, dims), sample(cls, dims)
+        module, inputs = build(cls, dims), sample(cls, dims, batch=7)
         expected = slow(module, inputs)
         assert_close(module(inputs).vector, expected, **TIGHT)
 

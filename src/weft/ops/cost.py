@@ -45,7 +45,8 @@ def measure_cost(build: Callable[[], nn.Module], sample: Callable[[], tuple[Any,
     """Cost of ``build()(*sample())``, both made and run on the meta device."""
     with torch.device("meta"), torch.no_grad():
         module, inputs = build().eval(), sample()
+        parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        module.requires_grad_(False)  # the flop counter's hooks fail on views of parameters that record a gradient
         with _ActivationBytes() as activations, FlopCounterMode(display=False) as flops:
             module(*inputs)
-    parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
     return Cost(parameters, flops.get_total_flops(), activations.total)
