@@ -30,7 +30,7 @@ from weft.training.schedule import learning_rate
 
 CASES = {
     "small": {"rows": 2000, "dims": {"text": 384, "image": 1280}, "fusion": "concat", "dim": 128, "batch_size": 128},
-    "large": {"rows": 3000, "dims": {"text": 768, "image": 1280}, "fusion": "concat", "dim": 512, "batch_size": 256},
+    "large": {"rows": 1500, "dims": {"text": 768, "image": 1280}, "fusion": "concat", "dim": 512, "batch_size": 256},
     "tiny": {"rows": 800, "dims": {"a": 16, "b": 16}, "fusion": "concat", "dim": 32, "batch_size": 32},
 }
 EPOCHS = 4
@@ -116,7 +116,7 @@ def main() -> None:
             losses = [epoch["loss"] for epoch in ours().epochs]
             np.testing.assert_allclose(losses, reference(), rtol=1e-4)
             label = f"{name}{' with checkpoints' if folder else ''}"
-            figures[label] = {"case": case, **compare_ab(label, ours, reference, repeats=9)}
+            figures[label] = {"case": case, **compare_ab(label, ours, reference, repeats=5)}
     write_result("training_loop", {"epochs": EPOCHS, "target": 0.85, "figures": figures})
 
 
