@@ -69,6 +69,8 @@ class ColumnFeatures:
         self._columns = columns
         self.dims = {name: column.width for name, column in columns.items()}
         self.presence = np.stack([column.presence for column in columns.values()], axis=1)
+        self._empty = np.logical_not(self.presence.any(axis=1))
+        self._some_empty = bool(self._empty.any())
         self.lengths = {name: column.lengths for name, column in columns.items()}
 
     def __len__(self) -> int:
@@ -84,11 +86,10 @@ class ColumnFeatures:
             UserError: a number outside ``0 .. N-1``, or a row in which every modality is absent.
         """
         rows = self._check(rows)
-        empty = ~self.presence[rows].any(axis=1)
-        if empty.any():
+        if self._some_empty and self._empty[rows].any():
             raise UserError(
                 "a batch has rows in which every modality is absent",
-                f"rows {some(self.ids[row] for row in rows[empty])} lack all of {some(self.dims)}",
+                f"rows {some(self.ids[row] for row in rows[self._empty[rows]])} lack all of {some(self.dims)}",
                 "leave them out: features.presence.any(axis=1) says which rows have something",
             )
         return {name: column.gather(rows) for name, column in self._columns.items()}
@@ -126,8 +127,8 @@ class ColumnFeatures:
             if rows.size:
                 raise UserError("rows are given by number", f"{rows.dtype}", "use np.flatnonzero() on a boolean mask")
             rows = rows.astype(np.int64)
-        wrong = rows[(rows < 0) | (rows >= len(self.ids))]
-        if wrong.size:
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self.ids)):
+            wrong = rows[(rows < 0) | (rows >= len(self.ids))]
             raise UserError(
                 "row numbers are 0 .. N-1", f"{some(wrong.tolist())} with N = {len(self.ids)}", "check them"
             )
