@@ -16,8 +16,8 @@ at least one modality present). An absent modality has zero affinity and zero va
 Cost: :math:`24 D^2 + 17 D` weights per block (``mlp_ratio=4``, no ``qkv_bias``), ``M(M-1)/2`` blocks per layer; time
 quadratic and memory linear in N.
 
-When not to use it: modalities whose tokens do not share positions; pooled vectors (one token is refused: its affinity
-is 1, and the queries and keys could never train); N in the hundreds of thousands.
+When not to use it: modalities whose tokens do not share positions; pooled vectors (the affinity of one token is 1, so
+queries and keys get no gradient: training on one token is refused); N in the hundreds of thousands.
 
 Source: Wang et al., "MutualFormer: Multi-Modality Representation Learning via Cross-Diffusion Attention", IJCV 2024
 (arXiv 2112.01177). Where the published code and the figures differ we follow the code; ``split_norm`` is the figure's
@@ -143,7 +143,7 @@ class MutualFormer(Fusion):
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         length = next(iter(inputs.values())).values.shape[1]
-        if length == 1:
+        if length == 1 and self.training:
             raise UserError(
                 "MutualFormer compares the tokens of a modality with each other, so it needs two or more",
                 "1 token in every modality: every affinity is 1, and the queries and keys would never train",
@@ -196,7 +196,7 @@ class MutualFormerBlock(nn.Module):
         super().__init__()
         dropout = attention.get("dropout", 0.0)
         self.norm1 = SplitNorm(dim) if split_norm else nn.LayerNorm(2 * dim)
-        self.norm1_rd = nn.LayerNorm(dim)
+        self.norm1_rd = nn.LayerNorm(dim) if attention.get("self_attention", True) else nn.Identity()
         self.attn = CrossDiffusionAttention(dim, heads, **attention)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)

@@ -24,7 +24,7 @@ Three forms, equal in value and gradient:
 
 A masked token is no key of its affinity, and its row of ``A`` is zero: padding and absence contribute nothing.
 
-When not to use it: tokens of the two modalities that do not lie at the same positions (:func:`refine_cross_attention`
+When not to use it: tokens of the two modalities that do not lie at the same positions (:func:`diffused_cross_attention`
 takes unequal counts). Second derivatives exist in the dense and the associative form only.
 
 Source: Wang et al., "MutualFormer: Multi-Modality Representation Learning via Cross-Diffusion Attention", IJCV 2024
@@ -137,44 +137,36 @@ def cross_diffusion(
     return Messages(*selves[0], u, w)
 
 
-def refine_cross_attention(
-    r: Heads,
-    d: Heads,
-    *,
-    alpha: float = 0.6,
-    scale: float | None = None,
-    orientation: Orientation = "code",
-    form: Form = "auto",
+def diffused_cross_attention(
+    r: Heads, d: Heads, *, scale: float | None = None, orientation: Orientation = "code", form: Form = "auto"
 ) -> Tensor:
-    r"""One diffusion step on the cross-attention map :math:`C = \mathrm{softmax}(s\,Q_r K_d^\top)` of a trained model.
+    r"""A cross-attention map :math:`C = \mathrm{softmax}(s\,Q_r K_d^\top)` moved along both token affinities.
 
-    .. math:: U = \alpha\,S_r\,C\,S_d^\top V_d + (1 - \alpha)\,C V_d
+    .. math:: U = S_r\,C\,S_d^\top V_d
 
-    Start and fitting term are the map itself, so ``alpha = 0`` is the host. Token counts may differ.
+    ``alpha U + (1 - alpha) C V_d`` is one regularised diffusion step whose start and fitting term are the map itself.
+    Token counts may differ.
 
     Args:
         r: the queries' modality, ``(B, H, N_r, d)``; its ``value`` is not used.
         d: the keys' modality, ``(B, H, N_d, d)``.
-        alpha, scale, orientation, form: as for :func:`cross_diffusion`; there is no dense form here.
+        scale, orientation, form: as for :func:`cross_diffusion`; there is no dense form here.
 
     Returns:
         ``(B, H, N_r, d)``; zeros where r or all of d is masked.
     """
     if form == "dense":
-        raise UserError("refine_cross_attention has no dense form", "form='dense'", "use 'associative': it is exact")
-    _check_range(alpha, 1, 0.0)
+        raise UserError("diffused_cross_attention has no dense form", "form='dense'", "use 'associative': it is exact")
     scale = scale or r.query.shape[-1] ** -0.5
     longest = max(r.query.shape[-2], d.key.shape[-2])
     streaming = form == "streaming" or (form == "auto" and longest > LONGEST_MATRIX)
     kind = Affinity if streaming else MatrixAffinity
-    value = _zero_masked(d.value, d.mask)
     a_r, a_d = (kind(h.query, h.key, h.mask, h.mask, scale) for h in (r, d))
     cross = kind(r.query, d.key, r.mask, d.mask, scale)
+    value = _zero_masked(d.value, d.mask)
     if orientation == "code":
-        host, inner = cross.attend(torch.cat([value, a_d.attend(value)], dim=-1)).chunk(2, dim=-1)
-        return alpha * a_r.scatter(inner) + (1 - alpha) * host
-    host, inner = cross.attend(torch.cat([value, a_d.scatter(value)], dim=-1)).chunk(2, dim=-1)
-    return alpha * a_r.attend(inner) + (1 - alpha) * host
+        return a_r.scatter(cross.attend(a_d.attend(value)))
+    return a_r.attend(cross.attend(a_d.scatter(value)))
 
 
 def normalise_affinity(affinity: Tensor, orientation: Orientation = "code") -> Tensor:
@@ -431,16 +423,6 @@ def _check(r: Heads, d: Heads, alpha: float, steps: int, dropout: float, form: F
             "resample both maps to one grid, or refine a cross-attention, which takes unequal token counts "
             "(weft.fusion.post_diffusion.with_cross_diffusion)",
         )
-    _check_range(alpha, steps, dropout)
-    if dropout > 0 and form in ("associative", "streaming"):
-        raise UserError(
-            "dropout on the cross-affinity needs the N x N matrix: no factored form can drop its entries",
-            f"dropout={dropout}, form={form!r}",
-            "use form='dense' or 'auto', or dropout 0 (the published setting)",
-        )
-
-
-def _check_range(alpha: float, steps: int, dropout: float) -> None:
     for name, value, good, rule in (
         ("alpha", alpha, 0 <= alpha <= 1, "in [0, 1]"),
         ("steps", steps, steps >= 1, "at least 1"),
@@ -448,3 +430,9 @@ def _check_range(alpha: float, steps: int, dropout: float) -> None:
     ):
         if not good:
             raise UserError(f"{name} of cross-diffusion is {rule}", f"{name}={value}", f"choose {name} {rule}")
+    if dropout > 0 and form in ("associative", "streaming"):
+        raise UserError(
+            "dropout on the cross-affinity needs the N x N matrix: no factored form can drop its entries",
+            f"dropout={dropout}, form={form!r}",
+            "use form='dense' or 'auto', or dropout 0 (the published setting)",
+        )
