@@ -7,10 +7,11 @@ import itertools
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import average_precision_score
 
 from weft.compare.statistics import (
+    block_values,
     bootstrap_means,
-    bootstrap_metric,
     holm,
     interval,
     mean_of_seeds,
@@ -92,13 +93,29 @@ def test_cluster_bootstrap_has_the_variance_of_groups(rng: np.random.Generator) 
     assert bootstrap_means([copies], resamples=4000)[0].std() < 0.5 * alone.std()
 
 
-def test_metric_bootstrap_equals_the_fast_one_for_a_mean(rng: np.random.Generator) -> None:
-    scores, group = rng.normal(size=(3, 40)), np.repeat(np.arange(8), 5)
-    slow = bootstrap_metric(lambda rows: scores[:, rows].mean(axis=1), group, 40, resamples=3000)
-    fast = bootstrap_means([scores], group, resamples=3000)[0]
-    assert slow.shape == fast.shape == (3000, 3)
-    np.testing.assert_allclose(slow.mean(axis=0), fast.mean(axis=0), atol=0.02)
-    np.testing.assert_allclose(slow.std(axis=0), fast.std(axis=0), rtol=0.08)
+def test_block_values_of_a_mean_are_the_block_means(rng: np.random.Generator) -> None:
+    """With one row per block they are the scores themselves."""
+    scores = rng.normal(size=(3, 40))
+    values = block_values(lambda rows: scores[:, rows].mean(axis=1), None, 40, blocks=40)
+    np.testing.assert_allclose(np.sort(values, axis=1), np.sort(scores, axis=1))
+    group = np.repeat(np.arange(8), 5)
+    grouped = block_values(lambda rows: scores[:, rows].mean(axis=1), group, 40)
+    np.testing.assert_allclose(np.sort(grouped), np.sort(scores.reshape(3, 8, 5).mean(axis=2)))
+
+
+def test_block_values_give_the_interval_of_the_bootstrap(rng: np.random.Generator) -> None:
+    """Average precision, against scipy's bootstrap, which evaluates it on every redrawn set of rows."""
+    truth = rng.random(300) < 0.4
+    score = truth + rng.normal(0, 1.2, 300)
+    values = block_values(lambda rows: np.array([average_precision_score(truth[rows], score[rows])]), None, 300)
+    ours = interval(bootstrap_means([values], resamples=4000)[0][:, 0])
+    reference = stats.bootstrap(
+        (truth, score), average_precision_score, paired=True, vectorized=False, n_resamples=600, method="percentile",
+        random_state=0,
+    ).confidence_interval  # fmt: skip
+    assert ours[0] < average_precision_score(truth, score) < ours[1]
+    width = reference.high - reference.low
+    np.testing.assert_allclose(ours, reference, atol=0.2 * width)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

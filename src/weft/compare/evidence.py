@@ -4,9 +4,8 @@ Statistics read only the job files. A method counts with the seeds that ran in e
 all folds, one below the other (with folds: each row once, out of fold), and its scores are averaged over its seeds.
 
 The primary metric is, for most tasks, a function of the mean score of the rows (accuracy: the mean itself; an RMSE: the
-root of its negative); the bootstrap then redraws means, which is exact and fast. For the others (average precision) it
-computes the metric of every redrawn set of rows, with fewer redraws; there, a figure over folds is the mean of the
-folds'.
+root of its negative); the bootstrap then redraws means, which is exact. For the others (average precision) it redraws
+jackknife values of blocks of rows; there, a figure over folds is the mean of the folds'.
 """
 
 from __future__ import annotations
@@ -21,15 +20,14 @@ import numpy as np
 from weft.compare.jobs import Job, Setup, finished, outputs_of
 from weft.compare.methods import Method
 from weft.compare.statistics import (
+    block_values,
     bootstrap_means,
-    bootstrap_metric,
     holm,
     interval,
     mean_of_seeds,
     sign_flip_test,
 )
 
-SLOW_RESAMPLES = 300
 LINKS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     lambda mean: mean,
     lambda mean: -mean,
@@ -267,7 +265,8 @@ class Evidence:
                 if len(chosen):
                     metrics = task.metrics(outputs[k][chosen], setup.target[setup.splits[k].test[chosen]])
                     parts.append((metrics[self.primary], len(chosen)))
-            values.append(np.average(*np.array(parts).T))
+            metrics_of_folds, sizes = np.array(parts).T
+            values.append(np.average(metrics_of_folds, weights=sizes))
         return np.array(values)
 
     def _redraw(self) -> dict[str, np.ndarray]:
@@ -276,10 +275,8 @@ class Evidence:
         if self._link is not None:
             means = bootstrap_means([self.scores[name] for name in names], self.group, resamples=resamples)
             return {name: self._link(mean) for name, mean in zip(names, means, strict=True)}
-        count, fewer = len(self.rows), min(SLOW_RESAMPLES, resamples)
-        return {
-            name: bootstrap_metric(partial(self._metric, name), self.group, count, resamples=fewer) for name in names
-        }
+        values = [block_values(partial(self._metric, name), self.group, len(self.rows)) for name in names]
+        return dict(zip(names, bootstrap_means(values, resamples=resamples), strict=True))
 
 
 def _number(value: float | None) -> float:

@@ -145,7 +145,7 @@ def _measure(setup: Setup, job: Job) -> tuple[dict[str, Any], dict[str, np.ndarr
     task, split = setup.tasks[job.fold], setup.splits[job.fold]
     best: tuple[tuple[float, float], dict[str, Any], Any, dict[str, Any]] | None = None
     trials = []
-    for settings in job.method.trials(setup.config) if job.settings is None else [job.settings]:
+    for settings in _to_try(setup, job):
         model, extra = _fit(setup, job, settings)
         dev = _outputs(setup, job, model, split.dev)
         rank = _rank(task, dev, setup.target[split.dev])
@@ -170,6 +170,16 @@ def _measure(setup: Setup, job: Job) -> tuple[dict[str, Any], dict[str, np.ndarr
     if isinstance(model, FusedModel) and len(job.method.modalities) > 1:
         result["missing"] = _plain(_missing(setup, job, model))
     return result, {"dev": dev, "test": test}
+
+
+def _to_try(setup: Setup, job: Job) -> list[dict[str, Any]]:
+    """The settings of a job: those it fixes; those the first seed was tuned to; at the first seed, all trials."""
+    if job.settings is not None:
+        return [job.settings]
+    first = finished(setup, Job(job.method, 0, job.fold)) if job.seed else None
+    if first is not None and first["status"] == "done":
+        return [first["settings"]]
+    return job.method.trials(setup.config)
 
 
 def _fit(setup: Setup, job: Job, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -1,0 +1,202 @@
+"""The figures of a comparison, each one PNG, in the style of the task figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft.compare import Comparison
+from weft.compare.evidence import Row
+from weft.tasks.plots import GREY, PALETTE, canvas, short
+
+ROLES = {
+    "fusion": (PALETTE[0], "o", "fusion"),
+    "classical": (PALETTE[4], "s", "classical, all modalities"),
+    "single": (PALETTE[1], "D", "one modality"),
+    "chance": (GREY, "X", "chance"),
+}
+LINE = 0.32
+"""Height of one method in inches."""
+WIDE = 5.7
+"""Width of a figure in inches: two stand side by side in the report."""
+LABELLED = 6
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with the words that go with it."""
+
+    title: str
+    caption: str
+    path: Path
+
+
+def draw_figures(comparison: Comparison, folder: Path) -> list[Picture]:
+    """All figures the comparison has data for, as PNG files in ``folder``, in reading order."""
+    done = [row for row in comparison.rows if row.test is not None]
+    drawn = []
+    if done:
+        drawn.append(_methods(comparison, done, folder))
+    if any(len(row.spread) > 1 for row in done):
+        drawn.append(_seeds(comparison, [row for row in done if len(row.spread) > 1], folder))
+    if comparison.contributions is not None:
+        drawn.append(_contributions(comparison, folder))
+    if any(entry for row in done for entry in row.missing.values()):
+        drawn.append(_missing(comparison, [row for row in done if any(row.missing.values())], folder))
+    if any(row.parameters for row in done):
+        drawn.append(_cost(comparison, [row for row in done if row.parameters], folder))
+    if comparison.winner_outputs is not None and comparison.winner_target is not None:
+        paths = comparison.task.figures(comparison.winner_outputs, comparison.winner_target, folder)
+        winner = comparison.verdict.winner
+        drawn += [
+            Picture(path.stem.capitalize(), f"The model that is kept, {winner}, on its test rows.", path)
+            for path in paths
+        ]
+    return drawn
+
+
+def _label(comparison: Comparison) -> str:
+    return f"{comparison.primary} on test ({'higher' if comparison.higher_is_better else 'lower'} is better)"
+
+
+def _ladder(axes: Any, names: list[str]) -> None:
+    """One line per method, the first on top."""
+    axes.set_yticks(range(len(names)), [short(name, 30) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="x", alpha=0.25)
+
+
+def _methods(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
+    with canvas(folder, "methods", size=(WIDE, 1.5 + LINE * len(rows))) as (axes,):
+        for role, (colour, marker, label) in ROLES.items():
+            chosen = [(place, row) for place, row in enumerate(rows) if row.role == role]
+            if not chosen:
+                continue
+            places = [place for place, _ in chosen]
+            axes.hlines(
+                places, [row.low for _, row in chosen], [row.high for _, row in chosen], color=colour, alpha=0.55
+            )
+            axes.plot([row.test for _, row in chosen], places, marker, color=colour, markersize=7, label=label)
+        single = next((row for row in rows if row.method == comparison.verdict.single), None)
+        if single is not None:
+            axes.axvline(single.test, color=PALETTE[1], linewidth=1, linestyle="--", zorder=0)
+        _ladder(axes, [row.method for row in rows])
+        axes.set(xlabel=_label(comparison))
+        axes.figure.legend(loc="outside upper left", ncols=3)
+    caption = "Mean over seeds with its 95 % interval over test rows and training runs."
+    if single is not None:
+        caption += f" Dashed: the best single modality on dev, {single.method}."
+    return Picture("Methods", caption, folder / "methods.png")
+
+
+def _seeds(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
+    with canvas(folder, "seeds", size=(WIDE, 1.2 + LINE * len(rows))) as (axes,):
+        for place, row in enumerate(rows):
+            colour = ROLES[row.role][0]
+            axes.plot(row.spread, np.full(len(row.spread), place), "o", color=colour, markersize=6, alpha=0.5, mew=0)
+            axes.plot(row.test, place, "|", color="black", markersize=13, mew=1.6)
+        _ladder(axes, [row.method for row in rows])
+        axes.set(xlabel=_label(comparison))
+    caption = "Each dot is one seed, the bar their mean: how much the chance of training matters."
+    return Picture("Seeds", caption, folder / "seeds.png")
+
+
+def _contributions(comparison: Comparison, folder: Path) -> Picture:
+    found = comparison.contributions
+    names = list(comparison.modalities)
+    with canvas(folder, "contributions", size=(WIDE, 1.9 + 0.65 * len(names))) as (axes,):
+        places = np.arange(len(names))
+        for shift, colour, label, values in (
+            (-0.19, PALETTE[0], "Shapley value", found.shapley if found else {}),
+            (0.19, PALETTE[5], "leave-one-out", found.leave_one_out if found else {}),
+        ):
+            bars = axes.barh(places + shift, [values[name] for name in names], height=0.36, color=colour, label=label)
+            axes.bar_label(bars, fmt="%+.3f", padding=4, fontsize=9.5)
+        axes.axvline(0, color="black", linewidth=1)
+        axes.set_yticks(places, [short(name, 30) for name in names])
+        axes.set_ylim(len(names) - 0.45, -0.55)
+        axes.margins(x=0.16)
+        axes.set(xlabel=f"worth in {comparison.primary} (positive is better)")
+        axes.figure.legend(loc="outside upper left", ncols=2)
+    how = "all subsets" if found and found.exact else "random orders and their reverses"
+    caption = (
+        f"{found.model if found else ''} trained on {how} of the modalities. The Shapley values sum to the way from "
+        "chance to all of them; leave-one-out near zero beside a large Shapley value: another modality carries the "
+        "same."
+    )
+    return Picture("What each modality contributes", caption, folder / "contributions.png")
+
+
+def _missing(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
+    names = list(comparison.modalities)
+    with canvas(folder, "missing", size=(WIDE, 1.5 + LINE * len(rows))) as (axes,):
+        for place, row in enumerate(rows):
+            there = [entry for entry in row.missing.values() if entry]
+            ends = [value for entry in there for value in (entry["full"], entry["hidden"])]
+            axes.hlines(place, min(ends), max(ends), color=GREY, alpha=0.4, linewidth=1)
+            full = float(np.mean([entry["full"] for entry in there]))
+            axes.plot(
+                full, place, "|", color="black", markersize=13, mew=1.8, label="nothing missing" if not place else None
+            )
+        for k, name in enumerate(names):
+            pairs = [(e["hidden"], p) for p, row in enumerate(rows) if (e := row.missing.get(name))]
+            if pairs:
+                style = {"color": PALETTE[(k + 1) % len(PALETTE)], "marker": "ovsD^P*"[k % 7]}
+                axes.plot(
+                    *zip(*pairs, strict=True), linestyle="", markersize=7, label=f"without {short(name)}", **style
+                )
+        _ladder(axes, [row.method for row in rows])
+        axes.set(xlabel=_label(comparison))
+        axes.figure.legend(loc="outside upper left", ncols=3)
+    caption = "Trained on all modalities, then tested with one of them hidden in every row that keeps another."
+    return Picture("A modality goes missing at test time", caption, folder / "missing.png")
+
+
+def _cost(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    sign = 1 if comparison.higher_is_better else -1
+    best = sorted(rows, key=lambda row: -sign * (row.test or 0.0))[:LABELLED]
+    kept = [row for row in rows if row.method == comparison.verdict.winner and row not in best]
+    with canvas(folder, "cost", columns=2, size=(5.9, 4.4)) as panels:
+        for axes, column, label in zip(
+            panels,
+            ("parameters", "train_seconds"),
+            ("trainable weights", "seconds of one job, all trials"),
+            strict=True,
+        ):
+            for role, (colour, marker, name) in ROLES.items():
+                chosen = [row for row in rows if row.role == role]
+                if chosen:
+                    xs = [getattr(row, column) for row in chosen]
+                    ys = [row.test for row in chosen]
+                    axes.plot(xs, ys, marker, color=colour, markersize=7, alpha=0.8, label=name, mew=0)
+            axes.set(xscale="log", xlabel=label)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.margins(x=0.22, y=0.12)
+            axes.grid(alpha=0.25)
+            _annotate(axes, [(getattr(row, column), row.test or 0.0, short(row.method)) for row in best + kept])
+        panels[0].set(ylabel=_label(comparison))
+        handles, labels = panels[0].get_legend_handles_labels()
+        panels[0].figure.legend(handles, labels, loc="outside upper left", ncols=3)
+    caption = f"Networks only; the {LABELLED} best and the model that is kept are named."
+    return Picture("Quality against cost", caption, folder / "cost.png")
+
+
+def _annotate(axes: Any, points: list[tuple[float, float, str]]) -> None:
+    """Names beside points, pushed apart so that none covers another."""
+    low, high = axes.get_ylim()
+    gap, last = (high - low) * 0.055, np.inf
+    for x, y, name in sorted(points, key=lambda point: -point[1]):
+        place = min(y, last - gap)
+        last = place
+        link = {"arrowstyle": "-", "color": GREY, "lw": 0.6}
+        axes.annotate(
+            name, (x, y), xytext=(12, (place - y) / (high - low) * 300), textcoords="offset points",
+            fontsize=9, va="center", arrowprops=link,
+        )  # fmt: skip

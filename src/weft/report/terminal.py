@@ -1,0 +1,59 @@
+"""A comparison in the terminal: the sentence, the table, the notes."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from weft.compare import Comparison
+from weft.compare.evidence import Row
+
+STYLES = {"fusion": "", "classical": "", "single": "cyan", "chance": "dim"}
+
+
+def render_terminal(comparison: Comparison, console: Console | None = None) -> None:
+    """Print the verdict and the table.
+
+    Args:
+        comparison: what to show.
+        console: where; standard output by default.
+    """
+    console = console or Console()
+    helps = comparison.verdict.outcome == "helps"
+    console.print(Panel(escape(comparison.sentence), title="verdict", border_style="green" if helps else "yellow"))
+    title = f"{comparison.counts['test']} test rows, best first"
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method", overflow="fold", min_width=14)
+    table.add_column("role", no_wrap=True)
+    for name in (comparison.primary, "95 % CI", "gain", "p (Holm)", "weights"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in comparison.rows:
+        kept = row.method == comparison.verdict.winner
+        table.add_row(*_cells(row), style="bold green" if kept else STYLES[row.role] if row.test is not None else "red")
+    console.print(table)
+    for row in comparison.rows:
+        if row.error:
+            console.print(f"[red]{escape(row.method)}[/red]: {escape(row.error)}")
+    for note in comparison.notes:
+        console.print(f"- {escape(note)}")
+    shares = comparison.contributions
+    if shares is not None:
+        worth = ", ".join(f"{name} {value:+.3f}" for name, value in shares.shapley.items())
+        console.print(escape(f"- Shapley values in {comparison.primary} ({shares.model}): {worth}."))
+
+
+def _cells(row: Row) -> list[str]:
+    if row.test is None:
+        return [escape(row.method), row.role, row.status]
+    return [
+        escape(row.method),
+        row.role,
+        f"{row.test:.3f}",
+        f"{row.low:.3f}..{row.high:.3f}",
+        "" if row.gain is None else f"{row.gain:+.3f}",
+        "" if row.p_holm is None else f"{row.p_holm:.2g}",
+        "" if row.parameters is None else f"{row.parameters:,}",
+    ]

@@ -1,0 +1,116 @@
+"""The verdict on sets whose answer is known, and its words in the cases without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.compare.cases import generated, quick, small
+from weft.compare import compare
+from weft.compare.evidence import Gain
+from weft.compare.verdict import shows_gain
+from weft.training import FusedModel
+
+
+@pytest.mark.slow
+def test_xor_needs_fusion(tmp_path: Path) -> None:
+    """Either modality is at chance; the winner is above 95 % and can be loaded."""
+    features = generated("xor", rows=1000)
+    config = quick(
+        seeds=5, fusions=["tfn", "concat"], train={"epochs": 40, "lr": 1e-2, "patience": 15, "batch_size": 64}
+    )
+    found = compare(features, config, tmp_path, progress=False)
+    assert found.verdict.outcome == "helps", found.sentence
+    best = found.verdict.fusion
+    assert found.sentence.startswith(f"Fusion helps: {best} of a and b reaches accuracy 0.9")
+    row = next(row for row in found.rows if row.method == best)
+    assert row.test is not None
+    assert row.test > 0.95
+    assert row.seeds == len(row.spread) == 5
+    assert all(abs(row.test - 0.5) < 0.12 for row in found.rows if row.role == "single" and row.test is not None)
+    assert row.p_holm is not None
+    assert row.p_holm < 0.05
+    hidden = row.missing["a"]
+    assert hidden is not None
+    assert hidden["hidden"] < 0.7
+    assert found.contributions is not None
+    worth = found.contributions
+    assert sum(worth.shapley.values()) == pytest.approx(worth.full - worth.chance)
+    assert min(worth.leave_one_out.values()) > 0.3
+    assert min(worth.shapley.values()) > 0.15
+    assert found.best is not None
+    model = FusedModel.from_pretrained(found.best)
+    assert model.evaluate(features, np.arange(len(features)))["accuracy"] > 0.95
+
+
+@pytest.mark.slow
+def test_redundant_modalities_do_not_reward_fusion(tmp_path: Path) -> None:
+    found = compare(generated("redundant"), quick(seeds=5), tmp_path, progress=False)
+    assert found.verdict.outcome == "does not help"
+    assert found.sentence.startswith("Fusion does not help: ")
+    assert found.verdict.carrier in ("a", "b")
+    assert found.best is not None
+    assert FusedModel.from_pretrained(found.best).names == (found.verdict.carrier,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["a", "c"])
+def test_the_one_informative_modality_is_named(which: str, tmp_path: Path) -> None:
+    features = generated("unique", which=which)
+    found = compare(features, quick(seeds=5, fusions=["concat"]), tmp_path, progress=False)
+    assert found.verdict.outcome == "does not help"
+    assert f"{which} alone is enough" in found.sentence
+    assert found.contributions is not None
+    assert max(found.contributions.shapley, key=found.contributions.shapley.__getitem__) == which
+
+
+def test_noise_predicts_nothing(tmp_path: Path) -> None:
+    found = compare(generated("noise", rows=300), quick(seeds=1, fusions=["concat"]), tmp_path, progress=False)
+    assert found.verdict.outcome == "nothing predicts"
+    assert "no modality predicts the target better than chance" in found.sentence
+    assert found.verdict.carrier is None
+
+
+def test_one_modality_has_nothing_to_fuse(tmp_path: Path) -> None:
+    features = generated("redundant", rows=300).subset(["b"])
+    found = compare(features, quick(seeds=1), tmp_path, progress=False)
+    assert found.verdict.outcome == "one modality"
+    assert found.sentence.startswith("There is only one modality, b, so there is nothing to fuse")
+    assert {row.role for row in found.rows} == {"single", "chance"}
+    assert found.contributions is None
+    assert found.best is not None
+    assert FusedModel.from_pretrained(found.best).names == ("b",)
+
+
+def test_no_fusion_finished(tmp_path: Path) -> None:
+    """The budget ends before the first job: everything is stated, nothing is claimed."""
+    found = compare(small(), quick(budget=0), tmp_path, progress=False)
+    assert found.verdict.outcome == "no result"
+    assert found.best is None
+    assert len(found.not_run) == 1 + 2 * 2 + 2 * 2 + 2 + 2 * 2
+    assert any("budget" in note for note in found.notes)
+    assert {row.status for row in found.rows} == {"not run"}
+    broken = quick(fusions=["tfn"], options={"tfn": {"no_such_option": 1}}, seeds=1)
+    failed = compare(small(), broken, tmp_path, progress=False)
+    assert failed.verdict.outcome == "no fusion finished"
+    assert failed.sentence.startswith("No fusion method finished")
+    row = next(row for row in failed.rows if row.method == "tfn")
+    assert row.status == "failed"
+    assert row.error is not None
+    assert "no_such_option" in row.error
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"),
+    [
+        (Gain(0.1, 0.02, 0.2, 0.01, 0.1), True),
+        (Gain(0.1, -0.01, 0.2, 0.01, 0.1), False),  # the interval, with its seeds, does not exclude zero
+        (Gain(0.1, 0.02, 0.2, 0.06, 0.1), False),  # the test is not significant
+        (Gain(-0.1, -0.2, -0.02, 0.01, -0.1), False),  # significantly worse
+        (Gain(0.1, 0.02, 0.2, 0.01, -0.1), False),  # metric and row scores disagree
+    ],
+)
+def test_the_rule(gain: Gain, expected: bool) -> None:
+    assert shows_gain(gain) is expected
