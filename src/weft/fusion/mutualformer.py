@@ -139,7 +139,7 @@ class MutualFormer(Fusion):
         dim = shape.pop("dim")
         model = cls(dict.fromkeys(names, dim), dim, heads=heads, **shape, **options)
         _load_official(model.blocks[0], state_dict)
-        return model
+        return model.to(next(iter(state_dict.values())).dtype)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         length = next(iter(inputs.values())).values.shape[1]

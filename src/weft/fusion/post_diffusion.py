@@ -21,7 +21,7 @@ equations are our reading of that claim.
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +63,8 @@ def with_cross_diffusion(module: M, alpha: float = 0.6, orientation: Orientation
         )
     for host in hosts:
         host.__class__ = RefinedBlock if isinstance(host, Block) else RefinedMultiheadAttention
-        host.alpha = alpha
-        host.orientation = orientation  # type: ignore[assignment]
+        refined = cast("RefinedBlock | RefinedMultiheadAttention", host)
+        refined.alpha, refined.orientation = alpha, orientation
     return model
 
 
