@@ -23,7 +23,7 @@ from weft.data.dataset import Dataset, Modality
 from weft.encoders import create_encoder
 from weft.store import encode
 
-TEXTS, BATCH = 96, 16
+TEXTS, BATCH = 64, 16
 
 
 def captions() -> list[str]:
