@@ -1,0 +1,80 @@
+r"""InfoNCE: tell the true partner from all others of the batch, in both directions.
+
+.. math::
+    l_{ij} = e^{\theta}\, a_i \cdot b_j, \qquad
+    L = \frac{1}{2N} \sum_i \Big(\log \sum_j e^{l_{ij}} + \log \sum_j e^{l_{ji}} - 2\, l_{ii}\Big)
+
+with unit vectors ``a, b`` ``(N, D)`` and :math:`\theta = -\log \tau`, learned by default, in ``log_scale_range``
+(at most 100 times the cosine, as CLIP). It is put back into the range before every use, so that its gradient never dies
+at the edge. In training the pairs of all processes are one batch, whatever their number; see
+:mod:`weft.ops.contrastive` for the algebra and for ``chunk``.
+
+Cost: ``N^2`` logits; with ``chunk`` only ``chunk * N`` at a time, for one more matrix product.
+
+When not to use it: several rows of a batch that are right partners of each other (they count as negatives), or batches
+of a few pairs; ``siglip`` depends less on the batch size.
+
+Source: van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding", arXiv 1807.03748;
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, arXiv 2103.00020.
+"""
+
+from __future__ import annotations
+
+from math import isfinite, log
+
+import torch
+from torch import Tensor, nn
+
+from weft.alignment.base import Objective, objectives
+from weft.errors import UserError
+from weft.ops.contrastive import info_nce, streaming_info_nce
+
+
+@objectives.register("infonce")
+class InfoNCE(Objective):
+    """Symmetric InfoNCE with a temperature.
+
+    Args:
+        temperature: the first, or (``learnable=False``) the only one; positive.
+        learnable: train the logarithm of its inverse, ``log_scale``.
+        log_scale_range: bounds of ``log_scale``. LightCRL's code starts at 0.07 in (0.01, 20).
+        chunk: rows of logits at a time; None: the whole matrix, faster up to a few thousand pairs.
+
+    Raises:
+        UserError: the temperature is not a positive number or outside its range; from ``forward``, fewer than two valid
+            pairs, or a temperature that has become NaN.
+    """
+
+    paper = "van den Oord et al., arXiv 1807.03748; Radford et al. (CLIP), ICML 2021, arXiv 2103.00020"
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.07,
+        learnable: bool = True,
+        log_scale_range: tuple[float, float] = (0.0, log(100)),
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not (isfinite(temperature) and temperature > 0):
+            raise UserError("infonce: temperature is a positive number", f"temperature={temperature}", "CLIP uses 0.07")
+        low, high = log_scale_range
+        if not low <= -log(temperature) <= high:
+            raise UserError(
+                "infonce: -log(temperature) lies in log_scale_range",
+                f"{-log(temperature):.4g} for temperature={temperature}, log_scale_range={log_scale_range}",
+                "choose another temperature, or widen the range",
+            )
+        self.log_scale = nn.Parameter(torch.tensor(-log(temperature)), requires_grad=learnable)
+        self.log_scale_range, self.chunk = (low, high), chunk
+
+    def extra_repr(self) -> str:
+        return f"learnable={self.log_scale.requires_grad}, log_scale_range={self.log_scale_range}, chunk={self.chunk}"
+
+    def forward(self, a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.log_scale.clamp_(*self.log_scale_range)
+        scale = self.log_scale.exp()
+        if self.chunk is None:
+            return info_nce(a, b, valid, scale, gather=self.training)
+        return streaming_info_nce(a, b, valid, scale, self.chunk, gather=self.training)

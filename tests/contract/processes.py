@@ -1,0 +1,78 @@
+"""Objectives on several gloo processes, each with rows of its own; everything runs in one start of the processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from weft.alignment import Objective, create_objective, objectives
+
+ROWS, WIDTH = 26, 3
+
+
+class Outcome(NamedTuple):
+    """The loss, and its gradient for the embeddings and for the objective's own parameters."""
+
+    loss: Tensor
+    a: Tensor
+    b: Tensor
+    parameters: list[Tensor]
+
+
+def variants() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every registered objective with its default options, and chunked where it knows chunks."""
+    for name in objectives.names():
+        yield name, {}
+        if "chunk" in objectives.schema(name).model_fields:
+            yield name, {"chunk": 3}
+
+
+def label(name: str, options: dict[str, Any]) -> str:
+    return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+
+
+def pairs() -> tuple[Tensor, Tensor, Tensor]:
+    """Unit vectors ``(ROWS, WIDTH)`` and their validity; the last seven rows are not valid."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (F.normalize(torch.randn(ROWS, WIDTH, generator=generator, dtype=torch.float64), dim=1) for _ in range(2))
+    valid = torch.arange(ROWS) < ROWS - 7
+    valid[3] = False
+    return a, b, valid
+
+
+def share(rank: int, world: int) -> slice:
+    """The rows of a process: unequal, and with three processes the last has no valid row."""
+    bounds = {1: [0, ROWS], 2: [0, 9, ROWS], 3: [0, 8, ROWS - 7, ROWS]}[world]
+    return slice(bounds[rank], bounds[rank + 1])
+
+
+def run(objective: Objective, rows: slice) -> Outcome:
+    """Loss and gradients for some of the rows."""
+    values, partners, valid = pairs()
+    a, b = (x[rows].clone().requires_grad_() for x in (values, partners))
+    objective = objective.double().train()
+    loss = objective(a, b, valid[rows])
+    loss.backward()
+    parameters = [p.grad for p in objective.parameters() if p.requires_grad]
+    return Outcome(loss.detach(), a.grad, b.grad, parameters)  # type: ignore[arg-type]
+
+
+def work(rank: int, folder: str) -> None:
+    """One of three processes: every variant on its rows, then again without the third; the outcomes go to files."""
+    torch.set_num_threads(1)
+    for world in (3, 2):
+        if rank >= world:
+            continue
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
+        outcomes = {label(n, o): tuple(run(create_objective(n, **o), share(rank, world))) for n, o in variants()}
+        for name, options in variants():
+            objective = create_objective(name, **options).double().eval()
+            outcomes["eval " + label(name, options)] = (objective(*pairs()).detach(),)
+        torch.save(outcomes, Path(folder) / f"outcome-{world}-{rank}.pt")
+        dist.destroy_process_group()

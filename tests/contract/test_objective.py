@@ -1,0 +1,99 @@
+"""Every registered objective: one process equals many, chunked equals whole, what is not valid never matters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch.testing import assert_close
+
+from tests.contract.processes import Outcome, label, pairs, run, share, variants, work
+from weft.alignment import create_objective, objectives
+from weft.errors import UserError
+
+VARIANTS = [pytest.param(n, o, id=label(n, o)) for n, o in variants()]
+every_variant = pytest.mark.parametrize(("name", "options"), VARIANTS)
+ALL = slice(None)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
+    """The outcomes of every variant on 2 and on 3 processes, by rank."""
+    folder = tmp_path_factory.mktemp("processes")
+    mp.spawn(work, (str(folder),), nprocs=3)
+    return {w: [torch.load(Path(folder) / f"outcome-{w}-{r}.pt") for r in range(w)] for w in (2, 3)}
+
+
+@every_variant
+@pytest.mark.parametrize("world", [2, 3])
+def test_many_processes_equal_one(together: Any, name: str, options: dict[str, Any], world: int) -> None:
+    """The loss on every process, and the mean over processes of the parameter gradients, are those of one process."""
+    alone = run(create_objective(name, **options), ALL)
+    outcomes = [Outcome(*outcome[label(name, options)]) for outcome in together[world]]
+    for rank, outcome in enumerate(outcomes):
+        assert_close(outcome.loss, alone.loss)
+        assert_close(outcome.a / world, alone.a[share(rank, world)])
+        assert_close(outcome.b / world, alone.b[share(rank, world)])
+    for index, expected in enumerate(alone.parameters):
+        assert_close(torch.stack([o.parameters[index] for o in outcomes]).mean(dim=0), expected)
+
+
+@every_variant
+def test_evaluation_is_of_this_process_alone(together: Any, name: str, options: dict[str, Any]) -> None:
+    """Evaluating, every process holds all rows already: they are not gathered again."""
+    alone = create_objective(name, **options).double().eval()(*pairs())
+    for outcome in together[2]:
+        assert_close(outcome["eval " + label(name, options)][0], alone.detach())
+
+
+@every_variant
+def test_chunked_equals_whole(name: str, options: dict[str, Any]) -> None:
+    whole, found = run(create_objective(name), ALL), run(create_objective(name, **options), ALL)
+    assert_close(found.loss, whole.loss)
+    for one, other in zip((found.a, found.b, *found.parameters), (whole.a, whole.b, *whole.parameters), strict=True):
+        assert_close(one, other)
+
+
+@every_variant
+def test_rows_that_are_not_valid_are_no_negatives(name: str, options: dict[str, Any]) -> None:
+    a, b, valid = pairs()
+    objective = create_objective(name, **options).double()
+    kept = objective(a[valid], b[valid], torch.ones(int(valid.sum()), dtype=torch.bool))
+    for fill in (1e4, float("nan")):
+        filled = [x.masked_fill(~valid.unsqueeze(1), fill).requires_grad_() for x in (a, b)]
+        loss = objective(*filled, valid)
+        assert_close(loss, kept)
+        for gradient in torch.autograd.grad(loss, filled):
+            assert bool(gradient.isfinite().all())
+            assert not gradient[~valid].any()
+            assert bool((gradient[valid].abs().sum(dim=1) > 0).any())
+
+
+@every_variant
+def test_the_order_of_the_pairs_never_matters(name: str, options: dict[str, Any]) -> None:
+    a, b, valid = pairs()
+    objective, order = create_objective(name, **options).double(), torch.randperm(len(a))
+    assert_close(objective(a[order], b[order], valid[order]), objective(a, b, valid))
+
+
+@every_variant
+def test_a_batch_without_pairs_is_refused(name: str, options: dict[str, Any]) -> None:
+    a, b, valid = pairs()
+    with pytest.raises(UserError):
+        create_objective(name, **options).double()(a, b, torch.zeros_like(valid))
+
+
+@every_variant
+def test_gradients_are_right(name: str, options: dict[str, Any]) -> None:
+    a, b, valid = pairs()
+    objective = create_objective(name, **options).double()
+    leaves = (a.requires_grad_(), b.requires_grad_())
+    assert torch.autograd.gradcheck(lambda x, y: objective(x, y, valid), leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", objectives.names())
+def test_says_where_it_comes_from(name: str) -> None:
+    assert objectives.get(name).paper
