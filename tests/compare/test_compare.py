@@ -158,7 +158,7 @@ def test_tasks_and_their_baselines(task: str, tmp_path: Path) -> None:
     assert sign * (rows["linear"].test - rows["a (linear)"].test) > 0
     assert sign * (rows["a"].test - rows["chance"].test) > 0
     assert [sign * row.test for row in found.rows] == sorted((sign * row.test for row in found.rows), reverse=True)
-    assert all(row.low <= row.test <= row.high for row in found.rows)
+    assert all(row.low - 1e-9 <= row.test <= row.high + 1e-9 for row in found.rows)
     assert rows["linear"].gain == pytest.approx(sign * (rows["linear"].test - rows[found.verdict.single].test))
     assert rows["linear"].gain > 0
     for row in found.rows:

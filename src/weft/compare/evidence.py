@@ -272,6 +272,8 @@ class Evidence:
     def _redraw(self) -> dict[str, np.ndarray]:
         """Bootstrapped primary metric ``(R, S)`` of every method; row ``r`` of all of them is of the same test rows."""
         names, resamples = list(self.results), self.setup.config.resamples
+        if not names:
+            return {}
         if self._link is not None:
             means = bootstrap_means([self.scores[name] for name in names], self.group, resamples=resamples)
             return {name: self._link(mean) for name, mean in zip(names, means, strict=True)}

@@ -20,7 +20,7 @@ ROLES = {
 }
 LINE = 0.32
 """Height of one method in inches."""
-WIDE = 5.7
+WIDE = 5.5
 """Width of a figure in inches: two stand side by side in the report."""
 LABELLED = 6
 
@@ -161,7 +161,7 @@ def _cost(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
     sign = 1 if comparison.higher_is_better else -1
     best = sorted(rows, key=lambda row: -sign * (row.test or 0.0))[:LABELLED]
     kept = [row for row in rows if row.method == comparison.verdict.winner and row not in best]
-    with canvas(folder, "cost", columns=2, size=(5.9, 4.4)) as panels:
+    with canvas(folder, "cost", columns=2, size=(5.7, 4.4)) as panels:
         for axes, column, label in zip(
             panels,
             ("parameters", "train_seconds"),

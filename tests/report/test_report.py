@@ -1,0 +1,135 @@
+"""Report files exist, parse, need nothing else, and say what the comparison says."""
+
+from __future__ import annotations
+
+import csv
+import json
+from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from tests.compare.cases import QUICK, quick, small
+from weft.compare import Comparison, compare
+from weft.report import render_terminal, write_report
+from weft.store import MemoryFeatures
+
+VOID = {"meta", "img", "br", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks nesting; collects text, addresses and the first table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.addresses: list[str] = []
+        self.rows: list[list[str]] = []
+        self.tables = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.addresses += [value or "" for key, value in attrs if key in ("src", "href", "action")]
+        self.tables += tag == "table"
+        if tag == "tr" and self.tables == 1:
+            self.rows.append([])
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+        if self.open and self.open[-1] == "td" and self.tables == 1:
+            self.rows[-1].append(data)
+
+
+@pytest.fixture(scope="module", params=["classification", "regression"])
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    features = small(request.param, rows=150)
+    options = {"fusions": ["concat", "tfn"], "options": {"tfn": {"wrong": 1}}, "decisions": ["late"]}
+    config = quick(train={**QUICK, "epochs": 6}, **options)
+    result = compare(features, config, tmp_path_factory.mktemp("report"), progress=False)
+    torch.set_num_threads(before)
+    return result
+
+
+def test_the_html_file_stands_alone(found: Comparison, tmp_path: Path) -> None:
+    path = write_report(found, tmp_path)
+    page = Page()
+    content = path.read_text(encoding="utf-8")
+    page.feed(content)
+    assert page.open == []
+    assert found.sentence in page.text
+    assert all(note in page.text for note in found.notes)
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert len(page.addresses) == len(list((tmp_path / "figures").glob("*.png"))) >= 7
+    methods = [row[0] for row in page.rows if row]
+    assert methods == [row.method for row in found.rows]
+    error = next(row.error for row in found.rows if row.method == "tfn")
+    assert error is not None
+    assert error in "".join(page.text)
+
+
+def test_figures_are_pictures(found: Comparison, tmp_path: Path) -> None:
+    write_report(found, tmp_path)
+    names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    assert {"methods", "seeds", "contributions", "missing", "cost"} <= names
+    assert names & {"confusion", "predicted"}
+    for path in (tmp_path / "figures").glob("*.png"):
+        with Image.open(path) as image:
+            assert min(image.size) > 200
+            assert len(np.unique(np.asarray(image.convert("L")))) > 20
+
+
+def test_json_csv_and_markdown_agree(found: Comparison, tmp_path: Path) -> None:
+    write_report(found, tmp_path)
+    value = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
+    assert value["sentence"] == found.sentence
+    rows = list(csv.DictReader(StringIO((tmp_path / "table.csv").read_text(encoding="utf-8"))))
+    assert [row["method"] for row in rows] == [row["method"] for row in value["table"]]
+    assert float(rows[0]["test"]) == value["table"][0]["test"]
+    markdown = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert markdown.startswith(f"**{found.sentence}**")
+
+
+def test_the_terminal_shows_sentence_and_table_within_80_columns(found: Comparison) -> None:
+    out = StringIO()
+    render_terminal(found, Console(file=out, width=80, color_system=None))
+    text = out.getvalue()
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert found.sentence in " ".join(line.strip("│╭╮╰╯─ ") for line in text.splitlines()[1:8]) or all(
+        word in text for word in found.sentence.split()
+    )
+    assert all(row.method in text for row in found.rows)
+    assert "…" not in text
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    """A modality may be called anything."""
+    features = small()
+    pooled = features.pooled(np.arange(len(features)))
+    odd = MemoryFeatures(features.ids, {"<b>[red]": pooled["a"], "b|c/d": pooled["b"]}, features.targets)
+    config = quick(train={**QUICK, "epochs": 2}, seeds=1, fusions=["concat"])
+    found = compare(odd, config, tmp_path, progress=False)
+    content = write_report(found, tmp_path).read_text(encoding="utf-8")
+    assert "&lt;b&gt;[red]" in content
+    assert "<b>[red]" not in content
+    out = StringIO()
+    render_terminal(found, Console(file=out, width=100, color_system=None))
+    assert "<b>[red] (linear)" in out.getvalue()
+
+
+def test_a_comparison_without_results_still_reports(tmp_path: Path) -> None:
+    found = compare(small(), quick(budget=0), tmp_path, progress=False)
+    content = write_report(found, tmp_path).read_text(encoding="utf-8")
+    assert "No method finished" in content
+    render_terminal(found, Console(file=StringIO()))
