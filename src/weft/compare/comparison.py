@@ -122,7 +122,7 @@ class Comparison:
     def to_markdown(self) -> str:
         """Sentence, notes and table as Markdown."""
         interval = "95 % CI"
-        head = ["method", "role", self.primary, interval, "gain", "p (Holm)", "seeds", "parameters", "s/job"]
+        head = ["method", "role", self.primary, interval, "gain", "p (Holm)", "seeds", "parameters", "s/trial"]
         lines = [
             f"**{self.sentence}**",
             "",

@@ -165,7 +165,7 @@ def _cost(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
         for axes, column, label in zip(
             panels,
             ("parameters", "train_seconds"),
-            ("trainable weights", "seconds of one job, all trials"),
+            ("trainable weights", "seconds of one trial"),
             strict=True,
         ):
             for role, (colour, marker, name) in ROLES.items():

@@ -87,7 +87,7 @@ def to_html(comparison: Comparison, pictures: Iterable[Picture]) -> str:
 
 def _table(comparison: Comparison) -> str:
     head = ["method", "role", comparison.primary, "95 % CI", "gain", "95 % CI", "p (Holm)", "dev", "seeds"]
-    head += ["weights", "FLOPs", "s/job", "ms/row"]
+    head += ["weights", "FLOPs", "s/trial", "ms/row"]
     lines = [_line(row, row.method == comparison.verdict.winner, len(head)) for row in comparison.rows]
     cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
