@@ -306,13 +306,12 @@ def _keep_winner(setup: Setup, evidence: Evidence, verdict: Verdict) -> tuple[np
     target = setup.target[setup.splits[job.fold].test]
     outputs = outputs_of(setup, job)["test"]
     mark = kept / KEPT
-    if mark.exists() and json.loads(mark.read_text(encoding="utf-8")).get("job") == key:
-        return outputs, target
     result = finished(setup, job)
     settings = {} if result is None else result["settings"]
-    model, _ = train_network(setup, job, settings)
-    shutil.rmtree(kept, ignore_errors=True)
-    model.save_pretrained(kept)
+    if not mark.exists() or json.loads(mark.read_text(encoding="utf-8")).get("job") != key:
+        model, _ = train_network(setup, job, settings)
+        shutil.rmtree(kept, ignore_errors=True)
+        model.save_pretrained(kept)
     write_json(mark, {"job": key, "method": verdict.winner, "settings": settings, "sentence": verdict.sentence})
     return outputs, target
 
