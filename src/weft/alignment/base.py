@@ -40,7 +40,7 @@ class Aligner(nn.Module, ABC):
     def embed(self, name: str, tokens: Tokens) -> Tensor:
         """Embedding ``(B, dim)`` of one modality, not normalised; the values under the mask are zero."""
 
-    @final
+    @final  # type: ignore[misc]
     def forward(self, inputs: dict[str, Tokens]) -> dict[str, Tensor]:
         """Align a batch.
 

@@ -5,8 +5,8 @@ r"""Sigmoid loss (SigLIP): is this pair a match? asked of every pair of rows by 
     y_{ij} = 1 \text{ if } i = j \text{ else } -1
 
 with unit vectors ``a, b`` ``(N, D)``; :math:`\theta = \log 10`, :math:`\beta = -10` at the start, both learned: the
-bias begins with "no match", which all but ``N`` of the ``N^2`` answers are. In training the pairs of all processes are one
-batch; see :mod:`weft.ops.contrastive`.
+bias begins with "no match", which all but ``N`` of the ``N^2`` answers are. In training the pairs of all processes are
+one batch; see :mod:`weft.ops.contrastive`.
 
 Cost: ``N^2`` logits; with ``chunk`` only ``chunk * N`` at a time, computed again in the backward pass.
 

@@ -56,7 +56,7 @@ class Fusion(nn.Module, ABC):
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         """Fuse checked inputs: names complete and in order, zeros under the mask, absence policy applied."""
 
-    @final
+    @final  # type: ignore[misc]
     def forward(self, inputs: dict[str, Tokens]) -> Fused:
         """Fuse a batch.
 
@@ -67,7 +67,8 @@ class Fusion(nn.Module, ABC):
             Fused with ``vector`` of shape ``(B, dim)``.
 
         Raises:
-            UserError: a modality is missing or unknown, a shape does not fit, or (``absent = "refuse"``) a row lacks one.
+            UserError: a modality is missing or unknown, a shape does not fit, or a row lacks one and ``absent`` is
+                ``"refuse"``.
         """
         check_inputs(self.dims, inputs)
         return self.fuse(self._prepare({name: inputs[name] for name in self.names}))
