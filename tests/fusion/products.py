@@ -38,7 +38,7 @@ def affine(linear: torch.nn.Linear, x: Tensor) -> Tensor:
 def pnorm(z: Tensor) -> Tensor:
     """Signed square root and unit length of one vector."""
     root = torch.stack([v.sign() * v.abs().sqrt() for v in z])
-    return root / max(float(root.norm()), 1e-12)
+    return root / max(root.norm().item(), 1e-12)
 
 
 def product_of(factors: list[Tensor]) -> Tensor:

@@ -25,8 +25,7 @@ def mcb(module: CompactBilinear, inputs: dict[str, Tokens]) -> Tensor:
                 index = (index[:, None] + sketch.index[None]).flatten()
                 value = (value[:, None] * (v * sketch.sign)[None]).flatten()
         z = torch.zeros(size, dtype=torch.float64)
-        for i, v in zip((index % size).tolist(), value.tolist(), strict=True):
-            z[i] += v
+        z.index_add_(0, index % size, value)
         return module.out.weight @ pnorm(z) + module.out.bias
 
     return each_row(module, inputs, one)

@@ -8,7 +8,10 @@ import torch
 from weft.fusion import Fusion, create_fusion
 from weft.tokens import Tokens, as_tokens
 
-FAMILY = ["tfn", "lmf", "multiplicative-interactions", "mcb", "mlb", "mfb", "mfh", "mutan", "tucker", "block", "film", "highway", "linear-sum"]
+FAMILY = [
+    *("tfn", "lmf", "multiplicative-interactions", "mcb", "mlb", "mfb", "mfh", "mutan", "tucker", "block"),
+    *("film", "highway", "linear-sum"),
+]
 UNIT_VARIANCE = [
     ("tfn", {}),
     ("lmf", {}),

@@ -75,12 +75,17 @@ class LowRankFusion(Fusion):
             for factor, v in zip(self.factors, values, strict=True)
         ]
         constant = [wide(factor[0]).view(shape) for factor in self.factors]
-        alone = [reduce(mul, [a[m] if n == m else c for n, c in enumerate(constant)]) for m in range(len(a))]
-        vector, *parts = (self._sum_ranks(p).to(values[0].dtype) for p in (reduce(mul, a), *alone))
-        return Fused(self.dropout(vector), None, dict(zip(self.names, parts, strict=True)), None)
+        weights = wide(self.rank_weights).unsqueeze(1)
+        terms = {}
+        for m, name in enumerate(self.names):
+            others = reduce(mul, constant[:m] + constant[m + 1 :], weights)
+            terms[name] = self._sum_ranks(a[m], others, values[0])
+        vector = self._sum_ranks(reduce(mul, a), weights, values[0])
+        return Fused(self.dropout(vector), None, terms, None)
 
-    def _sum_ranks(self, products: Tensor) -> Tensor:
-        return torch.einsum("bko,k->bo", products, self.rank_weights.to(products.dtype)) + self.bias
+    def _sum_ranks(self, products: Tensor, weights: Tensor, like: Tensor) -> Tensor:
+        """``(B, r, dim)`` and ``(r, dim or 1)`` to ``(B, dim)``, in the dtype of ``like``."""
+        return ((products * weights).sum(dim=1) + self.bias).to(like.dtype)
 
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor], names: Sequence[str] = ("audio", "video", "text")) -> Self:

@@ -33,7 +33,7 @@ from weft.fusion.block import Normalize, chunk_sizes, norm_energy, normalize_chu
 from weft.ops.bilinear import load_renamed, multilinear, refuse_oversized, unit_variance_, vectors
 from weft.tokens import Fused, Tokens
 
-DEFAULT_CORE = 2**20
+DEFAULT_CORE = 2**18
 
 
 class FullCore(nn.Module):
@@ -66,7 +66,7 @@ class Tucker(Fusion):
 
     Args:
         dims, dim: see :class:`~weft.fusion.base.Fusion`.
-        hidden: ``h``, width of the projections; default: the largest up to 64 whose core has at most 2^20 weights.
+        hidden: ``h``, width of the projections; default: the largest up to 64 whose core has at most 2^18 weights.
         chunks: ``C``, how many balanced chunks with a core each, or their sizes.
         normalize: pnorm per ``"chunk"``, over the ``"whole"``, or ``"none"``.
         dropout: probability of zeroing an entry before the output map, in [0, 1].
