@@ -47,7 +47,7 @@ def fit(
         weft fit flickr8k --root data/flickr8k --fusion two-tower
     """
     from weft.cli.output import say, write_json, write_table
-    from weft.cli.source import open_store, settings, table_config
+    from weft.cli.source import open_store, settings
     from weft.training import train_model
 
     progress = not (quiet or json)
@@ -61,7 +61,6 @@ def fit(
         dim=dim,
         options=settings(option, "option"),
         decision=decision,
-        table=table_config(source),
         config=settings(setting, "set"),
         progress=progress,
     )

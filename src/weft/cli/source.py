@@ -60,15 +60,6 @@ def read_source(source: str, root: Path | None, data: list[str]) -> Dataset:
     return load_dataset(source, root, **settings(data, "data"))
 
 
-def table_config(source: str) -> dict[str, Any] | None:
-    """JSON of the table configuration behind a source, which a model keeps to read new tables; None without one."""
-    if not source.endswith((".yaml", ".yml")):
-        return None
-    from weft.data import load_config
-
-    return load_config(source).model_dump(mode="json")
-
-
 def read_new_rows(table: dict[str, Any] | None, source: str, root: Path | None, data: list[str]) -> Dataset:
     """Rows to predict: a table read as the model's own was (targets may be missing), a YAML, or a named data set."""
     from weft.data import TableConfig, read_table

@@ -33,7 +33,7 @@ from weft.training import FusedModel, fit
 from weft.training.checkpoint import fingerprint
 from weft.training.files import read_json, read_tensors, write_json, write_tensors
 from weft.training.model import Decision
-from weft.training.raw import encoder_specs
+from weft.training.raw import encoder_specs, table_of
 
 BATCH = 512
 
@@ -132,6 +132,7 @@ def train_network(setup: Setup, job: Job, settings: dict[str, Any]) -> tuple[Fus
         seed=job.seed,
         target=setup.column,
         encoders=encoder_specs(setup.features, list(method.modalities)),
+        table=table_of(setup.features),
     )
     train = config.train.model_copy(
         update={"lr": settings["lr"], "weight_decay": settings["weight_decay"], "seed": job.seed}
@@ -256,7 +257,6 @@ def outputs_without(model: FusedModel, features: Features, rows: np.ndarray, nam
     return np.concatenate(parts)
 
 
-@torch.no_grad()
 def _cost(model: FusedModel, features: Features, rows: np.ndarray) -> dict[str, float]:
     """Trainable weights, and FLOPs of one sample of median length (a multiply-add counts as two)."""
     device, sample = next(model.parameters()).device, {}
@@ -264,7 +264,7 @@ def _cost(model: FusedModel, features: Features, rows: np.ndarray) -> dict[str, 
         shape = (1, max(1, int(np.median(lengths[rows]))))
         values = torch.zeros(*shape, features.dims[name], device=device)
         sample[name] = Tokens(values, torch.ones(shape, dtype=torch.bool, device=device))
-    with FlopCounterMode(display=False) as counter:
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # its module tracker needs gradients
         model.eval()(sample)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {"parameters": parameters, "flops": counter.get_total_flops()}

@@ -118,6 +118,7 @@ class Dataset:
         group: ``(N,)``; rows of one group never cross a split and are resampled together. None: every row is its own.
         task: "classification" | "multilabel" | "regression" | "retrieval".
         labels: ``{column: K names}`` of targets ``(N, K)`` of zeros and ones.
+        table: JSON of the :class:`~weft.data.table.TableConfig` it was read by; a model keeps it to read new tables.
 
     Raises:
         UserError: no rows or modalities, unequal lengths, duplicate ids, a row without any modality, an unknown split
@@ -132,6 +133,7 @@ class Dataset:
     group: np.ndarray | None
     task: str
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    table: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.ids or not self.modalities:

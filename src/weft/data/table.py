@@ -183,6 +183,7 @@ def read_table(path: str | Path, config: TableConfig, *, require_target: bool = 
         group=_group(columns, config.group, ids) if config.group is not None and optional(config.group) else None,
         task=config.task,
         labels={name: labels for name, (_, labels) in targets.items()} if multilabel else {},
+        table=config.model_dump(mode="json"),
     )
     return _with_splits(dataset, config.splits) if config.splits is not None and require_target else dataset
 

@@ -349,6 +349,7 @@ def new_manifest(
         "name": dataset.name,
         "task": dataset.task,
         "labels": {name: list(names) for name, names in dataset.labels.items()},
+        "table": dataset.table,
         "targets": list(dataset.targets),
         "order": list(unique),
         "rows": {"count": len(dataset.ids), "sha256": sha256(rows)},

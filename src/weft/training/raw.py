@@ -31,6 +31,11 @@ def encoder_specs(features: Features, names: Sequence[str]) -> dict[str, Any] | 
     }
 
 
+def table_of(features: Features) -> dict[str, Any] | None:
+    """How the table behind the features is read, as JSON. None where they do not come from a table."""
+    return features.manifest.get("table") if isinstance(features, Store) else None
+
+
 def make_encoder(name: str, spec: Mapping[str, Any]) -> Encoder:
     """The encoder of a modality, with what it had learned.
 

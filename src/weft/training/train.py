@@ -13,7 +13,7 @@ from weft.training.aligned import AlignedModel
 from weft.training.config import TrainConfig
 from weft.training.loop import fit, fit_aligner
 from weft.training.model import Decision, FusedModel
-from weft.training.raw import encoder_specs
+from weft.training.raw import encoder_specs, table_of
 from weft.training.rows import choose_target
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ def train_model(
     decision: Decision = "joint",
     target: str | None = None,
     objective: str = "infonce",
-    table: dict[str, Any] | None = None,
     config: TrainConfig | dict[str, Any] | None = None,
     progress: bool = True,
 ) -> dict[str, dict[str, float]]:
@@ -44,7 +43,6 @@ def train_model(
         decision: ``"joint"``, ``"late"`` or ``"hybrid"`` (fusions only).
         target: target column; the first if not given.
         objective: of the aligner.
-        table: JSON of the table configuration, kept with the model to read new tables.
         config: settings, or keywords of :class:`TrainConfig`.
 
     Returns:
@@ -52,7 +50,7 @@ def train_model(
         ``from_pretrained(folder)`` finds.
     """
     settings, split, names = TrainConfig.of(config), make_splits(features), list(features.dims)
-    common: dict[str, Any] = {"dims": features.dims, "dim": dim, "seed": settings.seed, "table": table}
+    common: dict[str, Any] = {"dims": features.dims, "dim": dim, "seed": settings.seed, "table": table_of(features)}
     common["encoders"] = encoder_specs(features, names)
     model: FusedModel | AlignedModel
     if features.task == "retrieval":
