@@ -1,0 +1,282 @@
+r"""Attentional feature fusion (AFF): channel attention at two scales weighs aligned maps or sequences.
+
+MS-CAM, the attention, on one map X of T positions and C channels, with :math:`C' = \lfloor C / r \rfloor`:
+
+.. math::
+    \mathrm{local}(X)_t &= N_2(W_2\,\mathrm{relu}(N_1(W_1 X_t + b_1)) + b_2) && (B, T, K C) \\
+    \mathrm{global}(X) &= \text{the same, other weights, on } \mathrm{mean}_t X_t && (B, 1, K C) \\
+    L(X) &= \mathrm{local}(X) + \mathrm{global}(X), \qquad \text{MS-CAM}(X) = X \odot \sigma(L(X)) \quad (K = 1)
+
+AFF of M maps :math:`X_m` ``(B, T, C)``:
+
+.. math::
+    S = \sum_m X_m, \qquad w = \mathrm{softmax}_m(L_1(S), \dots, L_{M-1}(S), 0), \qquad Z = s \sum_m w_m \odot X_m
+
+with K = M - 1 logit maps. For two maps :math:`w_1 = \sigma(L(S))` and :math:`w_2 = 1 - w_1`, as published. The scale s
+is M, so that equal weights give the plain sum, as in the original code; the paper writes s = 1.
+
+Sequences: positions are steps, and means run over real ones. A modality absent at a position has weight 0 there and is
+not counted in s. The original's normalisation N is BatchNorm, which couples the rows of a batch and cannot train on one
+row; the default is LayerNorm over the channels. BatchNorm here takes its statistics over real positions only.
+
+Cost: ``2 (C C' + K C C' + 3 C' + 3 K C)`` weights and the projections (none where ``D_m = C``); time linear in T.
+
+When not to use it: modalities on different grids (resample, or ``cross-attention``); a gate cannot compare two
+modalities beyond their sum: w depends on S alone.
+
+Source: Dai, Gieseke, Oehmcke, Wu, Barnard, "Attentional Feature Fusion", WACV 2021, arXiv 2009.14082. Three and more
+maps and the masks are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weft.errors import UserError
+from weft.fusion.base import Fusion, fusions
+from weft.tokens import Fused, Tokens, mean_pool
+
+Norm = Literal["layer", "batch"]
+
+
+@fusions.register("aff")
+class AttentionalFusion(Fusion):
+    """A weighted sum of aligned maps, the weights from the sum of all.
+
+    Args:
+        dims, dim: see :class:`~weft.fusion.base.Fusion`; a modality of width ``dim`` enters as it is, any other through
+            a linear layer. The order matters: the last modality has the logit 0 (originally the skip connection).
+        reduction: ``r``; ``dim // r`` is at least 2, or 1 with ``norm="batch"``.
+        norm: "layer", or "batch" as published.
+        scale: ``s``; None: the number of modalities real at the position.
+
+    Raises:
+        UserError: ``reduction`` leaves too few channels; from ``forward`` in training, BatchNorm over one value.
+
+    ``weights`` of the result are means over channels and real positions; ``tokens`` is the fused map.
+    """
+
+    arity = (2, None)
+    wants = "aligned-tokens"
+    absent = "native"
+    paper = "Dai et al., Attentional Feature Fusion, WACV 2021, arXiv 2009.14082"
+
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        dim: int = 256,
+        *,
+        reduction: int = 4,
+        norm: Norm = "layer",
+        scale: float | None = None,
+    ) -> None:
+        super().__init__(dims, dim)
+        self.scale = scale
+        self.project = nn.ModuleList(nn.Identity() if d == dim else nn.Linear(d, dim) for d in self.dims.values())
+        self.attention = ChannelAttention(dim, reduction, maps=len(self.dims) - 1, norm=norm)
+
+    def fuse(self, inputs: dict[str, Tokens]) -> Fused:
+        maps = projected(self.project, inputs)
+        w = blend_weights(self.attention, *total(maps), maps)
+        return blended(self.names, maps, w, self.scale)
+
+    @classmethod
+    def from_official(cls, state: Mapping[str, Tensor], names: Sequence[str] = ("x", "residual")) -> Self:
+        """The published module: two maps of equal width, BatchNorm, scale 2.
+
+        Args:
+            state: its parameters, ``local_att.*`` and ``global_att.*``.
+            names: of the residual branch (weight w) and the skip connection (weight 1 - w).
+        """
+        width, reduction = official_shape(state)
+        module = cls(dict.fromkeys(names, width), width, reduction=reduction, norm="batch")
+        load_official(module.attention, state)
+        return module
+
+
+class ChannelAttention(nn.Module):
+    """The logits L of MS-CAM.
+
+    Args:
+        width: ``C``.
+        reduction: ``r``; ``C // r`` is at least 2, or 1 with ``norm="batch"``.
+        maps: ``K``, how many logit maps.
+        norm: "layer" or "batch".
+    """
+
+    def __init__(self, width: int, reduction: int = 4, *, maps: int = 1, norm: Norm = "layer") -> None:
+        super().__init__()
+        fewest = 2 if norm == "layer" else 1
+        if reduction < 1 or width // reduction < fewest:
+            raise UserError(
+                f"channel attention with norm={norm!r} needs a bottleneck of {fewest} or more channels",
+                f"reduction={reduction} of {width} channels",
+                "choose a smaller reduction or a larger dim",
+            )
+        self.local, self.pooled = (Bottleneck(width, width // reduction, maps * width, norm) for _ in range(2))
+
+    def forward(self, x: Tokens, pooled_by: ChannelAttention | None = None) -> Tensor:
+        """``(B, T, K C)`` of ``(B, T, C)``; ``pooled_by`` lends its global branch."""
+        mean = mean_pool(x).unsqueeze(1)
+        row = x.mask.any(dim=1, keepdim=True)
+        return self.local(x) + (pooled_by or self).pooled(Tokens(mean, row))
+
+
+class MultiScaleChannelAttention(nn.Module):
+    """MS-CAM: a map times the sigmoid of its own logits. Options as for :class:`ChannelAttention`."""
+
+    def __init__(self, width: int, reduction: int = 4, *, norm: Norm = "layer") -> None:
+        super().__init__()
+        self.attention = ChannelAttention(width, reduction, norm=norm)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Maps ``(B, C, H, W)``, or sequences ``(B, T, C)`` with a mask ``(B, T)``; the same shape comes back.
+
+        Values under the mask count nowhere and come back as zeros.
+        """
+        if x.ndim == 4:
+            return to_map(self(to_tokens(x).values), x)
+        if mask is None:
+            mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        x = torch.where(mask.unsqueeze(-1), x, 0.0)
+        return x * self.attention(Tokens(x, mask)).sigmoid()
+
+    @classmethod
+    def from_official(cls, state: Mapping[str, Tensor]) -> Self:
+        """The published module from its own parameters."""
+        module = cls(*official_shape(state), norm="batch")
+        load_official(module.attention, state)
+        return module
+
+
+class Bottleneck(nn.Module):
+    """``N2(W2 relu(N1(W1 x + b1)) + b2)`` at every position."""
+
+    def __init__(self, width: int, hidden: int, out: int, norm: Norm) -> None:
+        super().__init__()
+        kind = nn.LayerNorm if norm == "layer" else RealBatchNorm
+        self.reduce, self.expand = nn.Linear(width, hidden), nn.Linear(hidden, out)
+        self.norm_hidden, self.norm_out = kind(hidden), kind(out)
+
+    def forward(self, x: Tokens) -> Tensor:
+        """``(B, T, out)`` of ``(B, T, width)``."""
+        hidden = F.relu(self._norm(self.norm_hidden, self.reduce(x.values), x.mask))
+        return self._norm(self.norm_out, self.expand(hidden), x.mask)
+
+    @staticmethod
+    def _norm(norm: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+        return norm(x, mask) if isinstance(norm, RealBatchNorm) else norm(x)
+
+
+class RealBatchNorm(nn.BatchNorm1d):
+    """BatchNorm over the real positions of ``(B, T, C)``; the batch's variance is biased, the running one is not."""
+
+    running_mean: Tensor  # type: ignore[assignment]
+    running_var: Tensor  # type: ignore[assignment]
+    num_batches_tracked: Tensor  # type: ignore[assignment]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if not self.training or mask is None:
+            return super().forward(x.flatten(0, -2)).view_as(x)
+        real = mask.unsqueeze(-1).to(x.dtype)
+        count = real.sum()
+        if not mask.is_meta and not torch.compiler.is_compiling() and int(count) < 2:
+            raise UserError(
+                "BatchNorm cannot train on one value per channel",
+                f"{int(count)} real position in the batch (the global branch has one per row)",
+                "use a larger batch, or norm='layer'",
+            )
+        mean = (real * x).sum(dim=(0, 1)) / count
+        variance = (real * (x - mean) ** 2).sum(dim=(0, 1)) / count
+        with torch.no_grad():
+            rate = self.momentum or 0.0
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, rate)
+            self.running_var.lerp_(variance * count / (count - 1), rate)
+        return (x - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+
+def projected(project: nn.ModuleList, inputs: Mapping[str, Tokens]) -> list[Tokens]:
+    """The modalities in one width, zeros under the mask."""
+    return [
+        Tokens(torch.where(t.mask.unsqueeze(-1), p(t.values), 0.0), t.mask)
+        for p, t in zip(project, inputs.values(), strict=True)
+    ]
+
+
+def total(maps: Sequence[Tokens]) -> Tokens:
+    """The sum of the maps, real where one of them is."""
+    return Tokens(torch.stack([x.values for x in maps]).sum(dim=0), torch.stack([x.mask for x in maps]).any(dim=0))
+
+
+def blend_weights(
+    attention: ChannelAttention,
+    s: Tensor,
+    mask: Tensor,
+    maps: Sequence[Tokens],
+    pooled_by: ChannelAttention | None = None,
+) -> Tensor:
+    """Weights ``(B, T, M, C)`` of the maps, 0 where a map is masked and one in sum where any is real."""
+    logits = attention(Tokens(s, mask), pooled_by).unflatten(-1, (len(maps) - 1, -1))
+    logits = F.pad(logits, (0, 0, 0, 1))
+    there = torch.stack([x.mask for x in maps], dim=2).unsqueeze(-1)
+    return torch.where(there, logits.masked_fill(~there, torch.finfo(logits.dtype).min).softmax(dim=2), 0.0)
+
+
+def blend(maps: Sequence[Tokens], w: Tensor) -> Tensor:
+    """``sum_m w_m X_m``, ``(B, T, C)``."""
+    return (w * torch.stack([x.values for x in maps], dim=2)).sum(dim=2)
+
+
+def blended(names: Sequence[str], maps: Sequence[Tokens], w: Tensor, scale: float | None) -> Fused:
+    """The result of a blend; ``scale`` None counts the real maps of each position."""
+    masks = torch.stack([x.mask for x in maps], dim=2)
+    factor = masks.sum(dim=2, keepdim=True).to(w.dtype) if scale is None else scale
+    fused = Tokens(factor * blend(maps, w), masks.any(dim=2))
+    per_modality = {name: mean_pool(x) for name, x in zip(names, maps, strict=True)}
+    return Fused(mean_pool(fused), fused, per_modality, mean_pool(Tokens(w.mean(dim=-1), fused.mask)))
+
+
+def to_tokens(x: Tensor) -> Tokens:
+    """A map ``(B, C, H, W)`` as a sequence ``(B, H W, C)``, row-major."""
+    values = x.flatten(2).mT
+    return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=x.device))
+
+
+def to_map(values: Tensor, like: Tensor) -> Tensor:
+    """A sequence ``(B, H W, C)`` as a map of the shape of ``like`` ``(B, C, H, W)``."""
+    return values.mT.unflatten(2, like.shape[2:])
+
+
+def official_shape(state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Width and reduction of a published module."""
+    if "local_att.0.weight" not in state:
+        raise UserError(
+            "not the parameters of a published AFF, iAFF or MS-CAM",
+            f"no 'local_att.0.weight' among {len(state)} names",
+            "pass the state dict of one module, without the prefix of the network around it",
+        )
+    hidden, width = state["local_att.0.weight"].shape[:2]
+    return width, width // hidden
+
+
+def load_official(attention: ChannelAttention, state: Mapping[str, Tensor], stage: str = "") -> None:
+    """Load the branches ``local_att{stage}`` and ``global_att{stage}``; the module takes their dtype."""
+    layers = ("reduce", "norm_hidden", "expand", "norm_out")
+    attention.to(state["local_att.0.weight"].dtype)
+    for branch, name, numbers in (
+        (attention.local, f"local_att{stage}", (0, 1, 3, 4)),
+        (attention.pooled, f"global_att{stage}", (1, 2, 4, 5)),
+    ):
+        found = {
+            f"{layer}.{key.rsplit('.', 1)[1]}": value.flatten(1) if value.ndim == 4 else value
+            for layer, number in zip(layers, numbers, strict=True)
+            for key, value in state.items()
+            if key.startswith(f"{name}.{number}.")
+        }
+        branch.load_state_dict(found)
