@@ -18,6 +18,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from weft.compare.methods import Family
 from weft.errors import UserError
@@ -29,6 +30,7 @@ from weft.tasks.regression import RegressionTask
 
 TINY = 1e-6
 ITERATIONS = 100
+SMALL = 2_000_000
 
 
 def pooled_matrix(features: Features, rows: np.ndarray) -> np.ndarray:
@@ -63,17 +65,19 @@ class Baseline:
         """Fit to features ``(n, D)`` and the raw target of the same rows."""
         y = self.task.encode(target).numpy()
         columns = [y] if y.ndim == 1 else list(y.T)
-        self._models = [self._make(constant=len(np.unique(column)) < 2).fit(x, column) for column in columns]
+        with _threads(x):
+            self._models = [self._make(constant=len(np.unique(column)) < 2).fit(x, column) for column in columns]
         return self
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """Outputs of the task, ``(n, K)`` float32."""
-        if isinstance(self.task, RegressionTask):
-            found = np.stack([model.predict(x) for model in self._models], axis=1)
-        elif isinstance(self.task, MultilabelTask):
-            found = logit(np.stack([_probability(model, x, 2)[:, 1] for model in self._models], axis=1))
-        else:
-            found = np.log(_probability(self._models[0], x, self.task.outputs))
+        with _threads(x):
+            if isinstance(self.task, RegressionTask):
+                found = np.stack([model.predict(x) for model in self._models], axis=1)
+            elif isinstance(self.task, MultilabelTask):
+                found = logit(np.stack([_probability(model, x, 2)[:, 1] for model in self._models], axis=1))
+            else:
+                found = np.log(_probability(self._models[0], x, self.task.outputs))
         return found.astype(np.float32)
 
     def _make(self, constant: bool) -> Any:
@@ -92,6 +96,11 @@ class Baseline:
         model = Ridge(alpha=1 / strength) if values else LogisticRegression(C=strength, max_iter=1000)
         fill = SimpleImputer(add_indicator=True, keep_empty_features=True)
         return make_pipeline(fill, StandardScaler(), model)
+
+
+def _threads(x: np.ndarray) -> threadpool_limits:
+    """One thread for small tables: there, threads wait for each other longer than they work."""
+    return threadpool_limits(limits=1 if x.size < SMALL else None)
 
 
 def _probability(model: Any, x: np.ndarray, classes: int) -> np.ndarray:
