@@ -176,9 +176,9 @@ class Bottleneck(nn.Module):
 class RealBatchNorm(nn.BatchNorm1d):
     """BatchNorm over the real positions of ``(B, T, C)``; the batch's variance is biased, the running one is not."""
 
-    running_mean: Tensor  # type: ignore[assignment]
-    running_var: Tensor  # type: ignore[assignment]
-    num_batches_tracked: Tensor  # type: ignore[assignment]
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if not self.training or mask is None:
