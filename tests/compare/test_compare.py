@@ -42,12 +42,12 @@ from tests.compare.cases import small, quick
 from tests.compare.test_compare import FAST
 from weft.compare import compare
 torch.set_num_threads(1)
-compare(small(), quick(train=FAST), sys.argv[1], progress=False)
+compare(small(), quick(train=FAST, seeds=1), sys.argv[1], progress=False)
 """
 
 
 def test_a_killed_comparison_resumes_with_the_same_figures(tmp_path: Path) -> None:
-    whole = compare(small(), quick(train=FAST), tmp_path / "whole", progress=False)
+    whole = compare(small(), quick(train=FAST, seeds=1), tmp_path / "whole", progress=False)
     folder = tmp_path / "killed"
     root = Path(__file__).resolve().parents[2]
     process = subprocess.Popen(
@@ -61,7 +61,7 @@ def test_a_killed_comparison_resumes_with_the_same_figures(tmp_path: Path) -> No
     before = {path: path.stat().st_mtime_ns for path in folder.glob("jobs/*.json")}
     jobs = len(list((tmp_path / "whole" / "jobs").glob("*.json")))
     assert 7 <= len(before) < jobs
-    resumed = compare(small(), quick(train=FAST), folder, progress=False)
+    resumed = compare(small(), quick(train=FAST, seeds=1), folder, progress=False)
     assert figures_of(resumed) == figures_of(whole)
     assert resumed.sentence == whole.sentence
     assert resumed.contributions == whole.contributions

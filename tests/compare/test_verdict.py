@@ -114,3 +114,13 @@ def test_no_fusion_finished(tmp_path: Path) -> None:
 )
 def test_the_rule(gain: Gain, expected: bool) -> None:
     assert shows_gain(gain) is expected
+
+
+def test_a_classical_gain_is_not_called_a_single_modality(tmp_path: Path) -> None:
+    """Networks trained for one tiny step cannot fuse, but a linear model on both can: the sentence says so."""
+    train = {"epochs": 1, "lr": 1e-6, "batch_size": 512}
+    config = quick(seeds=1, fusions=["concat"], train=train)
+    found = compare(small(rows=600), config, tmp_path, progress=False)
+    assert found.verdict.outcome == "does not help"
+    assert found.sentence.startswith("No fusion network helps, but the modalities together do: the linear baseline")
+    assert found.verdict.carrier is None

@@ -92,6 +92,13 @@ def decide(evidence: Evidence) -> Verdict:
     )
     if shows_gain(gain):
         against += f", but {_name(evidence, rival)} has {_figure(evidence, rival)}"
+    classical = evidence.best(evidence.done("classical"))
+    if classical is not None and shows_gain(together := evidence.compare(classical, single)):
+        sentence = (
+            f"No fusion network helps, but the modalities together do: the {classical} baseline on all of them reaches "
+            f"{_figure(evidence, classical)} (p = {together.p:.2g} against the best single modality); {against}."
+        )
+        return Verdict("does not help", sentence, fusion, single, None, gain, network or fusion)
     if not predicts:
         sentence = f"Fusion does not help, and no modality predicts the target better than chance: {against}."
         return Verdict("nothing predicts", sentence, fusion, single, None, gain, network or fusion)
@@ -103,15 +110,10 @@ def notes(evidence: Evidence, verdict: Verdict) -> list[str]:
     """What the sentence leaves out and a reader should know."""
     found = []
     classical = evidence.best(evidence.done("classical"))
-    if verdict.fusion is not None and verdict.single is not None and classical is not None:
+    if verdict.fusion is not None and classical is not None:
         reach = f"The classical baseline {classical!r} on all modalities reaches {_figure(evidence, classical)}"
-        against = evidence.compare(classical, verdict.single)
         if shows_gain(evidence.compare(classical, verdict.fusion)):
             found.append(f"{reach}, better than the best fusion: features side by side are enough here.")
-        elif verdict.outcome != "helps" and shows_gain(against):
-            found.append(
-                f"{reach}, better than the best single modality (p = {against.p:.2g}): look at it before deciding."
-            )
         elif verdict.outcome == "helps" and not shows_gain(evidence.compare(verdict.fusion, classical)):
             found.append(f"{reach}; the fusion is not shown to be better than that.")
     few = [name for name in (verdict.fusion, verdict.single) if name and _one_seed(evidence, name)]
