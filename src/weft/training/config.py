@@ -18,7 +18,8 @@ class TrainConfig(BaseModel):
         lr: peak learning rate of AdamW.
         weight_decay: decoupled weight decay, on matrices only (not on biases, norms and scalars).
         schedule: learning rate after the warm-up: ``"cosine"`` to zero at the last step, ``"plateau"`` (a tenth after
-            every ``patience // 2`` epochs without a better dev score), or ``"constant"``.
+            every ``patience // 2`` epochs without a better dev score), ``"constant"``, or ``"lightcrl"``, that of its
+            code, which also decides when to stop (``patience`` is 5 there, and ``monitor`` the loss).
         warmup: share of all steps in which the learning rate rises linearly.
         patience: epochs without a better dev score before training stops; 0 never stops early.
         monitor: what is better on the dev rows: the task's ``"score"`` (ties: the loss), or the ``"loss"``.
@@ -39,7 +40,7 @@ class TrainConfig(BaseModel):
     batch_size: int = Field(128, ge=1)
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
-    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    schedule: Literal["cosine", "plateau", "constant", "lightcrl"] = "cosine"
     warmup: float = Field(0.05, ge=0, lt=1)
     patience: int = Field(10, ge=0)
     monitor: Literal["score", "loss"] = "score"

@@ -35,7 +35,7 @@ from weft.training.fused_goal import FusedGoal
 from weft.training.goal import Goal
 from weft.training.log import RunLog
 from weft.training.model import FusedModel
-from weft.training.schedule import learning_rate
+from weft.training.schedule import judge_lightcrl, learning_rate
 
 if TYPE_CHECKING:
     from weft.store import Features
@@ -261,7 +261,10 @@ class _Loop:
         if config.schedule == "plateau" and stale and stale % max(1, config.patience // 2) == 0:
             position.reductions += 1
         position.epoch, position.step, position.losses = position.epoch + 1, 0, []
-        position.finished = position.epoch >= config.epochs or bool(config.patience and stale >= config.patience)
+        stop = bool(config.patience and stale >= config.patience)
+        if config.schedule == "lightcrl":
+            _, position.reductions, stop = judge_lightcrl([e["dev_loss"] for e in position.epochs], config.patience)
+        position.finished = position.epoch >= config.epochs or stop
 
     def _rank(self, entry: dict[str, float]) -> tuple[float, float]:
         loss = -entry["dev_loss"]
