@@ -1,1 +1,1 @@
-""""""
+"""Published whole networks, built from the rooms below."""
