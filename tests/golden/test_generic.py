@@ -1,7 +1,7 @@
 """The bilinear family, the bare product and multiplicative interactions equal the public code, in value and gradient.
 
-Which operator a case belongs to is read from its configuration. Losses of coordinated representations (``vse_``,
-``cca_``) are tested with their objectives; any other kind that has no operator here fails.
+Which operator a case belongs to is read from its configuration. Losses of coordinated representations (``ELSEWHERE``)
+are in ``test_generic_alignment.py``; any other kind that has no operator here fails.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from weft.ops.bilinear import outer, with_one
 from weft.tokens import as_tokens
 
 NAMES = ("first", "second")
+ELSEWHERE = ("vse_", "cca_")
 Forward = Callable[[list[Tensor]], Tensor]
 
 
@@ -83,7 +84,7 @@ BUILDERS: dict[str, Callable[[Case, Mapping[str, Any]], Forward]] = {
 }
 
 
-@golden("generic", without=("vse_", "cca_"))
+@golden("generic", without=ELSEWHERE)
 def test_equal_to_the_original(path: Path) -> None:
     case = load(path)
     config = case.config["config"]

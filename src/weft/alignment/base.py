@@ -25,10 +25,12 @@ class Aligner(nn.Module, ABC):
 
     Class attributes:
         arity: fewest and most modalities (None: any number).
+        objective: the registered objective that suits it, where the user names none.
         paper: the citation.
     """
 
     arity: ClassVar[tuple[int, int | None]] = (1, None)
+    objective: ClassVar[str] = "infonce"
     paper: ClassVar[str] = ""
 
     def __init__(self, dims: Mapping[str, int], dim: int = 256) -> None:

@@ -67,13 +67,16 @@ def gather_with_grad(x: Tensor) -> tuple[Tensor, int]:
     return _Gather.apply(x, sizes), sum(sizes[: dist.get_rank()])
 
 
-def info_nce(a: Tensor, b: Tensor, valid: Tensor, scale: Tensor | float, *, gather: bool = True) -> Tensor:
+def info_nce(
+    a: Tensor, b: Tensor, valid: Tensor, scale: Tensor | float, *, weight: float = 0.5, gather: bool = True
+) -> Tensor:
     """Symmetric InfoNCE by the full matrix of logits.
 
     Args:
         a, b: ``(B, D)`` of this process.
         valid: ``(B,)`` bool.
         scale: of the logits, 1 / temperature; a scalar.
+        weight: of the search from ``a`` to ``b``, 0 to 1; the other direction has the rest.
         gather: the pairs of all processes are one batch; otherwise this process is alone.
 
     Returns:
@@ -84,13 +87,13 @@ def info_nce(a: Tensor, b: Tensor, valid: Tensor, scale: Tensor | float, *, gath
     """
     a, b, scale = _prepare(a, b, valid, scale)
     (all_a, start), (all_b, _) = (gather_with_grad(x) if gather else (x, 0) for x in (a, b))
-    _need(len(all_a), 2, "InfoNCE compares every pair with the others")
+    need_pairs(len(all_a), 2, "InfoNCE compares every pair with the others")
     world = world_size() if gather else 1
     own = torch.arange(start, start + len(a), device=a.device)
     forward = scale * a @ all_b.T
     backward = scale * b @ all_a.T if world > 1 else forward.T
     losses = [F.cross_entropy(logits, own, reduction="sum") for logits in (forward, backward)]
-    return _whole((losses[0] + losses[1]) / (2 * len(all_a)), world)
+    return whole_loss((weight * losses[0] + (1 - weight) * losses[1]) / len(all_a), world)
 
 
 def streaming_info_nce(
@@ -106,7 +109,7 @@ def streaming_info_nce(
         raise UserError("chunk is a positive number of rows", f"chunk={chunk}", "choose 1 or more")
     a, b, scale = _prepare(a, b, valid, scale)
     all_b, start = gather_with_grad(b) if gather else (b, 0)
-    _need(len(all_b), 2, "InfoNCE compares every pair with the others")
+    need_pairs(len(all_b), 2, "InfoNCE compares every pair with the others")
     return _StreamingInfoNCE.apply(a, all_b, scale, start, chunk, world_size() if gather else 1)
 
 
@@ -137,16 +140,16 @@ def sigmoid_loss(
         raise UserError("chunk is a positive number of rows", f"chunk={chunk}", "choose 1 or more, or None")
     a, b, scale = _prepare(a, b, valid, scale)
     all_b, start = gather_with_grad(b) if gather else (b, 0)
-    _need(len(all_b), 1, "the sigmoid loss is a mean over pairs")
+    need_pairs(len(all_b), 1, "the sigmoid loss is a mean over pairs")
     world = world_size() if gather else 1
     bias = torch.as_tensor(bias, dtype=a.dtype, device=a.device)
     if chunk is None:
-        return _whole(_sigmoid_rows(a, all_b, scale, bias, start) / len(all_b), world)
+        return whole_loss(_sigmoid_rows(a, all_b, scale, bias, start) / len(all_b), world)
     total = a.new_zeros(())
     for first in range(0, max(len(a), 1), chunk):
         rows = a[first : first + chunk]
         total = total + checkpoint(_sigmoid_rows, rows, all_b, scale, bias, start + first, use_reentrant=False)
-    return _whole(total / len(all_b), world)
+    return whole_loss(total / len(all_b), world)
 
 
 def _sigmoid_rows(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, start: int) -> Tensor:
@@ -237,7 +240,8 @@ class _Whole(torch.autograd.Function):
         return grad * world_size()
 
 
-def _whole(part: Tensor, world: int) -> Tensor:
+def whole_loss(part: Tensor, world: int) -> Tensor:
+    """The sum of the parts of ``world`` processes, with ``world`` times the gradient for this process's part."""
     return part if world == 1 else _Whole.apply(part)
 
 
@@ -252,26 +256,37 @@ def _pad_rows(x: Tensor, rows: int) -> Tensor:
     return torch.cat([x, x.new_zeros(rows - len(x), *x.shape[1:])]).contiguous()
 
 
-def _prepare(a: Tensor, b: Tensor, valid: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-    """The valid rows and the scale, in one dtype of at least float32."""
+def valid_pairs(a: Tensor, b: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """The valid rows of both sides, in one dtype of at least float32.
+
+    Raises:
+        UserError: the shapes do not fit each other.
+    """
     if a.ndim != 2 or a.shape != b.shape or valid.shape != a.shape[:1] or valid.dtype != torch.bool:
         raise UserError(
-            "a contrastive loss takes a, b of one shape (B, D) and valid (B,) bool",
+            "a loss over pairs takes a, b of one shape (B, D) and valid (B,) bool",
             f"a {tuple(a.shape)}, b {tuple(b.shape)}, valid {tuple(valid.shape)} {valid.dtype}",
             "pair the rows of the two modalities one to one",
         )
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    scale = torch.as_tensor(scale, dtype=dtype, device=a.device)
+    return a[valid].to(dtype), b[valid].to(dtype)
+
+
+def _prepare(a: Tensor, b: Tensor, valid: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+    """The valid rows and the scale, in one dtype of at least float32."""
+    a, b = valid_pairs(a, b, valid)
+    scale = torch.as_tensor(scale, dtype=a.dtype, device=a.device)
     if not bool(scale.isfinite().all()):
         raise UserError(
             "the scale (1 / temperature) of a contrastive loss is a finite number",
             f"{float(scale.detach())}",
             "the weights have diverged: lower the learning rate, or start from another temperature",
         )
-    return a[valid].to(dtype), b[valid].to(dtype), scale
+    return a, b, scale
 
 
-def _need(pairs: int, least: int, why: str) -> None:
+def need_pairs(pairs: int, least: int, why: str) -> None:
+    """Refuse fewer than ``least`` valid pairs."""
     if pairs < least:
         raise UserError(
             f"{why}: at least {least} valid pair{'s' if least > 1 else ''} in a batch",
