@@ -6,7 +6,23 @@ import sys
 
 import typer
 
-from weft.cli import check, compare, encode, evaluate, fit, init, inspect, list, predict
+from weft.cli import (
+    check,
+    compare,
+    encode,
+    evaluate,
+    fit,
+    init,
+    inspect,
+    list,
+    mine,
+    pairs,
+    predict,
+    probe,
+    run,
+    search,
+    zeroshot,
+)
 from weft.errors import UserError
 
 app = typer.Typer(
@@ -19,7 +35,8 @@ app = typer.Typer(
     epilog="Start with `weft compare shapes`, or `weft init my_table.csv` for a table of your own.",
 )
 
-for verb in (init, encode, inspect, fit, compare, evaluate, predict, list, check):
+VERBS = (init, encode, inspect, fit, compare, evaluate, predict, search, pairs, mine, zeroshot, probe, run, list, check)
+for verb in VERBS:
     verb.add_to(app)
 
 

@@ -27,6 +27,10 @@ def fit(
     option: Annotated[
         list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the operator. Repeat.")
     ] = [],  # noqa: B006
+    objective: Annotated[str, typer.Option(help="Of an aligner: weft list --kind objective.")] = "infonce",
+    objective_option: Annotated[
+        list[str], typer.Option("--objective-option", metavar="KEY=VALUE", help="Option of the objective. Repeat.")
+    ] = [],  # noqa: B006
     decision: Annotated[Literal["joint", "late", "hybrid"], typer.Option(help="Where modalities meet.")] = "joint",
     setting: Settings = [],  # noqa: B006
     root: Root = None,
@@ -61,6 +65,8 @@ def fit(
         dim=dim,
         options=settings(option, "option"),
         decision=decision,
+        objective=objective,
+        objective_options=settings(objective_option, "objective-option"),
         config=settings(setting, "set"),
         progress=progress,
     )

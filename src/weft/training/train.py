@@ -30,6 +30,7 @@ def train_model(
     decision: Decision = "joint",
     target: str | None = None,
     objective: str = "infonce",
+    objective_options: Mapping[str, Any] | None = None,
     config: TrainConfig | dict[str, Any] | None = None,
     progress: bool = True,
 ) -> dict[str, dict[str, float]]:
@@ -42,7 +43,7 @@ def train_model(
         options: of the operator.
         decision: ``"joint"``, ``"late"`` or ``"hybrid"`` (fusions only).
         target: target column; the first if not given.
-        objective: of the aligner.
+        objective, objective_options: of the aligner.
         config: settings, or keywords of :class:`TrainConfig`.
 
     Returns:
@@ -55,7 +56,7 @@ def train_model(
     model: FusedModel | AlignedModel
     if features.task == "retrieval":
         model = AlignedModel.build(aligner=name, aligner_options=options, **common)
-        fit_aligner(model, create_objective(objective), features, split, settings, folder, progress)
+        fit_aligner(model, create_objective(objective, **(objective_options or {})), features, split, settings, folder, progress)
     else:
         column, values = choose_target(features, target)
         task = create_task(features.task, values[split.train])
