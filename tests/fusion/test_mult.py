@@ -13,7 +13,16 @@ from tests.contract.sampling import build, sample, widths
 from tests.fusion.loops import layer_norm
 from tests.fusion.references import real_tokens, reference
 from weft.errors import UserError
-from weft.fusion.mult import MulT, ResidualHead, SequenceAttention, SequenceEncoder, SequenceLayer, embed, positions
+from weft.fusion.mult import (
+    CTCAlignment,
+    MulT,
+    ResidualHead,
+    SequenceAttention,
+    SequenceEncoder,
+    SequenceLayer,
+    embed,
+    positions,
+)
 from weft.tokens import Tokens
 
 
@@ -172,6 +181,45 @@ def test_training_on_one_token_is_refused_with_the_way_out() -> None:
 def test_wrong_options_are_named(options: dict[str, object], found: str) -> None:
     with pytest.raises(UserError, match=found):
         MulT(widths(MulT), 8, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("targets", [None, ("text",), ("vision",)])
+def test_from_official_reads_the_published_names(targets: tuple[str, ...] | None) -> None:
+    letters = {"text": "l", "audio": "a", "vision": "v"}
+    dims = {"text": 7, "audio": 5, "vision": 10}  # one as wide as the common width: its projection is not used
+    options = {"width": 10, "layers": 2, "targets": targets, "padding": "code", "future_mask": True}
+    module = build(MulT, dims, **options)
+    state = {f"proj_{letters[n]}.weight": torch.randn(10, d, 1, dtype=torch.float64) for n, d in dims.items()}
+    for name, project in zip(dims, module.project, strict=True):
+        if dims[name] != 10:
+            state[f"proj_{letters[name]}.weight"] = project.weight.unsqueeze(-1)
+    chosen = [letters[n] for n in dims if n in (targets or dims)]
+    pairs = [(a, b) for a in chosen for b in letters.values() if a != b]
+    parts = {f"trans_{a}_with_{b}": m for (a, b), m in zip(pairs, module.cross, strict=True)}
+    parts |= {f"trans_{a}_mem": m for a, m in zip(chosen, module.memory, strict=True)}
+    for prefix, encoder in parts.items():
+        state |= {f"{prefix}.{key}": value for key, value in encoder.state_dict().items()}
+        state[f"{prefix}.version"] = torch.zeros(1)
+        state[f"{prefix}.embed_positions._float_tensor"] = torch.zeros(1)
+    if targets:  # the original makes the other self-attention encoders as well
+        state["trans_a_mem.layer_norm.weight"] = torch.zeros(20)
+    loaded = MulT.from_official({**state, **module.head.state_dict()}, heads=5).eval()
+    assert set(loaded.state_dict()) == set(module.state_dict())
+    inputs = sample(MulT, dims, absent=False)
+    assert torch.equal(loaded(inputs).vector, module(inputs).vector)
+
+
+def test_soft_alignment_equals_the_loops() -> None:
+    module = CTCAlignment(4, 3).double()
+    x = torch.randn(2, 6, 4, dtype=torch.float64)
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    aligned, scores = module(Tokens(x, mask))
+    for row in range(2):
+        for step in range(3):
+            shares = [scores[row, t].softmax(dim=0)[step + 1] for t in range(6) if mask[row, t]]
+            assert_close(aligned[row, step], sum(s * v for s, v in zip(shares, x[row], strict=False)))
+    again = CTCAlignment.from_official({f"position.{k}": v for k, v in module.lstm.state_dict().items()})
+    assert torch.equal(again(Tokens(x, mask))[0], aligned)
 
 
 def test_from_official_refuses_other_parameters() -> None:

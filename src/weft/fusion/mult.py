@@ -50,7 +50,7 @@ from weft.tokens import Fused, Tokens, present
 MEMORY_LAYERS = 3
 """Fewest layers of a self-attention encoder."""
 LANES = 16
-"""Heads are padded with zeros to a multiple of this: the fused kernels take 1.6 times as long for heads of 6 as of 16."""
+"""Heads are padded with zeros to a multiple of this: the fused kernels take 1.6 times as long for 6 as for 16."""
 
 
 @fusions.register("mult")
@@ -379,6 +379,37 @@ class ResidualHead(nn.Module):
         """The output layer on each summary by itself, without the bias of a whole: ``(B, dim)`` each."""
         columns = self.out_layer.weight.split([s.shape[1] for s in summaries], dim=1)
         return [F.linear(s, w, self.out_layer.bias) for s, w in zip(summaries, columns, strict=True)]
+
+
+class CTCAlignment(nn.Module):
+    """Soft alignment of a sequence to the steps of another, as the paper gives it to models that need equal lengths.
+
+    An LSTM of two layers scores, for every source step, the target steps and a blank (column 0):
+    ``aligned = softmax(scores)[:, :, 1:]^T x``. Trained beside the model with a CTC loss on the scores.
+
+    Args:
+        width: ``D`` of the sequence.
+        steps: ``L``, number of target steps.
+    """
+
+    def __init__(self, width: int, steps: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(width, steps + 1, num_layers=2, batch_first=True)
+
+    def forward(self, x: Tokens) -> tuple[Tensor, Tensor]:
+        """``(B, L, D)`` aligned values and ``(B, T, L + 1)`` scores of ``(B, T, D)``; padding comes last."""
+        scores, _ = self.lstm(x.values)
+        shares = torch.where(x.mask.unsqueeze(-1), scores.softmax(dim=-1), 0.0)[:, :, 1:]
+        return shares.mT @ x.values, scores
+
+    @classmethod
+    def from_official(cls, state: Mapping[str, Tensor]) -> Self:
+        """The published module: the parameters of its LSTM, under any prefix."""
+        weights = {key.rsplit(".", 1)[-1]: value for key, value in state.items()}
+        gates, width = weights["weight_ih_l0"].shape
+        module = cls(width, gates // 4 - 1).to(weights["weight_ih_l0"].dtype)
+        module.lstm.load_state_dict(weights)
+        return module
 
 
 def projection(width: int, common: int) -> nn.Module:
