@@ -36,7 +36,7 @@ Source: the code of "Attention-based cross-modal representation alignment and fu
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ class PublishedAlignment(nn.Module):
         q, k = (scores * self.head_dim**-0.5).flatten(1)[:, None, :, None], standardise(source)[:, None, :, None]
         received = F.scaled_dot_product_attention(q, k, k, scale=1.0).flatten(1).unflatten(1, (-1, self.heads))
         basis = torch.block_diag(*rise.unsqueeze(0).expand(self.heads, -1).split(1))
-        return LowRank(received, basis, offset.repeat(self.heads).expand(len(query), -1))
+        return LowRank(received, basis, offset.repeat(self.heads).expand(query.shape[0], -1))
 
 
 class PublishedEnhancement(nn.Module):
@@ -175,9 +175,9 @@ class PublishedEnhancement(nn.Module):
         scale = (spread + row.square().mean(dim=1) + EPS).rsqrt()[:, None, None]
         basis, row = basis * self.norm.gamma, (row * self.norm.gamma).unsqueeze(1)
 
-        first, second = self.residual_block
+        first, second = (cast(nn.Conv1d, layer) for layer in self.residual_block)
         tokens = second.weight[..., 0] @ first.weight[..., 0]
-        bias = second(first.bias.unsqueeze(-1))
+        bias = second(cast(Tensor, first.bias).unsqueeze(-1))
         total = tokens.sum(dim=1, keepdim=True)
         reduced = scale * ((tokens @ coefficients) @ basis + total * row) + total * self.norm.beta + bias
         down_basis, down_beta = (resize(x[None], self.columns)[0] for x in (basis, self.norm.beta.unsqueeze(0)))

@@ -13,9 +13,11 @@ What the original computes and throws away is not computed here, the output is t
 layers reads the embedding, and only the last one's result is used (5 of 6 layers are dead weight); with
 ``pool="cls"`` only the class token's query matters; the copied channels stay one number (``copied``).
 
-Cost: 91,798,384 published weights at 256 pixels and 1000 classes, of which 41,980,928 are dead and not kept. When not
-to use it: for results. Of the copied channels at most nine directions are left, and the classes come from a head of 17
-million weights. It is here so that the published claim can be checked; :class:`~weft.fusion.araf.ARAF` is the mechanism.
+Cost: 91,798,384 published weights at 256 pixels and 1000 classes, of which 41,984,000 are dead and not kept.
+
+When not to use it: for results. Of the copied channels at most nine directions are left, and the classes come from a
+head of 17 million weights. It is here so that the published claim can be checked; the mechanism itself is
+:class:`~weft.fusion.araf.ARAF`.
 
 Source: the code of "Attention-based cross-modal representation alignment and fusion mechanism for multitasks" (ARAF,
 2023). Its training script cannot run, swaps the two arguments and trains on test data; none of that is taken over.
@@ -208,7 +210,7 @@ class ImageEncoder(nn.Module):
     def _before_attention(self, image: Tensor) -> Tensor:
         """Tokens ``(B, N + 1, width)`` after the MLP."""
         x = self.patches(self._cut(image))
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embedding
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + self.pos_embedding
         x = self.dropout(x)
         return x + self.mlp(self.norm_mlp(x))
 
