@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from weft.alignment.base import Aligner
 from weft.errors import UserError, some
 from weft.ops.correlation import Moments
 from weft.tokens import Tokens, mean_pool, present
+
+ROUNDING = 1e-7
+"""Features whose deviation is below this share of their mean are constant: float32 has no more digits."""
 
 
 class ClosedForm(Aligner):
@@ -27,7 +31,7 @@ class ClosedForm(Aligner):
         widths: width of ``v`` per modality, where :meth:`represent` changes it; ``dims`` by default.
     """
 
-    arity = (2, None)
+    arity: ClassVar[tuple[int, int | None]] = (2, None)
 
     def __init__(self, dims: Mapping[str, int], dim: int = 256, widths: Mapping[str, int] | None = None) -> None:
         super().__init__(dims, dim)
@@ -72,14 +76,15 @@ class ClosedForm(Aligner):
             for name, v in vectors.items():
                 _check_finite(name, v)
             moments = moments.merge(Moments.of(torch.cat([v.double() for v in vectors.values()], dim=1)))
-        if moments.count <= self.dim:
+        if moments.rows <= self.dim:
             raise UserError(
                 f"{type(self).__name__} needs more rows with all of {some(self.names)} than dimensions",
-                f"{moments.count} rows, dim={self.dim}",
+                f"{moments.rows} rows, dim={self.dim}",
                 "give more rows, or choose a smaller dim",
             )
-        spreads = moments.scatter.diagonal().split(list(self.widths.values()))
-        constant = [name for name, spread in zip(self.names, spreads, strict=True) if not bool(spread.any())]
+        varies = moments.scatter.diagonal() > moments.rows * (ROUNDING * moments.mean).square()
+        parts = varies.split(list(self.widths.values()))
+        constant = [name for name, part in zip(self.names, parts, strict=True) if not bool(part.any())]
         if constant:
             raise UserError(
                 f"{type(self).__name__}: every feature of a modality is constant over the rows",

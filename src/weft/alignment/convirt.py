@@ -4,16 +4,16 @@ r"""ConVIRT's loss: InfoNCE with a fixed temperature in which one direction weig
     L = -\frac{1}{N} \sum_i \Big(\lambda \log \frac{e^{a_i \cdot b_i / \tau}}{\sum_j e^{a_i \cdot b_j / \tau}}
         + (1 - \lambda) \log \frac{e^{a_i \cdot b_i / \tau}}{\sum_j e^{a_j \cdot b_i / \tau}}\Big)
 
-with unit vectors ``a, b`` ``(N, D)``; ``a`` is the first modality, the image in the paper, whose search for its text has
-the weight :math:`\lambda = 0.75`; :math:`\tau = 0.1`. In training the pairs of all processes are one batch; see
+with unit vectors ``a, b`` ``(N, D)``; ``a`` is the first modality, the image in the paper, whose search for its text
+has the weight :math:`\lambda = 0.75`; :math:`\tau = 0.1`. In training the pairs of all processes are one batch; see
 :mod:`weft.ops.contrastive`.
 
 Cost: ``N^2`` logits.
 
 When not to use it: both directions matter equally, or the temperature should be learned: ``infonce``.
 
-Source: Zhang, Jiang, Miura, Manning, Langlotz, "Contrastive Learning of Medical Visual Representations from Paired Images
-and Text", MLHC 2022, arXiv 2010.00747.
+Source: Zhang, Jiang, Miura, Manning, Langlotz, "Contrastive Learning of Medical Visual Representations from Paired
+Images and Text", MLHC 2022, arXiv 2010.00747.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class DeepCCA(ClosedForm):
     """Two-layer networks under linear CCA; its objective is ``deep-cca`` too.
 
     Args:
-        dims, dim: see :class:`~weft.alignment.base.Aligner`; ``dim`` is the width of the outputs and of the shared space.
+        dims, dim: see :class:`~weft.alignment.base.Aligner`; ``dim`` is the width of outputs and shared space.
         hidden: width of the hidden layer.
         shrinkage: of the linear CCA, see :class:`~weft.alignment.cca.CCA`.
 
@@ -106,5 +106,5 @@ class CanonicalCorrelation(Objective):
                 f"{len(a)} pairs, width {a.shape[1]}",
                 "use larger batches, or a smaller dim",
             )
-        ridges = [self.shrinkage * x.double().var(dim=0).mean() for x in (a, b)]
-        return cca_loss(a, b, *ridges).to(a.dtype)
+        r1, r2 = (self.shrinkage * x.double().var(dim=0).mean() for x in (a, b))
+        return cca_loss(a, b, r1, r2).to(a.dtype)

@@ -5,16 +5,17 @@ r"""Ranking loss (VSE++): the right partner scores higher than any other, by a m
     L = \sum_{ij} (C_{ij} + R_{ij}) \quad\text{or}\quad L = \sum_i \max_j C_{ij} + \sum_j \max_i R_{ij}
 
 with :math:`S_{ij} = a_i \cdot b_j` (cosine), or :math:`S_{ij} = -\|[b_j - a_i]_+\|` (order: ``a`` lies above ``b`` in
-every coordinate where they match; not symmetric). Both forms are sums, not means: they grow with the batch, as published.
-In training the pairs of all processes are one batch.
+every coordinate where they match; not symmetric). Both forms are sums, not means: they grow with the batch, as
+published. In training the pairs of all processes are one batch.
 
 Cost: ``N^2`` scores; order similarity takes ``N^2 D`` memory.
 
 When not to use it: ``hardest`` from the first step often collapses: train with the sum form first. Rows of a batch that
 are right partners of each other count as wrong ones.
 
-Source: Faghri, Fleet, Kiros, Fidler, "VSE++: Improving Visual-Semantic Embeddings with Hard Negatives", BMVC 2018, arXiv
-1707.05612; Vendrov, Kiros, Fidler, Urtasun, "Order-Embeddings of Images and Language", ICLR 2016, arXiv 1511.06361.
+Source: Faghri, Fleet, Kiros, Fidler, "VSE++: Improving Visual-Semantic Embeddings with Hard Negatives", BMVC 2018,
+arXiv 1707.05612; Vendrov, Kiros, Fidler, Urtasun, "Order-Embeddings of Images and Language", ICLR 2016, arXiv
+1511.06361.
 """
 
 from __future__ import annotations

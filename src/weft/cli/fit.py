@@ -27,7 +27,7 @@ def fit(
     option: Annotated[
         list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the operator. Repeat.")
     ] = [],  # noqa: B006
-    objective: Annotated[str, typer.Option(help="Of an aligner: weft list --kind objective.")] = "infonce",
+    objective: Annotated[str, typer.Option(help="Of an aligner (weft list --kind objective); default: its own.")] = "",
     objective_option: Annotated[
         list[str], typer.Option("--objective-option", metavar="KEY=VALUE", help="Option of the objective. Repeat.")
     ] = [],  # noqa: B006
@@ -49,6 +49,8 @@ def fit(
         weft fit weft.yaml --fusion cross_attention --set lr=0.0003 --set epochs=30
 
         weft fit flickr8k --root data/flickr8k --fusion two-tower
+
+        weft fit flickr8k --root data/flickr8k --fusion cca --dim 64
     """
     from weft.cli.output import say, write_json, write_table
     from weft.cli.source import open_store, settings
@@ -65,7 +67,7 @@ def fit(
         dim=dim,
         options=settings(option, "option"),
         decision=decision,
-        objective=objective,
+        objective=objective or None,
         objective_options=settings(objective_option, "objective-option"),
         config=settings(setting, "set"),
         progress=progress,

@@ -4,7 +4,7 @@ Rows :math:`H_m` ``(N, D_m)``, centred; :math:`S_{mn} = H_m^T H_n / (N - 1)`; ``
 :math:`S_{mm}`, whose Cholesky factor is then :math:`L_m`.
 
 **Moments.** ``(n, mu, C)`` with the scatter :math:`C = \sum_i (x_i - \mu)(x_i - \mu)^T` of the joint rows
-``[h_1, h_2, ...]``, in float64. Two parts merge exactly, in any order, whatever their sizes (Chan, Golub, LeVeque 1979):
+``[h_1, h_2, ...]``, in float64. Two parts merge exactly, in any order and of any size (Chan, Golub, LeVeque 1979):
 
 .. math:: d = \mu' - \mu, \quad C \mathrel{+}= C' + d d^T \tfrac{n k}{n + k}, \quad \mu \mathrel{+}= d \tfrac{k}{n + k}
 
@@ -40,38 +40,38 @@ from weft.errors import UserError
 
 
 class Moments(NamedTuple):
-    """Count, mean and scatter of rows seen so far, in float64.
+    """Number, mean and scatter of rows seen so far, in float64.
 
     Attributes:
-        count: rows.
+        rows: how many.
         mean: ``(D,)``.
         scatter: ``(D, D)``, sum of the centred outer products.
     """
 
-    count: int
+    rows: int
     mean: Tensor
     scatter: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor) -> Moments:
-        """Moments of rows ``(n, D)``, ``n`` may be 0."""
-        rows = rows.double()
-        mean = rows.sum(dim=0) / max(len(rows), 1)
-        centred = rows - mean
-        return cls(len(rows), mean, centred.T @ centred)
+    def of(cls, x: Tensor) -> Moments:
+        """Moments of rows ``(n, D)``; ``n`` may be 0."""
+        x = x.double()
+        mean = x.sum(dim=0) / max(len(x), 1)
+        centred = x - mean
+        return cls(len(x), mean, centred.T @ centred)
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets of rows together."""
-        count = self.count + other.count
-        share = other.count / max(count, 1)
+        rows = self.rows + other.rows
+        share = other.rows / max(rows, 1)
         gap = other.mean - self.mean
-        scatter = self.scatter + other.scatter + torch.outer(gap, gap) * (self.count * share)
-        return Moments(count, self.mean + gap * share, scatter)
+        scatter = self.scatter + other.scatter + torch.outer(gap, gap) * (self.rows * share)
+        return Moments(rows, self.mean + gap * share, scatter)
 
     @property
     def covariance(self) -> Tensor:
         """``(D, D)``, unbiased; needs two rows."""
-        return self.scatter / (self.count - 1)
+        return self.scatter / (self.rows - 1)
 
 
 class Canonical(NamedTuple):

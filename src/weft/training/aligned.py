@@ -80,7 +80,7 @@ class AlignedModel(nn.Module):
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         names = [name for name in self.names if name in features.dims]
         features = select(features, names or self.names)
-        device, training = next(self.parameters()).device, self.training
+        device, training = next(self.buffers()).device, self.training
         self.eval()
         parts: dict[str, list[np.ndarray]] = {name: [np.zeros((0, self.aligner.dim), np.float32)] for name in names}
         for start in range(0, len(rows), batch_size):

@@ -1,7 +1,8 @@
 """The goal of an aligner: an objective over pairs of modalities, selected by the sum of recalls on the dev rows.
 
 With more than two modalities the loss is the mean over the unordered pairs. Rows of one group (five captions of one
-image) are no negatives of each other: an epoch draws one row of every group, so no batch holds two.
+image) are no negatives of each other: an epoch draws one row of every group, so no batch holds two. An aligner with a
+closed form is solved on all training rows before every evaluation.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from weft.alignment import Objective
+from weft.alignment.closed_form import ClosedForm
 from weft.data import Split
 from weft.errors import UserError, some
 from weft.tokens import Tokens, present
@@ -79,6 +81,8 @@ class AlignedGoal(Goal):
         return torch.stack(losses).mean()
 
     def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
+        if isinstance(self.model.aligner, ClosedForm):
+            self.model.aligner.fit_closed_form(self.model.standardise(chunk) for chunk in self._train.chunks())
         positions = share(np.arange(len(self._dev)))
         parts = [self.model(self._dev[chunk]) for chunk in pieces(positions, self.config.batch_size)]
         embeddings = {n: collect(torch.cat([p[n] for p in parts]).float(), len(self._dev)) for n in self.model.names}

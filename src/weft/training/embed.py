@@ -51,7 +51,7 @@ def pooled_outputs(
 ) -> np.ndarray:
     """Embeddings ``(n, dim)`` of modality ``name`` before they are made unit vectors: what probes are trained on."""
     model.eval()
-    features, device = features.subset([name]), next(model.parameters()).device
+    features, device = features.subset([name]), next(model.buffers()).device
     parts = [np.zeros((0, model.aligner.dim), np.float32)]
     for start in range(0, len(rows), batch_size):
         batch = features.gather(rows[start : start + batch_size])

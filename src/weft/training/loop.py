@@ -103,10 +103,28 @@ def fit_aligner(
 ) -> History:
     """Train an aligner under an objective; it ends with the weights of the best sum of recalls on ``split.dev``.
 
-    Arguments and errors as for :func:`fit`. The objective's own weights (a temperature) are trained along.
+    Arguments and errors as for :func:`fit`. The objective's own weights (a temperature) are trained along. An aligner
+    without weights to train is solved in closed form: one epoch, without ``loss`` and ``lr``.
     """
     settings = TrainConfig.of(config)
-    return run(AlignedGoal(model, objective, features, split, settings), settings, folder, progress)
+    goal = AlignedGoal(model, objective, features, split, settings)
+    if not any(p.requires_grad for p in model.parameters()):
+        return _solve(goal, folder)
+    return run(goal, settings, folder, progress)
+
+
+@torch.no_grad()
+def _solve(goal: AlignedGoal, folder: Path | str | None = None) -> History:
+    """Solve the closed form of an aligner on the training rows, on the device it is on."""
+    started = time.monotonic()
+    goal.prepare(next(goal.model.buffers()).device)
+    goal.eval()
+    figures = goal.evaluate(lambda positions: positions, lambda part, rows: part[:rows])
+    if folder is not None:
+        goal.model.save_pretrained(Path(folder) / "best")
+    seconds = time.monotonic() - started
+    entry = {"epoch": 0, **{f"dev_{name}": value for name, value in figures.items()}, "seconds": seconds}
+    return History([entry], 0, seconds, False)
 
 
 def run(goal: Goal, config: TrainConfig, folder: Path | str | None = None, progress: bool = True) -> History:

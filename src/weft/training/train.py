@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weft.alignment import create_objective
+from weft.alignment import aligners, create_objective
 from weft.data import make_splits
 from weft.tasks.base import create_task
 from weft.training.aligned import AlignedModel
@@ -29,21 +29,21 @@ def train_model(
     options: Mapping[str, Any] | None = None,
     decision: Decision = "joint",
     target: str | None = None,
-    objective: str = "infonce",
+    objective: str | None = None,
     objective_options: Mapping[str, Any] | None = None,
     config: TrainConfig | dict[str, Any] | None = None,
     progress: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Train one fusion, or for retrieval data one aligner, with its checkpoints and log in ``folder``.
+    """Train one fusion, or one aligner, with its checkpoints and log in ``folder``.
 
     Args:
         features: a store, or features in memory; split as :func:`weft.data.make_splits` does by default.
-        name: the fusion, or the aligner where ``features.task`` is ``"retrieval"``.
+        name: the fusion, or the aligner; where ``features.task`` is ``"retrieval"``, always an aligner.
         dim: width of the fused vector, or of the shared space.
         options: of the operator.
         decision: ``"joint"``, ``"late"`` or ``"hybrid"`` (fusions only).
         target: target column; the first if not given.
-        objective, objective_options: of the aligner.
+        objective, objective_options: of the aligner; by default the one that suits it.
         config: settings, or keywords of :class:`TrainConfig`.
 
     Returns:
@@ -54,9 +54,10 @@ def train_model(
     common: dict[str, Any] = {"dims": features.dims, "dim": dim, "seed": settings.seed, "table": table_of(features)}
     common["encoders"] = encoder_specs(features, names)
     model: FusedModel | AlignedModel
-    if features.task == "retrieval":
+    if features.task == "retrieval" or name in aligners.names():
         model = AlignedModel.build(aligner=name, aligner_options=options, **common)
-        fit_aligner(model, create_objective(objective, **(objective_options or {})), features, split, settings, folder, progress)
+        loss = create_objective(objective or aligners.get(name).objective, **(objective_options or {}))
+        fit_aligner(model, loss, features, split, settings, folder, progress)
     else:
         column, values = choose_target(features, target)
         task = create_task(features.task, values[split.train])
