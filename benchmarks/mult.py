@@ -42,8 +42,8 @@ class Shape(NamedTuple):
 
 SHAPES = {
     "aligned 50/50/50": Shape(16, (50, 50, 50), True, 7),
-    "unaligned 50/375/500": Shape(4, (50, 375, 500), True, 5),
-    "unaligned 50/375/500, no future mask": Shape(4, (50, 375, 500), False, 5),
+    "unaligned 50/375/500": Shape(4, (50, 375, 500), True, 7),
+    "unaligned 50/375/500, no future mask": Shape(4, (50, 375, 500), False, 7),
 }
 
 
