@@ -51,6 +51,11 @@ def test_coco(data_root: Path) -> None:
         assert len(part) % 5 == 0
 
 
+def test_coco_keeps_the_first_captions(data_root: Path) -> None:
+    whole, few = load_dataset("coco", data_root / "coco"), load_dataset("coco", data_root / "coco", captions=3)
+    assert few.ids == [row for row in whole.ids if int(row.split("#")[1]) < 3]
+
+
 def test_vqa_five_answers(data_root: Path) -> None:
     data = load_dataset("vqa", data_root / "vqa")
     assert sizes(data) == {"train": 646, "test": 495}

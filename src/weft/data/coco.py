@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from weft.data.dataset import Dataset, FolderReader, Modality, datasets
 
@@ -24,13 +26,14 @@ class Coco(FolderReader):
 
     Args:
         year: of the release, part of the file names.
+        captions: the first so many of an image, in the order of the file; None: all.
     """
 
     paper = "Chen et al. 2015, Microsoft COCO Captions (arXiv:1504.00325)"
     layout = "annotations/captions_{train,val}<year>.json and {train,val}<year>/*.jpg"
 
-    def __init__(self, *, year: int = 2017) -> None:
-        self.year = year
+    def __init__(self, *, year: int = 2017, captions: Annotated[int, Field(ge=1)] | None = None) -> None:
+        self.year, self.captions = year, captions
 
     def read(self, root: Path) -> Dataset:
         """Read the folder."""
@@ -46,6 +49,8 @@ class Coco(FolderReader):
             seen: Counter[int] = Counter()
             for annotation in content["annotations"]:
                 image = annotation["image_id"]
+                if self.captions is not None and seen[image] >= self.captions:
+                    continue
                 ids.append(f"{image}#{seen[image]}")
                 seen[image] += 1
                 paths.append(files[image])

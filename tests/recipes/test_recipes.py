@@ -1,0 +1,60 @@
+"""Every shipped recipe is a list of commands that the command line understands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from weft.cli import app
+from weft.errors import UserError
+from weft.recipes.recipe import load_recipe, recipe_names
+
+GIVEN = {"DATA": "data", "IMAGE": "hf:google/mobilenet_v2_1.0_224"}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_step_parses(name: str) -> None:
+    recipe = load_recipe(name)
+    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for command in recipe.commands({key: value for key, value in GIVEN.items() if key in recipe.variables}):
+        assert not any("$" in part for part in command)
+        verbs[command[0]].make_context(command[0], list(command[1:]))
+    used = "\n".join(recipe.steps)
+    assert all(f"${{{variable}}}" in used for variable in recipe.variables), "a variable that no step uses"
+
+
+def test_there_is_a_recipe_at_both_sizes_for_every_table_and_figure() -> None:
+    names = {name.removeprefix("lightcrl/") for name in recipe_names() if name.startswith("lightcrl/")}
+    full = {name for name in names if not name.startswith("small-")}
+    assert {f"small-{name}" for name in full} == names - full
+    assert len(full) == 7
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'lightcrl/table-mrpc'"):
+        load_recipe("lightcrl/table-mrcp")
+    recipe = load_recipe("lightcrl/small-table-mrpc")
+    with pytest.raises(UserError, match="--set DATA="):
+        recipe.commands({})
+    with pytest.raises(UserError, match="no such variable"):
+        recipe.commands({"DATE": "x"})
+    path = tmp_path / "mine.yaml"
+    path.write_text("title: t\nsource: s\nsteps: ['list ${X}']\n")
+    with pytest.raises(UserError, match="filled in"):
+        load_recipe(path).commands({})
+    path.write_text("title: t\nstep: []\n")
+    with pytest.raises(UserError, match="not a recipe"):
+        load_recipe(path)
+
+
+def test_run_executes_the_steps(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("title: t\nsource: s\nvariables: {KIND: aligner}\nsteps: ['list --kind ${KIND} --json']\n")
+    shown = CliRunner().invoke(app, ["run", str(path), "--dry-run"])
+    assert shown.exit_code == 0
+    assert '"lightcrl"' not in shown.output
+    done = CliRunner().invoke(app, ["run", str(path)])
+    assert '"lightcrl"' in done.output
