@@ -205,3 +205,19 @@ def test_training_on_one_token_is_refused_where_it_has_no_choice() -> None:
 def test_other_variables_are_refused() -> None:
     with pytest.raises(UserError, match="gamma"):
         CrossLayer.from_official({"weight": torch.zeros(1)}, "parallel", [2, 2])
+
+
+def test_one_published_head_has_no_projections() -> None:
+    """The second attention of this published layer has one head and no variables."""
+    kernels = {
+        f"decoder/enc_{k}/{name}_proj/kernel": torch.randn(4, 4, dtype=torch.float64)
+        for k in range(2)
+        for name in ("query", "keys", "vals", "output")
+    }
+    norms = {f"decoder/LayerNorm/{name}": torch.randn(4, dtype=torch.float64) for name in ("gamma", "beta")}
+    module = CrossLayer.from_official({**kernels, **norms}, "hierarchical", [2, 2])
+    queries, *sources = (torch.randn(1, n, 4, dtype=torch.float64) for n in (3, 5, 2))
+    out, _ = module(queries, [Tokens(s, torch.ones(1, s.shape[1], dtype=torch.bool)) for s in sources])
+    assert not list(module.outer.parameters())
+    for position in range(3):
+        assert_close(out[0, position], sublayer(module, queries[0, position], [s[0] for s in sources]))
