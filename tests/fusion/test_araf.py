@@ -37,7 +37,7 @@ def normalise(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def softmax_average(scores: Tensor, values: Tensor) -> Tensor:
-    weights = [math.exp(float(s) - float(scores.max())) for s in scores]
+    weights = [math.exp(s) for s in (scores - scores.max()).tolist()]
     return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
 
 
