@@ -1,0 +1,196 @@
+"""The verbs of an aligner, end to end, on four colours: photos of one colour and captions that name it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from weft.cli import app
+from weft.errors import UserError
+
+COLOURS = {"red": (200, 20, 20), "green": (20, 180, 20), "blue": (20, 20, 200), "white": (240, 240, 240)}
+FIT = (
+    "--fusion lightcrl --dim 16 --option heads=2 --option feedforward=32 --set epochs=15 --set batch_size=8 "
+    "--set lr=0.003"
+)
+
+
+def weft(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def noise(rng: np.random.Generator, colour: str) -> Image.Image:
+    return Image.fromarray(
+        (np.array(COLOURS[colour]) + rng.integers(-20, 15, (16, 16, 3))).clip(0, 255).astype(np.uint8)
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set in the layout of Flickr8k, an image folder of the same colours, and an aligner trained on the first."""
+    root, rng = tmp_path_factory.mktemp("world"), np.random.default_rng(0)
+    (root / "flickr/Images").mkdir(parents=True)
+    rows, parts = [], {"train": [], "dev": [], "test": []}
+    for i in range(48):
+        colour = list(COLOURS)[i % 4]
+        noise(rng, colour).save(root / f"flickr/Images/{i:02d}.png")
+        parts["train" if i < 32 else "dev" if i < 40 else "test"].append(f"{i:02d}.png")
+        rows += [(f"{i:02d}.png", text) for text in (colour, f"a photo of a {colour} thing", f"something {colour}")]
+    with (root / "flickr/captions.txt").open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "caption"), *rows])
+    for part, names in parts.items():
+        (root / f"flickr/Flickr_8k.{part}Images.txt").write_text("\n".join(names))
+    for part, count in (("train", 8), ("test", 4)):
+        for colour in COLOURS:
+            (root / f"folder/{part}/{colour}").mkdir(parents=True)
+            for k in range(count):
+                noise(rng, colour).save(root / f"folder/{part}/{colour}/{k}.png")
+    weft("encode", "flickr8k", "--root", root / "flickr", "-o", root / "store", "-q")
+    weft("fit", root / "store", *FIT.split(), "-o", root / "model", "-q")
+    return root
+
+
+def test_zeroshot(world: Path) -> None:
+    arguments = ["zeroshot", world / "model", "image_folder", "--root", world / "folder", "--json"]
+    found = json.loads(weft(*arguments, "--prompt", "name", "--prompt", "a {} thing"))
+    assert found["rows"] == 16
+    assert set(found["prompts"]) == {"name", "a {} thing"}
+    top = found["prompts"]["name"]
+    assert top["top-1"] > 0.6
+    assert top["top-4"] == 1
+    with pytest.raises(UserError, match="where the name goes"):
+        weft(*arguments, "--prompt", "a thing")
+
+
+def test_probe_and_fine_tune(world: Path) -> None:
+    store = world / "folder-store"
+    arguments = ["probe", world / "model", "image_folder", "--root", world / "folder", "-o", store, "--json"]
+    found = json.loads(
+        weft(
+            *arguments,
+            "--head",
+            "official,linear,sklearn,fine-tune",
+            "--epochs",
+            "1,30",
+            "--seeds",
+            "2",
+            "--lr",
+            "0.01",
+        )
+    )
+    assert (found["train"], found["test"]) == (32, 16)
+    assert {kind: len(runs) for kind, runs in found["curves"].items()} == {
+        "official": 2,
+        "linear": 2,
+        "sklearn": 1,
+        "fine-tune": 2,
+    }
+    for kind in ("official", "linear", "fine-tune"):
+        assert found["curves"][kind][0]["30"]["top-1"] > 0.8
+    again = weft("probe", world / "model", store, "--head", "linear", "--epochs", "2", "--features", "frozen", "--json")
+    assert list(json.loads(again)["curves"]["linear"][0]) == ["2"]
+    with pytest.raises(UserError, match="did you mean 'linear'"):
+        weft("probe", world / "model", store, "--head", "linaer")
+
+
+def test_search_by_text_and_back(world: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    arguments = ["search", world / "model", "flickr8k", "--root", world / "flickr", "--json", "--top", "2"]
+    first = weft(*arguments, "--query", "something blue", "--query", "red", "--index", index)
+    hits = json.loads(first)
+    assert [hit["rank"] for hit in hits] == [1, 2, 1, 2]
+    assert len({hit["id"] for hit in hits[:2]}) == 2, "an image is found once, however many captions it has"
+    assert int(hits[0]["id"][:2]) % 4 == 2
+    assert json.loads(weft(*arguments, "--query", "something blue", "--query", "red", "--index", index)) == hits
+    back = ["--find", "text", "--by", "image", "--query", world / "flickr/Images/42.png"]
+    assert all("blue" in caption(world, hit["id"]) for hit in json.loads(weft(*arguments, *back)))
+    pytest.importorskip("faiss")
+    near = json.loads(weft(*arguments, "--query", "something blue", "--approximate"))
+    assert near[0]["score"] == pytest.approx(hits[0]["score"], abs=1e-5)
+    weft("fit", world / "store", *FIT.split(), "--set", "seed=1", "-o", tmp_path / "other", "-q")
+    with pytest.raises(UserError, match="built with another model"):
+        weft("search", tmp_path / "other", "flickr8k", "--root", world / "flickr", "--query", "red", "--index", index)
+
+
+def caption(world: Path, row: str) -> str:
+    name, _, k = row.partition("#")
+    with (world / "flickr/captions.txt").open(newline="") as file:
+        return [r["caption"] for r in csv.DictReader(file) if r["image"] == name][int(k)]
+
+
+def test_search_measures_without_a_query(world: Path) -> None:
+    found = json.loads(weft("search", world / "model", world / "store", "--json"))
+    recalls = found["retrieval"]
+    assert recalls["text->image R@5"] >= recalls["text->image R@1"]
+    corrected = found["text -> image curve, corrected, repeated rows"]
+    published = found["text -> image curve, as published (last batch of 100)"]
+    assert corrected == published, "24 captions are one batch"
+    assert corrected["k=20"] >= found["text -> image curve, corrected, unique images"]["k=5"] - 1e-9
+
+
+def test_mine_then_fit_then_pairs(world: Path, tmp_path: Path) -> None:
+    mined = json.loads(
+        weft(
+            "mine", "flickr8k", "--root", world / "flickr", "--encoder", "hashed-text",
+            "-o", tmp_path / "pairs.csv", "--threshold", "0.3", "--json",
+        )
+    )  # fmt: skip
+    assert mined["images"] == 48
+    assert mined["identical"] == 144
+    assert mined["pairs"] > 144
+    weft("encode", tmp_path / "pairs.yaml", "-o", tmp_path / "store", "-q")
+    weft("fit", tmp_path / "store", *FIT.split(), "--set", "epochs=3", "-o", tmp_path / "model", "-q")
+    (tmp_path / "mrpc").mkdir()
+    head = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    lines = [f"{int(a == b)}\t{a}\t{b}\tsomething {a}\ta {b} thing\n" for a in COLOURS for b in COLOURS]
+    for part in ("train", "test"):
+        (tmp_path / f"mrpc/msr_paraphrase_{part}.txt").write_text(head + "".join(lines))
+    shared = ["pairs", "mrpc", "--root", tmp_path / "mrpc", "--encoder", "hashed-text", "--json"]
+    found = json.loads(weft(*shared, "--model", tmp_path / "model", "--split", "test"))
+    assert found["rows"] == 16
+    assert set(found["systems"]) == {
+        "hashed-text, mean",
+        "model: first x first",
+        "model: first x second",
+        "model: second x second",
+    }
+    assert found["systems"]["hashed-text, mean"]["AUC"] > 0.9, "equal colours share a word"
+    assert json.loads(weft(*shared, "--rows", "10", "--seed", "3"))["rows"] == 10
+    (tmp_path / "sts").mkdir()
+    scored = [f"g\tf\ty\t{i}\t{5 * (a == b)}\t{a}\t{b}\n" for i, a in enumerate(COLOURS) for b in COLOURS]
+    for part in ("train", "dev", "test"):
+        (tmp_path / f"sts/sts-{part}.csv").write_text("".join(scored))
+    arguments = ["pairs", "stsb", "--root", tmp_path / "sts", "--encoder", "hashed-text", "--split", "dev"]
+    found = json.loads(weft(*arguments, "--figures", tmp_path / "figures", "--json"))
+    assert found["systems"]["hashed-text, mean"]["Spearman"] > 0.8
+    assert (tmp_path / "figures/tolerance.png").is_file()
+    with pytest.raises(UserError, match="nothing embeds"):
+        weft("pairs", "mrpc", "--root", tmp_path / "mrpc")
+    with pytest.raises(UserError, match="not exactly one"):
+        weft("zeroshot", tmp_path / "model", "image_folder", "--root", world / "folder")
+
+
+def test_another_encoder_in_the_store_is_refused(world: Path, tmp_path: Path) -> None:
+    from weft.data import load_dataset
+    from weft.encoders import create_encoder
+    from weft.store import encode
+
+    rows = load_dataset("image_folder", world / "folder")
+    encode(rows, {"image": create_encoder("image-patches", "image", grid=2)}, tmp_path / "store", progress=False)
+    with pytest.raises(UserError, match="another encoder"):
+        weft("zeroshot", world / "model", tmp_path / "store")
+
+
+def test_a_single_pair_is_no_batch(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least 2 valid pairs"):
+        weft("fit", world / "store", *FIT.split(), "--set", "batch_size=1", "-o", tmp_path / "one", "-q")
