@@ -22,7 +22,7 @@ An absent source sends nothing: the target passes its attention unchanged; an ab
 Cost: an encoder of width E has ``L (12 E^2 + 13 E) + 2 E`` weights. There are ``M (M - 1)`` of width d (one with
 ``shared``), M of width ``(M - 1) d``, and a head of ``2 (C^2 + C) + C dim + dim`` with ``C = M (M - 1) d``: cubic in M.
 Time ``T_a T_b`` per pair and layer; memory is linear in the lengths where the fused attention kernel runs, that is
-without ``attention_dropout``.
+without ``attention_dropout`` (``future_mask`` adds one mask ``(B, T_a, T_b)`` per layer, whatever the heads).
 
 When not to use it: pooled vectors (with one token nothing is attended to; training is refused); many modalities
 (``lmf-mult`` and ``bottleneck`` grow linearly); few rows.
