@@ -77,6 +77,8 @@ def test_train_model_takes_the_objective_that_suits_the_aligner(tmp_path):
     train_model(features, "deep-cca", tmp_path, dim=4, config=settings, progress=False)
     with pytest.raises(UserError, match="another"):
         train_model(features, "deep-cca", tmp_path, dim=4, objective="infonce", config=settings, progress=False)
+    with pytest.raises(UserError, match="holds a training run"):
+        train_model(features, "cca", tmp_path, dim=6, progress=False)
     figures = train_model(features, "cca", tmp_path / "cca", dim=6, progress=False)
     assert figures["test"].keys() == figures["dev"].keys()
     assert len(make_splits(features).test)

@@ -116,6 +116,8 @@ def fit_aligner(
 @torch.no_grad()
 def _solve(goal: AlignedGoal, folder: Path | str | None = None) -> History:
     """Solve the closed form of an aligner on the training rows, on the device it is on."""
+    if folder is not None and (Path(folder) / "last").exists():
+        raise UserError("the folder holds a training run", str(folder), "choose another folder for the closed form")
     started = time.monotonic()
     goal.prepare(next(goal.model.buffers()).device)
     goal.eval()
