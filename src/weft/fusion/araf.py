@@ -22,8 +22,9 @@ queries. With nobody to ask, F is zero and the gate carries what there is.
 projected to D features, which are taken for D tokens with D equal channels; the enhancement sees F only, once. Nothing
 of the asking modality is left where it is alone. The published size is ``dim=512``, 8 heads.
 
-Cost: paper, per modality: ``3 D^2`` for the resampler's attention and per alignment ``2 D^2 + 2 D d``; the last layer
-has ``C S dim`` weights and dominates; time ``C T_b`` per alignment. Official: ``64 D dim`` in the last layer.
+Cost: paper: ``4 D^2 + C D`` weights per asking modality, ``2 D^2 + 2 D d`` per alignment, ``D^2 + D S + C H`` per
+enhancement; the last layer has ``C S dim`` and dominates; time ``C T_b`` per alignment. Official: ``S D dim`` in the
+last layer, ``D^2 H`` time per alignment.
 
 When not to use it: pooled vectors with ``variant="paper"`` (attention to one token has nothing to choose; training is
 refused); few rows, where ``gated`` or ``lmf`` have a hundredth of the weights.

@@ -1,1 +1,1 @@
-""""""
+"""Encoder-decoder architectures: one modality to another."""

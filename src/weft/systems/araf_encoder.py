@@ -12,7 +12,7 @@ With :math:`x` ``(B, N, D)`` the embedding (:class:`ImagePatches`, :class:`TextT
 Padding is no key, is zero for the convolution, and has no position in the result: a text alone and in a batch gives the
 same tokens. Modalities share the class, not the weights. The result is what :class:`~weft.fusion.araf.ARAF` takes.
 
-Cost: ``4 L D^2 + 5 D^2 + 3 D^2`` weights and the embedding; time ``L N^2``.
+Cost: ``4 (L + 2) D^2 + C D`` weights and the embedding; time ``L N^2``.
 
 When not to use it: with few rows. Everything is learned from nothing; a frozen encoder of :mod:`weft.encoders` with an
 ARAF on top needs a hundredth of the data.
