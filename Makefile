@@ -7,8 +7,8 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 .PHONY: demo test check clean
 
 demo: $(VENV)/.core
-	$(BIN)/weft compare shapes --out runs/demo --seeds 3 --set rows=900
-	@echo "Report: runs/demo/report.html"
+	$(BIN)/weft compare shapes --data rows=600 --fusions concat,additive,gated,lmf --seeds 3 --set trials=2 \
+		--store runs/demo/store --out runs/demo
 
 test: $(VENV)/.test check
 	$(BIN)/python -m pytest -m "not slow"
