@@ -28,7 +28,7 @@ IMAGES, TEXTS = "hf:$WEFT_MODELS/mobilenet_v2_1.0_224", "hf:$MINILM"
 COMPARISONS = {
     "vqa": (
         "Five-answer VQA: real indoor photos (MobileNetV2 map) and questions (MiniLM tokens)",
-        f'vqa --root $WEFT_DATA/vqa --data "answers=[\'2\', \'3\', table, chair, window]" '
+        f"vqa --root $WEFT_DATA/vqa --data \"answers=['2', '3', table, chair, window]\" "
         f"--encoder image={IMAGES} --encoder question={TEXTS}",
     ),
     "digits_av": ("Spoken (FSDD) and written (MNIST) digits", "digits_av --root $WEFT_DATA"),

@@ -1,0 +1,159 @@
+"""The verbs on a table of one's own, from `weft init` to `weft predict`, and what they say to bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from weft.cli import app
+from weft.errors import UserError
+
+COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
+
+
+def weft(*arguments: object) -> Any:
+    """Run a verb; its JSON if it printed one, else its text. A user's mistake is raised as in the library."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if isinstance(result.exception, UserError):
+        raise result.exception
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    return json.loads(result.stdout) if "--json" in arguments else result.output
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def make_rows(folder: Path, count: int = 60) -> list[dict[str, object]]:
+    """Photo and note; the class is whether both name the same colour."""
+    random = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        seen, said = (list(COLOURS)[j] for j in random.integers(2, size=2))
+        photo = folder / f"{i}.png"
+        Image.fromarray(np.full((32, 32, 3), COLOURS[seen], np.uint8)).save(photo)
+        rows.append(
+            {"id": f"r{i}", "photo": photo.name, "note": f"it is {said} they say", "size": i % 7, "same": said == seen}
+        )
+    return rows
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return write(tmp_path / "table.csv", make_rows(tmp_path))
+
+
+@pytest.fixture
+def config(table: Path) -> Path:
+    weft("init", table, "--out", table.with_name("weft.yaml"))
+    return table.with_name("weft.yaml")
+
+
+def test_the_whole_path(config: Path, tmp_path: Path) -> None:
+    found = weft("check", config, "--json")
+    assert found["rows"] == 60
+    assert found["split train"] + found["split dev"] + found["split test"] == 60
+    store = tmp_path / "store"
+    made = weft("encode", config, "--out", store, "--json", "--quiet")
+    assert made["rows"] == 60
+    assert set(made["dims"]) == {"photo", "note", "tabular"}
+    assert weft("inspect", store, "--json")["rows"] == 60
+    fast = ("--set", "epochs=3", "--quiet")
+    fitted = weft("fit", store, "--fusion", "gated", "--out", tmp_path / "model", "--json", *fast)
+    evaluated = weft("evaluate", tmp_path / "model", store, "--json", "--figures", tmp_path / "figures")
+    assert evaluated["accuracy"] == pytest.approx(fitted["test"]["accuracy"])
+    assert list((tmp_path / "figures").glob("*.png"))
+    rows = make_rows(tmp_path, 5)
+    new = write(tmp_path / "new.csv", [{k: v for k, v in row.items() if k != "same"} for row in rows])
+    out = tmp_path / "predictions.csv"
+    weft("predict", tmp_path / "model", new, "--out", out)
+    with out.open() as file:
+        predictions = list(csv.DictReader(file))
+    assert [row["id"] for row in predictions] == [f"r{i}" for i in range(5)]
+    assert {row["prediction"] for row in predictions} <= {"True", "False", "true", "false"}
+    assert {"probability_False", "probability_True"} <= set(predictions[0])
+
+
+def test_compare_leaves_a_winner_that_predicts(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "result"
+    settings = ["--seeds", 1, "--set", "trials=1", "--set", "train={epochs: 3}", "--set", "resamples=99"]
+    result = weft(
+        "compare", config, "--fusions", "concat", "--out", out, "--store", tmp_path / "s", "--json", *settings
+    )
+    assert result["sentence"].endswith(".")
+    assert {"concat", "late", "hybrid", "linear", "boosting", "chance"} <= {row["method"] for row in result["table"]}
+    for name in ("report.html", "table.csv", "table.md", "comparison.json", "winner/config.json"):
+        assert (out / name).stat().st_size > 0, name
+    again = weft("compare", config, "--fusions", "concat", "--out", out, "--store", tmp_path / "s", "--json", *settings)
+    assert again["table"] == result["table"]
+    answers = weft("predict", out / "winner", config, "--json")
+    assert len(answers["prediction"]) == 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "shapse"], "did you mean 'shapes'"),
+        (["encode", "shapes", "--data", "row=3"], "did you mean 'rows'"),
+        (["encode", "shapes", "--data", "rows"], "KEY=VALUE"),
+        (["encode", "shapes", "--encoder", "imgae=log-mel"], "did you mean 'image'"),
+        (["encode", "shapes", "--encoder", "image=image-patch"], "did you mean 'image-patches'"),
+        (["encode", "shapes", "--encoder", "image=hf:nobody/nothing"], "image-patches"),
+        (["fit", "shapes", "--fusion", "gatde", "--data", "rows=100"], "did you mean 'gated'"),
+        (["list", "--kind", "fusoin"], "did you mean 'fusion'"),
+        (["list", "nothing*"], "no fusion matches"),
+        (["evaluate", "nowhere", "shapes"], "nowhere"),
+        (["inspect", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_answered_with_the_way_out(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        weft(*arguments)
+    assert message in str(error.value)
+
+
+def test_a_mistake_ends_in_status_2_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from weft.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["weft", "compare", "shapse"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "did you mean 'shapes'" in capsys.readouterr().err
+
+
+def test_init_does_not_overwrite(config: Path, table: Path) -> None:
+    config.write_text("mine")
+    with pytest.raises(UserError, match="--force"):
+        weft("init", table, "--out", config)
+    assert config.read_text() == "mine"
+
+
+def test_check_names_the_damaged_image(config: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "7.png"
+    photo.write_bytes(photo.read_bytes()[:40])
+    with pytest.raises(UserError, match="r7"):
+        weft("check", config)
+
+
+def test_list_tells_who_to_cite() -> None:
+    rows = {row["name"]: row for row in weft("list", "--json")}
+    assert all(row["paper"] for row in rows.values())
+    assert rows["concat"]["options"] == {"dropout": 0.0}
