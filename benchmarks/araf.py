@@ -119,7 +119,8 @@ def measure(claim: str) -> dict[str, Any]:
     for side in SIDES:
         figures[side]["forward_flops"] = flops(claim, side)
         figures[side]["peak_bytes"] = peak_memory(prepare, claim, side, threads=THREADS)["peak_bytes"]
-        print(f"  {side}: {figures[side]['flops'] / 1e9:.2f} GFLOP, {figures[side]['peak_bytes'] / 2**20:.0f} MiB")
+        size, memory = figures[side]["forward_flops"] / 1e9, figures[side]["peak_bytes"] / 2**20
+        print(f"  {side}: {size:.2f} GFLOP forward, {memory:.0f} MiB")
     return figures
 
 
