@@ -63,7 +63,7 @@ class MultiplicativeInteractions(Fusion):
         dim: int = 256,
         *,
         form: Literal["matrix", "vector", "scalar"] = "matrix",
-        max_weights: int = 2**28,
+        max_weights: int = 2**25,
     ) -> None:
         super().__init__(dims, dim)
         widths = list(self.dims.values())

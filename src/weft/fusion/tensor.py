@@ -83,7 +83,7 @@ class TensorFusion(Fusion):
     Args:
         dims, dim: see :class:`~weft.fusion.base.Fusion`.
         dropout: probability of zeroing an entry of the fused vector, in [0, 1].
-        max_weights: the largest weight tensor to allocate; 2^28 is 1 GiB in float32.
+        max_weights: the largest weight tensor to allocate; 2^25 is 128 MiB in float32.
 
     Raises:
         UserError: the weight would be larger than ``max_weights``; ``cost()`` tells its size all the same.
@@ -96,7 +96,7 @@ class TensorFusion(Fusion):
     paper = "Zadeh et al., Tensor Fusion Network for Multimodal Sentiment Analysis, EMNLP 2017, arXiv 1707.07250"
 
     def __init__(
-        self, dims: Mapping[str, int], dim: int = 256, *, dropout: float = 0.0, max_weights: int = 2**28
+        self, dims: Mapping[str, int], dim: int = 256, *, dropout: float = 0.0, max_weights: int = 2**25
     ) -> None:
         super().__init__(dims, dim)
         self.product = Multilinear("tfn", list(self.dims.values()), dim, max_weights)

@@ -90,7 +90,7 @@ class Tucker(Fusion):
         chunks: int | tuple[int, ...] = 1,
         normalize: Normalize = "none",
         dropout: float = 0.0,
-        max_weights: int = 2**28,
+        max_weights: int = 2**25,
     ) -> None:
         super().__init__(dims, dim)
         modalities = len(self.dims)
