@@ -274,6 +274,40 @@ def test_wrong_options_are_named(options: dict[str, Any], found: str) -> None:
         create_fusion("araf", widths(ARAF), DIM, **options)
 
 
+def marked(rows: int, generator: torch.Generator) -> tuple[dict[str, Tokens], Tensor]:
+    """One token of each modality is marked and carries one of four symbols; the label is the parity of their sum."""
+    inputs, label = {}, torch.zeros(rows, dtype=torch.long)
+    every = torch.arange(rows)
+    for name, length in (("a", 6), ("b", 8)):
+        values = 0.3 * torch.randn(rows, length, 6, generator=generator)
+        symbols = torch.randint(0, 4, (rows, length), generator=generator)
+        values.scatter_add_(2, symbols.unsqueeze(-1) + 1, torch.full((rows, length, 1), 1.5))
+        place = torch.randint(0, length, (rows,), generator=generator)
+        values[every, place, 0] += 3
+        mask = torch.rand(rows, length, generator=generator) > 0.2
+        mask[every, place] = True
+        inputs[name], label = Tokens(values, mask), (label + symbols[every, place]) % 2
+    return inputs, label
+
+
+def test_learns_what_neither_modality_knows() -> None:
+    """It has to find a token in each modality and combine both: chance is 0.5 for any one, and for pooled vectors."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    (inputs, label), (unseen, answer) = marked(2000, generator), marked(500, generator)
+    model = nn.ModuleList([ARAF({"a": 6, "b": 6}, 32, tokens=8, columns=16), nn.Linear(32, 2)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(8):
+        for rows in torch.randperm(2000).split(100):
+            batch = {name: Tokens(t.values[rows], t.mask[rows]) for name, t in inputs.items()}
+            loss = nn.functional.cross_entropy(model[1](model[0](batch).vector), label[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    right = model[1](model.eval()[0](unseen).vector).argmax(dim=1) == answer
+    assert right.float().mean() > 0.85
+
+
 def test_enhancement_needs_as_many_tokens_as_channels() -> None:
     with pytest.raises(UserError, match=r"heads=8, head_dim=32, width=512"):
         PublishedEnhancement(512, 8, 32)

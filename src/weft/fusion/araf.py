@@ -67,7 +67,8 @@ class ARAF(Fusion):
         asks: the modality that asks; the first by default.
         symmetric: every modality asks, each direction with weights of its own.
         dropout: before the last layer, in [0, 1].
-        tokens: ``C``, tokens of the asking side. This and the following are options of the paper variant.
+        tokens: ``C``, tokens of the asking side; with 64, the last layer is so wide that it learns no more at the usual
+            learning rates. This and the following are options of the paper variant.
         norm: "joint" or "token".
         gates: the enhancement sees the modality it belongs to.
         output_projection: :math:`W_o` after the heads.
@@ -96,7 +97,7 @@ class ARAF(Fusion):
         asks: str | None = None,
         symmetric: bool = False,
         dropout: float = 0.0,
-        tokens: int = 64,
+        tokens: int = 16,
         norm: Norm = "joint",
         gates: bool = True,
         output_projection: bool = True,
