@@ -68,7 +68,8 @@ def tolerance_figure(scores: Mapping[str, np.ndarray], gold: np.ndarray, folder:
         for axes, name, count in zip(panels, CLASSES, counts, strict=True):
             axes.set(xlabel="tolerance", title=f"score {name} ({count} pairs)", ylim=(-0.02, 1.02))
         panels[0].set_ylabel("share of pairs within it")
-        panels[-1].legend(loc="lower right")
+        lines, names = panels[0].get_legend_handles_labels()
+        panels[0].figure.legend(lines, names, loc="outside lower center", ncols=len(names))
     return folder / "tolerance.png"
 
 
