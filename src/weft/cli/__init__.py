@@ -20,6 +20,7 @@ from weft.cli import (
     predict,
     probe,
     run,
+    saliency,
     search,
     zeroshot,
 )
@@ -35,7 +36,8 @@ app = typer.Typer(
     epilog="Start with `weft compare shapes`, or `weft init my_table.csv` for a table of your own.",
 )
 
-VERBS = (init, encode, inspect, fit, compare, evaluate, predict, search, pairs, mine, zeroshot, probe, run, list, check)
+VERBS = (init, encode, inspect, fit, compare, evaluate, predict, search, pairs, mine, zeroshot, probe, saliency)
+VERBS += (run, list, check)
 for verb in VERBS:
     verb.add_to(app)
 

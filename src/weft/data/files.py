@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -19,7 +19,20 @@ from PIL import Image, ImageOps
 from weft.errors import UserError, some
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+
+
+class Crop(NamedTuple):
+    """A part of an image file, which sets that store several views in one file name instead of a path.
+
+    Attributes:
+        path: the image file.
+        box: left, upper, right and lower pixel; what lies outside the image is black.
+    """
+
+    path: Path
+    box: tuple[int, int, int, int]
 
 
 @contextmanager
@@ -39,12 +52,15 @@ def read_image(value: Any, where: str = "image") -> Image.Image:
     """One image as 8-bit RGB, upright by its EXIF orientation.
 
     Args:
-        value: a path, a PIL image, or an ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` or ``(H, W, 4)`` uint8 array.
+        value: a path, a :class:`Crop` of one, a PIL image, or an ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` or
+            ``(H, W, 4)`` uint8 array.
         where: what messages call the sample.
 
     Raises:
         UserError: the file is missing, truncated or no image, or the array has another shape or type.
     """
+    if isinstance(value, Crop):
+        return read_image(value.path, where).crop(value.box)
     if isinstance(value, np.ndarray):
         flat = value[..., 0] if value.ndim == 3 and value.shape[2] == 1 else value
         if flat.dtype != np.uint8 or not (flat.ndim == 2 or (flat.ndim == 3 and flat.shape[2] in (3, 4))):
@@ -57,9 +73,22 @@ def read_image(value: Any, where: str = "image") -> Image.Image:
     if isinstance(value, Image.Image):
         return _rgb(value)
     path = Path(value)
-    damaged = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-    with _reading("image", path, where, damaged), Image.open(path) as image:
+    with _reading("image", path, where, DAMAGED_IMAGE), Image.open(path) as image:
         return _rgb(image)
+
+
+def read_grey(path: Path, where: str = "image") -> np.ndarray:
+    """One grey image at its own precision, upright: ``(H, W)`` float32 in the units of the file.
+
+    8 bits give 0..255, 16 and 32 bits (depth in millimetres, disparity) what is stored; colours become luma.
+
+    Raises:
+        UserError: the file is missing, truncated or no image.
+    """
+    with _reading("image", path, where, DAMAGED_IMAGE), Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        wide = upright.mode.startswith(("I", "F"))
+        return np.asarray(upright if wide else upright.convert("L")).astype(np.float32)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

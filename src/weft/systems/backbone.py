@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from weft.encoders.hf import quiet
-from weft.errors import UserError
+from weft.errors import UserError, some
 
 STRIDES = (4, 8, 16, 32)
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET: dict[str, tuple[float, ...]] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+NEW = "hidden_states_norms"
+"""Norms that backbone classes add to a classifier's weights; they start as the identity."""
+
 PROBE = 64
 """Side of the empty image by which strides are measured."""
 
@@ -41,8 +44,11 @@ class Backbone(nn.Module):
     def __init__(self, source: str | Path | Mapping[str, Any]) -> None:
         super().__init__()
         self.model, self.hidden = _load(source)
-        self.config: dict[str, Any] = self.model.config.to_dict()
-        maps = self._maps(torch.zeros(1, 3, PROBE, PROBE))
+        config: Any = self.model.config
+        self.config: dict[str, Any] = config.to_dict()
+        self.eval()
+        with torch.no_grad():
+            maps = self._maps(torch.zeros(1, 3, PROBE, PROBE))
         last = {PROBE // side: i for i, side in enumerate(m.shape[-1] for m in maps) if PROBE % side == 0}
         missing = [stride for stride in STRIDES if stride not in last]
         if missing:
@@ -72,20 +78,22 @@ def _load(source: str | Path | Mapping[str, Any]) -> tuple[nn.Module, bool]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES as WITH_CLASS
 
     try:
+        if isinstance(source, Mapping):
+            options = {key: value for key, value in source.items() if key not in ("model_type", "dtype")}
+            config = transformers.AutoConfig.for_model(source["model_type"], **options)
+        else:
+            config = transformers.AutoConfig.from_pretrained(str(source))
+        hidden = config.model_type not in WITH_CLASS
+        if not hidden:
+            config.out_features = config.stage_names
+        auto = transformers.AutoModel if hidden else transformers.AutoBackbone
+        if isinstance(source, Mapping):
+            return auto.from_config(config).float(), hidden
+        with torch.device("meta"):  # AutoBackbone.from_pretrained asks the hub even for a folder; the class does not
+            kind = type(auto.from_config(config))
         with quiet():
-            if isinstance(source, Mapping):
-                options = {key: value for key, value in source.items() if key not in ("model_type", "dtype")}
-                config = transformers.AutoConfig.for_model(source["model_type"], **options)
-            else:
-                config = transformers.AutoConfig.from_pretrained(str(source))
-            hidden = config.model_type not in WITH_CLASS
-            if not hidden:
-                config.out_features = config.stage_names
-            auto = transformers.AutoModel if hidden else transformers.AutoBackbone
-            model = (
-                auto.from_config(config)
-                if isinstance(source, Mapping)
-                else auto.from_pretrained(str(source), config=config, use_safetensors=True)
+            model, loading = kind.from_pretrained(
+                str(source), config=config, use_safetensors=True, output_loading_info=True
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(
@@ -93,6 +101,13 @@ def _load(source: str | Path | Mapping[str, Any]) -> tuple[nn.Module, bool]:
             f"{source}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}",
             "give a folder with config.json and model.safetensors, or a hub name while connected",
         ) from error
+    missing = [name for name in loading["missing_keys"] if not name.startswith(NEW)]
+    if missing:
+        raise UserError(
+            "the weights of the backbone are incomplete: the missing ones would be random",
+            f"{source}: {some(sorted(missing))}",
+            "save the whole model with save_pretrained()",
+        )
     return model.float(), hidden
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,15 +13,24 @@ from torch import Tensor, nn
 
 from weft.data import Split
 from weft.errors import UserError
-from weft.training.aligned import AlignedModel
-from weft.training.model import FusedModel
 from weft.training.rows import refuse_no_rows
-
-if TYPE_CHECKING:
-    from weft.store import Features
 
 Share = Callable[[np.ndarray], np.ndarray]
 Collect = Callable[[Tensor, int], Tensor]
+
+
+class Trainable(Protocol):
+    """A model that the loop can keep: a module with a folder of its own."""
+
+    def save_pretrained(self, folder: Path | str) -> None: ...
+
+
+class Rows(Protocol):
+    """What is trained on: rows with ids."""
+
+    @property
+    def ids(self) -> list[str]: ...
+    def __len__(self) -> int: ...
 
 
 class Goal(nn.Module, ABC):
@@ -30,7 +40,7 @@ class Goal(nn.Module, ABC):
         steps_over: how many rows an epoch has.
     """
 
-    model: FusedModel | AlignedModel
+    model: Trainable
     steps_over: int
 
     @abstractmethod
@@ -65,7 +75,7 @@ def pieces(positions: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     return (positions[start : start + size] for start in range(0, len(positions), size))
 
 
-def check_rows(features: Features, split: Split) -> tuple[np.ndarray, np.ndarray]:
+def check_rows(features: Rows, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Train and dev rows of a split.
 
     Raises:
@@ -89,6 +99,6 @@ def check_rows(features: Features, split: Split) -> tuple[np.ndarray, np.ndarray
     return train, dev
 
 
-def ids_of(features: Features, rows: tuple[np.ndarray, np.ndarray]) -> list[list[str]]:
+def ids_of(features: Rows, rows: tuple[np.ndarray, np.ndarray]) -> list[list[str]]:
     """Ids of the train and dev rows."""
     return [[str(features.ids[row]) for row in part.tolist()] for part in rows]

@@ -1,0 +1,221 @@
+"""Saliency models: the network with its image size, trained by the one loop, kept as a folder without pickle.
+
+Training resizes every image to a square and, with ``augment``, flips it and cuts up to an eighth off each side first;
+what is drawn depends on the step's seed alone, so a killed run resumes exactly. The loss is
+:func:`weft.tasks.saliency.saliency_loss`; the best epoch is that with the highest mean S-measure of the dev rows, each
+at the size of its own mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weft.data.rgbd_saliency import RgbdSaliency, resized
+from weft.data.splits import Split
+from weft.errors import UserError
+from weft.systems.rgbd_saliency import RgbdSaliencyNet
+from weft.tasks.saliency import Scores, predict_probability, saliency_loss, score_map
+from weft.training.config import TrainConfig
+from weft.training.files import load_weights, not_a_model, read_config, write_json, write_tensors
+from weft.training.goal import Collect, Goal, Share, check_rows, ids_of, pieces
+from weft.training.loop import History, run
+
+FORMAT = "weft saliency/1"
+
+
+class SaliencyModel(nn.Module):
+    """A saliency network that takes images of any size.
+
+    Args:
+        backbone: see :class:`~weft.systems.backbone.Backbone`.
+        size: side of the square the network sees, in pixels.
+        seed: of the first weights.
+        options: of :class:`~weft.systems.rgbd_saliency.RgbdSaliencyNet`.
+    """
+
+    def __init__(
+        self, backbone: str | Path | Mapping[str, Any], *, size: int = 320, seed: int = 0, **options: Any
+    ) -> None:
+        super().__init__()
+        if size < 32:
+            raise UserError("the network sees images of at least 32 pixels", f"size={size}", "the paper has 320")
+        self.size = size
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(seed)
+            self.network = RgbdSaliencyNet(backbone, **options)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write ``config.json`` and ``model.safetensors``."""
+        folder = Path(folder)
+        write_tensors(folder / "model.safetensors", self.state_dict())
+        write_json(folder / "config.json", {"format": FORMAT, "size": self.size, **self.network.options})
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """The model of a folder, or of its ``best/``, in evaluation mode.
+
+        Raises:
+            UserError: the folder holds no saliency model, or it is damaged.
+        """
+        place, config = read_config(Path(folder), FORMAT)
+        try:
+            model = cls(config.pop("backbone"), **config)
+        except (KeyError, TypeError) as error:
+            raise not_a_model(place, error) from None
+        load_weights(model, place / "model.safetensors")
+        return model.eval()
+
+    @torch.no_grad()
+    def predict(self, data: RgbdSaliency, rows: np.ndarray, batch_size: int = 8) -> Iterator[tuple[int, np.ndarray]]:
+        """``(row, map)`` one by one; maps ``(H, W)`` float32 in [0, 1], at the size of the mask, else of the photo."""
+        self.eval()
+        device = next(self.parameters()).device
+        for part in pieces(np.asarray(rows), max(1, batch_size // 4)):
+            images = [self.images(data, int(row)) for row in part]
+            rgb, depth = (torch.stack(column).to(device) for column in zip(*images, strict=True))
+            for row, logits in zip(part, self.network(rgb, depth).final, strict=True):
+                yield int(row), predict_probability(logits, shape_of(data, int(row)))
+
+    def images(self, data: RgbdSaliency, row: int) -> tuple[Tensor, Tensor]:
+        """What the network sees of a row: ``(3, size, size)`` and ``(1, size, size)`` float in [0, 1]."""
+        return _photo(data.photo(row), self.size), _grey(data.depth(row), self.size)
+
+
+def shape_of(data: RgbdSaliency, row: int) -> tuple[int, int]:
+    """``(height, width)`` that a row's map is wanted at: its mask's, or its photo's."""
+    height, width = (data.photo(row) if data.masks[row] is None else data.mask(row)).shape[:2]
+    return height, width
+
+
+class SaliencyGoal(Goal):
+    """The loss of a :class:`SaliencyModel`, selected by the mean S-measure.
+
+    Args:
+        augment: flip and cut training images.
+        focal_weight: see :func:`~weft.tasks.saliency.saliency_loss`.
+    """
+
+    model: SaliencyModel
+
+    def __init__(
+        self,
+        model: SaliencyModel,
+        data: RgbdSaliency,
+        split: Split,
+        config: TrainConfig,
+        *,
+        augment: bool = True,
+        focal_weight: float = 0.3,
+    ) -> None:
+        super().__init__()
+        if config.modality_dropout:
+            raise UserError(
+                "the saliency network needs photo and depth, so none can be dropped in training",
+                f"modality_dropout={config.modality_dropout}",
+                "leave it at 0; fusion='rgb' and fusion='depth' are networks of one modality",
+            )
+        self.model, self.config = model, config
+        self.augment, self.focal_weight = augment, focal_weight
+        self._data, self._rows = data, check_rows(data, split)
+        self.steps_over = len(self._rows[0])
+
+    def prepare(self, device: torch.device) -> None:
+        self._device = device
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        return rng.permutation(self.steps_over)
+
+    def batch(self, positions: np.ndarray) -> tuple[Any, ...]:
+        return self._stack(self._rows[0][positions], self.augment)
+
+    def forward(self, rgb: Tensor, depth: Tensor, mask: Tensor) -> Tensor:
+        return self._losses(rgb, depth, mask)[0].mean()
+
+    def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
+        rows = self._rows[1]
+        mine, found = share(np.arange(len(rows))), []
+        for part in pieces(mine, max(1, self.config.batch_size // 4)):
+            losses, logits = self._losses(*self._stack(rows[part], False))
+            for row, loss, one in zip(rows[part], losses, logits, strict=True):
+                found.append(torch.tensor([float(loss), self._score(int(row), one).s], device=self._device))
+        loss, score = collect(torch.stack(found), len(rows)).double().mean(dim=0).tolist()
+        return {"loss": loss, "score": score}
+
+    def describe(self) -> dict[str, Any]:
+        options = {"augment": self.augment, "focal_weight": self.focal_weight}
+        model = {"size": self.model.size, **self.model.network.options}
+        return {"model": model, "rows": ids_of(self._data, self._rows), "options": options}
+
+    def _losses(self, rgb: Tensor, depth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of every image ``(B,)``, and the final logits."""
+        maps = self.model.network(rgb, depth)
+        loss = saliency_loss([maps.final, maps.first], maps.sides, maps.auxiliary, mask, self.focal_weight)
+        return loss, maps.final
+
+    def _score(self, row: int, logits: Tensor) -> Scores:
+        mask = self._data.mask(row)
+        return score_map(predict_probability(logits, mask.shape), mask)
+
+    def _stack(self, rows: np.ndarray, augment: bool) -> tuple[Tensor, Tensor, Tensor]:
+        samples = [self._sample(int(row), augment) for row in rows]
+        rgb, depth, mask = (torch.stack(column).to(self._device) for column in zip(*samples, strict=True))
+        return rgb, depth, mask
+
+    def _sample(self, row: int, augment: bool) -> tuple[Tensor, Tensor, Tensor]:
+        images = [self._data.photo(row), self._data.depth(row), self._data.mask(row)]
+        if augment:
+            draws = torch.rand(5).tolist()
+            images = [cut_and_flip(image, draws) for image in images]
+        size = self.model.size
+        return _photo(images[0], size), _grey(images[1], size), _grey(images[2], size)
+
+
+def cut_and_flip(image: np.ndarray, draws: list[float]) -> np.ndarray:
+    """Up to an eighth of an image's height and width cut off, shared between its sides, then mirrored or not.
+
+    Args:
+        image: ``(H, W, ...)``.
+        draws: five numbers in [0, 1): how much of height and width, the share above and left, mirrored below 1/2. The
+            same numbers cut images of different size alike.
+    """
+    height, width = image.shape[:2]
+    off = [draws[0] * height / 8, draws[1] * width / 8]
+    top, left = round(off[0] * draws[2]), round(off[1] * draws[3])
+    bottom, right = height - round(off[0] * (1 - draws[2])), width - round(off[1] * (1 - draws[3]))
+    cut = image[top:bottom, left:right]
+    return cut[:, ::-1] if draws[4] < 0.5 else cut
+
+
+def fit_saliency(
+    model: SaliencyModel,
+    data: RgbdSaliency,
+    split: Split,
+    config: TrainConfig | dict[str, Any] | None = None,
+    folder: Path | str | None = None,
+    progress: bool = True,
+    *,
+    augment: bool = True,
+    focal_weight: float = 0.3,
+) -> History:
+    """Train on ``split.train``; the model ends with the weights of the best S-measure on ``split.dev``.
+
+    Arguments and errors as for :func:`weft.training.fit` and :class:`SaliencyGoal`.
+    """
+    settings = TrainConfig.of(config)
+    goal = SaliencyGoal(model, data, split, settings, augment=augment, focal_weight=focal_weight)
+    return run(goal, settings, folder, progress)
+
+
+def _photo(image: np.ndarray, size: int) -> Tensor:
+    pixels = np.array(resized(np.ascontiguousarray(image), (size, size)))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def _grey(image: np.ndarray, size: int) -> Tensor:
+    return torch.from_numpy(np.array(resized(np.ascontiguousarray(image), (size, size)))).unsqueeze(0)

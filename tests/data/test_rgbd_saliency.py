@@ -1,0 +1,125 @@
+"""The RGB-D saliency layout and its traps: polarity, sizes, extensions, masks that are not binary, missing files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.saliency_files import write_set
+from weft.data import make_folds, make_splits
+from weft.data.rgbd_saliency import read_rgbd_saliency, resized
+from weft.errors import UserError
+
+
+def test_real_set(data_root: Path) -> None:
+    data = read_rgbd_saliency(data_root / "rgbd_potholes")
+    train, dev, test = make_splits(data)
+    assert (len(data), len(train) + len(dev), len(test)) == (67, 47, 20)
+    listed = (data_root / "rgbd_potholes/test.txt").read_text().split()
+    assert {data.ids[row] for row in test} == {Path(stem).stem for stem in listed}
+    assert data.photo(0).shape == (190, 320, 3)
+    depth, mask = data.depth(0), data.mask(0)
+    assert depth.shape == mask.shape == (190, 320)
+    assert (depth.min(), depth.max()) == (0, 1)
+    inside = [data.depth(row)[data.mask(row)].mean() - data.depth(row).mean() for row in range(len(data))]
+    assert np.mean(inside) < 0, "a pothole is further away than its surroundings"
+
+
+def test_several_sets_side_by_side(tmp_path: Path) -> None:
+    write_set(tmp_path / "NLPR")
+    write_set(tmp_path / "SIP", rows=2)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "NLPR/train.txt").write_text("s0\nRGB/s2.png\n\n")
+    (tmp_path / "SIP/RGB").rename(tmp_path / "SIP/Image")
+    (tmp_path / "SIP/GT").rename(tmp_path / "SIP/mask")
+    data = read_rgbd_saliency(tmp_path, near={"SIP": "dark"})
+    assert data.ids == ["NLPR/s0", "NLPR/s1", "NLPR/s2", "NLPR/s3", "SIP/s0", "SIP/s1"]
+    assert data.near == ["bright"] * 4 + ["dark"] * 2
+    assert data.split is not None
+    assert data.split.tolist() == ["train", "test", "train", "test", "test", "test"]
+    assert len(make_folds(data, 3)) == 3
+    assert read_rgbd_saliency(tmp_path / "SIP").split is None
+
+
+def test_extensions_and_sizes_may_differ(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    image = Image.open(tmp_path / "depth/s1.png").resize((26, 20))
+    (tmp_path / "depth/s1.png").unlink()
+    image.save(tmp_path / "depth/s1.BMP")
+    (tmp_path / "RGB/Thumbs.db").write_bytes(b"x")
+    data = read_rgbd_saliency(tmp_path)
+    assert data.depth(1).shape == (20, 26)
+    assert resized(data.depth(1), (8, 9)).shape == (8, 9)
+    assert resized(data.photo(1), (8, 9)).shape == (8, 9, 3)
+
+
+def test_depth_of_any_range_and_polarity(tmp_path: Path) -> None:
+    write_set(tmp_path, rows=3)
+    millimetres = np.linspace(400, 9000, 12).reshape(3, 4)
+    Image.fromarray(millimetres.astype(np.uint16)).save(tmp_path / "depth/s0.png")
+    Image.fromarray(np.full((3, 4), 77, dtype=np.uint8)).save(tmp_path / "depth/s1.png")
+    far, near = read_rgbd_saliency(tmp_path), read_rgbd_saliency(tmp_path, near="dark")
+    np.testing.assert_allclose(far.depth(0), np.linspace(0, 1, 12).reshape(3, 4), atol=2e-4)
+    np.testing.assert_allclose(near.depth(0), 1 - far.depth(0), atol=1e-6)
+    assert far.depth(1).max() == near.depth(1).max() == 0, "a constant depth says nothing"
+    assert len(np.unique(far.depth(0))) == 12, "16 bits are not cut to 8"
+
+
+def test_masks_that_are_not_black_and_white(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    Image.fromarray(np.array([[0, 128, 129, 254]], dtype=np.uint8)).save(tmp_path / "GT/s0.png")
+    Image.fromarray(np.array([[0, 1, 1, 0]], dtype=np.uint8)).save(tmp_path / "GT/s1.png")
+    Image.fromarray(np.zeros((1, 4), dtype=np.uint8)).save(tmp_path / "GT/s2.png")
+    Image.fromarray(np.array([[[255, 255, 255], [0, 0, 0]]], dtype=np.uint8)).save(tmp_path / "GT/s3.png")
+    data = read_rgbd_saliency(tmp_path)
+    assert data.mask(0).tolist() == [[False, False, True, True]]
+    assert data.mask(1).tolist() == [[False, True, True, False]]
+    assert not data.mask(2).any()
+    assert data.mask(3).tolist() == [[True, False]]
+
+
+def test_missing_and_damaged_files_name_the_row(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    (tmp_path / "GT/s2.png").write_bytes(b"no image")
+    data = read_rgbd_saliency(tmp_path)
+    with pytest.raises(UserError, match=r"(?s)mask of row 's2'.*GT/s2.png"):
+        data.mask(2)
+    (tmp_path / "GT/s1.png").unlink()
+    with pytest.raises(UserError, match=r"(?s)mask of the same stem.*'s1'"):
+        read_rgbd_saliency(tmp_path)
+    unmasked = read_rgbd_saliency(tmp_path, masks=False)
+    with pytest.raises(UserError, match="row 's1'"):
+        unmasked.mask(1)
+    (tmp_path / "depth/s3.png").unlink()
+    with pytest.raises(UserError, match=r"(?s)depth of the same stem.*'s3'"):
+        read_rgbd_saliency(tmp_path, masks=False)
+
+
+def test_other_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        read_rgbd_saliency(tmp_path / "none")
+    with pytest.raises(UserError, match="no RGB/"):
+        read_rgbd_saliency(tmp_path)
+    write_set(tmp_path)
+    with pytest.raises(UserError, match="bright or dark"):
+        read_rgbd_saliency(tmp_path, near="far")
+    with pytest.raises(UserError, match="bright or dark"):
+        read_rgbd_saliency(tmp_path, near={"NLPR": "dark"})
+    for lists, message in (
+        ({"train": "s0 s9", "test": "s1"}, "'s9'"),
+        ({"train": "s0 s1 s2 s3", "test": "s1"}, "both"),
+        ({"train": "s0", "test": "s1"}, "neither"),
+    ):
+        for part, stems in lists.items():
+            (tmp_path / f"{part}.txt").write_text("\n".join(stems.split()))
+        with pytest.raises(UserError, match=message):
+            read_rgbd_saliency(tmp_path)
+    (tmp_path / "RGB/s0.jpg").write_bytes((tmp_path / "RGB/s0.png").read_bytes())
+    with pytest.raises(UserError, match="one stem"):
+        read_rgbd_saliency(tmp_path)
+    (tmp_path / "image").mkdir()
+    with pytest.raises(UserError, match="two folders"):
+        read_rgbd_saliency(tmp_path)
