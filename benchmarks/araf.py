@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from harness import compare_ab, peak_memory, set_threads, write_result
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -102,11 +103,11 @@ def check(claim: str) -> float:
 
 
 def flops(claim: str, side: str) -> int:
-    """Matrix-product FLOPs of one forward pass."""
+    """Matrix-product FLOPs of one forward pass, those inside attention kernels too."""
     forward, leaves = CLAIMS[claim](side)
     for leaf in leaves:
         leaf.requires_grad_(False)  # the counter's hooks fail on views of parameters that record a gradient
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         forward()
     return counter.get_total_flops()
 
