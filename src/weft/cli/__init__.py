@@ -36,9 +36,9 @@ app = typer.Typer(
     epilog="Start with `weft compare shapes`, or `weft init my_table.csv` for a table of your own.",
 )
 
-VERBS = (init, encode, inspect, fit, compare, evaluate, predict, search, pairs, mine, zeroshot, probe, saliency)
-VERBS += (run, list, check)
-for verb in VERBS:
+LEARN = (init, encode, inspect, fit, compare, evaluate, predict)
+USE = (search, pairs, mine, zeroshot, probe, saliency, run, list, check)
+for verb in LEARN + USE:
     verb.add_to(app)
 
 
