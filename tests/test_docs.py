@@ -1,0 +1,24 @@
+"""Generated pages say what the code says, and every link of the documentation leads somewhere."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_operator_table_is_that_of_the_registry() -> None:
+    generated = runpy.run_path(str(ROOT / "docs" / "operators.py"))["page"]()
+    assert (ROOT / "docs" / "operators.md").read_text() == generated, "run: python docs/operators.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
+    assert not missing
