@@ -11,3 +11,13 @@ RESNET: dict[str, Any] = {
     "depths": [1, 1, 1, 1],
     "layer_type": "basic",
 }
+
+VIT: dict[str, Any] = {
+    "model_type": "vit",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 16,
+    "patch_size": 8,
+}

@@ -19,8 +19,8 @@ from weft.errors import UserError, some
 
 STRIDES = (4, 8, 16, 32)
 IMAGENET: dict[str, tuple[float, ...]] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-NEW = "hidden_states_norms"
-"""Norms that backbone classes add to a classifier's weights; they start as the identity."""
+NEW = ("hidden_states_norms", "pooler")
+"""Norms that backbone classes add to a classifier's weights start as the identity; poolers are not used."""
 
 PROBE = 64
 """Side of the empty image by which strides are measured."""
@@ -43,7 +43,7 @@ class Backbone(nn.Module):
 
     def __init__(self, source: str | Path | Mapping[str, Any]) -> None:
         super().__init__()
-        self.model, self.hidden = _load(source)
+        self.model, self.hidden = load_vision_model(source)
         config: Any = self.model.config
         self.config: dict[str, Any] = config.to_dict()
         self.eval()
@@ -72,8 +72,16 @@ class Backbone(nn.Module):
         return tuple(state for state in states if state.ndim == 4)
 
 
-def _load(source: str | Path | Mapping[str, Any]) -> tuple[nn.Module, bool]:
-    """The model, in float32, and whether its maps are hidden states."""
+def load_vision_model(source: str | Path | Mapping[str, Any], *, maps: bool = True) -> tuple[nn.Module, bool]:
+    """A transformers model in float32, and whether it is a plain one.
+
+    Args:
+        source: see :class:`Backbone`.
+        maps: load its backbone class, where it has one.
+
+    Raises:
+        UserError: it cannot be loaded, or its weights are incomplete.
+    """
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES as WITH_CLASS
 
@@ -83,7 +91,7 @@ def _load(source: str | Path | Mapping[str, Any]) -> tuple[nn.Module, bool]:
             config = transformers.AutoConfig.for_model(source["model_type"], **options)
         else:
             config = transformers.AutoConfig.from_pretrained(str(source))
-        hidden = config.model_type not in WITH_CLASS
+        hidden = not (maps and config.model_type in WITH_CLASS)
         if not hidden:
             config.out_features = config.stage_names
         auto = transformers.AutoModel if hidden else transformers.AutoBackbone

@@ -66,7 +66,7 @@ def saliency_loss(
     mask: Tensor,
     focal_weight: float = 0.3,
 ) -> Tensor:
-    """Loss of every image, ``(B,)``: the mean structure loss of the final maps, that of side ``i`` times ``2^-i``, focal.
+    """Loss of every image, ``(B,)``: mean structure loss of the final maps, that of side ``i`` times ``2^-i``, focal.
 
     Args:
         finals, sides, auxiliary: logits ``(B, 1, H, W)``; the finest of ``sides`` first.

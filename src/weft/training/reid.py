@@ -1,0 +1,213 @@
+"""Re-identification models: the network with its image size, trained by the one loop, kept as a folder without pickle.
+
+A batch holds ``P`` identities with ``K`` images each; the loss is identity cross-entropy plus batch-hard triplet. Dev
+rows are of identities that are not trained on: the best epoch is that with the highest mAP among them, every row
+searching all others; the dev loss is their triplet loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weft.data import Dataset, Split, read_image
+from weft.errors import UserError
+from weft.systems.cross_spectral_reid import CrossSpectralReIdNet
+from weft.tasks.reid import batch_hard_triplet, identity_order, reid_metrics
+from weft.training.config import TrainConfig
+from weft.training.files import load_weights, not_a_model, read_config, write_json, write_tensors
+from weft.training.goal import Collect, Goal, Share, check_rows, ids_of, pieces
+from weft.training.loop import History, run
+
+FORMAT = "weft reid/1"
+
+
+class ReIdModel(nn.Module):
+    """A re-identification network that takes images of any size.
+
+    Args:
+        encoder, names, classes: see :class:`~weft.systems.cross_spectral_reid.CrossSpectralReIdNet`.
+        size: ``(height, width)`` the network sees.
+        seed: of the first weights.
+        options: of the network.
+    """
+
+    def __init__(
+        self,
+        encoder: str | Path | Mapping[str, Any],
+        names: Sequence[str],
+        classes: int,
+        *,
+        size: tuple[int, int] = (256, 256),
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.size = (size[0], size[1])
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(seed)
+            self.network = CrossSpectralReIdNet(encoder, names, classes, **options)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write ``config.json`` and ``model.safetensors``."""
+        folder = Path(folder)
+        write_tensors(folder / "model.safetensors", self.state_dict())
+        write_json(folder / "config.json", {"format": FORMAT, "size": list(self.size), **self.network.options})
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """The model of a folder, or of its ``best/``, in evaluation mode.
+
+        Raises:
+            UserError: the folder holds no re-identification model, or it is damaged.
+        """
+        place, config = read_config(Path(folder), FORMAT)
+        try:
+            model = cls(**config)
+        except (KeyError, TypeError) as error:
+            raise not_a_model(place, error) from None
+        load_weights(model, place / "model.safetensors")
+        return model.eval()
+
+    @torch.no_grad()
+    def embed(self, data: Dataset, rows: np.ndarray, batch_size: int = 64) -> np.ndarray:
+        """Embeddings ``(n, D)`` of rows, after the BNNeck."""
+        self.eval()
+        device = next(self.parameters()).device
+        parts = pieces(np.asarray(rows), max(1, batch_size // 4))
+        return np.concatenate([self.network(self.images(data, part, device)).embedding.cpu().numpy() for part in parts])
+
+    def evaluate(self, data: Dataset, batch_size: int = 64) -> dict[str, float]:
+        """``mAP`` and ``R@k`` of the official queries in the official gallery."""
+        part = data.targets["part"]
+        rows = [np.flatnonzero(np.isin(part, (name, "both"))) for name in ("query", "gallery")]
+        (qi, gi), (qc, gc) = ([data.targets[name][r] for r in rows] for name in ("identity", "camera"))
+        queries, gallery = (self.embed(data, r, batch_size) for r in rows)
+        return reid_metrics(queries, gallery, qi, gi, qc, gc)
+
+    def images(self, data: Dataset, rows: np.ndarray, device: torch.device) -> dict[str, Tensor]:
+        """``{name: (n, 3, H, W)}`` in [0, 1]."""
+        height, width = self.size
+
+        def read(name: str, row: int) -> Tensor:
+            image = read_image(data.modalities[name].values[row], f"modality {name!r}, row {data.ids[row]!r}")
+            pixels = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
+            return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+        return {name: torch.stack([read(name, int(row)) for row in rows]).to(device) for name in self.network.names}
+
+
+class ReIdGoal(Goal):
+    """The loss of a :class:`ReIdModel`, selected by the mAP of dev identities.
+
+    Args:
+        per_identity: ``K``.
+        margin: of the triplet loss; None: soft.
+        augment: mirror, shift by up to 10 pixels and erase a rectangle, alike in every spectrum.
+    """
+
+    model: ReIdModel
+
+    def __init__(
+        self,
+        model: ReIdModel,
+        data: Dataset,
+        split: Split,
+        config: TrainConfig,
+        *,
+        per_identity: int = 4,
+        margin: float | None = None,
+        augment: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        self.per_identity, self.margin, self.augment = per_identity, margin, augment
+        self._data, self._rows = data, check_rows(data, split)
+        known, self._identity = np.unique(data.targets["identity"][self._rows[0]], return_inverse=True)
+        if len(known) != model.network.options["classes"]:
+            raise UserError(
+                "the network has one class per identity to train on",
+                f"{model.network.options['classes']} classes, {len(known)} identities in the training rows",
+                "build the model with classes = the number of training identities",
+            )
+        steps = max(1, len(self._rows[0]) // config.batch_size)
+        self.steps_over = steps * config.batch_size
+        identity_order(self._identity, 1, config.batch_size, per_identity, np.random.default_rng(0))
+
+    def prepare(self, device: torch.device) -> None:
+        self._device = device
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        size = self.config.batch_size
+        return identity_order(self._identity, self.steps_over // size, size, self.per_identity, rng)
+
+    def batch(self, positions: np.ndarray) -> tuple[Any, ...]:
+        images = self.model.images(self._data, self._rows[0][positions], self._device)
+        identity = torch.from_numpy(self._identity[positions]).to(self._device)
+        return (augmented(images) if self.augment else images), identity
+
+    def forward(self, images: dict[str, Tensor], identity: Tensor) -> Tensor:
+        out = self.model.network(images)
+        return F.cross_entropy(out.logits, identity) + batch_hard_triplet(out.feature, identity, self.margin)
+
+    def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
+        rows = self._rows[1]
+        parts = pieces(share(np.arange(len(rows))), self.config.batch_size)
+        found = [self.model.network(self.model.images(self._data, rows[part], self._device)) for part in parts]
+        feature, embedding = (
+            collect(torch.cat([getattr(out, name) for out in found]), len(rows)) for name in ("feature", "embedding")
+        )
+        identity, camera = (self._data.targets[name][rows] for name in ("identity", "camera"))
+        codes = torch.from_numpy(np.unique(identity, return_inverse=True)[1]).to(feature.device)
+        score = reid_metrics(embedding, embedding, identity, identity, camera, camera)["mAP"]
+        return {"loss": float(batch_hard_triplet(feature, codes, self.margin)), "score": score}
+
+    def describe(self) -> dict[str, Any]:
+        options = {"per_identity": self.per_identity, "margin": self.margin, "augment": self.augment}
+        model = {"size": self.model.size, **self.model.network.options}
+        return {"model": model, "rows": ids_of(self._data, self._rows), "options": options}
+
+
+def augmented(images: dict[str, Tensor], shift: int = 10) -> dict[str, Tensor]:
+    """Each sample mirrored (probability 1/2), shifted, and with a rectangle of noise (1/2), alike in every spectrum."""
+    first = next(iter(images.values()))
+    batch, _, height, width = first.shape
+    out = {name: image.clone() for name, image in images.items()}
+    for row in range(batch):
+        mirror, erase, area, ratio, place_y, place_x = torch.rand(6).tolist()
+        down, right = (int(v) for v in torch.randint(0, 2 * shift + 1, (2,)))
+        tall = min(height, max(1, round(((0.02 + 0.38 * area) * height * width * (0.3 + 3 * ratio)) ** 0.5)))
+        wide = min(width, max(1, round((0.02 + 0.38 * area) * height * width / tall)))
+        top, left = round(place_y * (height - tall)), round(place_x * (width - wide))
+        for image in out.values():
+            sample = image[row].flip(2) if mirror < 0.5 else image[row]
+            padded = F.pad(sample, (shift, shift, shift, shift))
+            image[row] = padded[:, down : down + height, right : right + width]
+            if erase < 0.5:
+                image[row, :, top : top + tall, left : left + wide] = torch.rand(3, tall, wide).to(image)
+    return out
+
+
+def fit_reid(
+    model: ReIdModel,
+    data: Dataset,
+    split: Split,
+    config: TrainConfig | dict[str, Any] | None = None,
+    folder: Path | str | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> History:
+    """Train on ``split.train``; the model ends with the weights of the best mAP on ``split.dev``.
+
+    Arguments and errors as for :func:`weft.training.fit`; ``options`` as for :class:`ReIdGoal`. Split by identity, as
+    :func:`weft.data.make_splits` does.
+    """
+    settings = TrainConfig.of(config)
+    return run(ReIdGoal(model, data, split, settings, **options), settings, folder, progress)
