@@ -22,7 +22,7 @@ from torch import Tensor
 from weft.tokens import Tokens
 
 POOL_BYTES = 1 << 26
-IN_MEMORY = 1 << 27
+IN_MEMORY = 1 << 29
 
 
 class Column:
