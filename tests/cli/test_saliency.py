@@ -59,6 +59,8 @@ def test_evaluate_judges_anybodys_maps(tmp_path: Path) -> None:
     assert perfect["S"] == pytest.approx(1, abs=1e-6)
     Image.fromarray(np.zeros((7, 9), dtype=np.uint8)).save(tmp_path / "maps/s0.png")
     assert weft("evaluate", tmp_path / "maps", tmp_path, "--split", "all")["S"] < 0.9
+    weft("evaluate", tmp_path / "maps", tmp_path, "--split", "all", "--figure", tmp_path / "figures/three.png")
+    assert Image.open(tmp_path / "figures/three.png").width == 1320
     with pytest.raises(UserError, match="did you mean 'test'"):
         weft("evaluate", tmp_path / "maps", tmp_path, "--split", "tests")
 

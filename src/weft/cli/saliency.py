@@ -123,6 +123,10 @@ def evaluate(
     maps: Annotated[Path, typer.Argument(help="Folder of maps, by `weft saliency predict` or anybody's.")],
     root: Root,
     split: Part = "test",
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the best, the worst and some between, with --near as given.")
+    ] = None,
+    near: Near = [],  # noqa: B006
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -130,7 +134,7 @@ def evaluate(
 
     Example:
 
-        weft saliency evaluate maps/SIP data/SIP --split all
+        weft saliency evaluate maps/SIP data/SIP --split all --figure sip.png
     """
     from weft.cli.output import write_json, write_table
     from weft.data.files import read_grey
@@ -138,7 +142,7 @@ def evaluate(
     from weft.errors import UserError, some
     from weft.tasks.saliency import score_map, summarise
 
-    data = _read(root, [], masks=True)
+    data = _read(root, near, masks=True)
     rows = _rows(data, split, seed)
     gone = [data.ids[row] for row in rows if not (maps / f"{data.ids[row]}.png").is_file()]
     if gone:
@@ -147,17 +151,24 @@ def evaluate(
             f"{len(gone)} of {len(rows)} rows have none in {maps}: {some(gone)}",
             "choose the split that was predicted, or predict again",
         )
-    scores = []
-    for row in rows:
-        mask = data.mask(row)
-        values = resized(read_grey(maps / f"{data.ids[row]}.png", f"map of row {data.ids[row]!r}") / 255, mask.shape)
-        scores.append(score_map(values, mask))
+
+    def read(row: int) -> np.ndarray:
+        values = read_grey(maps / f"{data.ids[row]}.png", f"map of row {data.ids[row]!r}") / 255
+        return resized(values, data.mask(row).shape)
+
+    scores = [score_map(read(row), data.mask(row)) for row in rows]
     figures = summarise(scores)
+    if figure is not None:
+        from weft.report.saliency import draw_maps, spread
+
+        chosen = spread([score.s for score in scores])
+        shown = [int(rows[i]) for i in chosen]
+        draw_maps(data, shown, [read(row) for row in shown], [scores[i].s for i in chosen], figure)
     if json:
         write_json({"rows": len(rows), **figures})
     else:
         table = [{"metric": name, "value": f"{value:.4f}"} for name, value in figures.items()]
-        write_table(f"{maps} on {root}, {split}, {len(rows)} images", table)
+        write_table(f"{maps.name} on {root.name}, {split}, {len(rows)} images", table)
 
 
 def _read(root: Path, near: list[str], masks: bool) -> RgbdSaliency:
