@@ -81,7 +81,7 @@ class ReIdModel(nn.Module):
         """Embeddings ``(n, D)`` of rows, after the BNNeck."""
         self.eval()
         device = next(self.parameters()).device
-        parts = pieces(np.asarray(rows), max(1, batch_size // 4))
+        parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         return np.concatenate([self.network(self.images(data, part, device)).embedding.cpu().numpy() for part in parts])
 
     def evaluate(self, data: Dataset, batch_size: int = 64) -> dict[str, float]:

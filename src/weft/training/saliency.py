@@ -76,7 +76,8 @@ class SaliencyModel(nn.Module):
         """``(row, map)`` one by one; maps ``(H, W)`` float32 in [0, 1], at the size of the mask, else of the photo."""
         self.eval()
         device = next(self.parameters()).device
-        for part in pieces(np.asarray(rows), max(1, batch_size // 4)):
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
             images = [self.images(data, int(row)) for row in part]
             rgb, depth = (torch.stack(column).to(device) for column in zip(*images, strict=True))
             for row, logits in zip(part, self.network(rgb, depth).final, strict=True):
@@ -140,7 +141,7 @@ class SaliencyGoal(Goal):
     def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
         rows = self._rows[1]
         mine, found = share(np.arange(len(rows))), []
-        for part in pieces(mine, max(1, self.config.batch_size // 4)):
+        for part in pieces(mine, self.config.batch_size):
             losses, logits = self._losses(*self._stack(rows[part], False))
             for row, loss, one in zip(rows[part], losses, logits, strict=True):
                 found.append(torch.tensor([float(loss), self._score(int(row), one).s], device=self._device))
