@@ -29,7 +29,7 @@ COMPARISONS = {
     "vqa": (
         "Five-answer VQA: real indoor photos (MobileNetV2 map) and questions (MiniLM tokens)",
         f"vqa --root $WEFT_DATA/vqa --data \"answers=['2', '3', table, chair, window]\" "
-        f"--encoder image={IMAGES} --encoder question={TEXTS}",
+        f"--encoder image={IMAGES} --encoder text={TEXTS}",
     ),
     "digits_av": ("Spoken (FSDD) and written (MNIST) digits", "digits_av --root $WEFT_DATA"),
     "mosi": ("CMU-MOSI utterance features: text, audio, video", "mosi --root $WEFT_DATA/mosi"),

@@ -10,9 +10,12 @@ are one matrix product ``(B, D_m) x (D_m, r dim)``; :math:`F_m[:, 0]` is its bia
 
 An absent modality is :math:`[1, 0]`, that is :math:`a_m = F_m[:, 0]`: the interactions of the others stay.
 
-Cost: ``r dim sum(D_m + 1) + r + dim`` weights, linear in the number of modalities. Initialisation:
-:math:`\mathrm{Var}(F_m) = 1 / ((D_m + 1)\, r^{1/M})`, w = 1: output variance 1 for any M, r and dim. (The original
-draws Xavier-normal on the 3-D tensor, whose output variance drifts with M and r.)
+Cost: ``r dim sum(D_m + 1) + r + dim`` weights, linear in the number of modalities.
+
+Initialisation: w = 1, :math:`\mathrm{Var}(F_m[:, 0]) = r^{-1/M} / 2`, other rows :math:`r^{-1/M} / (2 D_m)`: output
+variance 1 for any M, r, dim and width, and the constant weighs as much as all features of a modality, so interactions
+of every order start equal. (With one variance for all rows, as in the original, wide inputs leave only the product of
+all modalities, and it memorises: on ``shapes``, widths 38/256/271, test accuracy 0.13 against 0.54.)
 
 When not to use it: M = 1 (a linear map of rank 1 does the same); large ranks train unstably. If one modality's
 :math:`a_m` is 0 at all ranks, the others get no gradient.
@@ -59,9 +62,10 @@ class LowRankFusion(Fusion):
         super().__init__(dims, dim)
         check_positive("lmf", rank=rank)
         self.rank = rank
-        scale = rank ** (-0.5 / len(self.dims))
+        scale = 0.5**0.5 * rank ** (-0.5 / len(self.dims))
         self.factors = nn.ParameterList(
-            torch.empty(d + 1, rank * dim).normal_(std=scale * (d + 1) ** -0.5) for d in self.dims.values()
+            torch.cat([torch.empty(1, rank * dim).normal_(), torch.empty(d, rank * dim).normal_(std=d**-0.5)]) * scale
+            for d in self.dims.values()
         )
         self.rank_weights = nn.Parameter(torch.ones(rank))
         self.bias = nn.Parameter(torch.zeros(dim))
