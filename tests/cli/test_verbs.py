@@ -157,3 +157,9 @@ def test_list_tells_who_to_cite() -> None:
     rows = {row["name"]: row for row in weft("list", "--json")}
     assert all(row["paper"] for row in rows.values())
     assert rows["concat"]["options"] == {"dropout": 0.0}
+
+
+@pytest.mark.parametrize("kind", ["fusion", "aligner", "objective", "encoder", "dataset", "task"])
+def test_list_knows_every_kind(kind: str) -> None:
+    assert weft("list", "--kind", kind, "--json")
+    assert kind in weft("list", "--kind", kind)

@@ -1,1 +1,1 @@
-""""""
+"""Published experiments: one YAML each, run by ``weft run``."""
