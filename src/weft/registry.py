@@ -105,7 +105,7 @@ class Registry(Generic[T]):
 
 def option_schema(cls: type, name: str) -> type[BaseModel]:
     """A pydantic model of the keyword-only parameters of ``cls.__init__``."""
-    hints = get_type_hints(cls.__init__, include_extras=True)
+    hints = get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
     fields: dict[str, Any] = {
         p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default)
         for p in inspect.signature(cls).parameters.values()
