@@ -9,12 +9,14 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from weft.compare import contributions as shares
 from weft.compare.config import CompareConfig
@@ -166,8 +168,14 @@ def compare(
     plan = {method.name: list(_jobs_of(method, setup)) for method in methods}
     order = sorted((job for jobs in plan.values() for job in jobs), key=lambda job: job.seed)
     clock = _Clock(config.budget)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, disable=not progress) as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with _threads(config.threads), Progress(*columns, disable=not progress) as bar:
         not_run = _run(setup, order, clock, bar, "comparing")
         evidence = Evidence(setup, methods, plan)
         verdict = decide(evidence)
@@ -175,7 +183,7 @@ def compare(
         if verdict.fusion is not None and len(features.dims) > 1:
             found, missed = _contributions(setup, evidence, verdict.fusion, clock, bar)
             not_run += missed
-    outputs, target = _keep_winner(setup, evidence, verdict)
+        outputs, target = _keep_winner(setup, evidence, verdict)
     return Comparison(
         folder=folder,
         primary=evidence.primary,
@@ -193,6 +201,17 @@ def compare(
         winner_outputs=outputs,
         winner_target=target,
     )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch with ``count`` threads, and afterwards with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def prepare(features: Features, config: CompareConfig, folder: Path) -> Setup:

@@ -31,6 +31,8 @@ class CompareConfig(BaseModel):
         train: settings of the training loop, the same for every network (``lr`` and ``weight_decay`` are tuned).
         budget: seconds after which no further job starts ("90s", "20m" and "2h" are understood). The essentials run
             first, and what did not run is stated. None: no limit.
+        threads: of torch while jobs run. One is fastest for small models, and figures do not depend on the machine's
+            cores; raise it for operators on long, wide token sequences.
         resamples: random draws of each permutation test and bootstrap.
 
     Raises:
@@ -51,6 +53,7 @@ class CompareConfig(BaseModel):
     dim: int = Field(128, ge=1)
     train: TrainConfig = Field(default_factory=TrainConfig)
     budget: float | None = Field(None, ge=0)
+    threads: int = Field(1, ge=1)
     resamples: int = Field(9999, ge=99)
 
     def __init__(self, **settings: Any) -> None:
