@@ -69,12 +69,32 @@ def scalars(result: dict[str, Any]) -> Iterator[str]:
             yield f"- {key.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in value.items())
 
 
+def counts(result: dict[str, Any]) -> Iterator[str]:
+    """How often a verdict was claimed, by kind of set."""
+    figures = result.get("figures")
+    kinds = figures if isinstance(figures, dict) else {}
+    claimed = {kind: row for kind, row in kinds.items() if "claims" in row}
+    if claimed:
+        yield from ("| sets | claims of a gain | promised | kept |", "|---|---:|---:|---|")
+    for kind, row in claimed.items():
+        low, high = row["promise_percent"]
+        yield f"| {row['sets']} {kind} | {row['claims']} | {low} to {high} % | {'yes' if row['kept'] else 'NO'} |"
+
+
 def section(path: Path) -> list[str]:
     """One result as Markdown."""
     result = json.loads(path.read_text())
     claim = ast.get_docstring(ast.parse((HERE / f"{path.stem}.py").read_text())) or ""
     machine = result["machine"]
-    lines = [f"## {path.stem}", "", claim.split("\n\nRun:")[0].split("\n\n    ")[0], "", *scalars(result), ""]
+    lines = [
+        f"## {path.stem}",
+        "",
+        claim.split("\n\nRun:")[0].split("\n\n    ")[0],
+        "",
+        *scalars(result),
+        "",
+        *counts(result),
+    ]
     rows = list(pairs(result))
     if rows:
         lines += ["| case | ours | reference | speed, wall | speed, CPU |", "|---|---:|---:|---:|---:|"]
