@@ -15,7 +15,7 @@ Cost: ``r dim sum(D_m + 1) + r + dim`` weights, linear in the number of modaliti
 Initialisation: w = 1, :math:`\mathrm{Var}(F_m[:, 0]) = r^{-1/M} / 2`, other rows :math:`r^{-1/M} / (2 D_m)`: output
 variance 1 for any M, r, dim and width, and the constant weighs as much as all features of a modality, so interactions
 of every order start equal. (With one variance for all rows, as in the original, wide inputs leave only the product of
-all modalities, and it memorises: on ``shapes``, widths 38/256/271, test accuracy 0.13 against 0.54.)
+all modalities, and it memorises: in ``make demo``, widths 38/256/271, test accuracy 0.13 against 0.41, 3 seeds.)
 
 When not to use it: M = 1 (a linear map of rank 1 does the same); large ranks train unstably. If one modality's
 :math:`a_m` is 0 at all ranks, the others get no gradient.
