@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
 from weft.fusion.mutan import LowRankCore
-from weft.ops.bilinear import check_positive, load_renamed, power_normalize, unit_variance_, vectors
+from weft.ops.bilinear import check_positive, load_renamed, power_normalize, published_widths, unit_variance_, vectors
 from weft.tokens import Fused, Tokens
 
 Normalize = Literal["chunk", "whole", "none"]
@@ -134,7 +134,7 @@ class Block(Fusion):
         keys = takewhile(state.__contains__, (f"merge_linears0.{c}.weight" for c in count()))
         merges, out = [state[key] for key in keys], state["linear_out.weight"]
         sizes = tuple(weight.shape[1] for weight in merges)
-        dims = {name: state[f"linear{m}.weight"].shape[1] for m, name in enumerate(names)}
+        dims = published_widths(state, names)
         module = cls(
             dims, out.shape[0], hidden=sum(sizes), chunks=sizes, rank=merges[0].shape[0] // sizes[0], **options
         )

@@ -21,7 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from weft.fusion.base import Fusion, fusions
-from weft.ops.bilinear import ACTIVATIONS, Activation, check_positive, load_renamed, unit_variance_, vectors
+from weft.ops.bilinear import (
+    ACTIVATIONS,
+    Activation,
+    check_positive,
+    load_renamed,
+    published_widths,
+    unit_variance_,
+    vectors,
+)
 from weft.tokens import Fused, Tokens
 
 
@@ -80,7 +88,7 @@ class LinearSum(Fusion):
             options: what they do not tell: ``activation`` and ``output_activation`` (there ``"relu"``).
         """
         out = state["linear_out.weight"]
-        dims = {name: state[f"linear{m}.weight"].shape[1] for m, name in enumerate(names)}
+        dims = published_widths(state, names)
         module = cls(dims, out.shape[0], hidden=out.shape[1], **options)
         load_renamed(module, state, {"linear0.": "project.0.", "linear1.": "project.1.", "linear_out.": "out."})
         return module

@@ -31,6 +31,7 @@ from weft.ops.bilinear import (
     joint_and_alone,
     load_renamed,
     power_normalize,
+    published_widths,
     unit_variance_,
     vectors,
 )
@@ -98,7 +99,7 @@ class LowRankBilinear(Fusion):
             options: what they do not tell: ``activation`` and ``output_activation`` (there ``"relu"``), ``normalize``.
         """
         out = state["linear_out.weight"]
-        dims = {name: state[f"linear{m}.weight"].shape[1] for m, name in enumerate(names)}
+        dims = published_widths(state, names)
         module = cls(dims, out.shape[0], hidden=out.shape[1], **options)
         load_renamed(module, state, {"linear0.": "project.0.", "linear1.": "project.1.", "linear_out.": "out."})
         return module

@@ -27,7 +27,15 @@ from torch import Tensor, nn
 
 from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
-from weft.ops.bilinear import check_positive, joint_and_alone, load_renamed, power_normalize, unit_variance_, vectors
+from weft.ops.bilinear import (
+    check_positive,
+    joint_and_alone,
+    load_renamed,
+    power_normalize,
+    published_widths,
+    unit_variance_,
+    vectors,
+)
 from weft.tokens import Fused, Tokens
 
 
@@ -119,7 +127,7 @@ class Mutan(Fusion):
             options: what they do not tell: ``normalize``.
         """
         merge, out = state["merge_linear0.weight"], state["linear_out.weight"]
-        dims = {name: state[f"linear{m}.weight"].shape[1] for m, name in enumerate(names)}
+        dims = published_widths(state, names)
         hidden = merge.shape[1]
         module = cls(dims, out.shape[0], hidden=hidden, rank=merge.shape[0] // hidden, **options)
         prefixes = {"linear_out.": "out."}

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from weft.fusion.base import Fusion, fusions
 from weft.fusion.block import Normalize, chunk_sizes, norm_energy, normalize_chunks
-from weft.ops.bilinear import load_renamed, multilinear, refuse_oversized, unit_variance_, vectors
+from weft.ops.bilinear import load_renamed, multilinear, published_widths, refuse_oversized, unit_variance_, vectors
 from weft.tokens import Fused, Tokens
 
 DEFAULT_CORE = 2**18
@@ -143,7 +143,7 @@ class Tucker(Fusion):
         while f"bilinears.{len(sizes)}.bias" in state:
             prefixes[f"bilinears.{len(sizes)}."] = f"cores.{len(sizes)}."
             sizes.append(len(state[f"bilinears.{len(sizes)}.bias"]))
-        dims = {name: state[f"linear{m}.weight"].shape[1] for m, name in enumerate(names)}
+        dims = published_widths(state, names)
         outputs = state["linear_out.weight"].shape[0]
         module = cls(dims, outputs, hidden=sum(sizes), chunks=tuple(sizes), **options)
         fillers = {key: value.detach() for key, value in module.state_dict().items() if key.startswith("fillers.")}

@@ -154,6 +154,11 @@ def load_renamed(module: nn.Module, state: Mapping[str, Tensor], prefixes: Mappi
     module.to(next(iter(renamed.values())).dtype).load_state_dict(renamed)
 
 
+def published_widths(state: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, int]:
+    """``{name: D_m}`` of a checkpoint of the public code of BLOCK, which projects by ``linear0``, ``linear1``."""
+    return {name: state[f"linear{m}.weight"].shape[1] for m, name in enumerate(names)}
+
+
 def check_positive(who: str, **values: int) -> None:
     """Refuse options that are not positive.
 
