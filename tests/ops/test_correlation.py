@@ -1,4 +1,4 @@
-"""Canonical correlations against textbook eigenproblems, scikit-learn, plain loops and the closed-form gradient."""
+"""Canonical correlations against textbook eigenproblems, scikit-learn, cca_zoo, loops, and the closed-form gradient."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from cca_zoo.linear import GCCA, RidgeCCA
 from numpy.typing import NDArray
 from sklearn.cross_decomposition import CCA as SklearnCCA
 from torch import Tensor
@@ -99,6 +100,37 @@ def test_projected_rows_have_the_correlations_of_scikit_learn() -> None:
         expected = np.corrcoef(theirs[0][:, k], theirs[1][:, k])[0, 1]
         assert found.correlations[k].item() == pytest.approx(expected, abs=1e-6)
         assert np.corrcoef(ours[0][:, k], ours[1][:, k])[0, 1] == pytest.approx(expected, abs=1e-6)
+
+
+def columns_of_length_one(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns of unit length whose largest entry is positive: what two solvers agree on."""
+    unit = matrix / np.linalg.norm(matrix, axis=0)
+    return unit * np.sign(unit[np.abs(unit).argmax(axis=0), range(unit.shape[1])])
+
+
+def cca_zoo_shrinkage(parts: list[Tensor], shrinkage: float) -> list[float]:
+    """Its ``(1 - c) S + c I`` is ``1 - c`` times our ``S + r I`` at ``c = r / (1 + r)``."""
+    ridges = [shrinkage * float(torch.cov(h.T).diagonal().mean()) for h in parts]
+    return [r / (1 + r) for r in ridges]
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3])
+def test_two_views_are_those_of_cca_zoo(shrinkage: float) -> None:
+    x, y = views()
+    theirs = RidgeCCA(3, shrinkage=cca_zoo_shrinkage([x, y], shrinkage)).fit([x.numpy(), y.numpy()])
+    found = cca(covariance(x, y), (5, 4), 3, shrinkage)
+    for ours, weights in zip(found.projections, theirs.weights_, strict=True):
+        np.testing.assert_allclose(columns_of_length_one(ours.numpy()), columns_of_length_one(weights), atol=1e-8)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3])
+def test_three_views_are_those_of_cca_zoo(shrinkage: float) -> None:
+    parts = views(3)
+    blend = cca_zoo_shrinkage(parts, shrinkage)
+    theirs = GCCA(3, shrinkage=blend, view_weights=[1 - c for c in blend]).fit([h.numpy() for h in parts])
+    found = maxvar(covariance(*parts), WIDTHS, 3, shrinkage)
+    for ours, weights in zip(found.projections, theirs.weights_, strict=True):
+        np.testing.assert_allclose(columns_of_length_one(ours.numpy()), columns_of_length_one(weights), atol=1e-8)
 
 
 def test_both_forms_agree_and_their_signs_are_fixed() -> None:
