@@ -111,6 +111,7 @@ def test_compare_leaves_a_winner_that_predicts(config: Path, tmp_path: Path) -> 
         (["encode", "shapes", "--encoder", "image=image-patch"], "did you mean 'image-patches'"),
         (["encode", "shapes", "--encoder", "image=hf:nobody/nothing"], "image-patches"),
         (["fit", "shapes", "--fusion", "gatde", "--data", "rows=100"], "did you mean 'gated'"),
+        (["fit", "shapes", "--decision", "late", "--rule", "prodct", "--data", "rows=100"], "did you mean 'product'"),
         (["list", "--kind", "fusoin"], "did you mean 'fusion'"),
         (["list", "nothing*"], "no fusion matches"),
         (["evaluate", "nowhere", "shapes"], "nowhere"),
@@ -157,6 +158,8 @@ def test_list_tells_who_to_cite() -> None:
     rows = {row["name"]: row for row in weft("list", "--json")}
     assert all(row["paper"] for row in rows.values())
     assert rows["concat"]["options"] == {"dropout": 0.0}
+    assert "ACL 2018" in weft("list", "lmf")
+    assert "rank=4" in weft("list", "lmf")
 
 
 @pytest.mark.parametrize("kind", ["fusion", "aligner", "objective", "encoder", "dataset", "task"])

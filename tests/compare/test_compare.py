@@ -194,11 +194,15 @@ def test_absent_modalities(tmp_path: Path) -> None:
     pooled = {name: values.copy() for name, values in whole.pooled(rows).items()}
     pooled["a"][::4] = np.nan
     features = MemoryFeatures(whole.ids, pooled, whole.targets)
-    config = quick(train=FAST, seeds=1, fusions=["concat"], decisions=["late", "hybrid"])
+    config = quick(
+        train=FAST, seeds=1, fusions=["concat"], decisions=["late", "hybrid", "late:product", "hybrid:weighted"]
+    )
     found = compare(features, config, tmp_path, progress=False)
     assert {row.status for row in found.rows} == {"done"}, [row.error for row in found.rows]
     setup = prepare(features, config, tmp_path)
     test = setup.splits[0].test
+    late = {row.method: row.test for row in found.rows if row.method.startswith("late")}
+    assert set(late) == {"late", "late:product"}
     gone = ~features.presence[test, 0]
     assert gone.any()
     outputs = outputs_of(setup, Job(Method("a", "network", ("a",)), 0, 0))["test"]

@@ -32,6 +32,9 @@ def fit(
         list[str], typer.Option("--objective-option", metavar="KEY=VALUE", help="Option of the objective. Repeat.")
     ] = [],  # noqa: B006
     decision: Annotated[Literal["joint", "late", "hybrid"], typer.Option(help="Where modalities meet.")] = "joint",
+    rule: Annotated[
+        str, typer.Option(help="How late and hybrid decisions are combined: mean, weighted (learned), product, ...")
+    ] = "mean",
     setting: Settings = [],  # noqa: B006
     root: Root = None,
     data: Data = [],  # noqa: B006
@@ -46,7 +49,9 @@ def fit(
 
         weft fit shapes --fusion gated
 
-        weft fit weft.yaml --fusion cross_attention --set lr=0.0003 --set epochs=30
+        weft fit weft.yaml --fusion cross-attention --set lr=0.0003 --set epochs=30
+
+        weft fit shapes --decision late --rule product
 
         weft fit flickr8k --root data/flickr8k --fusion two-tower
 
@@ -59,7 +64,8 @@ def fit(
     progress = not (quiet or json)
     features = open_store(source, root, data, encoder, store, progress=progress)
     name = fusion or ("two-tower" if features.task == "retrieval" else "gated")
-    folder = out or Path("runs") / Path(source).stem / name
+    title = name if decision == "joint" else decision if decision == "late" else f"{decision}-{name}"
+    folder = out or Path("runs") / Path(source).stem / title
     result = train_model(
         features,
         name,
@@ -67,6 +73,7 @@ def fit(
         dim=dim,
         options=settings(option, "option"),
         decision=decision,
+        rule=rule,
         objective=objective or None,
         objective_options=settings(objective_option, "objective-option"),
         config=settings(setting, "set"),
@@ -77,5 +84,5 @@ def fit(
     else:
         metrics = next(iter(result.values()))
         rows = [{"metric": key, **{part: f"{result[part][key]:.4g}" for part in result}} for key in metrics]
-        write_table(f"{name} on {source}", rows)
+        write_table(f"{title} on {source}", rows)
         say(f"model: {folder}. Next: weft predict {folder} NEW_TABLE")

@@ -26,7 +26,7 @@ def list_registered(
     kind: Annotated[str, typer.Option(help=f"One of {', '.join(REGISTRIES)}.")] = "fusion",
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """List fusions, aligners, objectives, encoders, data sets or tasks, with their options and sources.
+    """List fusions, aligners, objectives, encoders, data sets or tasks; of a single one, its options and source too.
 
     Examples:
 
@@ -34,9 +34,11 @@ def list_registered(
 
         weft list "*attention*"
 
+        weft list lmf
+
         weft list --kind encoder --json
     """
-    from weft.cli.output import write_json, write_table
+    from weft.cli.output import say, write_json, write_table
 
     registry = _registry(kind)
     rows = []
@@ -60,8 +62,15 @@ def list_registered(
         if "arity" in row:
             fewest, most = row["arity"]
             row["arity"] = f"{fewest}" if fewest == most else f"{fewest}-{most}" if most else f"{fewest}+"
+        if "kinds" in row:
+            row["kinds"] = ", ".join(row["kinds"])
         row["options"] = ", ".join(f"{k}={v}" for k, v in row["options"].items())
-    write_table(f"{len(rows)} {kind}{'s' if len(rows) != 1 else ''}", rows)
+    if len(rows) == 1:
+        write_table(rows[0]["name"], [{"": key, kind: value} for key, value in rows[0].items() if key != "name"])
+        return
+    short = ("name", "summary", "arity", "kinds")
+    write_table(f"{len(rows)} {kind}s", [{key: row[key] for key in short if key in row} for row in rows])
+    say(f"options and source of one: weft list NAME{'' if kind == 'fusion' else f' --kind {kind}'}")
 
 
 def _registry(kind: str) -> Any:

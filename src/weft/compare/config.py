@@ -20,7 +20,8 @@ class CompareConfig(BaseModel):
     Attributes:
         fusions: names or shell patterns of fusion operators; empty: all that suit the features.
         options: ``{operator: its options}``.
-        decisions: ``"late"`` and ``"hybrid"`` models (one decision per modality, combined); empty: neither.
+        decisions: models with one decision per modality: ``"late"``, ``"hybrid"``, each optionally with the rule that
+            combines (:mod:`weft.tasks.decision`), as in ``"late:product"`` or ``"hybrid:weighted"``; empty: none.
         seeds: repetitions of every method whose training is random.
         folds: cross-validation folds instead of one test set.
         trials: settings tried on the dev rows for each method, at the first seed; later seeds keep the best.
@@ -84,6 +85,6 @@ class CompareConfig(BaseModel):
     @field_validator("decisions")
     @classmethod
     def _known(cls, value: list[str]) -> list[str]:
-        if set(value) - {"late", "hybrid"}:
-            raise ValueError("decision-level models are 'late' and 'hybrid'")
+        if {name.partition(":")[0] for name in value} - {"late", "hybrid"}:
+            raise ValueError("decision-level models are 'late' and 'hybrid', with a rule as in 'late:product'")
         return value

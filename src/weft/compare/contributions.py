@@ -18,7 +18,7 @@ One seed, first fold: these describe, they test nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from math import factorial
 from typing import Any
@@ -109,9 +109,7 @@ def subset_jobs(setup: Setup, evidence: Evidence, fusion: str) -> tuple[str, dic
         settings = method.trials(setup.config)[0]
     jobs = {}
     for part in subsets(names):
-        alone = Method(
-            f"{method.name} on {'+'.join(part)}", "network", part, method.fusion, method.decision, method.options
-        )
+        alone = replace(method, name=f"{method.name} on {'+'.join(part)}", modalities=part)
         jobs[frozenset(part)] = Job(alone, job.seed, 0, settings)
     return method.name, jobs
 

@@ -127,6 +127,7 @@ def train_network(setup: Setup, job: Job, settings: dict[str, Any]) -> tuple[Fus
         fusion=method.fusion,
         fusion_options=method.options,
         decision=cast("Decision", method.decision),
+        rule=method.rule,
         dim=config.dim,
         dropout=settings["dropout"],
         seed=job.seed,

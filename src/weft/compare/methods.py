@@ -36,6 +36,7 @@ class Method:
         modalities: what it sees.
         fusion: registered name of the operator (networks).
         decision: ``"joint"``, ``"late"`` or ``"hybrid"`` (networks).
+        rule: how decisions are combined (late and hybrid networks).
         options: of the operator.
     """
 
@@ -44,6 +45,7 @@ class Method:
     modalities: tuple[str, ...]
     fusion: str = "concat"
     decision: str = "joint"
+    rule: str = "mean"
     options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
@@ -101,7 +103,9 @@ def plan_methods(features: Features, config: CompareConfig) -> tuple[list[Method
     if len(names) == 1:
         return methods, {}
     methods += [Method(family, family, names) for family in ("linear", "boosting")]
-    methods += [Method(decision, "network", names, decision=decision) for decision in config.decisions]
+    for name in config.decisions:
+        decision, _, rule = name.partition(":")
+        methods.append(Method(name, "network", names, decision=decision, rule=rule or "mean"))
     left_out: dict[str, str] = {}
     chosen: dict[str, None] = {}
     for pattern in config.fusions or ["*"]:

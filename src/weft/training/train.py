@@ -28,6 +28,7 @@ def train_model(
     dim: int = 128,
     options: Mapping[str, Any] | None = None,
     decision: Decision = "joint",
+    rule: str = "mean",
     target: str | None = None,
     objective: str | None = None,
     objective_options: Mapping[str, Any] | None = None,
@@ -42,6 +43,7 @@ def train_model(
         dim: width of the fused vector, or of the shared space.
         options: of the operator.
         decision: ``"joint"``, ``"late"`` or ``"hybrid"`` (fusions only).
+        rule: how the decisions are combined (late and hybrid).
         target: target column; the first if not given.
         objective, objective_options: of the aligner; by default the one that suits it.
         config: settings, or keywords of :class:`TrainConfig`.
@@ -62,7 +64,7 @@ def train_model(
         column, values = choose_target(features, target)
         task = create_task(features.task, values[split.train])
         model = FusedModel.build(
-            task=task, fusion=name, fusion_options=options, decision=decision, target=column, **common
+            task=task, fusion=name, fusion_options=options, decision=decision, rule=rule, target=column, **common
         )
         fit(model, features, split, settings, folder, progress)
     parts = {"dev": split.dev, "test": split.test}
