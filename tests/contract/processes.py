@@ -8,12 +8,42 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.alignment import Objective, create_objective, objectives
+from weft.alignment.grad_cache import grad_cache
+from weft.tokens import Tokens, as_tokens
 
 ROWS, WIDTH = 26, 3
+GRAD_CACHE = 5
+"""Rows that an encoder embeds at a time; no process has a multiple of it."""
+
+
+class Encoder(nn.Module):
+    """Two nonlinear layers per side, to unit vectors; the same weights in every process.
+
+    Args:
+        dropout: rate between the layers.
+    """
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.sides = nn.ModuleDict(
+                {n: nn.Sequential(nn.Linear(WIDTH, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 4)) for n in "ab"}
+            ).double()
+
+    def forward(self, inputs: dict[str, Tokens]) -> dict[str, Tensor]:
+        return {name: F.normalize(self.sides[name](tokens.values[:, 0]), dim=1) for name, tokens in inputs.items()}
+
+
+class Trained(NamedTuple):
+    """The loss, and its gradient for the weights of an :class:`Encoder` and of the objective."""
+
+    loss: Tensor
+    parameters: list[Tensor]
 
 
 class Outcome(NamedTuple):
@@ -63,6 +93,20 @@ def run(objective: Objective, rows: slice) -> Outcome:
     return Outcome(loss.detach(), a.grad, b.grad, parameters)  # type: ignore[arg-type]
 
 
+def train(
+    objective: Objective, rows: slice, chunk: int | None, dropout: float = 0.0, embed: Any = grad_cache
+) -> Trained:
+    """Loss and gradients of an encoder that trains, on some of the rows; with ``chunk`` that many at a time."""
+    a, b, valid = pairs()
+    encoder, objective = Encoder(dropout), objective.double().train()
+    inputs = {name: as_tokens(x[rows]) for name, x in (("a", a), ("b", b))}
+    embedded = encoder(inputs) if chunk is None else embed(encoder, inputs, chunk)
+    loss = objective(embedded["a"], embedded["b"], valid[rows])
+    loss.backward()
+    weights = [*encoder.parameters(), *(p for p in objective.parameters() if p.requires_grad)]
+    return Trained(loss.detach(), [p.grad for p in weights])  # type: ignore[misc]
+
+
 def work(rank: int, folder: str) -> None:
     """One of three processes: every variant on its rows, then again without the third; the outcomes go to files."""
     torch.set_num_threads(1)
@@ -72,6 +116,8 @@ def work(rank: int, folder: str) -> None:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
         outcomes = {label(n, o): tuple(run(create_objective(n, **o), share(rank, world))) for n, o in variants()}
         for name, options in variants():
+            trained = train(create_objective(name, **options), share(rank, world), GRAD_CACHE)
+            outcomes["trained " + label(name, options)] = tuple(trained)
             objective = create_objective(name, **options).double().eval()
             outcomes["eval " + label(name, options)] = (objective(*pairs()).detach(),)
         torch.save(outcomes, Path(folder) / f"outcome-{world}-{rank}.pt")

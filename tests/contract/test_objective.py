@@ -10,7 +10,7 @@ import torch
 import torch.multiprocessing as mp
 from torch.testing import assert_close
 
-from tests.contract.processes import Outcome, label, pairs, run, share, variants, work
+from tests.contract.processes import GRAD_CACHE, Outcome, Trained, label, pairs, run, share, train, variants, work
 from weft.alignment import create_objective, objectives
 from weft.errors import UserError
 
@@ -39,6 +39,21 @@ def test_many_processes_equal_one(together: Any, name: str, options: dict[str, A
         assert_close(outcome.b / world, alone.b[share(rank, world)])
     for index, expected in enumerate(alone.parameters):
         assert_close(torch.stack([o.parameters[index] for o in outcomes]).mean(dim=0), expected)
+
+
+@every_variant
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_grad_cache_equals_the_whole_batch(together: Any, name: str, options: dict[str, Any], world: int) -> None:
+    """Embedding in chunks, on any number of processes: the loss, and the gradient of the encoder and the objective."""
+    whole = train(create_objective(name), ALL, None)
+    if world == 1:
+        parts = [train(create_objective(name, **options), ALL, GRAD_CACHE)]
+    else:
+        parts = [Trained(*outcome["trained " + label(name, options)]) for outcome in together[world]]
+    for part in parts:
+        assert_close(part.loss, whole.loss)
+    for index, expected in enumerate(whole.parameters):
+        assert_close(torch.stack([part.parameters[index] for part in parts]).mean(dim=0), expected)
 
 
 @every_variant

@@ -140,6 +140,18 @@ def test_aligner_runs_resume_exactly(tmp_path):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
+def test_chunks_train_the_same_model():
+    features, split = pairs(60)
+    settings = {**SETTINGS, "epochs": 3}
+    whole, parts = (
+        fit_aligner(build(features), Nce(), features, split, {**settings, "chunk": chunk}, progress=False)
+        for chunk in (0, 7)
+    )
+    for one, other in zip(whole.epochs, parts.epochs, strict=True):
+        assert one["dev_loss"] == pytest.approx(other["dev_loss"], rel=1e-4)
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+
+
 def test_mistakes_are_named():
     features, split = pairs(30)
     alone = features.subset(["text"])

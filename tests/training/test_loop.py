@@ -201,6 +201,12 @@ def test_unknown_settings_are_refused_with_the_closest_name():
         TrainConfig.of({"lr": -1})
 
 
+def test_chunks_are_refused_where_rows_have_losses_of_their_own():
+    features, split = xor(100)
+    with pytest.raises(UserError, match=r"chunk is for aligners[\s\S]*batch_size"):
+        fit(build(features, split), features, split, {**QUICK, "chunk": 8}, progress=False)
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path):
     features, split = xor(100)
     fit(build(features, split), features, split, QUICK, tmp_path, progress=False)

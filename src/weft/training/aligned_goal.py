@@ -16,6 +16,7 @@ from torch import Tensor
 
 from weft.alignment import Objective
 from weft.alignment.closed_form import ClosedForm
+from weft.alignment.grad_cache import grad_cache
 from weft.data import Split
 from weft.errors import UserError, some
 from weft.tokens import Tokens, present
@@ -33,6 +34,7 @@ class AlignedGoal(Goal):
     """An :class:`AlignedModel` under an objective."""
 
     model: AlignedModel
+    chunked = True
 
     def __init__(
         self, model: AlignedModel, objective: Objective, features: Features, split: Split, config: TrainConfig
@@ -68,7 +70,8 @@ class AlignedGoal(Goal):
 
     def forward(self, inputs: dict[str, Tokens]) -> Tensor:
         """The objective, mean over the pairs of modalities, in float32."""
-        embeddings = self.model(inputs)
+        chunk = self.config.chunk
+        embeddings = grad_cache(self.model, inputs, chunk) if chunk else self.model(inputs)
         there = {name: present(tokens) for name, tokens in inputs.items()}
         return self._objective(embeddings, there)
 

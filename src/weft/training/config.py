@@ -27,6 +27,8 @@ class TrainConfig(BaseModel):
         precision: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"`` (with loss scaling).
         seed: order of rows, dropout, modality dropout.
         modality_dropout: probability with which a present modality is hidden from a training row; never all of a row.
+        chunk: rows an aligner embeds at a time, so that a batch need not fit in memory; the same gradient for one more
+            forward pass (:mod:`weft.alignment.grad_cache`). 0: all at once.
         log_every: steps between progress updates, checks for a loss that is not finite, and looks at the clock whether
             a checkpoint is due; the end of an epoch is always such a point.
         checkpoint_seconds: least time between two checkpoints; the end of training always writes one.
@@ -48,6 +50,7 @@ class TrainConfig(BaseModel):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: int = Field(0, ge=0)
     modality_dropout: float = Field(0.0, ge=0, lt=1)
+    chunk: int = Field(0, ge=0)
     log_every: int = Field(50, ge=1)
     checkpoint_seconds: float = Field(30.0, ge=0)
     cache_mb: float = Field(2048.0, ge=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -38,10 +38,12 @@ class Goal(nn.Module, ABC):
 
     Attributes:
         steps_over: how many rows an epoch has.
+        chunked: it heeds the setting ``chunk``.
     """
 
     model: Trainable
     steps_over: int
+    chunked: ClassVar[bool] = False
 
     @abstractmethod
     def prepare(self, device: torch.device) -> None:

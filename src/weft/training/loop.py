@@ -131,6 +131,12 @@ def _solve(goal: AlignedGoal, folder: Path | str | None = None) -> History:
 
 def run(goal: Goal, config: TrainConfig, folder: Path | str | None = None, progress: bool = True) -> History:
     """Minimise a goal; see :func:`fit`."""
+    if config.chunk and not goal.chunked:
+        raise UserError(
+            "chunk is for aligners, whose loss needs the whole batch at once",
+            f"chunk={config.chunk}",
+            "choose a smaller batch_size",
+        )
     loop = _Loop(goal, config, None if folder is None else Path(folder), progress)
     kind = loop.device.type
     with torch.random.fork_rng([] if kind == "cpu" else [loop.device], device_type="cuda" if kind == "cpu" else kind):
