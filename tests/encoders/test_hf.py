@@ -100,6 +100,17 @@ def test_half_precision_is_near(minilm: Path):
         assert b.dtype == np.float32
 
 
+def test_images_of_another_size(mobilenet: Path, data_root: Path):
+    path = next(iter(sorted((data_root / "flickr8k" / "Images").glob("*.jpg"))))
+    small, own = (create_encoder(f"hf:{mobilenet}", "image", **options) for options in ({"size": 96}, {}))
+    pixels = np.array(Image.open(path).convert("RGB").resize((96, 96), Image.Resampling.BILINEAR)) / 127.5 - 1
+    found = small.read([path]).values
+    assert found.shape == (1, 3, 96, 96)
+    np.testing.assert_allclose(found[0].permute(1, 2, 0), pixels, atol=0.03)
+    assert small.encode([path])[0].shape == (9, own.width)
+    assert small.identity() != own.identity()
+
+
 def test_mobilenet_tokens_equal_the_direct_forward(mobilenet: Path, data_root: Path):
     paths = sorted((data_root / "flickr8k" / "Images").glob("*.jpg"))[:2]
     processor = transformers.AutoImageProcessor.from_pretrained(mobilenet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -35,6 +35,9 @@ def fit(
     rule: Annotated[
         str, typer.Option(help="How late and hybrid decisions are combined: mean, weighted (learned), product, ...")
     ] = "mean",
+    train_towers: Annotated[
+        bool, typer.Option("--train-towers", help="Train the encoders (hf:...) along with an aligner, from raw rows.")
+    ] = False,
     setting: Settings = [],  # noqa: B006
     root: Root = None,
     data: Data = [],  # noqa: B006
@@ -56,13 +59,20 @@ def fit(
         weft fit flickr8k --root data/flickr8k --fusion two-tower
 
         weft fit flickr8k --root data/flickr8k --fusion cca --dim 64
+
+        weft fit flickr8k --root data/flickr8k --fusion convirt --train-towers --encoder image=hf:microsoft/resnet-50
+        --encoder text=hf:bert-base-uncased --set lr=0.0001 --set batch_size=256 --set chunk=32
     """
     from weft.cli.output import say, write_json, write_table
-    from weft.cli.source import open_store, settings
+    from weft.cli.source import open_raw, open_store, settings
     from weft.training import train_model
 
     progress = not (quiet or json)
-    features = open_store(source, root, data, encoder, store, progress=progress)
+    features: Any = (
+        open_raw(source, root, data, encoder)
+        if train_towers
+        else open_store(source, root, data, encoder, store, progress=progress)
+    )
     name = fusion or ("two-tower" if features.task == "retrieval" else "gated")
     title = name if decision == "joint" else decision if decision == "late" else f"{decision}-{name}"
     folder = out or Path("runs") / Path(source).stem / title

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from weft.data import Dataset
     from weft.encoders import Encoder
     from weft.store import Store
+    from weft.training.towers import RawRows
 
 Source = Annotated[
     str, typer.Argument(help="A store folder, a YAML written by `weft init`, or a data set (weft list --kind dataset).")
@@ -108,3 +109,20 @@ def open_store(
     dataset = read_source(source, root, data)
     folder = folder or Path("runs") / Path(source).stem / "store"
     return encode(dataset, choose_encoders(dataset, source, chosen), folder, progress=progress)
+
+
+def open_raw(source: str, root: Path | None, data: list[str], chosen: list[str]) -> RawRows:
+    """The raw rows of a source, under encoders that are to be trained.
+
+    Raises:
+        UserError: the source is a store, or an encoder has no weights to train.
+    """
+    from weft.encoders.tower import Tower
+    from weft.training.towers import RawRows
+
+    if (Path(source) / "manifest.json").is_file():
+        raise UserError(
+            "encoders train on raw rows", f"{source} is a store of frozen features", "give the data set or the YAML"
+        )
+    dataset = read_source(source, root, data)
+    return RawRows(dataset, {name: Tower(e) for name, e in choose_encoders(dataset, source, chosen).items()})

@@ -30,6 +30,7 @@ from weft.data.files import read_image
 from weft.encoders.audio import read_clip
 from weft.encoders.base import Encoder, default_encoder, encoders, read_each
 from weft.errors import UserError, some
+from weft.tokens import Tokens
 
 Output = Literal["tokens", "mean", "cls", "pooler"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -130,9 +131,7 @@ class Pretrained(Encoder):
                     f"the model {self.name!r} has no pooler", "output='pooler'", "use output='mean' or 'cls'"
                 )
             return list(pooled.flatten(1).unsqueeze(1).float().cpu().numpy())
-        hidden = outputs["last_hidden_state"].float()
-        hidden = hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
-        hidden = hidden.cpu().numpy()
+        hidden = as_sequence(outputs["last_hidden_state"]).float().cpu().numpy()
         mask = inputs["attention_mask"].bool().cpu().numpy() if self.masked else None
         kept = list(hidden) if mask is None else [values[real] for values, real in zip(hidden, mask, strict=True)]
         if self.output == "mean":
@@ -201,9 +200,23 @@ class PretrainedText(Pretrained):
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
         """``(tokens, D)`` per text, special tokens included."""
+        return self._run(self._tokenise(values))
+
+    def _tokenise(self, values: Sequence[Any]) -> dict[str, Tensor]:
         texts = [str(value) for value in values]
-        batch = self.processor(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
-        return self._run(dict(batch))
+        return dict(
+            self.processor(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        )
+
+    def read(self, values: Sequence[Any]) -> Tokens:
+        """What the model reads: the numbers of the tokens ``(n, T)`` int64."""
+        batch = self._tokenise(values)
+        return Tokens(batch["input_ids"], batch["attention_mask"].bool())
+
+    def hidden(self, raw: Tokens) -> Tokens:
+        """The last hidden state ``(n, T, D)`` of what :meth:`read` gave, with gradients."""
+        values = self.model(input_ids=raw.values, attention_mask=raw.mask.long())["last_hidden_state"]
+        return Tokens(values, raw.mask)
 
     def lengths(self, values: Sequence[Any]) -> np.ndarray:
         """Characters: near enough to tokens for sorting, and free."""
@@ -225,18 +238,45 @@ class PretrainedImage(Pretrained):
 
     Args:
         model, output, revision, device, precision: see :class:`Pretrained`.
+        size: side of the square that images are resized to; None: as the model's own processor says. Only for models
+            that take any size (convolutional ones).
     """
 
     kinds = ("image",)
     processor_class, tower = "AutoImageProcessor", "vision_model"
 
+    def __init__(
+        self,
+        *,
+        model: str,
+        output: Output = "tokens",
+        size: int | None = None,
+        revision: str | None = None,
+        device: str = "auto",
+        precision: Precision = "fp32",
+    ) -> None:
+        self.size = size
+        super().__init__(model=model, output=output, revision=revision, device=device, precision=precision)
+
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
         """``(tokens, D)`` per image."""
-        images = read_each(values, read_image)
-        return self._run({"pixel_values": self.processor(images, return_tensors="pt")["pixel_values"]})
+        return self._run({"pixel_values": self.read(values).values})
+
+    def read(self, values: Sequence[Any]) -> Tokens:
+        """What the model reads: pixels ``(n, C, H, W)``; the mask is ``(n, 1)``."""
+        pixels = self.processor(read_each(values, read_image), return_tensors="pt")["pixel_values"]
+        return Tokens(pixels, torch.ones(len(pixels), 1, dtype=torch.bool))
+
+    def hidden(self, raw: Tokens) -> Tokens:
+        """The last hidden state ``(n, T, D)`` of what :meth:`read` gave, with gradients."""
+        values = as_sequence(self.model(pixel_values=raw.values)["last_hidden_state"])
+        return Tokens(values, raw.mask.expand(values.shape[:2]))
 
     def _width(self) -> int:
         config = self.model.config
+        if self.size is not None:
+            self.processor.size = {"height": self.size, "width": self.size}
+            self.processor.do_center_crop, self.processor.crop_size = False, None
         size = getattr(self.processor, "crop_size", None) or self.processor.size
         height = size.get("height") or size.get("shortest_edge") or getattr(config, "image_size", 224)
         width = size.get("width") or height
@@ -274,6 +314,11 @@ class PretrainedAudio(Pretrained):
 
     def _width(self) -> int:
         return hidden_size(self.model)
+
+
+def as_sequence(hidden: Tensor) -> Tensor:
+    """A sequence ``(B, T, D)`` as it is, a map ``(B, D, H, W)`` as ``H * W`` tokens, row-major."""
+    return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
 
 
 @contextmanager

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from weft.store import Features, MemoryFeatures
 
 FORMAT = "weft.AlignedModel/1"
+LOCAL = "hf:./"
+"""An encoder that is part of the model folder, see :mod:`weft.training.towers`."""
 
 
 class AlignedModel(nn.Module):
@@ -53,7 +55,7 @@ class AlignedModel(nn.Module):
     ) -> None:
         super().__init__()
         self.dims, self.names, self.encoders, self.table = dict(dims), tuple(dims), encoders, table
-        self._settings = {"aligner": aligner, "dim": dim, "aligner_options": dict(aligner_options or {})}
+        self.settings: dict[str, Any] = {"aligner": aligner, "dim": dim, "aligner_options": dict(aligner_options or {})}
         self.standardise = Standardiser(self.dims)
         self.aligner = create_aligner(aligner, self.dims, dim, **(aligner_options or {}))
 
@@ -66,7 +68,16 @@ class AlignedModel(nn.Module):
 
     def forward(self, inputs: dict[str, Tokens]) -> dict[str, Tensor]:
         """``{name: (B, dim)}`` unit vectors of some or all modalities; zeros where one is absent."""
-        return self.aligner(self.standardise(inputs))
+        return self.aligner(self.tokens(inputs))
+
+    def tokens(self, inputs: dict[str, Tokens]) -> dict[str, Tokens]:
+        """What the aligner reads: the inputs, standardised."""
+        return self.standardise(inputs)
+
+    def output(self, name: str, tokens: Tokens) -> Tensor:
+        """``(B, dim)`` embeddings of one modality before they are made unit vectors."""
+        values, mask = self.tokens({name: tokens})[name]
+        return self.aligner.embed(name, Tokens(torch.where(mask.unsqueeze(-1), values, 0.0), mask))
 
     @torch.no_grad()
     def embed(
@@ -112,7 +123,7 @@ class AlignedModel(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Everything but the weights, as JSON."""
-        return {"format": FORMAT, "dims": self.dims, **self._settings, "encoders": self.encoders, "table": self.table}
+        return {"format": FORMAT, "dims": self.dims, **self.settings, "encoders": self.encoders, "table": self.table}
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write ``model.safetensors`` and ``config.json``, each in one step."""
@@ -127,6 +138,10 @@ class AlignedModel(nn.Module):
             UserError: a file is missing, damaged, or does not fit the other.
         """
         path, config = read_config(Path(folder), FORMAT)
+        for spec in (config.get("encoders") or {}).values():
+            own = path / spec["spec"].removeprefix(LOCAL)
+            if spec["spec"].startswith(LOCAL) and own.is_dir():
+                spec["spec"] = f"hf:{own}"
         try:
             model = cls(config.pop("dims"), config.pop("aligner"), **config)
         except (KeyError, TypeError) as error:

@@ -87,7 +87,9 @@ class AlignedGoal(Goal):
         if isinstance(self.model.aligner, ClosedForm):
             self.model.aligner.fit_closed_form(self.model.standardise(chunk) for chunk in self._train.chunks())
         positions = share(np.arange(len(self._dev)))
-        parts = [self.model(self._dev[chunk]) for chunk in pieces(positions, self.config.batch_size)]
+        parts = [
+            self.model(self._dev[chunk]) for chunk in pieces(positions, self.config.chunk or self.config.batch_size)
+        ]
         embeddings = {n: collect(torch.cat([p[n] for p in parts]).float(), len(self._dev)) for n in self.model.names}
         there = {name: torch.from_numpy(p).to(embeddings[name].device) for name, p in self._presence.items()}
         losses = []

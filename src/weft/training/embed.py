@@ -55,7 +55,6 @@ def pooled_outputs(
     parts = [np.zeros((0, model.aligner.dim), np.float32)]
     for start in range(0, len(rows), batch_size):
         batch = features.gather(rows[start : start + batch_size])
-        tokens = model.standardise({name: Tokens(*(part.to(device) for part in batch[name]))})[name]
-        values = torch.where(tokens.mask.unsqueeze(-1), tokens.values, 0.0)
-        parts.append(model.aligner.embed(name, Tokens(values, tokens.mask)).float().cpu().numpy())
+        outputs = model.output(name, Tokens(*(part.to(device) for part in batch[name])))
+        parts.append(outputs.float().cpu().numpy())
     return np.concatenate(parts)

@@ -36,6 +36,7 @@ from weft.training.goal import Goal
 from weft.training.log import RunLog
 from weft.training.model import FusedModel
 from weft.training.schedule import judge_lightcrl, learning_rate
+from weft.training.towers import TowerGoal, TowerModel
 
 if TYPE_CHECKING:
     from weft.store import Features
@@ -107,7 +108,8 @@ def fit_aligner(
     without weights to train is solved in closed form: one epoch, without ``loss`` and ``lr``.
     """
     settings = TrainConfig.of(config)
-    goal = AlignedGoal(model, objective, features, split, settings)
+    kind = TowerGoal if isinstance(model, TowerModel) else AlignedGoal
+    goal = kind(model, objective, features, split, settings)
     if not any(p.requires_grad for p in model.parameters()):
         return _solve(goal, folder)
     return run(goal, settings, folder, progress)

@@ -129,10 +129,7 @@ class FineTuned(nn.Module):
 
     def forward(self, inputs: dict[str, Tokens]) -> Tensor:
         """Logits ``(B, classes)``."""
-        values, mask = self.model.standardise({self.name: inputs[self.name]})[self.name]
-        return self.head(
-            self.model.aligner.embed(self.name, Tokens(torch.where(mask.unsqueeze(-1), values, 0.0), mask))
-        )
+        return self.head(self.model.output(self.name, inputs[self.name]))
 
 
 def fine_tune(

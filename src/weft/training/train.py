@@ -15,6 +15,7 @@ from weft.training.loop import fit, fit_aligner
 from weft.training.model import Decision, FusedModel
 from weft.training.raw import encoder_specs, table_of
 from weft.training.rows import choose_target
+from weft.training.towers import RawRows, TowerModel
 
 if TYPE_CHECKING:
     from weft.store import Features
@@ -38,7 +39,8 @@ def train_model(
     """Train one fusion, or one aligner, with its checkpoints and log in ``folder``.
 
     Args:
-        features: a store, or features in memory; split as :func:`weft.data.make_splits` does by default.
+        features: a store, or features in memory, or :class:`~weft.training.towers.RawRows`, whose towers train along
+            with an aligner; split as :func:`weft.data.make_splits` does by default.
         name: the fusion, or the aligner; where ``features.task`` is ``"retrieval"``, always an aligner.
         dim: width of the fused vector, or of the shared space.
         options: of the operator.
@@ -56,8 +58,12 @@ def train_model(
     common: dict[str, Any] = {"dims": features.dims, "dim": dim, "seed": settings.seed, "table": table_of(features)}
     common["encoders"] = encoder_specs(features, names)
     model: FusedModel | AlignedModel
-    if features.task == "retrieval" or name in aligners.names():
-        model = AlignedModel.build(aligner=name, aligner_options=options, **common)
+    if isinstance(features, RawRows) or features.task == "retrieval" or name in aligners.names():
+        common |= {"aligner": name, "aligner_options": options}
+        if isinstance(features, RawRows):
+            model = TowerModel.build(towers=features.towers, **{**common, "table": features.dataset.table})
+        else:
+            model = AlignedModel.build(**common)
         loss = create_objective(objective or aligners.get(name).objective, **(objective_options or {}))
         fit_aligner(model, loss, features, split, settings, folder, progress)
     else:
