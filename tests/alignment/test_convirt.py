@@ -1,4 +1,4 @@
-"""ConVIRT's projections against loops over tokens. (Its loss: test_objectives; the whole system: training/test_towers.)"""
+"""ConVIRT's projections against loops over tokens. (Its loss: test_objectives; the system: training/test_towers.)"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from weft.encoders import create_encoder
 from weft.encoders.tower import Tower
 from weft.errors import UserError
 from weft.training import AlignedModel, TrainConfig, fit_aligner
+from weft.training.probe import fine_tune, top_k
 from weft.training.towers import RawRows, TowerGoal, TowerModel
 
 SETTINGS: dict[str, Any] = {"epochs": 6, "batch_size": 8, "lr": 3e-3, "patience": 0, "checkpoint_seconds": 0}
@@ -187,6 +189,8 @@ def test_the_verbs(folders: dict[str, Path], tmp_path: Path) -> None:
             for k in range(count):
                 path = tmp_path / f"{part}-{colour}-{k}.png"
                 noise(rng, colour).save(path)
+                (tmp_path / "folder" / part / colour).mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, tmp_path / "folder" / part / colour)
                 rows.append(f"{part}-{colour}-{k},{path.name},a {colour} thing,{part},{colour}")
     (tmp_path / "table.csv").write_text("\n".join(["id,image,text,split,colour", *rows]))
     (tmp_path / "weft.yaml").write_text(
@@ -211,13 +215,57 @@ def test_the_verbs(folders: dict[str, Path], tmp_path: Path) -> None:
     query = ["--query", "a blue thing", "--top", "2", "--split", "train", "--json"]
     hits = json.loads(weft("search", out, tmp_path / "weft.yaml", *query))
     assert all("blue" in hit["id"] for hit in hits)
+    probe = ["probe", out, "image_folder", "--root", tmp_path / "folder", "--head", "fine-tune-all", "--json"]
+    curves = json.loads(weft(*probe, "--epochs", "1,8", "--lr", "0.01", "--size", "16"))["curves"]
+    assert list(curves["fine-tune-all"][0]) == ["1", "8"]
+    assert curves["fine-tune-all"][0]["8"]["top-1"] > 0.6
+    images = tmp_path / "images"
+    weft("probe", *probe[1:5], "--head", "linear", "--epochs", "1", "-o", images, "-q")
     weft("encode", tmp_path / "weft.yaml", "-o", tmp_path / "store", "-q")
+    with pytest.raises(UserError, match="fine-tune-all trains on raw images"):
+        weft("probe", out, images, "--head", "fine-tune-all")
     with pytest.raises(UserError, match="another encoder"):
         weft("search", out, tmp_path / "store", *query)
     with pytest.raises(UserError, match="store of frozen features"):
         weft("fit", tmp_path / "store", "--train-towers", "-o", tmp_path / "other")
     with pytest.raises(UserError, match="--encoder MODALITY=hf"):
         weft(*fit[:-1], tmp_path / "other", "--encoder", "text=hashed-text")
+
+
+def test_fine_tuning_trains_the_backbone_of_a_copy(folders: dict[str, Path], data: Dataset) -> None:
+    """The first steps, one batch each, against AdamW on transformers called directly; then it learns the colours."""
+    rows = RawRows(data, {"image": towers(folders)["image"]})
+    plain = AlignedModel.build(dims={"image": rows.dims["image"], "text": 16}, aligner="two-tower", dim=8)
+    model = TowerModel.of(plain, rows.towers)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    _, codes = np.unique(data.targets["colour"], return_inverse=True)
+    train, test = (np.arange(0, 32, 2), np.arange(32, 48, 2))
+    options: dict[str, Any] = {"lr": 1e-2, "batch_size": 16}
+    curve = fine_tune(model, rows, "image", (train, codes[train]), (test, codes[test]), epochs=(1, 2, 4, 25), **options)
+    assert curve[25]["top-1"] > 0.8
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 4)
+    vision = transformers.AutoModel.from_pretrained(folders["image"]).eval()
+    project = copy.deepcopy(plain.aligner.project[0])
+    optimiser = torch.optim.AdamW(
+        [*vision.parameters(), *project.parameters(), *head.parameters()], lr=1e-2, weight_decay=1e-3
+    )
+    processor = transformers.AutoImageProcessor.from_pretrained(folders["image"])
+    photos = processor(
+        [Image.fromarray(data.modalities["image"].values[row]) for row in range(48)], return_tensors="pt"
+    )
+
+    def logits(at: np.ndarray) -> torch.Tensor:
+        return head(project(vision(photos["pixel_values"][at]).last_hidden_state.mean(dim=(2, 3))))
+
+    for epoch in range(1, 5):
+        optimiser.zero_grad()
+        F.cross_entropy(logits(train), torch.from_numpy(codes[train])).backward()
+        optimiser.step()
+        if epoch in curve:
+            assert curve[epoch] == top_k(logits(test).detach(), torch.from_numpy(codes[test])), epoch
 
 
 def test_mistakes_are_named(folders: dict[str, Path], data: Dataset, tmp_path: Path) -> None:

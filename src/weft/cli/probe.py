@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from weft.cli.aligned import Model
 from weft.cli.source import Data, Json, Quiet, Root, Source
 
-HEADS = ("official", "linear", "sklearn", "fine-tune")
+if TYPE_CHECKING:
+    from weft.data import Dataset
+    from weft.store import Store
+    from weft.training import AlignedModel
+    from weft.training.towers import RawRows
+
+HEADS = ("official", "linear", "sklearn", "fine-tune", "fine-tune-all")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,7 +27,11 @@ def probe(
     model: Model,
     source: Source,
     head: Annotated[
-        str, typer.Option(help="official (two affine layers), linear, sklearn, fine-tune (the aligner too).")
+        str,
+        typer.Option(
+            help="official (two affine layers), linear, sklearn; fine-tune (the aligner too), fine-tune-all (the "
+            "backbone too)."
+        ),
     ] = "official,linear,sklearn",
     hidden: Annotated[
         int, typer.Option(help="Width of the official head: 128 for CIFAR-100, 256 for Tiny ImageNet.")
@@ -29,13 +39,17 @@ def probe(
     epochs: Annotated[
         str, typer.Option(help="When accuracy is measured; the last one ends training.")
     ] = "20,40,60,80,100",
-    lr: Annotated[float, typer.Option(help="Learning rate, of SGD for heads and of AdamW for fine-tune.")] = 1e-3,
+    lr: Annotated[float, typer.Option(help="Learning rate, of SGD for heads and of AdamW for fine-tuning.")] = 1e-3,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 1,
     features: Annotated[
         Literal["aligned", "frozen"], typer.Option(help="The aligner's embedding, or its backbone's mean.")
     ] = "aligned",
     target: Annotated[str | None, typer.Option(help="Target column (default: the first).")] = None,
     modality: Annotated[str | None, typer.Option(help="Which modality (default: the image).")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side in pixels that fine-tune-all resizes images to (default: the model's)."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Store of the encoded rows.")] = None,
     root: Root = None,
     data: Data = [],  # noqa: B006
@@ -44,14 +58,17 @@ def probe(
 ) -> None:
     """Train heads on an aligner's embeddings of one modality (rows of train and dev) and measure them on test.
 
-    The original calls its head-only protocol fine-tuning; `--head official` is that, `--head fine-tune` trains the
-    aligner's own encoder along, on the backbone's cached tokens.
+    The original calls its head-only protocol fine-tuning; `--head official` is that. `--head fine-tune` trains the
+    aligner's own encoder along, on the backbone's cached tokens; `--head fine-tune-all` trains the backbone as well,
+    from raw images: hundreds of times as costly.
 
     Examples:
 
         weft probe runs/coco/lightcrl cifar100 --root data/cifar100 --seeds 3
 
         weft probe runs/coco/lightcrl runs/cifar10/store --head fine-tune --epochs 1,2,5,10
+
+        weft probe runs/coco/lightcrl cifar10 --root data/cifar10 --head fine-tune-all --lr 0.0001 --epochs 1,2,3
     """
     import numpy as np
 
@@ -65,25 +82,28 @@ def probe(
     from weft.training.embed import pooled_outputs
     from weft.training.probe import fine_tune, fit_probe, sklearn_probe
     from weft.training.raw import make_encoder
+    from weft.training.towers import TowerModel
 
     heads = [kind.strip() for kind in head.split(",")]
     unknown = [kind for kind in heads if kind not in HEADS]
     if unknown:
         raise UserError("unknown head", unknown[0], did_you_mean(unknown[0], HEADS, "heads"))
+    show = not (quiet or json)
     aligner = AlignedModel.from_pretrained(model)
     name = modality_of(aligner, "image", modality)
     rows: Any = open_rows(aligner, source, root, data, name)
-    if isinstance(rows, Dataset):
+    raw: Any = rows_to_train(aligner, name, rows, size) if "fine-tune-all" in heads else None
+    if isinstance(rows, Dataset) and heads != ["fine-tune-all"]:
         made = make_encoder(name, (aligner.encoders or {})[name])
         folder = out or Path("runs") / Path(source).stem / "store"
-        rows = encode(rows, {name: made}, folder, progress=not (quiet or json))
+        rows = encode(rows, {name: made}, folder, progress=show)
     split, label = make_splits(rows), column(rows.targets, target)
     train = np.sort(np.concatenate([split.train, split.dev]))
     classes, codes = np.unique(rows.targets[label], return_inverse=True)
     parts = {"train": train, "test": split.test}
     coded = {part: (index, codes[index]) for part, index in parts.items()}
     vectors = {}
-    if heads != ["fine-tune"]:
+    if set(heads) - {"fine-tune", "fine-tune-all"}:
         for part, index in parts.items():
             aligned = features == "aligned"
             vectors[part] = pooled_outputs(aligner, rows, name, index) if aligned else rows.pooled(index)[name]
@@ -93,8 +113,11 @@ def probe(
     for kind in heads:
         result[kind] = []
         for seed in range(1 if kind == "sklearn" else seeds):
-            if kind == "fine-tune":
-                curve = fine_tune(aligner, rows, name, coded["train"], coded["test"], epochs=when, lr=lr, seed=seed)
+            if kind in ("fine-tune", "fine-tune-all"):
+                trained = (aligner, rows) if kind == "fine-tune" else (TowerModel.of(aligner, raw.towers), raw)
+                curve = fine_tune(
+                    *trained, name, coded["train"], coded["test"], epochs=when, lr=lr, seed=seed, progress=show
+                )
             elif kind == "sklearn":
                 curve = {0: {"top-1": sklearn_probe(fixed["train"], fixed["test"])}}
             else:
@@ -115,3 +138,25 @@ def probe(
     write_table(
         f"{features} {name} features of {source}: {len(train)} train, {len(split.test)} test rows, percent", table
     )
+
+
+def rows_to_train(aligner: AlignedModel, name: str, rows: Store | Dataset, size: int | None) -> RawRows:
+    """Raw rows under the encoder that the aligner was trained on, to be trained itself.
+
+    Raises:
+        UserError: the rows are a store's, or the encoder has no weights to train.
+    """
+    from weft.data import Dataset
+    from weft.encoders import create_encoder
+    from weft.encoders.tower import Tower
+    from weft.errors import UserError
+    from weft.training.raw import make_encoder
+    from weft.training.towers import RawRows
+
+    if not isinstance(rows, Dataset):
+        raise UserError("fine-tune-all trains on raw images", "a store of frozen features", "give the data set")
+    spec = (aligner.encoders or {})[name]
+    encoder = make_encoder(name, spec)
+    if size is not None:
+        encoder = create_encoder(spec["spec"], spec["kind"], **{**spec["options"], "size": size})
+    return RawRows(rows, {name: Tower(encoder)})

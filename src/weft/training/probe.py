@@ -9,8 +9,10 @@
 Both: cross-entropy, SGD, lr 1e-3, momentum 0.9, no decay, no schedule, batches of 64 reshuffled every epoch, accuracy
 after 20, 40, 60, 80 and 100 epochs. ``N`` rows of width ``D``: ``O(N D hidden)`` an epoch, on features made once.
 
-``fine_tune`` is the real thing: the aligner's projection, context and shared encoder are trained with the head, on the
-tokens of the frozen backbone. The backbone stays as it is, which is what lets its tokens be cached.
+``fine_tune`` is the real thing. On features, the aligner's projection, context and shared encoder are trained with the
+head, on the cached tokens of the frozen backbone. On raw rows (:class:`~weft.training.towers.RawRows`, with a
+:class:`~weft.training.towers.TowerModel`) the backbone is trained too, and nothing is cached: as many backward passes
+through it as images and epochs.
 
 Source: Faye, Azzag, Lebbah, Bouchaffra, "Lightweight Cross-Modal Representation Learning", ESANN 2024, arXiv
 2403.04650; linear probes as in Alain and Bengio, arXiv 1610.01644.
@@ -19,8 +21,8 @@ Source: Faye, Azzag, Lebbah, Bouchaffra, "Lightweight Cross-Modal Representation
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from torch.nn import functional as F
 
 from weft.errors import UserError, some
 from weft.store import Features
+from weft.store.encode import progress_bar
 from weft.tokens import Tokens
 from weft.training.aligned import AlignedModel
 
@@ -50,8 +53,8 @@ def make_sgd(module: nn.Module, lr: float = 1e-3, momentum: float = 0.9) -> torc
     return torch.optim.SGD(module.parameters(), lr=lr, momentum=momentum)
 
 
-def step(head: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
-    """One step of cross-entropy on ``x`` ``(B, ...)`` and class codes ``y`` ``(B,)``; the loss before it."""
+def step(head: nn.Module, optimiser: torch.optim.Optimizer, x: Any, y: Tensor) -> float:
+    """One step of cross-entropy on the inputs of ``head`` and class codes ``y`` ``(B,)``; the loss before it."""
     loss = F.cross_entropy(head(x), y)
     optimiser.zero_grad()
     loss.backward()
@@ -114,7 +117,7 @@ def sklearn_probe(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, 
 
 
 class FineTuned(nn.Module):
-    """An aligner's encoder of one modality, and a head on its embedding before normalisation.
+    """An aligner's encoder of one modality (its towers included), and a head on its embedding before normalisation.
 
     Args:
         model: it is copied, and the copy is trained.
@@ -144,16 +147,17 @@ def fine_tune(
     weight_decay: float = 1e-3,
     batch_size: int = 64,
     seed: int = 0,
-    report: Callable[[int, dict[str, float]], None] | None = None,
+    progress: bool = False,
 ) -> Curve:
-    """Train aligner and head together by AdamW on the backbone's tokens; ``model`` itself is left as it is.
+    """Train all weights of the model that lead to a modality's embedding, and a head on it, by AdamW.
 
     Args:
-        features: tokens of the backbone.
+        model: it is copied, and left as it is. A :class:`~weft.training.towers.TowerModel` has its backbone trained.
+        features: tokens of the backbone; of a model with towers, raw rows.
         name: the modality.
         train, test: row numbers ``(N,)`` and class codes ``(N,)``.
         epochs: when to measure; the last one ends training.
-        report: called at each of these.
+        progress: show a progress bar.
 
     Raises:
         UserError: as for :func:`fit_probe`.
@@ -166,17 +170,16 @@ def fine_tune(
         network = FineTuned(model, name, classes)
         optimiser = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
         shuffle = np.random.default_rng(seed)
-        for epoch in range(1, max(epochs) + 1):
-            network.train()
-            for rows in _batches(len(codes), batch_size, shuffle):
-                loss = F.cross_entropy(network(features.gather(train[0][rows])), codes[rows])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-            if epoch in epochs:
-                curve[epoch] = _measure(network.eval(), features, *test)
-                if report is not None:
-                    report(epoch, curve[epoch])
+        steps = -(-len(codes) // batch_size)
+        with progress_bar(progress) as bar:
+            task = bar.add_task("fine-tuning", total=max(epochs) * steps)
+            for epoch in range(1, max(epochs) + 1):
+                network.train()
+                for rows in _batches(len(codes), batch_size, shuffle):
+                    step(network, optimiser, features.gather(train[0][rows]), codes[rows])
+                    bar.advance(task)
+                if epoch in epochs:
+                    curve[epoch] = _measure(network.eval(), features, *test)
     return curve
 
 
