@@ -40,6 +40,20 @@ def test_every_fusion_trains_every_weight(fusion: Any) -> None:
     assert not idle
 
 
+def test_frozen_backbones_never_move() -> None:
+    net, free, (rgb, depth) = network(freeze=True), network(), images()
+    before = {name: tensor.clone() for name, tensor in net.backbones.state_dict().items()}
+    maps = net.train()(rgb, depth)
+    saliency_loss([maps.final, maps.first], maps.sides, maps.auxiliary, (depth > 0.5).float()).mean().backward()
+    assert all(p.grad is None for p in net.backbones.parameters())
+    assert not [name for name, p in net.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    for name, tensor in net.backbones.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    free.train()(rgb, depth)
+    assert any(not torch.equal(t, before[name]) for name, t in free.backbones.state_dict().items()), "BatchNorm moves"
+    assert_close(net.eval()(rgb, depth).final, net.decode(net.encode(rgb, depth), (64, 96)).final, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_what_a_fusion_reads(fusion: Any) -> None:
     net, (rgb, depth) = network(fusion=fusion).eval(), images()
@@ -66,7 +80,7 @@ def test_the_block_sees_row_major_tokens() -> None:
     seen: list[tuple[Tensor, ...]] = []
     net.blocks["32"].register_forward_hook(lambda _, inputs, out: seen.append((*inputs, out)))
     net(rgb, depth)
-    r = net._encode("rgb", rgb)[-1]
+    r = net.squeeze["rgb"][-1](net.encode(rgb, depth)["rgb"][-1])  # type: ignore[index]
     assert r.shape[2:] == (2, 3)
     assert_close(seen[0][0][0, 4], r[0, :, 1, 1])
 

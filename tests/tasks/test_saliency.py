@@ -74,9 +74,9 @@ def test_a_mask_without_foreground_has_a_defined_score() -> None:
 
 def test_structure_loss_equals_a_loop_over_pixels() -> None:
     torch.manual_seed(0)
-    logits, mask = torch.randn(2, 1, 7, 9, dtype=torch.float64), torch.rand(2, 1, 7, 9, dtype=torch.float64).round()
-    for image in range(2):
-        z, g = logits[image, 0], mask[image, 0]
+    logits, mask = torch.randn(2, 2, 7, 9, dtype=torch.float64), torch.rand(2, 1, 7, 9, dtype=torch.float64).round()
+    for image, k in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        z, g = logits[image, k], mask[image, 0]
         weights, bce, common, union = 0.0, 0.0, 0.0, 0.0
         for i in range(7):
             for j in range(9):
@@ -87,7 +87,7 @@ def test_structure_loss_equals_a_loop_over_pixels() -> None:
                 common += w * p * g[i, j]
                 union += w * (p + g[i, j])
         expected = bce / weights + 1 - (common + 1) / (union - common + 1)
-        assert_close(structure_loss(logits, mask)[image], expected)
+        assert_close(structure_loss(logits, mask)[image, k], expected)
 
 
 def test_structure_loss_weighs_the_edges() -> None:
@@ -105,9 +105,19 @@ def test_focal_loss() -> None:
     torch.manual_seed(0)
     logits, mask = torch.randn(3, 1, 4, 5, dtype=torch.float64), torch.rand(3, 1, 4, 5, dtype=torch.float64).round()
     right = torch.where(mask == 1, logits.sigmoid(), 1 - logits.sigmoid())
-    assert_close(focal_loss(logits, mask), (-((1 - right) ** 2) * right.log()).mean(dim=(1, 2, 3)))
+    assert_close(focal_loss(logits, mask), (-((1 - right) ** 2) * right.log()).mean(dim=(2, 3)))
     plain = torch.nn.functional.binary_cross_entropy_with_logits(logits, mask)
     assert_close(focal_loss(logits, mask, gamma=0).mean(), plain)
+
+
+def test_saliency_loss_weighs_its_maps() -> None:
+    torch.manual_seed(0)
+    *maps, mask = torch.rand(7, 3, 1, 6, 8, dtype=torch.float64)
+    structure = [structure_loss(z, mask)[:, 0] for z in maps[:4]]
+    focal = [focal_loss(z, mask)[:, 0] for z in maps[4:]]
+    expected = (structure[0] + structure[1]) / 2 + structure[2] / 2 + structure[3] / 4 + 0.7 * (focal[0] + focal[1])
+    assert_close(saliency_loss(maps[:2], maps[2:4], maps[4:], mask, focal_weight=0.7), expected)
+    assert_close(saliency_loss(maps[:2], maps[2:4], [], mask), expected - 0.7 * (focal[0] + focal[1]))
 
 
 def test_losses_of_degenerate_masks_are_finite_and_train() -> None:
@@ -115,7 +125,7 @@ def test_losses_of_degenerate_masks_are_finite_and_train() -> None:
         logits = torch.tensor([-300.0, 0.0, 300.0]).view(1, 1, 1, 3).requires_grad_()
         mask = torch.full_like(logits, value)
         loss = saliency_loss([logits, logits], [logits], [logits], mask, focal_weight=1.0)
-        expected = 1.5 * structure_loss(logits, mask) + focal_loss(logits, mask)
+        expected = (1.5 * structure_loss(logits, mask) + focal_loss(logits, mask))[:, 0]
         assert_close(loss, expected)
         loss.sum().backward()
         assert logits.grad is not None

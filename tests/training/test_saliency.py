@@ -16,7 +16,8 @@ from weft.data.rgbd_saliency import RgbdSaliency, read_rgbd_saliency
 from weft.errors import UserError
 from weft.tasks.saliency import score_map, summarise
 from weft.training.config import TrainConfig
-from weft.training.saliency import SaliencyGoal, SaliencyModel, cut_and_flip, fit_saliency
+from weft.training.loop import run
+from weft.training.saliency import FeatureMaps, SaliencyGoal, SaliencyModel, cut_and_flip, fit_saliency
 
 SETTINGS: dict[str, Any] = {"epochs": 12, "batch_size": 4, "lr": 1e-2, "patience": 0, "checkpoint_seconds": 0}
 
@@ -103,3 +104,42 @@ def test_mistakes_are_named(data: RgbdSaliency, tmp_path: Path) -> None:
     (tmp_path / "best/config.json").write_text('{"format": "weft saliency/1", "colour": 3}')
     with pytest.raises(UserError, match="does not describe"):
         SaliencyModel.from_pretrained(tmp_path)
+
+
+def test_kept_maps_of_frozen_backbones_change_nothing(data: RgbdSaliency, tmp_path: Path) -> None:
+    """The same run on kept maps (shared, or its own), and on images with the frozen network called as a whole."""
+    split, settings = make_splits(data), TrainConfig.of({**SETTINGS, "epochs": 3})
+    shared, own, whole = (model(freeze=True) for _ in range(3))
+    maps = FeatureMaps(model(freeze=True, fusion="concat"), data)
+    histories = [
+        fit_saliency(shared, data, split, settings, tmp_path, progress=False, augment=False, maps=maps),
+        fit_saliency(own, data, split, settings, progress=False, augment=False),
+        run(SaliencyGoal(whole, data, split, settings, augment=False), settings, progress=False),
+    ]
+    curves = [[(epoch["loss"], epoch["dev_loss"], epoch["dev_score"]) for epoch in h.epochs] for h in histories]
+    assert curves[0][-1][0] < curves[0][0][0]
+    assert curves[0] == curves[1]
+    np.testing.assert_allclose(curves[0], curves[2], rtol=2e-3)
+    again = SaliencyModel.from_pretrained(tmp_path)
+    found, expected = (next(iter(net.predict(data, split.test[:1]))) for net in (again, shared))
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_mirrored_maps_are_of_the_mirror_image(data: RgbdSaliency) -> None:
+    net = model(freeze=True)
+    rgb, depth = net.images(data, 3)
+    expected = net.eval().network.encode(rgb.flip(2)[None], depth.flip(2)[None])
+    levels, mask = FeatureMaps(net, data).row(3, True)
+    for name in ("rgb", "depth"):
+        for level, wanted in zip(levels[name], expected[name], strict=True):
+            torch.testing.assert_close(level, wanted[0], rtol=0, atol=0)
+    torch.testing.assert_close(mask.flip(2), FeatureMaps(net, data).row(3, False)[1], rtol=0, atol=0)
+
+
+def test_kept_maps_of_other_backbones_are_refused(data: RgbdSaliency) -> None:
+    maps, split = FeatureMaps(model(freeze=True, fusion="rgb"), data), make_splits(data)
+    others = (model(freeze=True), model(freeze=True, fusion="rgb", seed=1), model(fusion="rgb"))
+    other_size = SaliencyModel(RESNET, size=64, freeze=True, fusion="rgb", width=8)
+    for other in (*others, other_size):
+        with pytest.raises(UserError, match="same frozen backbones"):
+            fit_saliency(other, data, split, SETTINGS, progress=False, maps=maps)

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,7 @@ class RgbdSaliencyNet(nn.Module):
             place of cross-diffusion), ``"concat"`` (the pre-fusion alone), ``"rgb"``, ``"depth"`` (one modality).
         strides: levels with a block, of 4, 8, 16 and 32; at the others the pre-fusion goes on as it is.
         block: options of :class:`~weft.fusion.mutualformer.MutualFormerBlock` (``heads``, ``alpha``, ``steps``, ...).
+        freeze: keep the backbones as they are: only what follows them is trained.
         mean, std: of the channels the backbone was trained with; None: what the backbone says, else ImageNet's.
 
     Attributes:
@@ -88,6 +89,7 @@ class RgbdSaliencyNet(nn.Module):
         fusion: SaliencyFusion = "mutualformer",
         strides: tuple[int, ...] = (32, 16),
         block: Mapping[str, Any] | None = None,
+        freeze: bool = False,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
     ) -> None:
@@ -105,6 +107,7 @@ class RgbdSaliencyNet(nn.Module):
             "fusion": fusion,
             "strides": list(strides),
             "block": dict(block or {}),
+            "freeze": freeze,
             "mean": list(scale["mean"] or ()),
             "std": list(scale["std"] or ()),
         }
@@ -113,7 +116,8 @@ class RgbdSaliencyNet(nn.Module):
         for name, values in scale.items():
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         backbones = {name: Backbone(backbone) for name in self.names}
-        self.backbones = nn.ModuleDict(backbones)
+        self.backbones = nn.ModuleDict(backbones).requires_grad_(not freeze)
+        self.freeze = freeze
         self.options["backbone"] = backbones[self.names[0]].config
         self.squeeze = nn.ModuleDict(
             {name: nn.ModuleList(_conv(c, width, 1) for c in b.widths) for name, b in backbones.items()}
@@ -140,21 +144,34 @@ class RgbdSaliencyNet(nn.Module):
                 f"{tuple(rgb.shape)} and {tuple(depth.shape)}",
                 "resize both to the size of the model",
             )
+        return self.decode(self.encode(rgb, depth), (rgb.shape[2], rgb.shape[3]))
+
+    def encode(self, rgb: Tensor, depth: Tensor) -> dict[str, list[Tensor]]:
+        """What the backbones make of the modalities in use: per name the maps of every level, finest first."""
         images = {"rgb": rgb, "depth": depth.expand(-1, 3, -1, -1)}
-        maps = {name: self._encode(name, image) for name, image in images.items() if name in self.names}
-        levels = [self._fuse(i, *(maps[name][i] for name in self.names)) for i in range(len(STRIDES))]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
+            return {name: backbone((images[name] - self.mean) / self.std) for name, backbone in self.backbones.items()}
+
+    def decode(self, maps: Mapping[str, list[Tensor]], size: tuple[int, int]) -> SaliencyMaps:
+        """The maps of :meth:`encode` to logits at ``size``."""
+        squeezed = {name: [f(m) for f, m in zip(self._squeeze(name), maps[name], strict=True)] for name in self.names}
+        levels = [self._fuse(i, *(squeezed[name][i] for name in self.names)) for i in range(len(STRIDES))]
         once, top = self.first(levels)
         refined, final = self.second([f + F.interpolate(top, f.shape[2:], mode="bilinear") for f in once])
         heads = zip(self.heads, [final, top, *refined], strict=True)
-        whole = [self._enlarge(head(x), rgb) for head, x in heads]
-        deepest = [self._enlarge(self.auxiliary[name](maps[name][-1]), rgb) for name in self.names]
+        whole = [self._enlarge(head(x), size) for head, x in heads]
+        deepest = [self._enlarge(self.auxiliary[name](squeezed[name][-1]), size) for name in self.names]
         return SaliencyMaps(whole[0], whole[1], whole[2:], deepest)
 
-    def _encode(self, name: str, image: Tensor) -> list[Tensor]:
-        """The squeezed maps of one modality, finest first."""
-        maps = self.backbones[name]((image - self.mean) / self.std)
-        squeeze: Any = self.squeeze[name]
-        return [reduce(m) for reduce, m in zip(squeeze, maps, strict=True)]
+    def train(self, mode: bool = True) -> Self:
+        """As of every module; frozen backbones stay in evaluation mode, their statistics too."""
+        super().train(mode)
+        if self.freeze:
+            self.backbones.eval()
+        return self
+
+    def _squeeze(self, name: str) -> nn.ModuleList:
+        return cast("nn.ModuleList", self.squeeze[name])
 
     def _fuse(self, level: int, r: Tensor, d: Tensor | None = None) -> Tensor:
         if d is None:
@@ -166,8 +183,8 @@ class RgbdSaliencyNet(nn.Module):
         return to_map(self.blocks[str(STRIDES[level])](*tokens), r.shape[2])
 
     @staticmethod
-    def _enlarge(logits: Tensor, image: Tensor) -> Tensor:
-        return F.interpolate(logits, image.shape[2:], mode="bilinear", align_corners=False)
+    def _enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
 class Cascade(nn.Module):

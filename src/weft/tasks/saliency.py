@@ -42,21 +42,23 @@ BETA2 = 0.3
 
 
 def structure_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """The structure loss of every image, ``(B,)``, of logits and mask ``(B, 1, H, W)``."""
-    weight = 1 + 5 * (F.avg_pool2d(mask, 31, stride=1, padding=15) - mask).abs()
-    bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    """The structure loss ``(B, K)`` of ``K`` maps of every image: logits ``(B, K, H, W)``, mask ``(B, 1, H, W)``."""
+    around = F.avg_pool2d(F.avg_pool2d(mask, (31, 1), 1, (15, 0)), (1, 31), 1, (0, 15))
+    weight = 1 + 5 * (around - mask).abs()
+    bce = F.binary_cross_entropy_with_logits(logits, mask.expand_as(logits), reduction="none")
     p = logits.sigmoid()
-    common = (weight * p * mask).sum(dim=(1, 2, 3))
-    union = (weight * (p + mask)).sum(dim=(1, 2, 3)) - common
-    return (weight * bce).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3)) + 1 - (common + 1) / (union + 1)
+    common = (weight * p * mask).sum(dim=(2, 3))
+    union = (weight * (p + mask)).sum(dim=(2, 3)) - common
+    return (weight * bce).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)) + 1 - (common + 1) / (union + 1)
 
 
 def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
-    """The binary focal loss of every image, ``(B,)``, of logits and mask ``(B, 1, H, W)``."""
+    """The binary focal loss ``(B, K)`` of ``K`` maps of every image, shapes as for :func:`structure_loss`."""
+    mask = mask.expand_as(logits)
     bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
     p = logits.sigmoid()
     wrong = p * (1 - mask) + (1 - p) * mask
-    return (wrong**gamma * bce).mean(dim=(1, 2, 3))
+    return (wrong**gamma * bce).mean(dim=(2, 3))
 
 
 def saliency_loss(
@@ -73,12 +75,11 @@ def saliency_loss(
         mask: ``(B, 1, H, W)`` in [0, 1].
         focal_weight: of the focal loss of each auxiliary map; published as a regularisation without its weight.
     """
-    loss = torch.stack([structure_loss(final, mask) for final in finals]).mean(dim=0)
-    for i, side in enumerate(sides, start=1):
-        loss = loss + structure_loss(side, mask) / 2**i
-    for extra in auxiliary:
-        loss = loss + focal_weight * focal_loss(extra, mask)
-    return loss
+    weights = [1 / len(finals)] * len(finals) + [2.0**-i for i in range(1, len(sides) + 1)]
+    loss = structure_loss(torch.cat([*finals, *sides], dim=1), mask) @ mask.new_tensor(weights)
+    if not auxiliary:
+        return loss
+    return loss + focal_weight * focal_loss(torch.cat(list(auxiliary), dim=1), mask).sum(dim=1)
 
 
 class Scores(NamedTuple):

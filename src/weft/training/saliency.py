@@ -1,7 +1,8 @@
 """Saliency models: the network with its image size, trained by the one loop, kept as a folder without pickle.
 
 Training resizes every image to a square and, with ``augment``, flips it and cuts up to an eighth off each side first;
-what is drawn depends on the step's seed alone, so a killed run resumes exactly. The loss is
+what is drawn depends on the step's seed alone, so a killed run resumes exactly. Of frozen backbones the maps of every
+image and of its mirror image are computed once and kept (:class:`FeatureMaps`), and ``augment`` only flips. The loss is
 :func:`weft.tasks.saliency.saliency_loss`; the best epoch is that with the highest mean S-measure of the dev rows, each
 at the size of its own mask.
 """
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from weft.data.rgbd_saliency import RgbdSaliency, resized
 from weft.data.splits import Split
 from weft.errors import UserError
-from weft.systems.rgbd_saliency import RgbdSaliencyNet
+from weft.systems.rgbd_saliency import RgbdSaliencyNet, SaliencyMaps
 from weft.tasks.saliency import Scores, predict_probability, saliency_loss, score_map
 from weft.training.config import TrainConfig
 from weft.training.files import load_weights, not_a_model, read_config, write_json, write_tensors
@@ -135,8 +136,8 @@ class SaliencyGoal(Goal):
     def batch(self, positions: np.ndarray) -> tuple[Any, ...]:
         return self._stack(self._rows[0][positions], self.augment)
 
-    def forward(self, rgb: Tensor, depth: Tensor, mask: Tensor) -> Tensor:
-        return self._losses(rgb, depth, mask)[0].mean()
+    def forward(self, *batch: Any) -> Tensor:
+        return self._losses(*batch)[0].mean()
 
     def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
         rows = self._rows[1]
@@ -153,20 +154,24 @@ class SaliencyGoal(Goal):
         model = {"size": self.model.size, **self.model.network.options}
         return {"model": model, "rows": ids_of(self._data, self._rows), "options": options}
 
-    def _losses(self, rgb: Tensor, depth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, *batch: Any) -> tuple[Tensor, Tensor]:
         """Loss of every image ``(B,)``, and the final logits."""
-        maps = self.model.network(rgb, depth)
+        *seen, mask = batch
+        maps = self._maps(*seen, size=mask.shape[2:])
         loss = saliency_loss([maps.final, maps.first], maps.sides, maps.auxiliary, mask, self.focal_weight)
         return loss, maps.final
+
+    def _maps(self, *seen: Any, size: tuple[int, int]) -> SaliencyMaps:
+        return self.model.network(*seen)
 
     def _score(self, row: int, logits: Tensor) -> Scores:
         mask = self._data.mask(row)
         return score_map(predict_probability(logits, mask.shape), mask)
 
-    def _stack(self, rows: np.ndarray, augment: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _stack(self, rows: np.ndarray, augment: bool) -> tuple[Any, ...]:
+        """What the network sees of rows, then their masks ``(B, 1, size, size)``."""
         samples = [self._sample(int(row), augment) for row in rows]
-        rgb, depth, mask = (torch.stack(column).to(self._device) for column in zip(*samples, strict=True))
-        return rgb, depth, mask
+        return tuple(torch.stack(column).to(self._device) for column in zip(*samples, strict=True))
 
     def _sample(self, row: int, augment: bool) -> tuple[Tensor, Tensor, Tensor]:
         images = [self._data.photo(row), self._data.depth(row), self._data.mask(row)]
@@ -175,6 +180,72 @@ class SaliencyGoal(Goal):
             images = [cut_and_flip(image, draws) for image in images]
         size = self.model.size
         return _photo(images[0], size), _grey(images[1], size), _grey(images[2], size)
+
+
+class FeatureMaps:
+    """What frozen backbones make of images, of a row and of its mirror image: computed when first asked for, and kept.
+
+    Runs with equal backbones and size share one, whatever follows the backbones.
+
+    Args:
+        model: a model with frozen backbones; it is not changed, nor are its other parts looked at.
+        data: what the rows are of.
+    """
+
+    def __init__(self, model: SaliencyModel, data: RgbdSaliency) -> None:
+        self._model, self._data = model, data
+        self._kept: dict[tuple[int, bool], tuple[dict[str, list[Tensor]], Tensor]] = {}
+
+    @torch.no_grad()
+    def row(self, row: int, mirrored: bool) -> tuple[dict[str, list[Tensor]], Tensor]:
+        """Per modality the maps ``(C, h, w)`` of every level, and the mask ``(1, size, size)``."""
+        if (row, mirrored) not in self._kept:
+            images = [*self._model.images(self._data, row), _grey(self._data.mask(row), self._model.size)]
+            rgb, depth, mask = (image.flip(2) if mirrored else image for image in images)
+            network = self._model.network
+            device = next(network.parameters()).device
+            maps = network.encode(rgb.unsqueeze(0).to(device), depth.unsqueeze(0).to(device))
+            self._kept[row, mirrored] = {name: [m[0] for m in levels] for name, levels in maps.items()}, mask.to(device)
+        return self._kept[row, mirrored]
+
+    def refuse_others(self, model: SaliencyModel) -> None:
+        """Refuse a model whose maps are others.
+
+        Raises:
+            UserError: its backbones, its size or its scaling of images differ, or its backbones are trained.
+        """
+        mine, theirs = self._model.network, model.network
+        pairs = [(getattr(mine, name), getattr(theirs, name)) for name in ("mean", "std")]
+        for name, backbone in theirs.backbones.items():
+            state = mine.backbones[name].state_dict() if name in mine.names else {}
+            pairs += [(state.get(key, tensor[..., None]), tensor) for key, tensor in backbone.state_dict().items()]
+        if not theirs.freeze or model.size != self._model.size or any(not torch.equal(a, b) for a, b in pairs):
+            raise UserError(
+                "kept feature maps serve models with the same frozen backbones and the same size",
+                f"size {model.size} and {self._model.size}, freeze={theirs.freeze}, modalities {theirs.names}",
+                "make FeatureMaps of a model with these backbones, or pass none",
+            )
+
+
+class FrozenSaliencyGoal(SaliencyGoal):
+    """The same goal where the backbones are frozen: it trains what follows them on their kept maps."""
+
+    def __init__(self, *args: Any, maps: FeatureMaps | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._kept = maps or FeatureMaps(self.model, self._data)
+        self._kept.refuse_others(self.model)
+
+    def _maps(self, *seen: Any, size: tuple[int, int]) -> SaliencyMaps:
+        return self.model.network.decode(seen[0], size)
+
+    def _stack(self, rows: np.ndarray, augment: bool) -> tuple[Any, ...]:
+        mirrored = (torch.rand(len(rows)) < 0.5).tolist() if augment else [False] * len(rows)
+        kept = [self._kept.row(int(row), flip) for row, flip in zip(rows, mirrored, strict=True)]
+        levels = {
+            name: [torch.stack(level).to(self._device) for level in zip(*(maps[name] for maps, _ in kept), strict=True)]
+            for name in self.model.network.names
+        }
+        return levels, torch.stack([mask for _, mask in kept]).to(self._device)
 
 
 def cut_and_flip(image: np.ndarray, draws: list[float]) -> np.ndarray:
@@ -203,13 +274,19 @@ def fit_saliency(
     *,
     augment: bool = True,
     focal_weight: float = 0.3,
+    maps: FeatureMaps | None = None,
 ) -> History:
     """Train on ``split.train``; the model ends with the weights of the best S-measure on ``split.dev``.
 
-    Arguments and errors as for :func:`weft.training.fit` and :class:`SaliencyGoal`.
+    Arguments and errors as for :func:`weft.training.fit` and :class:`SaliencyGoal`; ``maps`` are those of an earlier
+    run with the same frozen backbones.
     """
     settings = TrainConfig.of(config)
-    goal = SaliencyGoal(model, data, split, settings, augment=augment, focal_weight=focal_weight)
+    options: dict[str, Any] = {"augment": augment, "focal_weight": focal_weight}
+    if model.network.freeze or maps is not None:
+        goal: SaliencyGoal = FrozenSaliencyGoal(model, data, split, settings, maps=maps, **options)
+    else:
+        goal = SaliencyGoal(model, data, split, settings, **options)
     return run(goal, settings, folder, progress)
 
 
