@@ -65,12 +65,30 @@ def test_evaluate_judges_anybodys_maps(tmp_path: Path) -> None:
         weft("evaluate", tmp_path / "maps", tmp_path, "--split", "tests")
 
 
+def test_compare_resumes_and_prints_its_table(tmp_path: Path) -> None:
+    data, backbone, out = (tmp_path / name for name in ("data", "backbone", "out"))
+    write_set(data, rows=8)
+    scenes = tmp_path / "scenes.txt"
+    scenes.write_text("s0 s1\ns2 s3\n")
+    transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**RESNET)).save_pretrained(backbone)
+    arguments = ["compare", data, "--backbone", backbone, "-o", out, "--freeze", *TRAINING[:-2], "--scenes", scenes]
+    arguments += ["--folds", 2, "--seeds", 2, "--fusion", "concat", "--fusion", "depth"]
+    found = weft(*arguments)
+    assert (list(found["metrics"]), len(found["rows"])) == (["concat", "depth"], 8)
+    assert set(found["gains"]["depth"]["S"]) == {"gain", "low", "high", "p", "p_holm"}
+    assert json.loads((out / "comparison.json").read_text()) == found
+    assert len(list((out / "maps").rglob("*.png"))) == 2 * 2 * 8
+    assert weft(*arguments) == found
+    printed = CliRunner().invoke(app, ["saliency", *map(str, arguments), "--quiet"]).stdout
+    assert "8 images, 2 folds" in printed
+
+
 def test_help_does_not_import_torch() -> None:
     code = """
 import sys
 from typer.testing import CliRunner
 from weft.cli import app
-for verb in ("fit", "predict", "evaluate"):
+for verb in ("fit", "predict", "evaluate", "compare"):
     result = CliRunner().invoke(app, ["saliency", verb, "--help"])
     if result.exit_code or "Example" not in result.output:
         raise SystemExit(f"{verb}: {result.output}")

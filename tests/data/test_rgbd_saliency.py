@@ -123,3 +123,21 @@ def test_other_mistakes_are_named(tmp_path: Path) -> None:
     (tmp_path / "image").mkdir()
     with pytest.raises(UserError, match="two folders"):
         read_rgbd_saliency(tmp_path)
+
+
+def test_scenes_stay_together(tmp_path: Path) -> None:
+    write_set(tmp_path, rows=9)
+    lines = tmp_path / "scenes.txt"
+    lines.write_text("s3 s1\n\ns2 s5 s8\n")
+    data = read_rgbd_saliency(tmp_path, scenes=lines)
+    assert data.group is not None
+    assert data.group.tolist() == ["s0", "s3", "s2", "s3", "s4", "s2", "s6", "s7", "s2"]
+    for split in make_folds(data, 3):
+        parts = [set(data.group[rows]) for rows in split]
+        assert sum(map(len, parts)) == 6, "no scene in two parts"
+    for text, message in (("s0 s77", "'s77'"), ("s0 s1\ns1 s2", "in two scenes")):
+        lines.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_rgbd_saliency(tmp_path, scenes=lines)
+    with pytest.raises(UserError, match="no such file"):
+        read_rgbd_saliency(tmp_path, scenes=tmp_path / "none.txt")

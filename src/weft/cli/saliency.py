@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,10 +20,15 @@ Near = Annotated[
     typer.Option("--near", help="How near is stored in the depth: bright or dark; of one set: SET=dark. Repeat."),
 ]
 Part = Annotated[str, typer.Option("--split", help="train, dev, test or all.")]
+Freeze = Annotated[bool, typer.Option("--freeze", help="Train only what follows the backbones, on their kept maps.")]
 Seed = Annotated[int, typer.Option(help="Of the rows held out of train.txt for the choice of the epoch.")]
 
+FUSIONS = ["mutualformer", "attention", "concat", "rgb", "depth"]
+
 verbs = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="RGB-D salient object detection: fit, predict, evaluate."
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="RGB-D salient object detection: fit, predict, evaluate, compare.",
 )
 
 
@@ -43,8 +48,9 @@ def fit(
     option: Annotated[
         list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the block, e.g. alpha=0.4. Repeat.")
     ] = [],  # noqa: B006
+    freeze: Freeze = False,
     focal: Annotated[float, typer.Option(help="Weight of the focal regularisation.")] = 0.3,
-    augment: Annotated[bool, typer.Option(help="Flip and cut training images.")] = True,
+    augment: Annotated[bool, typer.Option(help="Flip and cut training images (frozen backbones: only flip).")] = True,
     setting: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Training setting, e.g. epochs=50. Repeat.")
     ] = [],  # noqa: B006
@@ -67,10 +73,8 @@ def fit(
 
     data = _read(root, near, masks=True)
     config = TrainConfig.of({"lr": 1e-4, "batch_size": 11, **settings(setting, "set")})
-    block = settings(option, "option")
-    model = SaliencyModel(
-        backbone, size=size, seed=config.seed, width=width, fusion=fusion, strides=tuple(stride), block=block
-    )
+    shape: dict[str, Any] = {"width": width, "strides": tuple(stride), "block": settings(option, "option")}
+    model = SaliencyModel(backbone, size=size, seed=config.seed, fusion=fusion, freeze=freeze, **shape)
     split = make_splits(data, seed=seed)
     progress = not (quiet or json)
     history = fit_saliency(model, data, split, config, out, progress, augment=augment, focal_weight=focal)
@@ -163,7 +167,8 @@ def evaluate(
 
         chosen = spread([score.s for score in scores])
         shown = [int(rows[i]) for i in chosen]
-        draw_maps(data, shown, [read(row) for row in shown], [scores[i].s for i in chosen], figure)
+        maps_of, s_of = [read(row) for row in shown], [scores[i].s for i in chosen]
+        draw_maps(data, shown, {"prediction": maps_of}, {"prediction": s_of}, figure)
     if json:
         write_json({"rows": len(rows), **figures})
     else:
@@ -171,14 +176,71 @@ def evaluate(
         write_table(f"{maps.name} on {root.name}, {split}, {len(rows)} images", table)
 
 
-def _read(root: Path, near: list[str], masks: bool) -> RgbdSaliency:
+@verbs.command()
+def compare(
+    root: Root,
+    backbone: Annotated[str, typer.Option(help="A transformers vision model: hub name or folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Maps, jobs and comparison.json.")] = Path("runs/saliency"),
+    fusion: Annotated[list[str], typer.Option(help="The first is compared with each other one. Repeat.")] = FUSIONS,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of every fusion in every fold.")] = 3,
+    folds: Annotated[int | None, typer.Option(help="Cross-validation folds instead of test.txt.")] = None,
+    scenes: Annotated[
+        Path | None, typer.Option(help="Text file, ids of one scene per line: a scene stays in one fold, and together.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Side of the square the network sees, in pixels.")] = 320,
+    width: Annotated[int, typer.Option(help="Channels of the fused maps and the decoder.")] = 64,
+    freeze: Freeze = False,
+    setting: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Training setting, e.g. epochs=50. Repeat.")
+    ] = [],  # noqa: B006
+    near: Near = [],  # noqa: B006
+    seed: Seed = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fusions at equal backbone and budget, with paired tests by image; killed comparisons resume.
+
+    Example:
+
+        weft saliency compare data/NJU2K --backbone microsoft/resnet-50 --folds 5 --freeze -o runs/compare
+    """
+    from dataclasses import asdict, replace
+
+    from weft.cli.output import write_json, write_table
+    from weft.cli.source import settings
+    from weft.compare.saliency import compare_saliency
+    from weft.data import make_folds, make_splits
+    from weft.training.config import TrainConfig
+    from weft.training.files import write_json as keep_json
+
+    data = _read(root, near, masks=True, scenes=scenes)
+    splits = make_folds(data, folds, seed) if folds else [make_splits(replace(data, group=None), seed=seed)]
+    config = TrainConfig.of({"lr": 1e-4, "batch_size": 11, **settings(setting, "set")})
+    shared = {"backbone": backbone, "size": size, "width": width, "freeze": freeze}
+    methods = {name: {"fusion": name} for name in fusion}
+    progress = not (quiet or json)
+    found = compare_saliency(data, splits, methods, seeds, config, out, model=shared, fit={}, progress=progress)
+    keep_json(out / "comparison.json", asdict(found))
+    if json:
+        write_json(asdict(found))
+        return
+    table: list[dict[str, str]] = []
+    for name, metrics in found.metrics.items():
+        figures = {key: f"{sum(v) / seeds:.4f} ({min(v):.4f} to {max(v):.4f})" for key, v in metrics.items()}
+        test = found.gains.get(name, {}).get("S")
+        paired = "" if test is None else f"{-test['gain']:+.4f}, p {test['p_holm']:.4f}"
+        table.append({"fusion": name, **figures, f"S against {fusion[0]}": paired})
+    write_table(f"{root.name}: {len(found.rows)} images, {len(splits)} folds, {seeds} seeds (lowest to highest)", table)
+
+
+def _read(root: Path, near: list[str], masks: bool, scenes: Path | None = None) -> RgbdSaliency:
     from weft.cli.source import settings
     from weft.data.rgbd_saliency import read_rgbd_saliency
 
     named = settings([value for value in near if "=" in value], "near")
     plain = [value for value in near if "=" not in value]
     stored = plain[0] if plain and not named else named
-    return read_rgbd_saliency(root, near=stored, masks=masks)
+    return read_rgbd_saliency(root, near=stored, masks=masks, scenes=scenes)
 
 
 def _rows(data: RgbdSaliency, split: str, seed: int) -> np.ndarray:

@@ -96,7 +96,11 @@ class RgbdSaliency:
 
 
 def read_rgbd_saliency(
-    root: str | Path, *, near: str | Mapping[str, str] = "bright", masks: bool = True
+    root: str | Path,
+    *,
+    near: str | Mapping[str, str] = "bright",
+    masks: bool = True,
+    scenes: str | Path | None = None,
 ) -> RgbdSaliency:
     """Read a folder in the layout above; files are listed, not opened.
 
@@ -104,10 +108,12 @@ def read_rgbd_saliency(
         root: one set, or the folder of several.
         near: how near is stored, for all sets or ``{set: ...}`` (sets that are not named: ``"bright"``).
         masks: whether every row must have one; False to predict photos without.
+        scenes: a text file that says which rows show one scene: their ids, one scene per line. Rows it does not name
+            are scenes of their own. None: nothing is known of scenes.
 
     Raises:
         UserError: no such layout, a photo without depth or mask, two files with one stem, a listed stem without photo,
-            or one that is in both lists; rows are named.
+            one that is in both lists, or in two scenes; rows are named.
     """
     root = Path(root)
     if not root.is_dir():
@@ -119,14 +125,16 @@ def read_rgbd_saliency(
     parts = [_read_set(part, "" if part == root else f"{part.name}/", stored[part.name], masks) for part in sets]
     listed = any(part.split is not None for part in parts)
     splits = [np.full(len(part), "test") if part.split is None else part.split for part in parts]
+    ids = [row for part in parts for row in part.ids]
     return RgbdSaliency(
         name=root.name,
-        ids=[row for part in parts for row in part.ids],
+        ids=ids,
         photos=[path for part in parts for path in part.photos],
         depths=[path for part in parts for path in part.depths],
         masks=[path for part in parts for path in part.masks],
         near=[value for part in parts for value in part.near],
         split=np.concatenate(splits) if listed else None,
+        group=None if scenes is None else _read_scenes(Path(scenes), ids),
     )
 
 
@@ -215,6 +223,18 @@ def _read_split(root: Path, stems: list[str]) -> np.ndarray | None:
         return np.array(["train" if stem in set(lists["train"]) else "test" for stem in stems])
     (part, rows), other = next(iter(lists.items())), {"train": "test", "test": "train"}
     return np.array([part if stem in set(rows) else other[part] for stem in stems])
+
+
+def _read_scenes(path: Path, ids: list[str]) -> np.ndarray:
+    """``(N,)``: the first row of each row's scene."""
+    if not path.is_file():
+        raise UserError("scenes are read from a text file", f"no such file: {path}", "one scene per line, ids of rows")
+    lines = [line.split() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    named = [row for line in lines for row in line]
+    _refuse(path, "a row of a scene has no photo", (row for row in named if row not in set(ids)))
+    _refuse(path, "a row is in two scenes", sorted({row for row in named if named.count(row) > 1}))
+    scene = {row: line[0] for line in lines for row in line}
+    return np.array([scene.get(row, row) for row in ids])
 
 
 def _stem(line: str) -> str:

@@ -1,35 +1,42 @@
-"""A figure of saliency maps: photo, depth, truth and prediction of a few rows, one row of the figure each."""
+"""A figure of saliency maps: photo, depth, truth and the maps of some methods, a row of the figure for each row."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from weft.data.rgbd_saliency import RgbdSaliency
 
-COLUMNS = ("photo", "depth (near is bright)", "truth", "prediction")
+COLUMNS = ("photo", "depth (near is bright)", "truth")
 
 
 def draw_maps(
-    data: RgbdSaliency, rows: Sequence[int], maps: Sequence[np.ndarray], s: Sequence[float], path: Path
+    data: RgbdSaliency,
+    rows: Sequence[int],
+    maps: Mapping[str, Sequence[np.ndarray]],
+    s: Mapping[str, Sequence[float]],
+    path: Path,
 ) -> Path:
-    """Draw rows, their maps ``(H, W)`` in [0, 1] and their S-measures to a PNG."""
+    """Draw rows to a PNG; per method, a column of their maps ``(H, W)`` in [0, 1] with the S-measures."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    columns = len(COLUMNS) + len(maps)
     shapes = [data.mask(row).shape for row in rows]
-    figure = Figure(figsize=(11, sum(2.6 * h / w + 0.25 for h, w in shapes)), layout="constrained")
+    height = sum(10.4 / columns * h / w + 0.25 for h, w in shapes)
+    figure = Figure(figsize=(11, height), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(rows), len(COLUMNS), squeeze=False)
-    for axes, row, prediction, score in zip(grid, rows, maps, s, strict=True):
-        images = (data.photo(row), data.depth(row), data.mask(row), prediction)
-        for ax, title, image in zip(axes, COLUMNS, images, strict=True):
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for i, (axes, row) in enumerate(zip(grid, rows, strict=True)):
+        known = dict(zip(COLUMNS, (data.photo(row), data.depth(row), data.mask(row)), strict=True))
+        predicted = {f"{method}, S {s[method][i]:.2f}": maps[method][i] for method in maps}
+        for ax, (title, image) in zip(axes, {**known, **predicted}.items(), strict=True):
             ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             ax.set_xticks([])
             ax.set_yticks([])
-            ax.set_title(title if ax is not axes[-1] else f"{title}, S = {score:.2f}", fontsize=9)
+            ax.set_title(title, fontsize=9 if columns == 4 else 7)
         axes[0].set_ylabel(data.ids[row][-24:], fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
