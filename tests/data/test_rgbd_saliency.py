@@ -44,6 +44,46 @@ def test_several_sets_side_by_side(tmp_path: Path) -> None:
     assert read_rgbd_saliency(tmp_path / "SIP").split is None
 
 
+@pytest.mark.parametrize(
+    ("name", "folders", "endings", "listed"),
+    [
+        ("NJU2K", ("RGB", "depth", "GT"), (".jpg", ".png", ".png"), ("train", "test")),
+        ("NLPR", ("RGB", "depth", "GT"), (".jpg", ".bmp", ".jpg"), ("train",)),
+        ("DUT-RGBD", ("image", "Depth", "mask"), (".jpg", ".png", ".png"), ("train", "test")),
+        ("SIP", ("RGB", "depth", "GT"), (".jpg", ".png", ".png"), ()),
+        ("STEREO", ("RGB", "depth", "GT"), (".jpg", ".jpg", ".png"), ()),
+        ("LFSD", ("images", "depths", "masks"), (".bmp", ".png", ".png"), ()),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_published_sets(
+    tmp_path: Path, name: str, folders: tuple[str, ...], endings: tuple[str, ...], listed: tuple[str, ...], alone: bool
+) -> None:
+    """Each by itself, and beside NLPR as the training set."""
+    root = write_set(tmp_path / "plain" / "set", rows=3)
+    target = tmp_path / "sets" / name
+    for old, new, ending in zip(("RGB", "depth", "GT"), folders, endings, strict=True):
+        (target / new).mkdir(parents=True)
+        for row in range(3):
+            Image.open(root / old / f"s{row}.png").save(target / new / f"a_{row}.v1{ending}")
+    for part, stems in zip(listed, ("a_0.v1\na_1.v1.jpg\n", f"{folders[0]}/a_2.v1.jpg\n"), strict=False):
+        (target / f"{part}.txt").write_text(stems)
+    if not alone:
+        write_set(tmp_path / "sets" / "ATRAIN", rows=2)
+        (tmp_path / "sets" / "ATRAIN/train.txt").write_text("s0\ns1\n")
+    data = read_rgbd_saliency(target if alone else target.parent)
+    prefix, start = ("", 0) if alone else (f"{name}/", 2)
+    assert data.ids[start:] == [f"{prefix}a_{row}.v1" for row in range(3)]
+    expected = ["train", "train", "test"] if listed else ["test"] * 3
+    assert (data.split is None) == (alone and not listed)
+    assert data.split is None or data.split[start:].tolist() == expected
+    plain = read_rgbd_saliency(root)
+    for row in range(3):
+        assert np.abs(data.photo(start + row).astype(int) - plain.photo(row)).mean() < 25, "JPEG of noise"
+        assert np.abs(data.depth(start + row) - plain.depth(row)).mean() < 0.15
+        assert (data.mask(start + row) == plain.mask(row)).mean() > 0.99
+
+
 def test_extensions_and_sizes_may_differ(tmp_path: Path) -> None:
     write_set(tmp_path)
     image = Image.open(tmp_path / "depth/s1.png").resize((26, 20))

@@ -143,6 +143,33 @@ def test_cross_attention_fusion_of_weft() -> None:
     assert_close(refined(garbage).vector, found)
 
 
+@pytest.mark.parametrize("host", [Block(8, 2), nn.MultiheadAttention(8, 2, batch_first=True)], ids=["weft", "torch"])
+def test_refined_attention_compiles_in_one_graph_and_exports(host: nn.Module) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = with_cross_diffusion(host.eval())
+
+        def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+            if isinstance(host, Block):
+                return self.attention(
+                    Tokens(x, torch.ones_like(x[..., 0], dtype=torch.bool)), Tokens(context, mask)
+                ).values
+            return self.attention(x, context, context, key_padding_mask=~mask)[0]
+
+    def inputs(rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        mask = torch.rand(rows, 7) < 0.8
+        mask[:, 0] = True
+        return torch.randn(rows, 4, 8), torch.randn(rows, 7, 8), mask
+
+    model, few, more = Model(), inputs(3), inputs(5)
+    torch._dynamo.reset()
+    assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(*few), model(*few))
+    varying = {0: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(model, few, dynamic_shapes=(varying, varying, varying)).module()
+    assert_close(program(*more), model(*more))
+
+
 def test_what_cannot_be_refined_is_refused() -> None:
     with pytest.raises(UserError, match="alpha=2"):
         with_cross_diffusion(attention(), 2)

@@ -348,31 +348,49 @@ def test_flops_are_counted() -> None:
 
 
 class Diffuse(nn.Module):
-    """Both streaming operators as a module, for the compiler and the exporter."""
+    """A cross-diffusion as a module, for the compiler and the exporter."""
+
+    def __init__(self, form: Any, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.options: dict[str, Any] = {"form": form, "dropout": dropout}
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        messages = cross_diffusion(Heads(x, x, x, mask), Heads(x, x.sin(), x, mask), form="streaming")
+        messages = cross_diffusion(Heads(x, x, x, mask), Heads(x, x.sin(), x, mask), **self.options)
         return torch.cat(messages, dim=-1)
 
 
-def test_streaming_compiles_in_one_graph_and_exports() -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_compiles_in_one_graph_and_exports(form: Any) -> None:
     x, mask = torch.randn(3, 2, 6, 4, requires_grad=True), torch.rand(3, 6) < 0.8
     mask[:, 0] = True
-    eager = Diffuse()(x, mask)
+    eager = Diffuse(form)(x, mask)
     (expected,) = torch.autograd.grad(eager.square().sum(), x)
     torch._dynamo.reset()
-    compiled = torch.compile(Diffuse(), backend="aot_eager", fullgraph=True)(x, mask)
+    compiled = torch.compile(Diffuse(form), backend="aot_eager", fullgraph=True)(x, mask)
     (found,) = torch.autograd.grad(compiled.square().sum(), x)
     assert_close(compiled, eager)
     assert_close(found, expected)
     varying = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
     program = torch.export.export(
-        Diffuse(),
+        Diffuse(form),
         (x.detach(), mask),
         dynamic_shapes=(varying, {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}),
     )
     y, other = torch.randn(5, 2, 9, 4), torch.ones(5, 9, dtype=torch.bool)
-    assert_close(program.module()(y, other), Diffuse()(y, other))
+    assert_close(program.module()(y, other), Diffuse(form)(y, other))
+
+
+def test_dropout_compiles_in_one_graph() -> None:
+    """It takes the dense form, draws the same mask as eager for the same seed, and drops about its share."""
+    x, mask = torch.randn(2, 2, 6, 4), torch.ones(2, 6, dtype=torch.bool)
+    torch._dynamo.reset()
+    compiled = torch.compile(Diffuse("auto", 0.5), backend="aot_eager", fullgraph=True)
+    outcomes = []
+    for module in (Diffuse("dense", 0.5), compiled):
+        torch.manual_seed(3)
+        outcomes.append(module(x, mask))
+    assert_close(outcomes[1], outcomes[0])
+    assert not torch.allclose(outcomes[0], Diffuse("dense")(x, mask))
 
 
 # --- diffusion of a cross-attention map
