@@ -128,8 +128,9 @@ def caption(world: Path, row: str) -> str:
         return [r["caption"] for r in csv.DictReader(file) if r["image"] == name][int(k)]
 
 
-def test_search_measures_without_a_query(world: Path) -> None:
-    found = json.loads(weft("search", world / "model", world / "store", "--json"))
+def test_search_measures_without_a_query(world: Path, tmp_path: Path) -> None:
+    found = json.loads(weft("search", world / "model", world / "store", "--json", "--figures", tmp_path))
+    assert (tmp_path / "retrieval-curve.png").stat().st_size > 5000
     recalls = found["retrieval"]
     assert recalls["text->image R@5"] >= recalls["text->image R@1"]
     corrected = found["text -> image curve, corrected, repeated rows"]

@@ -184,6 +184,12 @@ def test_image_folder(data_root: Path, tmp_path: Path) -> None:
     plain = load_dataset("image_folder", tmp_path)
     assert plain.split is None
     assert plain.targets["class"].tolist() == ["cat"] * 3 + ["dog"] * 3
+    assert load_dataset("image_folder", tmp_path, per_class=2).ids == [
+        "cat/0.png",
+        "cat/1.png",
+        "dog/0.png",
+        "dog/1.png",
+    ]
 
 
 def test_digits_av(data_root: Path) -> None:

@@ -27,6 +27,9 @@ def search(
     split: Annotated[str, typer.Option(help="train, dev, test or all.")] = "test",
     index: Annotated[Path | None, typer.Option(help="Folder of the index; built there if it is not yet.")] = None,
     approximate: Annotated[bool, typer.Option(help="Use faiss (weft[ann]) instead of exact search.")] = False,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for the curve (measuring only, as many captions to every image).")
+    ] = None,
     root: Root = None,
     data: Data = [],  # noqa: B006
     json: Json = False,
@@ -41,7 +44,7 @@ def search(
 
         weft search runs/flickr8k/lightcrl flickr8k --root data/flickr8k --query "a dog runs on the beach"
 
-        weft search runs/flickr8k/lightcrl runs/flickr8k/store --json
+        weft search runs/flickr8k/lightcrl runs/flickr8k/store --figures figures
     """
     import numpy as np
 
@@ -56,7 +59,7 @@ def search(
     chosen = rows_of(rows, split)
     show = not (quiet or json)
     if not query:
-        result = measure(aligner, rows, find, by, chosen, show)
+        result = measure(aligner, rows, find, by, chosen, show, figures)
         if json:
             write_json(result)
         else:
@@ -90,12 +93,15 @@ def search(
         write_table(f"{find} by {by}", [{**row, "score": f"{row['score']:.4f}"} for row in answer])
 
 
-def measure(aligner: Any, rows: Any, find: str, by: str, chosen: Any, show: bool) -> dict[str, dict[str, float]]:
+def measure(
+    aligner: Any, rows: Any, find: str, by: str, chosen: Any, show: bool, figures: Path | None
+) -> dict[str, dict[str, float]]:
     """Recalls in both directions, and, where every image has as many captions, LightCRL's curve in both readings."""
     import numpy as np
 
     from weft.cli.aligned import vectors_of
     from weft.retrieval.repeated import captions_found, images_above, repeated_curve, unique_curve
+    from weft.tasks import plots
     from weft.tasks.retrieval import RetrievalTask
 
     groups = chosen if rows.group is None else rows.group[chosen]
@@ -114,14 +120,19 @@ def measure(aligner: Any, rows: Any, find: str, by: str, chosen: Any, show: bool
         above = images_above(images, texts)
         ks = [k for k in (1, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 10000) if k <= len(texts)]
         curves = {
-            "corrected, unique images": unique_curve(above, ks),
-            "corrected, repeated rows": repeated_curve(above, ks, n),
-            "as published (last batch of 100)": repeated_curve(above, ks, n, last_batch=100),
+            "corrected, unique images": lambda ks: unique_curve(above, ks),
+            "corrected, repeated rows": lambda ks: repeated_curve(above, ks, n),
+            "as published (last batch of 100)": lambda ks: repeated_curve(above, ks, n, last_batch=100),
         }
         for name, curve in curves.items():
-            result[f"{by} -> {find} curve, {name}"] = {f"k={k}": float(v) for k, v in zip(ks, curve, strict=True)}
-        found = captions_found(images, texts)
+            found = {f"k={k}": float(v) for k, v in zip(ks, curve(ks), strict=True)}
+            result[f"{by} -> {find} curve, {name}"] = found
+        if figures is not None:
+            every = np.unique(np.geomspace(1, len(texts), 400).astype(int))
+            lines = {name: (every, curve(every)) for name, curve in curves.items()}
+            title = f"{by} to {find}: {len(texts)} texts, {len(images)} items"
+            plots.curves(lines, "retrieval-curve", figures, xlabel="k", ylabel="answered within k", title=title)
         result[f"{find} -> {by}, at least j of {n} in the top {n}"] = {
-            f"j={j + 1}": float(v) for j, v in enumerate(found)
+            f"j={j + 1}": float(v) for j, v in enumerate(captions_found(images, texts))
         }
     return result

@@ -7,8 +7,10 @@ and ``validation`` are dev. The layout of torchvision's ``ImageFolder`` and of H
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from weft.data.dataset import Dataset, FolderReader, Modality, datasets
 from weft.data.files import IMAGE_SUFFIXES
@@ -19,9 +21,16 @@ PARTS = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validati
 
 @datasets.register("image_folder")
 class ImageFolder(FolderReader):
-    """Images in folders named by their class; classification."""
+    """Images in folders named by their class; classification.
+
+    Args:
+        per_class: of each class in each part, only the first this many files by name; None: all.
+    """
 
     layout = "{train,test}/<class>/<image>, or <class>/<image>"
+
+    def __init__(self, *, per_class: Annotated[int, Field(ge=1)] | None = None) -> None:
+        self.per_class = per_class
 
     def read(self, root: Path) -> Dataset:
         """Read the folder."""
@@ -30,8 +39,7 @@ class ImageFolder(FolderReader):
             (path, folder.name, part)
             for top, part in (parts or {root: ""}).items()
             for folder in _folders(top)
-            for path in sorted(folder.iterdir())
-            if path.suffix.lower() in IMAGE_SUFFIXES
+            for path in self._images(folder)
         ]
         if not places:
             raise UserError("image_folder: no images", str(root), f"expected {self.layout}")
@@ -45,6 +53,9 @@ class ImageFolder(FolderReader):
             group=None,
             task="classification",
         )
+
+    def _images(self, folder: Path) -> list[Path]:
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)[: self.per_class]
 
 
 def _folders(root: Path) -> list[Path]:
