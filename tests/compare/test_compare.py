@@ -316,3 +316,31 @@ def test_jobs_survive_a_rerun(tmp_path: Path) -> None:
     setup = prepare(small(), quick(train=FAST), tmp_path)
     job = Job(Method("linear", "linear", ("a", "b")), 0, 0)
     assert run_job(setup, job) == run_job(replace(setup), job)
+
+
+def test_a_variant_is_the_operator_with_its_options(tmp_path: Path) -> None:
+    variants = {"wide": {"fusion": "lmf", "rank": 6}, "slim": {"fusion": "lmf", "rank": 1}}
+    settings = {"train": {**FAST, "epochs": 2}, "seeds": 1, "fusions": ["concat"]}
+    found = compare(small(), quick(**settings, variants=variants, show=["wide", "a"]), tmp_path / "v", progress=False)
+    alone = compare(
+        small(), quick(**{**settings, "fusions": ["lmf"]}, options={"lmf": {"rank": 6}}), tmp_path / "o", progress=False
+    )
+    rows, single = ({row.method: row for row in each.rows} for each in (found, alone))
+    assert rows["wide"].test == single["lmf"].test
+    assert rows["wide"].parameters == single["lmf"].parameters
+    assert rows["slim"].parameters < rows["wide"].parameters
+    assert {name: o.shape for name, o in found.shown.items()} == {"wide": (1, 18, 2), "a": (1, 18, 2)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"variants": {"x": {"rank": 1}}}, "names its operator"),
+        ({"variants": {"x": {"fusion": "lfm"}}}, "lmf"),
+        ({"variants": {"concat": {"fusion": "lmf"}}}, "name of its own"),
+        ({"show": ["tfm"]}, "tfn"),
+    ],
+)
+def test_bad_variants_and_shows(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        compare(small(), quick(**settings), tmp_path, progress=False)

@@ -55,7 +55,12 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     features = small(request.param, rows=150)
-    options = {"fusions": ["concat", "tfn"], "options": {"tfn": {"wrong": 1}}, "decisions": ["late"]}
+    options = {
+        "fusions": ["concat", "tfn"],
+        "options": {"tfn": {"wrong": 1}},
+        "decisions": ["late"],
+        "show": ["a", "concat"],
+    }
     config = quick(train={**QUICK, "epochs": 6}, **options)
     result = compare(features, config, tmp_path_factory.mktemp("report"), progress=False)
     torch.set_num_threads(before)
@@ -84,6 +89,7 @@ def test_figures_are_pictures(found: Comparison, tmp_path: Path) -> None:
     names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert {"methods", "seeds", "contributions", "missing", "cost"} <= names
     assert names & {"confusion", "predicted"}
+    assert names & {"roc-methods", "predicted-methods"}
     for path in (tmp_path / "figures").glob("*.png"):
         with Image.open(path) as image:
             assert min(image.size) > 200

@@ -56,6 +56,8 @@ class Comparison:
         not_run: jobs the budget did not reach.
         config: settings, as JSON.
         task: of the first fold; ``winner_outputs`` and ``winner_target`` are the winner's test rows, for figures.
+        shown: ``{method: (S, N, K)}`` test outputs of the methods to show side by side, all seeds, first fold.
+        shown_target: the target of these rows.
     """
 
     folder: Path
@@ -73,6 +75,8 @@ class Comparison:
     task: Task = field(repr=False)
     winner_outputs: np.ndarray | None = field(repr=False, default=None)
     winner_target: np.ndarray | None = field(repr=False, default=None)
+    shown: dict[str, np.ndarray] = field(repr=False, default_factory=dict)
+    shown_target: np.ndarray | None = field(repr=False, default=None)
 
     @property
     def sentence(self) -> str:
@@ -165,6 +169,10 @@ def compare(
     config, folder = config or CompareConfig(), Path(folder)
     setup = prepare(features, config, folder)
     methods, left_out = plan_methods(features, config)
+    unknown = [name for name in config.show if name not in {method.name for method in methods}]
+    if unknown:
+        remedy = did_you_mean(unknown[0], [method.name for method in methods], "methods")
+        raise UserError("a method to show is not compared", unknown[0], remedy)
     plan = {method.name: list(_jobs_of(method, setup)) for method in methods}
     order = sorted((job for jobs in plan.values() for job in jobs), key=lambda job: job.seed)
     clock = _Clock(config.budget)
@@ -184,6 +192,7 @@ def compare(
             found, missed = _contributions(setup, evidence, verdict.fusion, clock, bar)
             not_run += missed
         outputs, target = _keep_winner(setup, evidence, verdict)
+    shown = [name for name in config.show if name in evidence.outputs]
     return Comparison(
         folder=folder,
         primary=evidence.primary,
@@ -200,6 +209,8 @@ def compare(
         task=evidence.task,
         winner_outputs=outputs,
         winner_target=target,
+        shown={name: np.stack([seed[0] for seed in evidence.outputs[name]]) for name in shown},
+        shown_target=setup.target[setup.splits[0].test],
     )
 
 

@@ -20,6 +20,8 @@ class CompareConfig(BaseModel):
     Attributes:
         fusions: names or shell patterns of fusion operators; empty: all that suit the features.
         options: ``{operator: its options}``.
+        variants: further rows of the table, ``{name: {"fusion": operator, its options}}``: one operator several times.
+        show: methods whose outputs the report draws side by side, with all seeds.
         decisions: models with one decision per modality: ``"late"``, ``"hybrid"``, each optionally with the rule that
             combines (:mod:`weft.tasks.decision`), as in ``"late:product"`` or ``"hybrid:weighted"``; empty: none.
         seeds: repetitions of every method whose training is random.
@@ -44,6 +46,8 @@ class CompareConfig(BaseModel):
 
     fusions: list[str] = Field(default_factory=list)
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    show: list[str] = Field(default_factory=list)
     decisions: list[str] = Field(default_factory=lambda: ["late", "hybrid"])
     seeds: int = Field(5, ge=1)
     folds: int | None = Field(None, ge=2)
@@ -81,6 +85,14 @@ class CompareConfig(BaseModel):
         if found is None:
             raise ValueError("a budget is a number of seconds, or like 90s, 20m, 2h")
         return float(found[1]) * _UNITS[found[2] or "s"]
+
+    @field_validator("variants")
+    @classmethod
+    def _operators(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        nameless = [name for name, options in value.items() if "fusion" not in options]
+        if nameless:
+            raise ValueError(f"variant {nameless[0]!r} names its operator: {{{nameless[0]}: {{fusion: araf, ...}}}}")
+        return value
 
     @field_validator("decisions")
     @classmethod

@@ -7,6 +7,7 @@ regression) and ``boosting`` (gradient-boosted trees) see the pooled features of
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any, Literal
@@ -128,7 +129,19 @@ def plan_methods(features: Features, config: CompareConfig) -> tuple[list[Method
         )
     for name in sorted(chosen, key=lambda name: (name != "concat", name)):
         methods.append(Method(name, "network", names, fusion=name, options=config.options.get(name, {})))
+    methods += [_variant(name, dict(options), names) for name, options in config.variants.items()]
+    taken = [name for name, count in Counter(method.name for method in methods).items() if count > 1]
+    if taken:
+        raise UserError("a variant has a name of its own", taken[0], "choose a name that no other method has")
     return methods, {name: why for name, why in left_out.items() if name not in chosen}
+
+
+def _variant(name: str, options: dict[str, Any], names: tuple[str, ...]) -> Method:
+    fusion = options.pop("fusion")
+    if fusion not in fusions.names():
+        remedy = did_you_mean(str(fusion), fusions.names(), "fusion operators")
+        raise UserError(f"variant {name!r}: no fusion operator has this name", repr(fusion), remedy)
+    return Method(name, "network", names, fusion=fusion, options=options)
 
 
 def unsuited(name: str, features: Features) -> str | None:

@@ -5,6 +5,11 @@ A row is a window of ``w = window`` steps that ends at step ``t``, and the targe
 LULL) load, useful and useless, and ``oil`` (OT), the history of the target. Values are raw (degrees Celsius; loads as
 published); encoders scale by the training rows. Row ids are the time stamps of the targets.
 
+``views="plot"`` gives the two modalities of ARAF in place of these: ``series`` ``(w, 7)``, all columns, and ``plot``,
+the same window as a line plot (:mod:`weft.data.line_plot`) whose axes span the training windows. ``change=True`` asks
+for the change of the target since the last step of the window instead of its value: errors stay the same numbers in
+degrees, and no method has to learn to repeat the last value.
+
 Split, chronological: borders at the first Mondays after 60 % and 80 % of the steps, and a window, its target included,
 lies in one part, so no step is seen by two parts. Group: the calendar week of the target, because neighbouring windows
 are nearly the same sample and must be resampled together. Folds by week still share up to ``w + horizon`` steps of
@@ -26,6 +31,7 @@ from typing import IO, Literal
 import numpy as np
 
 from weft.data.dataset import SPLITS, Dataset, FolderReader, Modality, datasets
+from weft.data.line_plot import LinePlots
 from weft.errors import UserError, did_you_mean, some
 
 COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
@@ -45,6 +51,8 @@ class Ett(FolderReader):
         target: the column to predict.
         split: ``"chronological"`` or, leaking, ``"random"`` (60/20/20).
         seed: of the random split.
+        views: ``"groups"``, the four series, or ``"plot"``, all columns and their line plot.
+        change: the target is the change since the last step of the window.
     """
 
     paper = "Zhou et al. 2021, Informer: Beyond Efficient Transformer for Long Sequence Time-Series Forecasting (AAAI)"
@@ -60,6 +68,8 @@ class Ett(FolderReader):
         target: str = "OT",
         split: Literal["chronological", "random"] = "chronological",
         seed: int = 0,
+        views: Literal["groups", "plot"] = "groups",
+        change: bool = False,
     ) -> None:
         if min(window, horizon, stride) < 1:
             found = f"window={window}, horizon={horizon}, stride={stride}"
@@ -68,6 +78,7 @@ class Ett(FolderReader):
             raise UserError("ett: unknown target column", target, did_you_mean(target, COLUMNS, "columns"))
         self.name, self.window, self.horizon, self.stride = file, window, horizon, stride
         self.target, self.split, self.seed = target, split, seed
+        self.views, self.change = views, change
 
     def read(self, root: Path) -> Dataset:
         """Read ``<file>.csv`` or ``<file>.csv.gz``."""
@@ -75,17 +86,22 @@ class Ett(FolderReader):
         starts, parts = self._windows(times, len(steps))
         answers = starts + self.window - 1 + self.horizon
         columns = {name: i for i, name in enumerate(COLUMNS)}
-        views = {
-            name: Modality("series", _slices(steps[:, [columns[c] for c in names]], starts, self.window))
-            for name, names in VIEWS.items()
-        }
+        if self.views == "plot":
+            views = _with_plot(steps, starts, self.window, parts == "train")
+        else:
+            views = {
+                name: Modality("series", _slices(steps[:, [columns[c] for c in names]], starts, self.window))
+                for name, names in VIEWS.items()
+            }
+        target = steps[:, columns[self.target]].astype(np.float64)
+        before = target[starts + self.window - 1] if self.change else 0.0
         chronological = self.split == "chronological"
         weeks = np.array(["{}-W{:02d}".format(*times[i].isocalendar()[:2]) for i in answers])
         return Dataset(
             name=f"ett-{self.name}",
             ids=[times[i].isoformat(sep=" ") for i in answers],
             modalities=views,
-            targets={self.target: steps[answers, columns[self.target]].astype(np.float64)},
+            targets={f"{self.target} change" if self.change else self.target: target[answers] - before},
             split=parts,
             group=weeks if chronological else None,
             task="regression",
@@ -127,6 +143,16 @@ def _read_steps(path: Path) -> tuple[list[datetime], np.ndarray]:
 def _slices(steps: np.ndarray, starts: np.ndarray, window: int) -> list[np.ndarray]:
     """Views ``(window, C)``; nothing is copied."""
     return [steps[start : start + window] for start in starts]
+
+
+def _with_plot(steps: np.ndarray, starts: np.ndarray, window: int, train: np.ndarray) -> dict[str, Modality]:
+    """All columns as one series, and the line plot of the same windows."""
+    windows = _slices(steps, starts, window)
+    seen = np.zeros(len(steps), dtype=bool)
+    for start in starts[train]:
+        seen[start : start + window] = True
+    low, high = steps[seen].min(axis=0), steps[seen].max(axis=0)
+    return {"series": Modality("series", windows), "plot": Modality("image", LinePlots(windows, low, high))}
 
 
 def _monday(times: list[datetime], step: int) -> int:

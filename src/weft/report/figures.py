@@ -55,6 +55,12 @@ def draw_figures(comparison: Comparison, folder: Path) -> list[Picture]:
             Picture(path.stem.capitalize(), f"The model that is kept, {winner}, on its test rows.", path)
             for path in paths
         ]
+    if comparison.shown and comparison.shown_target is not None:
+        paths = comparison.task.figures_of_methods(comparison.shown, comparison.shown_target, folder)
+        drawn += [
+            Picture(path.stem.replace("-", " ").capitalize(), "Methods side by side, on the test rows.", path)
+            for path in paths
+        ]
     return drawn
 
 

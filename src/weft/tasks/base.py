@@ -11,6 +11,7 @@ arrays, and the target as it stands in the table.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
@@ -74,6 +75,10 @@ class Task(ABC):
     @abstractmethod
     def figures(self, outputs: np.ndarray, target: np.ndarray, folder: Path) -> list[Path]:
         """Draw the task's figures as PNG files in ``folder``."""
+
+    def figures_of_methods(self, outputs: Mapping[str, np.ndarray], target: np.ndarray, folder: Path) -> list[Path]:
+        """Draw methods side by side: ``{method: (S, N, K)}`` outputs of ``S`` seeds. Default: nothing."""
+        return []
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

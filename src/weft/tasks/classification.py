@@ -13,7 +13,7 @@ Networks).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -130,6 +130,16 @@ class ClassificationTask(Task):
             curves = [name if isinstance(name, str) else f"class {name}" for name in self.classes]
             drawn.append(plots.roc(hot[:, first:], p[:, first:], curves[first:], folder))
         return [*drawn, plots.reliability(p.max(axis=1), guess == truth, folder)]
+
+    def figures_of_methods(self, outputs: Mapping[str, np.ndarray], target: np.ndarray, folder: Path) -> list[Path]:
+        """``roc-methods.png``, one panel per method (if more than one class occurs)."""
+        truth = self.encode(target).numpy()
+        if len(np.unique(truth)) < 2:
+            return []
+        first = 1 if self.outputs == 2 else 0
+        hot = np.eye(self.outputs)[truth][:, first:]
+        p = {name: np.stack([self._probability(o) for o in seeds])[:, :, first:] for name, seeds in outputs.items()}
+        return [plots.roc_panels(hot, p, [str(label) for label in self.classes[first:]], folder)]
 
     def settings(self) -> dict[str, Any]:
         return {"classes": self.classes, "prior": self.prior}

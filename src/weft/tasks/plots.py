@@ -92,6 +92,47 @@ def roc(truth: np.ndarray, p: np.ndarray, names: Sequence[str], folder: Path) ->
     return folder / "roc.png"
 
 
+def roc_panels(truth: np.ndarray, p: Mapping[str, np.ndarray], names: Sequence[str], folder: Path) -> Path:
+    """One panel per method with a curve for each of ``K`` yes-or-no questions, the vertical mean over ``S`` seeds.
+
+    Args:
+        truth: ``(N, K)``, 0 or 1; columns of one kind only are left out.
+        p: ``{method: (S, N, K)}`` probabilities.
+        names: of the questions; at most six are drawn, the first.
+        folder: where ``roc-methods.png`` goes.
+
+    Areas are means over the seeds, with the standard deviation between them.
+    """
+    from sklearn.metrics import auc, roc_curve
+
+    columns = [k for k in range(truth.shape[1]) if 0 < truth[:, k].sum() < len(truth)]
+    grid = np.linspace(0, 1, 501)
+    with canvas(folder, "roc-methods", columns=len(p), size=(4.6, 4.9)) as panels:
+        for axes, (method, seeds) in zip(panels, p.items(), strict=True):
+            axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
+            areas = np.zeros((len(seeds), len(columns)))
+            for place, k in enumerate(columns):
+                drawn = [roc_curve(truth[:, k], one[:, k])[:2] for one in seeds]
+                areas[:, place] = [auc(*curve) for curve in drawn]
+                mean = np.mean([np.interp(grid, *curve) for curve in drawn], axis=0)
+                if place < len(PALETTE) - 1:
+                    style = {"color": PALETTE[place], "linestyle": LINES[place % len(LINES)]}
+                    axes.plot(
+                        np.r_[0, grid],
+                        np.r_[0, mean],
+                        label=f"{short(names[k])}, {areas[:, place].mean():.3f}",
+                        **style,
+                    )
+            means = areas.mean(axis=1)
+            axes.set_title(
+                f"{short(method, 28)}\nmean AUC {means.mean():.3f}, sd {means.std():.3f} over {len(seeds)} seeds"
+            )
+            axes.set(xlabel="false positive rate", aspect="equal")
+            axes.legend(loc="lower right", title="class, AUC")
+        panels[0].set(ylabel="true positive rate")
+    return folder / "roc-methods.png"
+
+
 def reliability(confidence: np.ndarray, right: np.ndarray, folder: Path) -> Path:
     """Reliability diagram: share of right rows against confidence, and how many rows each bin holds."""
     from weft.tasks.calibration import expected_calibration_error, reliability_curve
@@ -129,6 +170,32 @@ def residuals(truth: np.ndarray, guess: np.ndarray, folder: Path) -> Path:
             axes.scatter(guess[:, k], guess[:, k] - truth[:, k], **_dots(len(truth)))
             axes.set(xlabel="predicted", ylabel="predicted - actual", title=_panel_title("Residuals", k, truth))
     return folder / "residuals.png"
+
+
+def predicted_panels(truth: np.ndarray, guess: Mapping[str, np.ndarray], folder: Path) -> Path:
+    """Predicted against actual, ``(N,)`` both, one panel per method, all on the same axes."""
+    low = min(truth.min(), *(g.min() for g in guess.values()))
+    high = max(truth.max(), *(g.max() for g in guess.values()))
+    with canvas(folder, "predicted-methods", columns=len(guess), size=(4.2, 4.2)) as panels:
+        for axes, (method, values) in zip(panels, guess.items(), strict=True):
+            axes.plot([low, high], [low, high], color="black", linewidth=1.2, linestyle="--", zorder=3)
+            axes.scatter(truth, values, **_dots(len(truth)))
+            mae = np.abs(values - truth).mean()
+            axes.set(xlabel="actual", title=f"{short(method, 28)}, MAE {mae:.3g}", xlim=(low, high), ylim=(low, high))
+        panels[0].set(ylabel="predicted")
+    return folder / "predicted-methods.png"
+
+
+def residual_panels(truth: np.ndarray, guess: Mapping[str, np.ndarray], folder: Path) -> Path:
+    """Residuals (predicted minus actual) against the actual value, ``(N,)`` both, one panel per method."""
+    most = max(np.abs(g - truth).max() for g in guess.values()) * 1.05
+    with canvas(folder, "residuals-methods", columns=len(guess), size=(4.2, 3.6)) as panels:
+        for axes, (method, values) in zip(panels, guess.items(), strict=True):
+            axes.axhline(0, color="black", linewidth=1.2, linestyle="--", zorder=3)
+            axes.scatter(truth, values - truth, **_dots(len(truth)))
+            axes.set(xlabel="actual", title=short(method, 28), ylim=(-most, most))
+        panels[0].set(ylabel="predicted - actual")
+    return folder / "residuals-methods.png"
 
 
 def curves(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], name: str, folder: Path, **labels: str) -> Path:

@@ -13,7 +13,7 @@ With several targets each of the four is also given per target: ``"rmse[0]"``. `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,6 +105,12 @@ class RegressionTask(Task):
         """``predicted.png`` (predicted against actual) and ``residuals.png``, one panel per target."""
         truth, guess = self._pair(outputs, target)
         return [plots.predicted(truth, guess, folder), plots.residuals(truth, guess, folder)]
+
+    def figures_of_methods(self, outputs: Mapping[str, np.ndarray], target: np.ndarray, folder: Path) -> list[Path]:
+        """``predicted-methods.png`` and ``residuals-methods.png`` of the first target and the first seed."""
+        truth = self._raw(target)[:, 0]
+        guess = {name: self._pair(seeds[0], target)[1][:, 0] for name, seeds in outputs.items()}
+        return [plots.predicted_panels(truth, guess, folder), plots.residual_panels(truth, guess, folder)]
 
     def settings(self) -> dict[str, Any]:
         return {"mean": self.mean, "scale": self.scale, "flat": self.flat}
