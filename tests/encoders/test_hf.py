@@ -84,6 +84,13 @@ def test_text_alone_equals_in_a_batch_and_is_cut(minilm: Path):
     assert np.argsort(encoder.lengths(TEXTS)).tolist() == [2, 0, 3, 1]
 
 
+def test_the_identity_does_not_change_with_use(minilm: Path):
+    encoder = create_encoder(f"hf:{minilm}", "text")
+    before = encoder.identity()
+    encoder.encode(TEXTS)
+    assert encoder.identity() == before == create_encoder(f"hf:{minilm}", "text").identity()
+
+
 def test_sentences_of_one_meaning_are_near(minilm: Path):
     encoder = create_encoder(f"hf:{minilm}", "text", output="mean")
     texts = ["A dog runs over the grass.", "A puppy is running across a lawn.", "The bank raised interest rates."]

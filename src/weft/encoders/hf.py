@@ -197,6 +197,10 @@ class PretrainedText(Pretrained):
         self.max_length = max_length or min(self.processor.model_max_length, 512)
         if self.processor.pad_token is None:
             self.processor.pad_token = self.processor.eos_token
+        backend = getattr(self.processor, "backend_tokenizer", None)
+        rules = backend.to_str() if backend else json.dumps(self.processor.get_vocab(), sort_keys=True)
+        settings = f"{rules}\n{self.processor.pad_token}\n{self.max_length}"
+        self._rules = hashlib.sha256(settings.encode()).hexdigest()
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
         """``(tokens, D)`` per text, special tokens included."""
@@ -226,10 +230,7 @@ class PretrainedText(Pretrained):
         return hidden_size(self.model)
 
     def _preprocessing(self) -> str:
-        backend = getattr(self.processor, "backend_tokenizer", None)
-        rules = backend.to_str() if backend else json.dumps(self.processor.get_vocab(), sort_keys=True)
-        settings = f"{rules}\n{self.processor.pad_token}\n{self.max_length}"
-        return hashlib.sha256(settings.encode()).hexdigest()
+        return self._rules  # taken before the first call, which leaves its padding and truncation in the tokenizer
 
 
 @encoders.register("hf-image")
