@@ -3,9 +3,7 @@
 The bare side knows everything in advance: one file with every value in order, its row numbers or token numbers already
 computed, no absent rows, no mask. Both give float32. A page cache that is warm on both sides.
 
-The store has 32 shards. Columns of up to ``weft.store.column.IN_MEMORY`` bytes are joined in memory on opening;
-the cases called "mapped" switch that off, as it is for larger columns: where records are short and rows shuffled, the
-calls, one per shard, cost more than the bytes, and larger shards (``shard_rows``) help.
+The store was written in 32 shards; both sides read memory-mapped files.
 """
 
 from __future__ import annotations
@@ -23,13 +21,10 @@ from safetensors.torch import save_file
 
 from weft.data.dataset import Dataset, Modality
 from weft.encoders import create_encoder
-from weft.store import Store, column, encode
+from weft.store import Store, encode
 
-IN_MEMORY = column.IN_MEMORY
 ROWS, BATCH, SHARDS = 4096, 256, 32
 CASES = {
-    "mapped, vectors of 384": (384, 1, 1),
-    "mapped, maps of 49 x 256": (256, 49, 49),
     "vectors of 384": (384, 1, 1),
     "vectors of 1280": (1280, 1, 1),
     "maps of 49 x 256": (256, 49, 49),
@@ -75,7 +70,6 @@ def main() -> None:
     set_threads()
     figures = []
     for case, (width, shortest, longest) in CASES.items():
-        column.IN_MEMORY = 0 if case.startswith("mapped") else IN_MEMORY
         folder = Path(tempfile.mkdtemp())
         try:
             store, block, lengths = make(folder, width, shortest, longest)

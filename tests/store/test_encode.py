@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from weft.data.dataset import Dataset, Modality
 from weft.encoders import create_encoder
 from weft.errors import UserError
 from weft.store import Store, encode
+from weft.store.block import HEADER
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -180,29 +183,46 @@ def test_encoders_learn_from_training_rows_only(tmp_path: Path):
         encode(dataset, {"text": Letters()}, tmp_path / "c").encoder("text")
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "delete", "header"])
+@pytest.mark.parametrize("damage", ["flip", "length", "cut", "delete", "header"])
 def test_a_damaged_shard_is_named_and_made_anew(tmp_path: Path, damage):
     store = encode(toy(), {"text": Letters()}, tmp_path / "store", shard_rows=7)
     before = hashes(store.folder)
-    shard = store.folder / "text" / "shard-00001.safetensors"
-    data = bytearray(shard.read_bytes())
+    shards = store.manifest["modalities"]["text"]["shards"]
+    assert len(shards) == 3
+    file = store.folder / "text" / ("lengths.safetensors" if damage == "length" else "values.safetensors")
+    data = bytearray(file.read_bytes())
     if damage == "flip":
-        data[-5] ^= 1
+        data[HEADER + shards[0]["tokens"] * 6 + 5] ^= 1
+    elif damage == "length":
+        data[HEADER + 7 * 8] ^= 1
     elif damage == "header":
-        data[0] ^= 0xFF
-    shard.write_bytes(data[:-10] if damage == "cut" else data)
+        data[8] ^= 0xFF
+    file.write_bytes(data[: -shards[2]["tokens"] * 6 - 1] if damage == "cut" else data)
     if damage == "delete":
-        shard.unlink()
-    with pytest.raises(UserError, match=r"text/shard-00001\.safetensors is damaged"):
+        file.unlink()
+    first = {"delete": "shard 0 of text", "header": r"text/values\.safetensors"}.get(damage, "shard 1 of text")
+    with pytest.raises(UserError, match=f"{first} is damaged"):
         Store.open(store.folder, verify=True)
     if damage != "flip":
-        with pytest.raises(UserError, match=r"text/shard-00001\.safetensors"):
+        with pytest.raises(UserError, match="is damaged"):
             Store.open(store.folder)
-    shard.unlink(missing_ok=True)
     again = encode(toy(), {"text": Letters()}, store.folder, shard_rows=7)
-    assert again.report.modalities["text"].encoded == 7
+    made = {"flip": shards[1:2], "length": shards[1:2], "cut": shards[1:], "delete": shards, "header": []}[damage]
+    assert again.report.modalities["text"].encoded == sum(shard["values"] for shard in made)
     assert hashes(store.folder) == before
     Store.open(store.folder, verify=True)
+
+
+def test_an_encoder_that_does_not_repeat_itself_is_refused(tmp_path: Path):
+    store = encode(toy(), {"text": Letters()}, tmp_path / "store", shard_rows=7)
+    (store.folder / "text" / "values.safetensors").unlink()
+
+    class Longer(Letters):
+        def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
+            return [np.repeat(tokens, 2, axis=0) for tokens in super().encode(values)]
+
+    with pytest.raises(UserError, match="shard 0 of text is made anew with other lengths"):
+        encode(toy(), {"text": Longer()}, store.folder, shard_rows=7)
 
 
 def test_a_damaged_table_or_manifest_is_named(tmp_path: Path):
@@ -228,22 +248,28 @@ encode(toy(), toy_encoders(pause=float(sys.argv[2])), sys.argv[1], shard_rows=4,
 """
 
 
+def finished(folder: Path) -> int:
+    """Shards of the text that the manifest lists."""
+    manifest = folder / "manifest.json"
+    shards = json.loads(manifest.read_text())["modalities"]["text"]["shards"] if manifest.exists() else []
+    return sum(shard is not None for shard in shards)
+
+
 def test_a_killed_run_goes_on_with_the_same_bytes(tmp_path: Path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(killed), "0.2"], env=environment, cwd=root)
-    second = killed / "text" / "shard-00001.safetensors"
     deadline = time.monotonic() + 120
-    while not second.exists() and process.poll() is None and time.monotonic() < deadline:
+    while finished(killed) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    shards = list((killed / "text").glob("shard-*"))
-    assert 2 <= len(shards) < 5
+    assert 2 <= finished(killed) < 5
     with pytest.raises(UserError, match="not finished"):
         Store.open(killed)
-    (killed / "text" / ".shard-00003.safetensors.tmp").write_bytes(b"half a shard")
+    with (killed / "text" / "values.safetensors").open("ab") as file:
+        file.write(b"half a shard")
     resumed = encode(toy(), toy_encoders(), killed, shard_rows=4, batch_size=2, progress=False)
     assert resumed.report.modalities["text"].reused >= 4
     encode(toy(), toy_encoders(), whole, shard_rows=4, batch_size=2, progress=False)

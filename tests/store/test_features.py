@@ -1,4 +1,4 @@
-"""Ragged gather against a slow loop, from memory and from blocks of every dtype."""
+"""Ragged gather against a slow loop, from blocks of every dtype."""
 
 from __future__ import annotations
 
@@ -10,41 +10,32 @@ from hypothesis import strategies as st
 
 from weft.errors import UserError
 from weft.store import MemoryFeatures
-from weft.store import column as column_module
 from weft.store.column import Column
 from weft.tokens import mean_pool
 
 
 @st.composite
 def columns(draw):
-    """A column of random blocks, the values it holds, and rows to ask for."""
-    sizes = draw(st.lists(st.integers(0, 5), min_size=1, max_size=4))
+    """A random column, the values it holds, and rows to ask for."""
+    count = draw(st.integers(0, 12))
     uniform = draw(st.booleans())
     width = draw(st.integers(1, 4))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     same = int(generator.integers(1, 4))
-    lengths = [np.full(n, same) if uniform else generator.integers(1, 5, n) for n in sizes]
+    lengths = np.full(count, same) if uniform else generator.integers(1, 5, count)
     dtype = draw(st.sampled_from([torch.float16, torch.bfloat16, torch.float32]))
-    blocks = [torch.from_numpy(generator.standard_normal((int(n.sum()), width))).to(dtype) for n in lengths]
-    values = [
-        part.float().numpy()
-        for block, n in zip(blocks, lengths, strict=True)
-        for part in block.split(n.tolist())
-        if len(n)
-    ]
+    block = torch.from_numpy(generator.standard_normal((int(lengths.sum()), width))).to(dtype)
+    values = [part.float().numpy() for part in block.split(lengths.tolist())] if count else []
     pointer = generator.integers(-1, len(values), 8) if values else np.full(8, -1)
     rows = generator.integers(0, 8, draw(st.integers(0, 9)))
-    return (blocks, lengths, pointer, width), values, pointer, rows
+    return (block, lengths, pointer), values, pointer, rows
 
 
-@pytest.mark.parametrize("in_memory", [0, column_module.IN_MEMORY])
 @given(case=columns())
 @settings(max_examples=100, deadline=None)
-def test_gather_and_pooled_equal_a_slow_loop(in_memory, case):
+def test_gather_and_pooled_equal_a_slow_loop(case):
     parts, values, pointer, rows = case
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(column_module, "IN_MEMORY", in_memory)
-        column = Column(*parts)
+    column = Column(*parts)
     tokens = column.gather(rows)
     pooled = column.pooled(rows)
     assert tokens.values.dtype == torch.float32
@@ -96,7 +87,7 @@ def test_subset_copies_nothing_and_orders():
     assert part.presence.shape == (5, 1)
     assert list(found.subset(["s", "v"]).dims) == ["s", "v"]
     assert found.dims == {"v": 3, "s": 2}
-    assert part._columns["s"].blocks[0].data_ptr() == found._columns["s"].blocks[0].data_ptr()
+    assert part._columns["s"].block.data_ptr() == found._columns["s"].block.data_ptr()
     with pytest.raises(UserError, match="known modalities: s, v"):
         found.subset(["w"])
     with pytest.raises(UserError, match="'d'"):

@@ -66,9 +66,9 @@ def test_the_report_is_json_and_text(store):
 
 
 def test_a_damaged_shard_is_named(store):
-    shard = store.folder / "vector" / "shard-00000.safetensors"
-    data = bytearray(shard.read_bytes())
+    file = store.folder / "vector" / "values.safetensors"
+    data = bytearray(file.read_bytes())
     data[0:8] = b"\xff" * 8
-    shard.write_bytes(data)
-    with pytest.raises(UserError, match=r"vector/shard-00000\.safetensors"):
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"vector/values\.safetensors is damaged"):
         inspect_store(store.folder)

@@ -1,8 +1,9 @@
-"""Encode a data set once and keep the features: sharded, resumable, each value once.
+"""Encode a data set once and keep the features: shard by shard, resumable, each value once.
 
 Values that repeat (an image with five captions) are found by the hash of their content and encoded once. Unique values
 are kept in the order of their first row, ``shard_rows`` per shard. Inside a shard they are batched by length, longest
 first; no batch spans two shards, so every shard has the same bytes whether or not the run was interrupted before it.
+A store that is there is checked by its hashes first, and what is missing or damaged is made.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from weft.data.dataset import Dataset
 from weft.encoders import BadValue, Encoder
 from weft.errors import UserError, did_you_mean, some
+from weft.store.block import damage, repair_headers, write_shard
 from weft.store.files import (
     DTYPES,
     FORMAT,
@@ -31,8 +33,6 @@ from weft.store.files import (
     read_manifest,
     rows_bytes,
     sha256,
-    shard_bytes,
-    shard_name,
     write_atomic,
     write_manifest,
 )
@@ -175,15 +175,15 @@ class Run:
         size = entry["shard_rows"]
         for index, done in enumerate(entry["shards"]):
             first, last = index * size, min((index + 1) * size, len(self.unique.values))
-            if done is None:
+            if done is None or done["sha256"] is None:
                 start = time.perf_counter()
-                data = shard_bytes(self.encode_values(first, last, entry["dtype"], bar, task), entry["dtype"])
-                write_atomic(self.folder / entry["folder"] / shard_name(index), data)
-                entry["shards"][index] = {"bytes": len(data), "sha256": sha256(data)}
+                values = self.encode_values(first, last, entry["dtype"], bar, task)
+                write_shard(self.folder / entry["folder"], entry, index, values)
                 write_manifest(self.folder, self.manifest)
                 report.encoded += last - first
                 report.seconds += time.perf_counter() - start
             bar.update(task, completed=last)
+        repair_headers(self.folder / entry["folder"], entry)
 
     def encode_values(self, first: int, last: int, dtype: str, bar: Progress, task: TaskID) -> list[np.ndarray]:
         """The values ``first .. last - 1`` as ``(T, D)`` arrays, encoded in batches of like length."""
@@ -398,16 +398,9 @@ def keep_finished(folder: Path, manifest: dict[str, Any], before: dict[str, Any]
                 f"{old[part]} there, {entry[part]} now" if part in ("encoder", "dtype") else f"{folder}",
                 "give another folder, or delete this one",
             )
-        entry["shard_rows"] = old["shard_rows"]
-        entry["shards"] = [
-            shard if shard is not None and intact(folder / entry["folder"] / shard_name(index), shard) else None
-            for index, shard in enumerate(old["shards"])
-        ]
-
-
-def intact(path: Path, shard: dict[str, Any]) -> bool:
-    """Whether a finished shard is there, by its size."""
-    return path.is_file() and path.stat().st_size == shard["bytes"]
+        entry["shard_rows"], entry["shards"] = old["shard_rows"], old["shards"]
+        for index, _ in list(damage(folder / entry["folder"], entry, verify=True)):
+            entry["shards"][index]["sha256"] = None
 
 
 def progress_bar(wanted: bool) -> Progress:

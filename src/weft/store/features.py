@@ -181,7 +181,7 @@ class MemoryFeatures(ColumnFeatures):
             array = np.asarray(values, dtype=np.float32)
             there = np.logical_not(np.isnan(array).all(axis=1))
             kept, lengths = array[there], np.ones(int(there.sum()), np.int64)
-            rows, width = np.flatnonzero(there), array.shape[1]
+            rows = np.flatnonzero(there)
         else:
             present = [(row, np.asarray(v, dtype=np.float32)) for row, v in enumerate(values) if v is not None]
             shapes = {v.shape[1:] for _, v in present}
@@ -195,7 +195,7 @@ class MemoryFeatures(ColumnFeatures):
             there = np.array([v is not None for v in values], dtype=bool)
             kept = np.concatenate([v for _, v in present])
             lengths = np.array([len(v) for _, v in present], dtype=np.int64)
-            rows, width = np.flatnonzero(there), kept.shape[1]
+            rows = np.flatnonzero(there)
         bad = ~np.isfinite(kept).all(axis=1)
         if bad.any():
             owners = sorted({self.ids[row] for row in np.repeat(rows, lengths)[bad]})
@@ -204,4 +204,4 @@ class MemoryFeatures(ColumnFeatures):
             )
         pointer = np.full(len(there), -1, dtype=np.int64)
         pointer[rows] = np.arange(len(rows))
-        return Column([torch.from_numpy(np.ascontiguousarray(kept))], [lengths], pointer, width)
+        return Column(torch.from_numpy(np.ascontiguousarray(kept)), lengths, pointer)

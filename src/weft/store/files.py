@@ -1,8 +1,6 @@
-"""The files of a store: shards, the table of rows, the manifest. Each is written whole or not at all.
+"""The manifest and the table of rows of a store, each written whole or not at all.
 
-``<store>/manifest.json``, ``<store>/rows.parquet``, ``<store>/<modality>/shard-00042.safetensors``. A shard holds
-``values`` ``(sum T, D)`` in fp16, bf16 or fp32 and ``offsets`` ``(n + 1,)`` int64: value ``i`` is
-``values[offsets[i] : offsets[i + 1]]``. The manifest lists every finished shard with its SHA-256.
+``<store>/manifest.json``, ``<store>/rows.parquet``, and the features of each modality: see :mod:`weft.store.block`.
 """
 
 from __future__ import annotations
@@ -19,13 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from weft.errors import UserError
 
-FORMAT, VERSION = "weft-store", 1
+FORMAT, VERSION = "weft-store", 2
 MANIFEST, ROWS = "manifest.json", "rows.parquet"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -38,7 +33,12 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make names written into a folder last."""
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
@@ -59,61 +59,6 @@ def modality_folder(name: str) -> str:
     """A folder name for a modality that may be called anything."""
     safe = quote(name, safe=" ")
     return "%2E" + safe[1:] if safe.startswith(".") else safe
-
-
-def shard_name(index: int) -> str:
-    """``shard-00042.safetensors``."""
-    return f"shard-{index:05d}.safetensors"
-
-
-def shard_bytes(values: Sequence[np.ndarray], dtype: str) -> bytes:
-    """The file of one shard, from its values ``(T_i, D)``."""
-    offsets = np.cumsum([0, *(len(v) for v in values)], dtype=np.int64)
-    block = torch.from_numpy(np.concatenate(values)).to(DTYPES[dtype])
-    data: bytes = save({"values": block, "offsets": torch.from_numpy(offsets)}, metadata={"format": FORMAT})
-    return data
-
-
-def check_shard(path: Path, entry: dict[str, Any], verify: bool) -> None:
-    """Refuse a shard that is missing, of another size, or (``verify``) of another hash than the manifest says.
-
-    Raises:
-        UserError: it names the shard.
-    """
-    if not path.is_file() or path.stat().st_size != entry["bytes"]:
-        found = f"{path.stat().st_size} bytes, expected {entry['bytes']}" if path.is_file() else "no such file"
-        raise damaged(path, found)
-    if verify:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != entry["sha256"]:
-            raise damaged(path, f"SHA-256 {digest[:12]}..., expected {entry['sha256'][:12]}...")
-
-
-def map_shard(path: Path, width: int, dtype: str) -> tuple[Tensor, np.ndarray]:
-    """The memory-mapped block ``(sum T, D)`` of a shard and the number of tokens of each of its values.
-
-    Raises:
-        UserError: the file is not the shard the manifest speaks of; it names the shard.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            block, offsets = file.get_tensor("values"), file.get_tensor("offsets").numpy()
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, str(error)) from error
-    lengths = np.diff(offsets)
-    if block.dtype != DTYPES[dtype] or block.shape != (offsets[-1], width) or offsets[0] != 0 or (lengths < 1).any():
-        raise damaged(path, f"values {tuple(block.shape)} {block.dtype}, offsets up to {offsets[-1]}")
-    return block, lengths
-
-
-def damaged(path: Path, found: str) -> UserError:
-    """The error for a shard that is not what was written."""
-    return UserError(
-        f"the shard {path.parent.name}/{path.name} is damaged",
-        f"{path}: {found}",
-        "delete this file and encode again with the same settings: only this shard is made anew",
-    )
 
 
 def rows_bytes(

@@ -18,7 +18,7 @@ import torch
 from rich.console import Group
 from rich.table import Table
 
-from weft.store.files import map_shard, shard_name
+from weft.store.block import map_block
 from weft.store.store import Store
 
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
@@ -143,7 +143,7 @@ def inspect_store(folder: str | Path) -> StoreReport:
             encoder=entry["encoder"],
             present=int(there.sum()),
             values=entry["count"],
-            bytes=sum(shard["bytes"] for shard in entry["shards"]),
+            bytes=sum(path.stat().st_size for path in (store.folder / entry["folder"]).glob("*.safetensors")),
             tokens=quantiles(store.lengths[name][there]),
             norms=moments(norms),
             not_finite=not_finite,
@@ -171,12 +171,15 @@ def inspect_store(folder: str | Path) -> StoreReport:
 
 
 def scan(folder: Path, entry: dict[str, Any]) -> tuple[list[bytes], np.ndarray, int]:
-    """One pass over the shards of a modality: hash of every value, norm of every token, entries not finite."""
+    """One pass over the values of a modality: hash of every value, norm of every token, entries not finite."""
     hashes: list[bytes] = []
     norms: list[np.ndarray] = []
     not_finite = 0
-    for index in range(len(entry["shards"])):
-        block, lengths = map_shard(folder / entry["folder"] / shard_name(index), entry["width"], entry["dtype"])
+    whole, all_lengths = map_block(folder / entry["folder"], entry)
+    for first in range(0, len(all_lengths), entry["shard_rows"]):
+        lengths = all_lengths[first : first + entry["shard_rows"]]
+        before = int(all_lengths[:first].sum())
+        block = whole[before : before + int(lengths.sum())]
         raw = block.contiguous().view(torch.uint8).numpy()
         ends = np.cumsum(lengths)
         hashes += [

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 
 from weft.encoders import Encoder, create_encoder
 from weft.errors import UserError, did_you_mean
+from weft.store.block import damage, damaged, map_block
 from weft.store.column import Column
 from weft.store.features import ColumnFeatures
-from weft.store.files import MANIFEST, ROWS, check_shard, map_shard, read_manifest, sha256, shard_name, to_numpy
+from weft.store.files import MANIFEST, ROWS, read_manifest, sha256, to_numpy
 
 if TYPE_CHECKING:
     from weft.store.encode import EncodeReport
@@ -41,9 +42,7 @@ class Store(ColumnFeatures):
 
     def _column(self, name: str, pointer: Any) -> Column:
         entry = self.manifest["modalities"][name]
-        paths = [self.folder / entry["folder"] / shard_name(index) for index in range(len(entry["shards"]))]
-        shards = [map_shard(path, entry["width"], entry["dtype"]) for path in paths]
-        return Column([block for block, _ in shards], [lengths for _, lengths in shards], pointer, entry["width"])
+        return Column(*map_block(self.folder / entry["folder"], entry), pointer)
 
     @classmethod
     def open(cls, folder: str | Path, verify: bool = False) -> Self:
@@ -51,7 +50,7 @@ class Store(ColumnFeatures):
 
         Args:
             folder: where it lies.
-            verify: hash every file and compare with the manifest, instead of the sizes alone.
+            verify: hash every shard and compare with the manifest, instead of the sizes alone.
 
         Raises:
             UserError: there is no store, it is not finished, or a file is damaged (the message names it).
@@ -63,15 +62,16 @@ class Store(ColumnFeatures):
                 "there is no feature store here", f"no {MANIFEST} in {folder}", "make one with weft.encode()"
             )
         for name, entry in manifest["modalities"].items():
-            finished, wanted = sum(s is not None for s in entry["shards"]), len(entry["shards"])
+            finished = sum(shard is not None and shard["sha256"] is not None for shard in entry["shards"])
+            wanted = len(entry["shards"])
             if finished < wanted:
                 raise UserError(
                     f"the store is not finished: modality {name!r}",
                     f"{finished} of {wanted} shards in {folder}",
                     "run encode again with the same settings: it goes on where it stopped",
                 )
-            for index, shard in enumerate(entry["shards"]):
-                check_shard(folder / entry["folder"] / shard_name(index), shard, verify)
+            for index, found in damage(folder / entry["folder"], entry, verify):
+                raise damaged(folder / entry["folder"], index, found)
         rows = folder / ROWS
         if not rows.is_file() or (verify and sha256(rows.read_bytes()) != manifest["rows"]["sha256"]):
             raise UserError(
