@@ -12,6 +12,7 @@ from weft.cli import (
     encode,
     evaluate,
     fit,
+    forecast,
     init,
     inspect,
     list,
@@ -36,7 +37,7 @@ app = typer.Typer(
     epilog="Start with `weft compare shapes`, or `weft init my_table.csv` for a table of your own.",
 )
 
-LEARN = (init, encode, inspect, fit, compare, evaluate, predict)
+LEARN = (init, encode, inspect, fit, compare, forecast, evaluate, predict)
 USE = (search, pairs, mine, zeroshot, probe, saliency, run, list, check)
 for verb in LEARN + USE:
     verb.add_to(app)

@@ -57,7 +57,7 @@ class Comparison:
         config: settings, as JSON.
         task: of the first fold; ``winner_outputs`` and ``winner_target`` are the winner's test rows, for figures.
         shown: ``{method: (S, N, K)}`` test outputs of the methods to show side by side, all seeds, first fold.
-        shown_target: the target of these rows.
+        shown_target, shown_ids: the target of these rows, and their ids.
     """
 
     folder: Path
@@ -77,6 +77,7 @@ class Comparison:
     winner_target: np.ndarray | None = field(repr=False, default=None)
     shown: dict[str, np.ndarray] = field(repr=False, default_factory=dict)
     shown_target: np.ndarray | None = field(repr=False, default=None)
+    shown_ids: list[str] = field(repr=False, default_factory=list)
 
     @property
     def sentence(self) -> str:
@@ -123,6 +124,20 @@ class Comparison:
         for row in self.rows:
             cells = [getattr(row, column) for column in COLUMNS] + [row.metrics.get(key) for key in others]
             writer.writerow(["" if cell is None else cell for cell in cells])
+        return out.getvalue()
+
+    def predictions_csv(self) -> str:
+        """The methods to show, a line per test row: id, target, and every seed's prediction (``method#seed``)."""
+        columns = {
+            f"{name}#{seed}": self.task.decide(outputs)["prediction"]
+            for name, seeds in self.shown.items()
+            for seed, outputs in enumerate(seeds)
+        }
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["id", "target", *columns])
+        target = [] if self.shown_target is None else self.shown_target.tolist()
+        writer.writerows(zip(self.shown_ids, target, *(c.tolist() for c in columns.values()), strict=True))
         return out.getvalue()
 
     def to_markdown(self) -> str:
@@ -211,6 +226,7 @@ def compare(
         winner_target=target,
         shown={name: np.stack([seed[0] for seed in evidence.outputs[name]]) for name in shown},
         shown_target=setup.target[setup.splits[0].test],
+        shown_ids=[features.ids[row] for row in setup.splits[0].test],
     )
 
 

@@ -11,7 +11,8 @@ from weft.training.files import write_bytes
 
 
 def write_report(comparison: Comparison, folder: Path | str) -> Path:
-    """Write ``report.html``, ``comparison.json``, ``table.csv``, ``table.md`` and ``figures/*.png``.
+    """Write ``report.html``, ``comparison.json``, ``table.csv``, ``table.md``, ``figures/*.png``;
+    ``predictions.csv`` of methods to show.
 
     Args:
         comparison: what to write.
@@ -29,6 +30,8 @@ def write_report(comparison: Comparison, folder: Path | str) -> Path:
         "table.md": comparison.to_markdown(),
         "report.html": to_html(comparison, pictures),
     }
+    if comparison.shown:
+        files["predictions.csv"] = comparison.predictions_csv()
     for name, content in files.items():
         write_bytes(folder / name, content.encode())
     return folder / "report.html"
