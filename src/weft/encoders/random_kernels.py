@@ -59,18 +59,7 @@ class RandomKernels(Encoder):
 
     def fit(self, values: Sequence[Any]) -> None:
         """Learn the number of channels, and each one's mean and deviation over the training rows."""
-        if not values:
-            raise UserError(
-                "the random-kernels encoder learns its units from the training rows", "none", "check the split"
-            )
-        series = read_each(values, read_series)
-        channels = series[0].shape[1]
-        self._check(series, channels)
-        steps = sum(len(s) for s in series)
-        mean = sum(s.sum(axis=0) for s in series) / steps
-        variance = sum(((s - mean) ** 2).sum(axis=0) for s in series) / steps
-        scale = np.sqrt(variance)
-        self.load_state({"mean": mean.tolist(), "scale": np.where(scale > 0, scale, 1.0).tolist()})
+        self.load_state(channel_units("random-kernels", values))
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
         """``(ceil(T / patch), D)`` per series; series of one length are convolved together."""
@@ -79,7 +68,7 @@ class RandomKernels(Encoder):
                 "the random-kernels encoder is not fitted", "no statistics", "call fit() on the training rows"
             )
         series = read_each(values, read_series)
-        self._check(series, len(self.mean))
+        check_channels(series, len(self.mean))
         out: list[np.ndarray] = [np.empty(0)] * len(series)
         for length in sorted({len(s) for s in series}):
             rows = [i for i, s in enumerate(series) if len(s) == length]
@@ -107,16 +96,6 @@ class RandomKernels(Encoder):
                 )
             )
         return np.stack(patches, axis=1).astype(np.float32)
-
-    def _check(self, series: list[np.ndarray], channels: int) -> None:
-        for index, values in enumerate(series):
-            if values.shape[1] != channels:
-                raise BadValue(
-                    index,
-                    "series of one modality have the same channels",
-                    f"{values.shape[1]} channels, expected {channels}",
-                    "give (T, C) arrays with one C",
-                )
 
     def identity(self) -> dict[str, Any]:
         """Name and options; the channels' statistics are the state."""
@@ -156,6 +135,31 @@ def statistics(patch: np.ndarray) -> np.ndarray:
     slope = np.einsum("t,btc->bc", steps, patch) / max(float((steps**2).sum()), 1.0)
     parts = [patch.mean(axis=1), patch.std(axis=1), patch.min(axis=1), patch.max(axis=1), slope]
     return np.concatenate(parts, axis=1)
+
+
+def channel_units(who: str, values: Sequence[Any]) -> dict[str, list[float]]:
+    """``mean`` and ``scale`` (deviation, 1 for constants) of every channel over all steps of the training rows."""
+    if not values:
+        raise UserError(f"the {who} encoder learns its units from the training rows", "none", "check the split")
+    series = read_each(values, read_series)
+    check_channels(series, series[0].shape[1])
+    steps = sum(len(s) for s in series)
+    mean = sum(s.sum(axis=0) for s in series) / steps
+    variance = sum(((s - mean) ** 2).sum(axis=0) for s in series) / steps
+    scale = np.sqrt(variance)
+    return {"mean": mean.tolist(), "scale": np.where(scale > 0, scale, 1.0).tolist()}
+
+
+def check_channels(series: list[np.ndarray], channels: int) -> None:
+    """Refuse a series with another number of channels."""
+    for index, values in enumerate(series):
+        if values.shape[1] != channels:
+            raise BadValue(
+                index,
+                "series of one modality have the same channels",
+                f"{values.shape[1]} channels, expected {channels}",
+                "give (T, C) arrays with one C",
+            )
 
 
 def read_series(value: Any) -> np.ndarray:
