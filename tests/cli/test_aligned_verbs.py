@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -195,3 +196,30 @@ def test_another_encoder_in_the_store_is_refused(world: Path, tmp_path: Path) ->
 def test_a_single_pair_is_no_batch(world: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least 2 valid pairs"):
         weft("fit", world / "store", *FIT.split(), "--set", "batch_size=1", "-o", tmp_path / "one", "-q")
+
+
+def test_a_temperature_that_is_no_number(world: Path, tmp_path: Path) -> None:
+    fit = ["fit", world / "store", *FIT.split(), "-o", tmp_path / "nan", "-q"]
+    with pytest.raises(UserError, match="temperature=nan"):
+        weft(*fit, "--objective", "convirt", "--objective-option", "temperature=.nan")
+
+
+def test_an_empty_caption_is_absent_and_cannot_be_searched(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "flickr", tmp_path / "flickr")
+    captions = (tmp_path / "flickr/captions.txt").read_text().replace("46.png,something blue", "46.png, ")
+    (tmp_path / "flickr/captions.txt").write_text(captions)
+    search = ["search", world / "model", "flickr8k", "--root", tmp_path / "flickr", "--json"]
+    image = ["--find", "text", "--by", "image", "--query", tmp_path / "flickr/Images/42.png"]
+    with pytest.raises(UserError, match=r"empty caption[\s\S]*46.png#2"):
+        weft(*search, *image)
+    with pytest.raises(UserError, match="'text': a text is a non-empty str"):
+        weft(*search, "--query", " ")
+    weft("encode", "flickr8k", "--root", tmp_path / "flickr", "-o", tmp_path / "store", "-q")
+    weft("fit", tmp_path / "store", *FIT.split(), "--set", "epochs=1", "-o", tmp_path / "model", "-q")
+
+
+def test_a_class_without_a_name_has_no_prompt(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "folder", tmp_path / "folder")
+    (tmp_path / "folder/test/red").rename(tmp_path / "folder/test/_")
+    with pytest.raises(UserError, match="class names are different and not empty"):
+        weft("zeroshot", world / "model", "image_folder", "--root", tmp_path / "folder")

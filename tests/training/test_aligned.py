@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from weft.alignment import Aligner, Objective
 from weft.alignment.base import aligners
+from weft.alignment.infonce import InfoNCE
 from weft.data import Split
 from weft.errors import UserError
 from weft.store import MemoryFeatures
@@ -150,6 +151,30 @@ def test_chunks_train_the_same_model():
     for one, other in zip(whole.epochs, parts.epochs, strict=True):
         assert one["dev_loss"] == pytest.approx(other["dev_loss"], rel=1e-4)
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+
+
+def without_text(part, kept):
+    """The two views, with a text in the first ``kept`` rows of a part alone."""
+    features, split = pairs(60)
+    values = {name: features.pooled(np.arange(60))[name] for name in features.dims}
+    values["text"][getattr(split, part)[kept:]] = np.nan
+    return MemoryFeatures(features.ids, values, {}, group=features.group, task="retrieval"), split
+
+
+@pytest.mark.parametrize(("part", "kept"), [("train", 0), ("train", 1), ("dev", 0), ("dev", 1)])
+def test_a_modality_that_is_absent_in_every_row_is_named(part, kept):
+    features, split = without_text(part, kept)
+    with pytest.raises(
+        UserError, match=rf"two or more {part} rows have both 'image' and 'text'[\s\S]*{kept} of \d+ do"
+    ):
+        fit_aligner(build(features), InfoNCE(), features, split, SETTINGS, progress=False)
+
+
+def test_a_modality_that_is_absent_in_every_row_of_a_batch_is_named():
+    features, split = without_text("train", 3)
+    settings = {**SETTINGS, "batch_size": 4}
+    with pytest.raises(UserError, match=r"at least 2 valid pairs[\s\S]*larger batches, or drop rows"):
+        fit_aligner(build(features), InfoNCE(), features, split, settings, progress=False)
 
 
 def test_mistakes_are_named():

@@ -24,7 +24,7 @@ from weft.training.aligned import AlignedModel, retrieval_task
 from weft.training.batches import Batches
 from weft.training.config import TrainConfig
 from weft.training.goal import Collect, Goal, Share, check_rows, ids_of, pieces
-from weft.training.rows import refuse_empty_rows, select
+from weft.training.rows import refuse_empty_rows, refuse_no_pairs, select
 
 if TYPE_CHECKING:
     from weft.store import Features
@@ -51,6 +51,7 @@ class AlignedGoal(Goal):
         rows = check_rows(features, split)
         self._features, self._rows = select(features, model.names), rows
         refuse_empty_rows(self._features, np.concatenate(rows))
+        refuse_no_pairs(self._features, rows)
         self.model, self.objective, self.config = model, objective, config
         self._groups = [_Groups(features.group, part) for part in rows]
         self._task, self._dev_groups, self._presence = retrieval_task(self._features, rows[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,6 +55,20 @@ def refuse_empty_rows(features: Features, rows: np.ndarray) -> None:
             f"ids {some([features.ids[row] for row in empty.tolist()])}, of modalities {some(features.dims)}",
             "leave these rows out, or give them at least one modality",
         )
+
+
+def refuse_no_pairs(features: Features, parts: tuple[np.ndarray, np.ndarray]) -> None:
+    """Refuse train or dev rows of which fewer than two have both modalities of a pair: there is nothing to align."""
+    for part, rows in zip(("train", "dev"), parts, strict=True):
+        for (i, a), (j, b) in combinations(enumerate(features.dims), 2):
+            pairs = int((features.presence[rows, i] & features.presence[rows, j]).sum())
+            if pairs < 2:
+                raise UserError(
+                    f"two or more {part} rows have both {a!r} and {b!r}",
+                    f"{pairs} of {len(rows)} do; {a!r} is in {int(features.presence[rows, i].sum())}, "
+                    f"{b!r} in {int(features.presence[rows, j].sum())}",
+                    "leave out the modality that is absent, or check the column it was read from and the split",
+                )
 
 
 def refuse_absent(features: Features, rows: np.ndarray, who: str) -> None:
