@@ -20,6 +20,7 @@ import pytest
 from tests.compare.cases import QUICK, quick, small
 from weft.compare import CompareConfig, Comparison, compare
 from weft.compare.comparison import prepare
+from weft.compare.evidence import Evidence
 from weft.compare.jobs import Job, job_path, outputs_of, run_job
 from weft.compare.methods import Method, plan_methods
 from weft.errors import UserError
@@ -51,7 +52,9 @@ def test_a_killed_comparison_resumes_with_the_same_figures(tmp_path: Path) -> No
     folder = tmp_path / "killed"
     root = Path(__file__).resolve().parents[2]
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder)], cwd=root, env={**os.environ, "PYTHONPATH": "."}
+        [sys.executable, "-c", SCRIPT, str(folder)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([".", os.environ.get("PYTHONPATH", "")])},
     )
     deadline = time.monotonic() + 240
     while len(list(folder.glob("jobs/*.json"))) < 7 and time.monotonic() < deadline and process.poll() is None:
@@ -102,7 +105,7 @@ def test_the_budget_keeps_what_is_done_and_states_the_rest(tmp_path: Path, monke
             self.left -= 1
             return self.left < 0
 
-    monkeypatch.setattr("weft.compare.comparison._Clock", Ticking)
+    monkeypatch.setattr("weft.compare.comparison.Clock", Ticking)
     found = compare(small(), quick(train=FAST, budget="11s"), tmp_path, progress=False)
     done = {row.method: row.seeds for row in found.rows if row.status == "done"}
     assert set(done) == {
@@ -344,3 +347,20 @@ def test_a_variant_is_the_operator_with_its_options(tmp_path: Path) -> None:
 def test_bad_variants_and_shows(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words):
         compare(small(), quick(**settings), tmp_path, progress=False)
+
+
+def test_ties_are_what_paired_tests_do_not_tell_apart(tmp_path: Path) -> None:
+    """Of scores made by hand: equal to the best but for a coin toss per row, and far below it."""
+    rng = np.random.default_rng(0)
+    best = rng.random(400)
+    evidence = object.__new__(Evidence)
+    evidence.setup, evidence.group, evidence.sign = prepare(small(), quick(), tmp_path), None, 1.0
+    evidence.scores = {
+        "far": best[None] - 0.5,
+        "best": best[None],
+        "near": np.stack([best + rng.choice([-0.2, 0.199], 400), best]),
+    }
+    evidence.results = dict.fromkeys(evidence.scores, [])
+    evidence._link = lambda mean: mean
+    evidence.rows = np.arange(400)
+    assert evidence.tied() == sorted(["best", "near"], key=lambda name: -evidence.test(name).mean())

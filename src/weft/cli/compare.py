@@ -25,6 +25,9 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions of every method.")] = 5,
     folds: Annotated[int | None, typer.Option(help="Cross-validation folds instead of one test set.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time limit, e.g. 90s, 20m, 2h; the essentials run first.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes that train at a time (default: the cores).")
+    ] = None,
     dim: Annotated[int, typer.Option(help="Width of the fused vector.")] = 128,
     setting: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Comparison setting. Repeat.")] = [],  # noqa: B006
     root: Root = None,
@@ -47,7 +50,7 @@ def compare(
         weft compare runs/shapes/store --fusions "gated,*attention*" --folds 5 --json
     """
     from weft.cli.output import say, write_json
-    from weft.cli.source import open_store, settings
+    from weft.cli.source import cores, open_store, settings
     from weft.compare import CompareConfig
     from weft.compare import compare as run
     from weft.report import render_terminal, write_report
@@ -57,7 +60,11 @@ def compare(
     folder = out or Path("runs") / Path(source).stem / "compare"
     given = {"fusions": fusions.split(",") if fusions else None, "folds": folds, "budget": budget}
     config = CompareConfig(
-        seeds=seeds, dim=dim, **{k: v for k, v in given.items() if v is not None}, **settings(setting, "set")
+        seeds=seeds,
+        dim=dim,
+        jobs=jobs or cores(),
+        **{k: v for k, v in given.items() if v is not None},
+        **settings(setting, "set"),
     )
     comparison = run(features, config, folder, progress=progress)
     write_report(comparison, folder)

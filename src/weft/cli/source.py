@@ -126,3 +126,14 @@ def open_raw(source: str, root: Path | None, data: list[str], chosen: list[str])
         )
     dataset = read_source(source, root, data)
     return RawRows(dataset, {name: Tower(e) for name, e in choose_encoders(dataset, source, chosen).items()})
+
+
+def cores() -> int:
+    """Cores this process may use; one where a GPU does the work."""
+    import os
+
+    import torch
+
+    if torch.cuda.is_available():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

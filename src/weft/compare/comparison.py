@@ -7,23 +7,21 @@ import hashlib
 import io
 import json
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from weft.compare import contributions as shares
 from weft.compare.config import CompareConfig
 from weft.compare.contributions import Contributions
 from weft.compare.evidence import Evidence, Row
-from weft.compare.jobs import Job, Setup, finished, job_path, outputs_of, run_job, train_network
+from weft.compare.jobs import Job, Setup, finished, job_path, outputs_of, train_network
 from weft.compare.methods import Method, plan_methods
+from weft.compare.schedule import Clock, run_jobs, threads
 from weft.compare.verdict import Verdict, decide, notes
 from weft.data import Split, make_folds, make_splits
 from weft.errors import UserError, did_you_mean, some
@@ -33,7 +31,7 @@ from weft.training.files import write_json
 from weft.training.rows import refuse_empty_rows
 
 COLUMNS = [
-    *("method", "role", "test", "low", "high", "gain", "p_holm", "dev", "seeds"),
+    *("method", "role", "test", "low", "high", "tied", "gain", "p_holm", "dev", "seeds"),
     *("parameters", "flops", "train_seconds", "latency", "status", "error"),
 ]
 KEPT = "compare.json"
@@ -150,6 +148,8 @@ class Comparison:
             *(f"- {note}" for note in self.notes),
             "",
             *_table_lines(head, self._cells()),
+            "",
+            "= : not told apart from the best by paired tests (Holm, 5 %).",
         ]
         return "\n".join(lines) + "\n"
 
@@ -163,7 +163,7 @@ class Comparison:
             p = "" if row.p_holm is None else f"{row.p_holm:.2g}"
             size = "" if row.parameters is None else f"{row.parameters:,}"
             middle = [f"{row.test:.3f}", f"{row.low:.3f} to {row.high:.3f}", gain, p, str(row.seeds), size]
-            yield [row.method, row.role, *middle, f"{row.train_seconds:.2g}"]
+            yield [row.method + " =" * row.tied, row.role, *middle, f"{row.train_seconds:.2g}"]
 
 
 def compare(
@@ -190,7 +190,7 @@ def compare(
         raise UserError("a method to show is not compared", unknown[0], remedy)
     plan = {method.name: list(_jobs_of(method, setup)) for method in methods}
     order = sorted((job for jobs in plan.values() for job in jobs), key=lambda job: job.seed)
-    clock = _Clock(config.budget)
+    clock = Clock(config.budget)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -198,8 +198,8 @@ def compare(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with _threads(config.threads), Progress(*columns, disable=not progress) as bar:
-        not_run = _run(setup, order, clock, bar, "comparing")
+    with threads(config.threads), Progress(*columns, disable=not progress) as bar:
+        not_run = run_jobs(setup, order, clock, bar, "comparing")
         evidence = Evidence(setup, methods, plan)
         verdict = decide(evidence)
         found = None
@@ -228,17 +228,6 @@ def compare(
         shown_target=setup.target[setup.splits[0].test],
         shown_ids=[features.ids[row] for row in setup.splits[0].test],
     )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Torch with ``count`` threads, and afterwards with as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def prepare(features: Features, config: CompareConfig, folder: Path) -> Setup:
@@ -298,42 +287,16 @@ def _digest(features: Features, target: np.ndarray) -> str:
 
 def _jobs_of(method: Method, setup: Setup) -> Iterator[Job]:
     """Seeds x folds of a method; the tuning is done at the first seed."""
-    for seed in range(setup.config.seeds if method.random else 1):
+    for seed in range(setup.config.seeds_of(method.reads_tokens) if method.random else 1):
         for fold in range(len(setup.splits)):
             yield Job(method, seed, fold)
 
 
-class _Clock:
-    """Time since the comparison began, against the budget."""
-
-    def __init__(self, budget: float | None) -> None:
-        self._budget, self._started = budget, time.monotonic()
-
-    @property
-    def over(self) -> bool:
-        return self._budget is not None and time.monotonic() - self._started >= self._budget
-
-
-def _run(setup: Setup, jobs: list[Job], clock: _Clock, bar: Progress, what: str) -> list[str]:
-    """Run jobs in order while there is time; labels of those that did not run."""
-    missed = []
-    task = bar.add_task(what, total=len(jobs))
-    for job in jobs:
-        bar.update(task, description=f"{what}: {job.label}")
-        done = finished(setup, job)
-        if clock.over and (done is None or done["status"] != "done"):
-            missed += [job.label] if done is None else []
-        else:
-            run_job(setup, job)
-        bar.advance(task)
-    return missed
-
-
 def _contributions(
-    setup: Setup, evidence: Evidence, fusion: str, clock: _Clock, bar: Progress
+    setup: Setup, evidence: Evidence, fusion: str, clock: Clock, bar: Progress
 ) -> tuple[Contributions | None, list[str]]:
     model, jobs = shares.subset_jobs(setup, evidence, fusion)
-    missed = _run(setup, list(jobs.values()), clock, bar, "contributions")
+    missed = run_jobs(setup, list(jobs.values()), clock, bar, "contributions")
     if missed:
         return None, missed
     results = {part: result for part, job in jobs.items() if (result := finished(setup, job)) is not None}

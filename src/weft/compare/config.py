@@ -25,6 +25,7 @@ class CompareConfig(BaseModel):
         decisions: models with one decision per modality: ``"late"``, ``"hybrid"``, each optionally with the rule that
             combines (:mod:`weft.tasks.decision`), as in ``"late:product"`` or ``"hybrid:weighted"``; empty: none.
         seeds: repetitions of every method whose training is random.
+        sequence_seeds: repetitions of operators that read token sequences, which cost far more; None: as ``seeds``.
         folds: cross-validation folds instead of one test set.
         trials: settings tried on the dev rows for each method, at the first seed; later seeds keep the best.
         target: column of the targets; None: the first.
@@ -34,8 +35,10 @@ class CompareConfig(BaseModel):
         train: settings of the training loop, the same for every network (``lr`` and ``weight_decay`` are tuned).
         budget: seconds after which no further job starts ("90s", "20m" and "2h" are understood). The essentials run
             first, and what did not run is stated. None: no limit.
-        threads: of torch while jobs run. One is fastest for small models, and figures do not depend on the machine's
-            cores; raise it for operators on long, wide token sequences.
+        jobs: processes that train at the same time; figures do not depend on it. A script that asks for more than one
+            keeps what it does under ``if __name__ == "__main__"``, as for every use of multiprocessing.
+        threads: of torch while jobs run, in each process. One is fastest for small models, and figures do not depend on
+            the machine's cores; raise it for operators on long, wide token sequences.
         resamples: random draws of each permutation test and bootstrap.
 
     Raises:
@@ -50,6 +53,7 @@ class CompareConfig(BaseModel):
     show: list[str] = Field(default_factory=list)
     decisions: list[str] = Field(default_factory=lambda: ["late", "hybrid"])
     seeds: int = Field(5, ge=1)
+    sequence_seeds: int | None = Field(None, ge=1)
     folds: int | None = Field(None, ge=2)
     trials: int = Field(4, ge=1, le=12)
     target: str | None = None
@@ -58,6 +62,7 @@ class CompareConfig(BaseModel):
     dim: int = Field(128, ge=1)
     train: TrainConfig = Field(default_factory=TrainConfig)
     budget: float | None = Field(None, ge=0)
+    jobs: int = Field(1, ge=1)
     threads: int = Field(1, ge=1)
     resamples: int = Field(9999, ge=99)
 
@@ -74,6 +79,10 @@ class CompareConfig(BaseModel):
             raise UserError(
                 f"comparison setting {name!r}: {first['msg']}", f"{first['input']!r}", "see weft.compare.CompareConfig"
             ) from None
+
+    def seeds_of(self, reads_tokens: bool) -> int:
+        """Repetitions of a random method."""
+        return min(self.sequence_seeds or self.seeds, self.seeds) if reads_tokens else self.seeds
 
     @field_validator("budget", mode="before")
     @classmethod

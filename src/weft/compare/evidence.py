@@ -11,7 +11,7 @@ jackknife values of blocks of rows; there, a figure over folds is the mean of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from weft.compare.jobs import Job, Setup, finished, outputs_of
 from weft.compare.methods import Method
 from weft.compare.statistics import (
+    LEVEL,
     block_values,
     bootstrap_means,
     holm,
@@ -52,6 +53,8 @@ class Row:
         gain: better than the best single modality by this much in the primary metric (positive is better).
         gain_low, gain_high: 95 % interval of ``gain``.
         p, p_holm: paired test against the best single modality, alone and corrected for all methods of the table.
+        tied: not told apart from the method that is best on test, by paired tests corrected for all methods (Holm) at
+            the level of 5 %; the best itself is.
         metrics: all metrics on test.
         missing: ``{modality: {"rows", "full", "hidden"} or None}``, primary metric with it hidden at test time.
         parameters, flops: of the network, for one sample.
@@ -76,6 +79,7 @@ class Row:
     gain_high: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    tied: bool = False
     metrics: dict[str, float | None] = field(default_factory=dict)
     missing: dict[str, dict[str, float] | None] = field(default_factory=dict)
     parameters: int | None = None
@@ -173,7 +177,19 @@ class Evidence:
         gains = {name: self.compare(name, single) for name in tested if single is not None}
         adjusted = dict(zip(gains, holm(np.array([g.p for g in gains.values()])).tolist(), strict=True))
         rows = [self._row(method, gains.get(method.name), adjusted.get(method.name)) for method in self.methods]
+        tied = self.tied()
+        rows = [replace(row, tied=row.method in tied) for row in rows]
         return sorted(rows, key=lambda r: (r.test is None, 0.0 if r.test is None else -self.sign * r.test))
+
+    def tied(self) -> list[str]:
+        """The method that is best on test, and those that paired tests do not tell apart from it (Holm, 5 %)."""
+        names = sorted(self.results, key=lambda name: -self.sign * self.test(name).mean())
+        if not names:
+            return []
+        means = {name: self.scores[name].mean(axis=0) for name in names}
+        resamples = self.setup.config.resamples
+        p = [sign_flip_test(means[names[0]] - means[name], self.group, resamples=resamples) for name in names[1:]]
+        return names[:1] + [name for name, q in zip(names[1:], holm(np.array(p)), strict=True) if q >= LEVEL]
 
     def _row(self, method: Method, gain: Gain | None, p_holm: float | None) -> Row:
         name = method.name

@@ -103,18 +103,26 @@ def run_job(setup: Setup, job: Job) -> dict[str, Any]:
     if found is not None and found["status"] == "done":
         return found
     started = time.monotonic()
-    head = {"method": job.method.name, "seed": job.seed, "fold": job.fold}
     path = job_path(setup, job)
     try:
         result, outputs = _measure(setup, job)
     except Exception as error:  # a method that cannot run is a row of the table, whatever stopped it
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        failed = {**head, "status": "failed", "error": message, "seconds": time.monotonic() - started}
-        write_json(path, failed)
-        return failed
+        return failed_job(setup, job, message, time.monotonic() - started)
     write_tensors(path.with_suffix(".safetensors"), {part: torch.from_numpy(o) for part, o in outputs.items()})
-    write_json(path, {**head, "status": "done", **result, "seconds": time.monotonic() - started})
+    write_json(path, {**_head(job), "status": "done", **result, "seconds": time.monotonic() - started})
     return cast("dict[str, Any]", read_json(path))
+
+
+def failed_job(setup: Setup, job: Job, error: str, seconds: float) -> dict[str, Any]:
+    """Keep why a job failed."""
+    failed = {**_head(job), "status": "failed", "error": error, "seconds": seconds}
+    write_json(job_path(setup, job), failed)
+    return failed
+
+
+def _head(job: Job) -> dict[str, Any]:
+    return {"method": job.method.name, "seed": job.seed, "fold": job.fold}
 
 
 def train_network(setup: Setup, job: Job, settings: dict[str, Any]) -> tuple[FusedModel, int]:

@@ -63,6 +63,11 @@ class Method:
         """Whether another seed gives another result."""
         return self.family == "network"
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether it is an operator on token sequences."""
+        return self.family == "network" and self.decision != "late" and fusions.get(self.fusion).wants != "vectors"
+
     def trials(self, config: CompareConfig) -> list[dict[str, Any]]:
         """The settings tried on the dev rows, equally many for each method; the first is the default."""
         if self.family == "chance":

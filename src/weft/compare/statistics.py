@@ -30,6 +30,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+LEVEL = 0.05
+"""A p-value below this counts as a difference."""
 RESAMPLES = 9999
 BLOCKS = 40
 CHUNK = 2_000_000

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from weft.compare.evidence import Evidence, Gain
+from weft.compare.statistics import LEVEL
 
-LEVEL = 0.05
 Outcome = Literal["helps", "does not help", "nothing predicts", "one modality", "no fusion finished", "no result"]
 
 
@@ -116,6 +116,9 @@ def notes(evidence: Evidence, verdict: Verdict) -> list[str]:
             found.append(f"{reach}, better than the best fusion: features side by side are enough here.")
         elif verdict.outcome == "helps" and not shows_gain(evidence.compare(verdict.fusion, classical)):
             found.append(f"{reach}; the fusion is not shown to be better than that.")
+    tied = evidence.tied()
+    if len(tied) > 1:
+        found.append(f"Not told apart from the best on test, {tied[0]}: {_join(tuple(tied[1:]))}.")
     few = [name for name in (verdict.fusion, verdict.single) if name and _one_seed(evidence, name)]
     if few:
         found.append(f"{' and '.join(few)}: one seed only, so the interval leaves the chance of training out.")

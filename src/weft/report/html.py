@@ -72,7 +72,7 @@ def to_html(comparison: Comparison, pictures: Iterable[Picture]) -> str:
         _table(comparison),
         '<p class="facts">Gain and p: against the best single modality on dev, the one in the verdict; p by a paired '
         "sign-flip test, corrected for all tests of this table (Holm). Intervals: 95 %, over rows and training runs. "
-        "Highlighted: the model that is kept.</p>",
+        "Highlighted: the model that is kept. =: not told apart from the best on test by paired tests (Holm, 5 %).</p>",
         "<h2>Figures</h2>",
         f"<section>{''.join(_figure(picture) for picture in pictures)}</section>",
         "<h2>Details</h2>",
@@ -98,7 +98,7 @@ def _line(row: Row, kept: bool, width: int) -> str:
     if row.test is None:
         return f'<tr>{first}<td class="why" colspan="{width - 2}">{escape(row.error or row.status)}</td></tr>'
     cells = [
-        f"{row.test:.3f}",
+        f"{'= ' if row.tied else ''}{row.test:.3f}",
         f"{row.low:.3f} to {row.high:.3f}",
         "" if row.gain is None else f"{row.gain:+.3f}",
         "" if row.gain is None else f"{row.gain_low:+.3f} to {row.gain_high:+.3f}",

@@ -24,7 +24,7 @@ def render_terminal(comparison: Comparison, console: Console | None = None) -> N
     console = console or Console()
     helps = comparison.verdict.outcome == "helps"
     console.print(Panel(escape(comparison.sentence), title="verdict", border_style="green" if helps else "yellow"))
-    title = f"{comparison.counts['test']} test rows, best first"
+    title = f"{comparison.counts['test']} test rows, best first; = not told apart from the best"
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("method", overflow="fold", min_width=14)
     table.add_column("role", no_wrap=True)
@@ -51,7 +51,7 @@ def _cells(row: Row) -> list[str]:
     return [
         escape(row.method),
         row.role,
-        f"{row.test:.3f}",
+        f"{'= ' if row.tied else ''}{row.test:.3f}",
         f"{row.low:.3f}..{row.high:.3f}",
         "" if row.gain is None else f"{row.gain:+.3f}",
         "" if row.p_holm is None else f"{row.p_holm:.2g}",

@@ -81,6 +81,10 @@ class Store(ColumnFeatures):
             )
         return cls(folder, manifest)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the files again."""
+        return _reopen, (self.folder.resolve(), list(self.dims))
+
     def encoder(self, name: str) -> Encoder:
         """The encoder of a modality, as it was when the store was made: for new rows.
 
@@ -108,6 +112,10 @@ class Store(ColumnFeatures):
                 "bring the old model back, or encode again into another folder",
             )
         return encoder
+
+
+def _reopen(folder: Path, names: list[str]) -> Store:
+    return Store.open(folder).subset(names)
 
 
 def read_rows(path: Path) -> pa.Table:

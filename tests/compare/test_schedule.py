@@ -1,0 +1,59 @@
+"""Jobs in several processes: the figures of one, what a dead process costs, and what waits for what."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.compare.cases import quick, small
+from tests.compare.test_compare import FAST, figures_of
+from weft.compare import compare
+from weft.compare.jobs import Job
+from weft.compare.methods import Method
+from weft.compare.schedule import _next
+from weft.store import MemoryFeatures
+
+
+class Deadly(MemoryFeatures):
+    """Features that end every child process which reads ``b`` alone."""
+
+    def pooled(self, rows: np.ndarray) -> Any:
+        if multiprocessing.parent_process() is not None and list(self.dims) == ["b"]:
+            os._exit(7)
+        return super().pooled(rows)
+
+
+@pytest.mark.slow
+def test_processes_do_not_change_the_figures(tmp_path: Path) -> None:
+    config = quick(train=FAST, sequence_seeds=1, fusions=["concat", "bottleneck"])
+    one = compare(small(), config, tmp_path / "one", progress=False)
+    two = compare(small(), config.model_copy(update={"jobs": 2}), tmp_path / "two", progress=False)
+    assert figures_of(two) == figures_of(one)
+    assert (two.sentence, two.contributions) == (one.sentence, one.contributions)
+    assert {row.method: row.seeds for row in two.rows if row.role == "fusion"} == {"concat": 2, "bottleneck": 1}
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_a_failed_row(tmp_path: Path) -> None:
+    whole = small()
+    features = Deadly(whole.ids, whole.pooled(np.arange(len(whole))), whole.targets)
+    found = compare(features, quick(train=FAST, seeds=1, jobs=2), tmp_path, progress=False)
+    failed = {row.method: row.error for row in found.rows if row.status == "failed"}
+    assert set(failed) == {"b (linear)", "b (boosting)"}
+    assert all("exit code 7" in str(error) for error in failed.values())
+    assert {row.method for row in found.rows if row.status == "done"} >= {"a", "b", "concat"}
+
+
+def test_a_later_seed_waits_for_the_tuning_of_its_own_method() -> None:
+    one, other = (Method(name, "network", ("a", "b")) for name in ("one", "other"))
+    tune, later, elsewhere = Job(one, 0, 0), Job(one, 1, 0), Job(other, 1, 0)
+    assert _next([tune, later], []) == tune
+    assert _next([later, elsewhere], [tune]) == elsewhere
+    assert _next([later], [tune]) is None
+    assert _next([later], []) == later
+    assert _next([Job(one, 1, 1)], [tune]) == Job(one, 1, 1)
