@@ -360,7 +360,7 @@ def test_ties_are_what_paired_tests_do_not_tell_apart(tmp_path: Path) -> None:
         "best": best[None],
         "near": np.stack([best + rng.choice([-0.2, 0.199], 400), best]),
     }
-    evidence.results = dict.fromkeys(evidence.scores, [])
+    evidence.results = {name: [] for name in evidence.scores}
     evidence._link = lambda mean: mean
     evidence.rows = np.arange(400)
     assert evidence.tied() == sorted(["best", "near"], key=lambda name: -evidence.test(name).mean())
