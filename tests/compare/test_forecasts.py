@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,21 @@ def test_errors_by_hand(tmp_path: Path) -> None:
     assert net.p_holm is not None
     assert net.p_holm < 0.01
     assert found["persistence"].p_holm is None
+
+
+def test_figures_show_the_level_whatever_the_target(tmp_path: Path) -> None:
+    data = walk()
+    last = np.array([value[-1, 0] for value in data.modalities["oil"].values])
+    change = replace(data, targets={"y": data.targets["y"] - last})
+    ids = [data.ids[i] for i in SPLIT.test]
+    pictures = []
+    for name, given, base in (("level", data, 0.0), ("change", change, last[SPLIT.test])):
+        target = given.targets["y"][SPLIT.test]
+        path = write(tmp_path / f"{name}.csv", ids, target, {"net#0": data.targets["y"][SPLIT.test] + 1 - base})
+        forecast_table(given, SPLIT, "oil", 0, name == "change", path, tmp_path / name)
+        pictures.append([(tmp_path / name / f"{f}-methods.png").read_bytes() for f in ("predicted", "residuals")])
+    assert pictures[0] == pictures[1]
+    assert pictures[0][0] != pictures[0][1]
 
 
 def test_predictions_of_a_comparison_are_read_back(tmp_path: Path) -> None:

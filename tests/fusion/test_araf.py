@@ -16,7 +16,7 @@ from tests.fusion.loops import layer_norm
 from tests.fusion.references import real_tokens, reference
 from weft.errors import UserError
 from weft.fusion import create_fusion
-from weft.fusion.araf import ARAF, Alignment, Enhancement, Resampler
+from weft.fusion.araf import ARAF, Alignment, Enhancement, Extraction, Resampler
 from weft.fusion.araf_blocks import JointLayerNorm, LowRank, PublishedAlignment, PublishedEnhancement
 from weft.tokens import Tokens
 
@@ -99,6 +99,23 @@ def enhance(module: Enhancement, fused: Tensor, mean: Tensor) -> Tensor:
     return (raised + down).clamp(min=0)
 
 
+def extract(module: Extraction, x: Tensor, places: list[int]) -> Tensor:
+    """Normalisation and two convolutions, token by token; ``places`` are the tokens' positions, gaps are zeros."""
+    values = layer_norm(x, module.norm.weight, module.norm.bias)
+    for block in module.blocks:
+        kernel, bias = block.convolution.weight, block.convolution.bias
+        branch = []
+        for t in range(len(values)):
+            total = bias.clone()
+            for k in (-1, 0, 1):
+                if places[t] + k in places:
+                    total = total + kernel[:, :, k + 1] @ values[places.index(places[t] + k)]
+            gelu = torch.stack([u * 0.5 * (1 + math.erf(float(u) / math.sqrt(2))) for u in total])
+            branch.append(block.mapping.weight @ gelu + block.mapping.bias)
+        values = values + torch.stack(branch)
+    return values
+
+
 @reference("araf")
 def araf(module: ARAF, inputs: dict[str, Tokens]) -> Tensor:
     vectors = []
@@ -108,16 +125,29 @@ def araf(module: ARAF, inputs: dict[str, Tokens]) -> Tensor:
                 real_tokens(inputs[name], row) @ p.weight.T + p.bias
                 for name, p in zip(module.names, module.project, strict=True)
             ]
+            if module.extract is not None:
+                places = [inputs[name].mask[row].nonzero().flatten().tolist() for name in module.names]
+                x = [extract(e, *xp) if xp[1] else xp[0] for e, *xp in zip(module.extract, x, places, strict=True)]
             queries = {a: resample(r, x[a]) for a, r in zip(module.askers, module.resample, strict=True)}
             fused = dict.fromkeys(module.askers, torch.zeros_like(next(iter(queries.values()))))
-            for (a, b), block in zip(module.pairs, module.align, strict=True):
-                if len(x[b]):
+            for (a, b), block in zip(module.pairs, module.align or [None] * len(module.pairs), strict=True):
+                if block is None:
+                    fused[a] = queries[a]
+                elif len(x[b]):
                     fused[a] = fused[a] + align(block, queries[a], x[b])
-            asking = [a for a in fused if len(x[a])] if len(fused) > 1 else list(fused)
+            asking = [a for a in fused if len(x[a]) or not len(module.align)] if len(fused) > 1 else list(fused)
             mean = sum(fused[a] for a in asking) / len(asking)
-            there = [m for m in range(len(x)) if len(x[m])]
-            shared = sum(enhance(module.enhance[m], mean, x[m].sum(dim=0) / len(x[m])) for m in there)
-            vectors.append(module.out.weight @ shared.flatten() + module.out.bias)
+            means = {m: x[m].sum(dim=0) / len(x[m]) for m in range(len(x)) if len(x[m])}
+            if len(module.enhance):
+                shared = sum(enhance(module.enhance[m], mean, centre) for m, centre in means.items())
+            else:
+                shared = torch.stack([interpolate(token, module.columns) for token in mean])
+            vector = module.out.weight @ shared.flatten() + module.out.bias
+            vectors.append(
+                vector
+                if module.scale is None
+                else module.scale * vector + sum(m.clamp(min=0) for m in means.values()) / len(means)
+            )
     return torch.stack(vectors)
 
 
@@ -128,6 +158,9 @@ def araf(module: ARAF, inputs: dict[str, Tokens]) -> Tensor:
         {"gates": False, "asks": "m1"},
         {"output_projection": False, "columns": 5, "heads": 2},
         {"symmetric": True, "columns": 16},
+        {"mfe": True, "skip": False},
+        {"align": False, "symmetric": True},
+        {"enhance": False, "symmetric": True},
     ],
 )
 def test_options_equal_the_loops(options: dict[str, Any]) -> None:

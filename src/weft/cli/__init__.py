@@ -7,6 +7,7 @@ import sys
 import typer
 
 from weft.cli import (
+    alignment,
     check,
     compare,
     encode,
@@ -38,7 +39,7 @@ app = typer.Typer(
 )
 
 LEARN = (init, encode, inspect, fit, compare, forecast, evaluate, predict)
-USE = (search, pairs, mine, zeroshot, probe, saliency, run, list, check)
+USE = (search, pairs, mine, zeroshot, probe, saliency, alignment, run, list, check)
 for verb in LEARN + USE:
     verb.add_to(app)
 

@@ -24,6 +24,7 @@ def forecast(
     change: Annotated[bool, typer.Option(help="The target is the change since the last step.")] = False,
     root: Root = None,
     data: Data = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for forecast.json and the figures.")] = None,
     json: Json = False,
 ) -> None:
     """What a forecast has to beat: errors of simple forecasts, and of a comparison's methods on the same test rows.
@@ -38,11 +39,15 @@ def forecast(
     from weft.cli.source import read_source
     from weft.compare.forecasts import forecast_table
     from weft.data import make_splits
+    from weft.training.files import write_json as write_file
 
     dataset = read_source(source, root, data)
-    rows, best = forecast_table(dataset, make_splits(dataset), modality, channel, change, against)
+    rows, best = forecast_table(dataset, make_splits(dataset), modality, channel, change, against, out)
+    found = {"best_on_dev": best, "rows": [row.to_dict() for row in rows]}
+    if out is not None:
+        write_file(out / "forecast.json", found)
     if json:
-        write_json({"best_on_dev": best, "rows": rows})
+        write_json(found)
         return
     cells = [
         {

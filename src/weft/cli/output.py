@@ -34,4 +34,4 @@ def write_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def say(text: str) -> None:
     """One line for a person, on standard error, so that standard output stays clean for ``--json``."""
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+    Console(stderr=True, highlight=False, markup=False).print(text, soft_wrap=True)

@@ -13,6 +13,7 @@ import numpy as np
 from weft.compare.statistics import holm, sign_flip_test
 from weft.data import Dataset, Split
 from weft.errors import UserError, did_you_mean, some
+from weft.tasks import plots
 from weft.tasks.forecast import forecasts
 
 
@@ -43,7 +44,13 @@ class ForecastRow:
 
 
 def forecast_table(
-    dataset: Dataset, split: Split, modality: str, channel: int, change: bool, predictions: Path | None = None
+    dataset: Dataset,
+    split: Split,
+    modality: str,
+    channel: int,
+    change: bool,
+    predictions: Path | None = None,
+    figures: Path | None = None,
 ) -> tuple[list[ForecastRow], str]:
     """Baselines and, where there are predictions of a comparison, its methods; best first.
 
@@ -53,6 +60,8 @@ def forecast_table(
         modality, channel: where the history of the target is.
         change: the target is the change since the last step.
         predictions: ``predictions.csv`` of a comparison of the same rows.
+        figures: folder for ``predicted-methods.png`` and ``residuals-methods.png``: the best baseline on dev and every
+            method at its first seed, as values of the channel even where the target is its change.
 
     Returns:
         The rows, and the name of the baseline that is best on dev.
@@ -61,10 +70,16 @@ def forecast_table(
         UserError: no such series, windows of unequal length, or predictions of other rows.
     """
     target = next(iter(dataset.targets.values()))
-    found = forecasts(_windows(dataset, modality), channel, target, split, change=change)
+    windows = _windows(dataset, modality)
+    found = forecasts(windows, channel, target, split, change=change)
     best = min(found, key=lambda forecast: forecast.dev)
     errors = {forecast.name: (forecast.prediction - target)[split.test][None] for forecast in found}
     methods = {} if predictions is None else read_errors(predictions, [dataset.ids[i] for i in split.test])
+    if figures is not None:
+        level = target[split.test] + (windows[split.test, -1, channel] if change else 0.0)
+        guess = {name: level + e[0] for name, e in {best.name: errors[best.name], **methods}.items()}
+        plots.predicted_panels(level, guess, figures)
+        plots.residual_panels(level, guess, figures)
     group = None if dataset.group is None else dataset.group[split.test]
     reference = errors[best.name][0] ** 2
     p = [sign_flip_test((e**2).mean(axis=0) - reference, group) for e in methods.values()]

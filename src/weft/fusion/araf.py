@@ -11,12 +11,7 @@ r"""ARAF: one modality asks the others, and an enhancement puts the answer and e
     G_m &= F + W^x_m\,\mathrm{mean}_t X_m && \text{the gate: what the enhancement adds depends on m} \\
     E_m &= \mathrm{up}_{H \to C}(W^t_m G_m + b^t_m)\,W^c_m + b^c_m && (B, C, S) \\
     Y &= \textstyle\sum_m \mathrm{relu}(\mathrm{relu}(E_m) + \mathrm{down}_{D \to S} N_m(F)) && m\ \text{present} \\
-    z &= W\,\mathrm{flatten}(Y) + b && (B, dim)
-
-Keys and values serve all heads; one normalisation :math:`N` serves both sides of an alignment, jointly over tokens and
-channels (``norm="joint"``, real tokens only) or per token. With ``symmetric`` every modality asks and F is the mean
-over the present ones. An absent modality sends nothing and has no enhancement; an absent asking one leaves its learned
-queries. With nobody to ask, F is zero and the gate carries what there is.
+    z &= s\,(W\,\mathrm{flatten}(Y) + b) + \textstyle\mathrm{mean}_m\,\mathrm{relu}(\mathrm{mean}_t X_m) && (B, dim)
 
 ``variant="official"`` is the published arithmetic of :mod:`weft.fusion.araf_blocks`: modalities are mean-pooled and
 projected to D features, which are taken for D tokens with D equal channels; the enhancement sees F only, once. Nothing
@@ -38,7 +33,7 @@ enhancement adds a channel axis to a token axis and two linear maps in a row; th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +67,11 @@ class ARAF(Fusion):
         norm: "joint" or "token".
         gates: the enhancement sees the modality it belongs to.
         output_projection: :math:`W_o` after the heads.
+        mfe: after the projection, a LayerNorm and two blocks :math:`x + \mathrm{gelu}(\mathrm{Conv}_3(x))\,M + b` over
+            tokens, those of :class:`~weft.systems.araf_encoder.ARAFEncoder`.
+        align: else nobody asks anybody, and F is :math:`Q_a`.
+        enhance: else :math:`Y = \mathrm{down}\,F`, once.
+        skip: the mean of the modalities and the scale s; else :math:`z = W\,\mathrm{flatten}(Y) + b`.
 
     Raises:
         UserError: heads do not divide ``dim``, an unknown ``asks``, ``norm="token"`` in the official variant; from
@@ -101,6 +101,10 @@ class ARAF(Fusion):
         norm: Norm = "joint",
         gates: bool = True,
         output_projection: bool = True,
+        mfe: bool = False,
+        align: bool = True,
+        enhance: bool = True,
+        skip: bool = True,
     ) -> None:
         super().__init__(dims, dim)
         check_positive("araf", heads=heads, columns=columns, tokens=tokens)
@@ -123,9 +127,14 @@ class ARAF(Fusion):
             self.enhance = nn.ModuleList([PublishedEnhancement(dim, heads, dim // heads, columns)])
             self.out = nn.Linear(dim * columns, dim)
         else:
+            self.columns = columns
+            self.extract = nn.ModuleList(Extraction(dim) for _ in self.names) if mfe else None
             self.resample = nn.ModuleList(Resampler(dim, tokens, heads) for _ in self.askers)
-            self.align = nn.ModuleList(Alignment(dim, heads, norm, output_projection) for _ in self.pairs)
-            self.enhance = nn.ModuleList(Enhancement(dim, tokens, heads, columns, norm, gates) for _ in self.names)
+            self.align = nn.ModuleList(Alignment(dim, heads, norm, output_projection) for _ in self.pairs if align)
+            self.enhance = nn.ModuleList(
+                Enhancement(dim, tokens, heads, columns, norm, gates) for _ in self.names if enhance
+            )
+            self.scale = nn.Parameter(torch.tensor(0.1)) if skip else None
             self.out = nn.Linear(tokens * columns, dim)
 
     def _askers(self, asks: str | None, symmetric: bool) -> list[int]:
@@ -144,16 +153,53 @@ class ARAF(Fusion):
             return self._official([mean_pool(x) for x in streams], there)
         if self.training:
             refuse_one_token("araf", inputs)
+        steps = self._steps(streams, there)
+        means = [mean_pool(x) for x in steps.encoded]
+        alone = [self.out(y.flatten(1)) for y in steps.enhanced] or means
+        enhanced = torch.stack(steps.enhanced).sum(dim=0) if steps.enhanced else resize(steps.fused, self.columns)
+        parts = [torch.where(there[:, m, None], x, 0.0) for m, x in enumerate(alone)]
+        fused = self._finish(enhanced, parts)
+        if self.scale is None:
+            return fused
+        skipped = F.relu(torch.stack(means)).sum(dim=0) / there.sum(dim=1, keepdim=True).clamp(min=1)
+        return fused._replace(vector=self.scale * fused.vector + skipped)
+
+    def stages(self, inputs: dict[str, Tokens]) -> dict[str, dict[str, Tensor]]:
+        """What the modalities look like on the way, ``{stage: {modality: (B, width)}}``, each the mean of its tokens.
+
+        ``encoded`` X, ``aligned`` Q with the answers added, and ``enhanced``, the terms of Y; of a paper variant with
+        ``symmetric`` and all parts.
+        """
+        inputs = self._prepare({name: inputs[name] for name in self.names})
+        streams = [Tokens(p(t.values), t.mask) for p, t in zip(self.project, inputs.values(), strict=True)]
+        steps = self._steps(streams, torch.stack([present(x) for x in streams], dim=1))
+        found = {
+            "encoded": [mean_pool(x) for x in steps.encoded],
+            "aligned": [x.mean(dim=1) for x in steps.aligned],
+            "enhanced": [x.mean(dim=1) for x in steps.enhanced],
+        }
+        return {stage: dict(zip(self.names, values, strict=True)) for stage, values in found.items()}
+
+    def _steps(self, streams: list[Tokens], there: Tensor) -> Steps:
+        """The paper variant up to the terms of Y."""
+        if self.extract is not None:
+            streams = [Tokens(extract(x), x.mask) for extract, x in zip(self.extract, streams, strict=True)]
         queries = {a: resample(streams[a]) for a, resample in zip(self.askers, self.resample, strict=True)}
-        aligned = [align(queries[a], streams[b]) for (a, b), align in zip(self.pairs, self.align, strict=True)]
-        shares = self._shares(there).to(aligned[0].dtype)
-        fused = (shares[:, :, None, None] * torch.stack(aligned, dim=1)).sum(dim=1)
+        if not self.align:
+            fused = torch.stack(list(queries.values())).mean(dim=0)
+            aligned = list(queries.values())
+        else:
+            answers = [align(queries[a], streams[b]) for (a, b), align in zip(self.pairs, self.align, strict=True)]
+            shares = self._shares(there).to(answers[0].dtype)[:, :, None, None]
+            fused = (shares * torch.stack(answers, dim=1)).sum(dim=1)
+            aligned = [
+                queries[a] + sum(x for (q, _), x in zip(self.pairs, answers, strict=True) if q == a) for a in queries
+            ]
         enhanced = [
             torch.where(there[:, m, None, None], enhance(fused, mean_pool(x)), 0.0)
-            for m, (enhance, x) in enumerate(zip(self.enhance, streams, strict=True))
+            for m, (enhance, x) in enumerate(zip(self.enhance, streams, strict=False))
         ]
-        parts = [torch.where(there[:, m, None], self.out(y.flatten(1)), 0.0) for m, y in enumerate(enhanced)]
-        return self._finish(torch.stack(enhanced).sum(dim=0), parts)
+        return Steps(streams, aligned, fused, enhanced)
 
     def _official(self, vectors: list[Tensor], there: Tensor) -> Fused:
         blocks = [cast(PublishedAlignment, block) for block in self.align]
@@ -177,6 +223,60 @@ class ARAF(Fusion):
         mask = torch.ones(enhanced.shape[:2], dtype=torch.bool, device=enhanced.device)
         vector = self.out(self.dropout(enhanced.flatten(1)))
         return Fused(vector, Tokens(enhanced, mask), dict(zip(self.names, parts, strict=True)), None)
+
+
+class Steps(NamedTuple):
+    """What the paper variant makes on its way.
+
+    Attributes:
+        encoded: :math:`X_m`, ``(B, T_m, D)`` each.
+        aligned: what each asking modality asked with, and the answers, ``(B, C, D)`` each.
+        fused: F, ``(B, C, D)``.
+        enhanced: each modality's term of Y, ``(B, C, S)``; none without enhancement.
+    """
+
+    encoded: list[Tokens]
+    aligned: list[Tensor]
+    fused: Tensor
+    enhanced: list[Tensor]
+
+
+class Extraction(nn.Module):
+    """Normalisation and two MFE blocks.
+
+    Args:
+        width: ``D``, even.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(MFEBlock(width) for _ in range(2))
+
+    def forward(self, x: Tokens) -> Tensor:
+        """``(B, T, D)``; of no meaning under the mask."""
+        values = self.norm(x.values)
+        for block in self.blocks:
+            values = values + block(Tokens(values, x.mask))
+        return values
+
+
+class MFEBlock(nn.Module):
+    """Convolution over three tokens to half the width, GELU, and back.
+
+    Args:
+        width: ``D``, even.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(width, width // 2, 3, padding=1)
+        self.mapping = nn.Linear(width // 2, width)
+
+    def forward(self, x: Tokens) -> Tensor:
+        """The branch ``(B, N, D)``, without the residual."""
+        values = torch.where(x.mask.unsqueeze(-1), x.values, 0.0)
+        return self.mapping(F.gelu(self.convolution(values.mT).mT))
 
 
 class Resampler(nn.Module):

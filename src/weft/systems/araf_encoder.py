@@ -26,10 +26,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from weft.errors import UserError, some
-from weft.fusion.araf import Resampler
+from weft.fusion.araf import MFEBlock, Resampler
 from weft.fusion.attention import Attention
 from weft.ops.bilinear import check_positive
 from weft.systems.araf_network import pair
@@ -89,24 +88,6 @@ class ARAFEncoder(nn.Module):
             x = x + self.dropout(block(Tokens(x, real)))
         tokens = self.resample(Tokens(x, real))
         return Tokens(tokens, real.any(dim=1, keepdim=True).expand(tokens.shape[:2]))
-
-
-class MFEBlock(nn.Module):
-    """Convolution over three tokens to half the width, GELU, and back.
-
-    Args:
-        width: ``D``, even.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.convolution = nn.Conv1d(width, width // 2, 3, padding=1)
-        self.mapping = nn.Linear(width // 2, width)
-
-    def forward(self, x: Tokens) -> Tensor:
-        """The branch ``(B, N, D)``, without the residual."""
-        values = torch.where(x.mask.unsqueeze(-1), x.values, 0.0)
-        return self.mapping(F.gelu(self.convolution(values.mT).mT))
 
 
 class ImagePatches(nn.Module):

@@ -19,8 +19,17 @@ LINES = ("-", "--", "-.", ":")
 
 
 @contextmanager
-def canvas(folder: Path, name: str, columns: int = 1, size: tuple[float, float] = (4.8, 4.2)) -> Iterator[Any]:
-    """One row of axes ``(columns,)`` to draw on; saved as ``folder/name.png`` when the block ends."""
+def canvas(
+    folder: Path,
+    name: str,
+    columns: int = 1,
+    size: tuple[float, float] = (4.8, 4.2),
+    projection: str | None = None,
+) -> Iterator[Any]:
+    """One row of axes ``(columns,)`` to draw on; saved as ``folder/name.png`` when the block ends.
+
+    ``size`` is that of one of them in inches, ``projection`` theirs (``"3d"``).
+    """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -37,7 +46,7 @@ def canvas(folder: Path, name: str, columns: int = 1, size: tuple[float, float] 
     with rc_context(style):
         figure = Figure(figsize=(size[0] * columns, size[1]), layout="constrained")
         FigureCanvasAgg(figure)
-        yield figure.subplots(1, columns, squeeze=False)[0]
+        yield figure.subplots(1, columns, squeeze=False, subplot_kw={"projection": projection})[0]
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(folder / f"{name}.png", dpi=150)
 
