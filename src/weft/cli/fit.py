@@ -95,4 +95,5 @@ def fit(
         metrics = next(iter(result.values()))
         rows = [{"metric": key, **{part: f"{result[part][key]:.4g}" for part in result}} for key in metrics]
         write_table(f"{title} on {source}", rows)
-        say(f"model: {folder}. Next: weft predict {folder} NEW_TABLE")
+        aligner = "sum of recalls" in metrics
+        say(f"model: {folder}. Next: weft {f'search {folder} DATA' if aligner else f'predict {folder} NEW_TABLE'}")
