@@ -104,6 +104,15 @@ def test_vqa_keeps_every_annotator_and_reads_v2_names(tmp_path: Path) -> None:
             (tmp_path / name).write_text(json.dumps(content))
     data = load_dataset("vqa", tmp_path, answers=["yes", "no"])
     assert data.ids == ["0", "1", "10", "11"]
+    path = tmp_path / "v2_mscoco_val2014_annotations.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"question_id": 12', '"question_id": 77'))
+    with pytest.raises(UserError, match=r"1 annotations have no question(.|\n)*77"):
+        load_dataset("vqa", tmp_path)
+    path.write_text(whole.replace("blue", "red"))
+    with pytest.raises(UserError, match=r"no question in the val part(.|\n)*'blue'"):
+        load_dataset("vqa", tmp_path, answers=["no", "blue"])
+    path.write_text(whole)
     assert data.targets["answers"].tolist() == [["yes", "yes", "no"], ["no", "no", ""]] * 2
     (tmp_path / "val2014" / f"COCO_val2014_{1:012d}.jpg").unlink()
     with pytest.raises(UserError, match=r"'image': 2 of 4 rows(.|\n)*'10', '11'"):

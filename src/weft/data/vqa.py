@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from weft.data.dataset import Dataset, FolderReader, Modality, datasets
-from weft.errors import UserError, did_you_mean
+from weft.errors import UserError, did_you_mean, some
 
 
 @datasets.register("vqa")
@@ -45,6 +45,14 @@ class Vqa(FolderReader):
         """Read the folder."""
         rows = {part: self._part(root, official) for official, part in (("train", "train"), ("val", "test"))}
         kept = self._choose(Counter(row["answer"] for row in rows["train"]))
+        asked = {row["answer"] for row in rows["test"]}
+        empty = [] if kept is None else sorted(kept - asked)
+        if empty:
+            raise UserError(
+                "vqa: an answer has no question in the val part, so it cannot be tested",
+                some(empty),
+                'name answers that both parts have: --data "answers=[yes, no, ...]"',
+            )
         chosen = [row | {"part": part} for part, found in rows.items() for row in found]
         if kept is not None:
             chosen = [row for row in chosen if row["answer"] in kept]
@@ -70,6 +78,14 @@ class Vqa(FolderReader):
         questions, annotations = (self.file(root, name, f"v2_{name}") for name in names)
         asked = {q["question_id"]: q for q in json.loads(questions.read_text(encoding="utf-8"))["questions"]}
         folder = root / f"{official}2014"
+        given = json.loads(annotations.read_text(encoding="utf-8"))["annotations"]
+        alone = [a["question_id"] for a in given if a["question_id"] not in asked]
+        if alone:
+            raise UserError(
+                f"{annotations}: {len(alone)} annotations have no question",
+                f"question ids {some(alone)}",
+                f"{questions.name} and {annotations.name} belong together: the same version and part",
+            )
         return [
             {
                 "question_id": a["question_id"],
@@ -78,7 +94,7 @@ class Vqa(FolderReader):
                 "answer": a["multiple_choice_answer"],
                 "answers": [given["answer"] for given in a["answers"]],
             }
-            for a in json.loads(annotations.read_text(encoding="utf-8"))["annotations"]
+            for a in given
         ]
 
     def _choose(self, counts: Counter[str]) -> set[str] | None:
