@@ -43,3 +43,16 @@ def build(features, split, **settings) -> FusedModel:
     """A small classifier of the first target."""
     task = create_task("classification", next(iter(features.targets.values()))[split.train])
     return FusedModel.build(dims=features.dims, task=task, **{"dim": 32, **settings})
+
+
+def pairs(items=150, captions=1, seed=0):
+    """An image and its captions are two linear views of one hidden vector, with noise."""
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(size=(items, 6))
+    item = np.repeat(np.arange(items), captions)
+    image = (hidden @ rng.normal(size=(6, 10)))[item]
+    text = hidden[item] @ rng.normal(size=(6, 8)) + 0.1 * rng.normal(size=(items * captions, 8))
+    ids = [str(i) for i in range(len(item))]
+    features = MemoryFeatures(ids, {"image": image, "text": text}, {}, group=item, task="retrieval")
+    parts = np.split(rng.permutation(items), [items * 2 // 3, items * 5 // 6])
+    return features, Split(*(np.flatnonzero(np.isin(item, part)) for part in parts))

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.training.problems import pairs
 from weft.alignment import Aligner, Objective
 from weft.alignment.base import aligners
 from weft.alignment.infonce import InfoNCE
-from weft.data import Split
 from weft.errors import UserError
 from weft.store import MemoryFeatures
 from weft.tokens import mean_pool
@@ -42,19 +42,6 @@ class Nce(Objective):
         logits = self.log_scale.exp() * a[valid] @ b[valid].T
         target = torch.arange(len(logits))
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
-def pairs(items=150, captions=1, seed=0):
-    """An image and its captions are two linear views of one hidden vector, with noise."""
-    rng = np.random.default_rng(seed)
-    hidden = rng.normal(size=(items, 6))
-    item = np.repeat(np.arange(items), captions)
-    image = (hidden @ rng.normal(size=(6, 10)))[item]
-    text = hidden[item] @ rng.normal(size=(6, 8)) + 0.1 * rng.normal(size=(items * captions, 8))
-    ids = [str(i) for i in range(len(item))]
-    features = MemoryFeatures(ids, {"image": image, "text": text}, {}, group=item, task="retrieval")
-    parts = np.split(rng.permutation(items), [items * 2 // 3, items * 5 // 6])
-    return features, Split(*(np.flatnonzero(np.isin(item, part)) for part in parts))
 
 
 def build(features):

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.problems import build, sequences, xor
+from tests.training.problems import build, pairs, sequences, xor
+from weft.alignment import create_objective
 from weft.data import Split
 from weft.errors import UserError
 from weft.store import MemoryFeatures
-from weft.training import FusedModel, TrainConfig, fit
+from weft.training import AlignedModel, FusedModel, TrainConfig, fit, fit_aligner
 from weft.training.batches import Batches
 from weft.training.loop import make_optimizer
 
@@ -302,18 +303,34 @@ if int(__import__("os").environ["RANK"]) == 0:
 """
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_does(tmp_path):
-    """Equal global batches of 20 rows: gloo data parallel gives the losses and the scores of one process."""
+ALIGNED = """
+import json, sys, torch
+torch.set_num_threads(1)
+from tests.training.problems import pairs
+from tests.training.test_loop import CHUNKS
+from weft.alignment import create_objective
+from weft.training import AlignedModel, fit_aligner
+features, split = pairs()
+model = AlignedModel.build(dims=features.dims, aligner="convirt", dim=8)
+history = fit_aligner(model, create_objective("infonce", chunk=4), features, split, CHUNKS, progress=False)
+if int(__import__("os").environ["RANK"]) == 0:
+    print(json.dumps(history.epochs))
+"""
+CHUNKS = {"epochs": 3, "patience": 0, "batch_size": 50, "chunk": 7, "lr": 1e-2}
+
+
+def on_two_processes(code, folder):
+    """The epochs that a program prints, which two gloo processes run together."""
     root = Path(__file__).resolve().parents[2]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    paths = os.pathsep.join([str(root), str(root / "src")])
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", TWO, str(tmp_path)],
-            env={**os.environ, **common, "PYTHONPATH": str(root), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            [sys.executable, "-c", code, str(folder)],
+            env={**os.environ, **common, "PYTHONPATH": paths, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=root,
             stdout=subprocess.PIPE,
             text=True,
@@ -322,7 +339,13 @@ def test_two_processes_train_as_one_does(tmp_path):
     ]
     printed = [worker.communicate(timeout=300)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0]
-    two = json.loads(printed[0].splitlines()[-1])
+    return json.loads(printed[0].splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tmp_path):
+    """Equal global batches of 20 rows: gloo data parallel gives the losses and the scores of one process."""
+    two = on_two_processes(TWO, tmp_path)
     features, split = xor(100, absent=0.3)
     settings = {"epochs": 4, "patience": 0, "batch_size": 20}
     one = fit(build(features, split, decision="hybrid", dropout=0.0), features, split, settings, progress=False)
@@ -331,3 +354,16 @@ def test_two_processes_train_as_one_does(tmp_path):
         assert ours["dev_loss"] == pytest.approx(theirs["dev_loss"], abs=1e-5)
         assert ours["dev_score"] == theirs["dev_score"]
     assert FusedModel.from_pretrained(tmp_path).names == ("a", "b")
+
+
+@pytest.mark.slow
+def test_two_processes_align_in_chunks_as_one_does_whole(tmp_path):
+    """GradCache and streaming InfoNCE on two processes against the full matrix and the whole batch on one."""
+    two = on_two_processes(ALIGNED, tmp_path)
+    features, split = pairs()
+    model = AlignedModel.build(dims=features.dims, aligner="convirt", dim=8)
+    one = fit_aligner(model, create_objective("infonce"), features, split, {**CHUNKS, "chunk": 0}, progress=False)
+    assert one.epochs[-1]["loss"] < 0.9 * one.epochs[0]["loss"]
+    for ours, theirs in zip(one.epochs, two, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["dev_loss"] == pytest.approx(theirs["dev_loss"], rel=1e-4)
