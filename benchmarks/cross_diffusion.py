@@ -4,8 +4,9 @@ The literal side follows the published arithmetic: both symmetric normalisations
 each, the product with the identity, and two products per direction, all N x N x N. Both sides hold the same weights and
 share every linear layer and the fused stream's self-attention.
 
-Run from the repository root: ``python benchmarks/cross_diffusion.py``. OpenMP waits passively (set below): spinning
-threads on a shared machine count as CPU seconds and measure the neighbours.
+Run from the repository root: ``python benchmarks/cross_diffusion.py [sizes] [scaling] [parts] [plot]``; without words,
+all four. What is not run anew keeps its figures. "parts" times what the passes are made of, on one thread. OpenMP waits
+passively (set below): spinning threads on a shared machine count as CPU seconds and measure the neighbours.
 """
 
 from __future__ import annotations
@@ -21,15 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import RESULTS, compare_ab, peak_memory, set_threads, spread, timed, write_result
+from harness import RESULTS, compare_ab, machine, peak_memory, set_threads, timed, write_result
 from torch import Tensor
-from torch.testing import assert_close
 
 from weft.fusion.mutualformer import CrossDiffusionAttention
 
 BATCH, WIDTH, HEADS = 2, 256, 8
-SIZES = {64: (9, 20), 256: (7, 5), 1024: (5, 1)}  # tokens: (pairs of measurements, calls per measurement)
-LARGE, LARGE_PAIRS = 2048, 3
+SIZES = {64: (9, 20), 256: (7, 5), 1024: (5, 1), 2048: (5, 1)}  # tokens: (pairs of measurements, calls per measurement)
+WARM = 1024  # above, no warm-up: one call of the literal side takes more than a minute
 SCALING = (256, 512, 1024, 2048, 4096, 8192, 16384)
 FIGURE = Path(__file__).resolve().parent.parent / "docs" / "figures" / "cross_diffusion.png"
 
@@ -69,40 +69,41 @@ def prepare(side: str, tokens: int, batch: int = BATCH) -> Callable[[], list[Ten
     return call
 
 
-def check(tokens: int) -> None:
-    """Both sides compute the same: every tensor to 1e-4 of its largest value."""
-    for ours, literal in zip(prepare("ours", tokens)(), prepare("literal", tokens)(), strict=True):
-        assert_close(ours, literal, rtol=0.0, atol=1e-4 * max(1.0, float(literal.abs().max())))
+class Checked:
+    """A call that hands its outputs and gradients to the other side once, which compares them with its own."""
+
+    def __init__(self, side: str, tokens: int, outcomes: dict[str, list[Tensor]]) -> None:
+        self.side, self.call, self.outcomes = side, prepare(side, tokens), outcomes
+
+    def __call__(self) -> None:
+        found = self.call()
+        if len(self.outcomes) < 2:
+            self.outcomes.setdefault(self.side, found)
 
 
-def large(tokens: int, pairs: int) -> dict[str, Any]:
-    """As compare_ab, A B B A, without a warm-up: one call of the literal side takes a minute and a half."""
-    calls = {side: prepare(side, tokens) for side in ("ours", "literal")}
-    times: dict[str, list[tuple[float, float]]] = {side: [] for side in calls}
-    before = os.getloadavg()
-    for pair in range(pairs):
-        for side in list(calls) if pair % 2 == 0 else reversed(calls):
-            times[side].append(timed(calls[side]))
-            print(f"  N {tokens} {side}: {times[side][-1][1]:.1f} CPU s", flush=True)
-    result: dict[str, Any] = {
-        side: {kind: spread([t[i] for t in seconds]) for i, kind in enumerate(("wall_s", "cpu_s"))}
-        for side, seconds in times.items()
-    }
-    paired = list(zip(times["ours"], times["literal"], strict=True))
-    result["speed"] = {kind: spread([b[i] / a[i] for a, b in paired]) for i, kind in enumerate(("wall", "cpu"))}
-    return result | {"repeats": pairs, "calls": 1, "load": [before, os.getloadavg()]}
+def largest_difference(outcomes: dict[str, list[Tensor]]) -> float:
+    """Over output and gradients, relative to the largest value of each (or 1); refused above 1e-4."""
+    pairs = zip(outcomes["ours"], outcomes["literal"], strict=True)
+    found = max(float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in pairs)
+    if not found < 1e-4:
+        raise RuntimeError(f"the two sides differ by {found}")
+    return found
 
 
 def compare() -> dict[str, Any]:
     rows = {}
-    for tokens in (*SIZES, LARGE):
-        if tokens == LARGE:
-            figures = large(tokens, LARGE_PAIRS)
-        else:
-            check(tokens)
-            repeats, calls = SIZES[tokens]
-            sides = (prepare("ours", tokens), prepare("literal", tokens))
-            figures = compare_ab(f"N {tokens}", *sides, repeats=repeats, calls=calls, labels=("ours", "literal"))
+    for tokens, (repeats, calls) in SIZES.items():
+        outcomes: dict[str, list[Tensor]] = {}
+        sides = [Checked(side, tokens, outcomes) for side in ("ours", "literal")]
+        figures = compare_ab(
+            f"N {tokens}",
+            *sides,
+            repeats=repeats,
+            calls=calls,
+            warmup=int(tokens <= WARM),
+            labels=("ours", "literal"),
+        )
+        figures["largest_difference"] = largest_difference(outcomes)
         for side in ("ours", "literal"):
             figures[side]["peak_bytes"] = peak_memory(prepare, side, tokens)["peak_bytes"]
         rows[str(tokens)] = figures
@@ -120,6 +121,46 @@ def scale() -> dict[str, Any]:
     for tokens in SCALING:
         rows[str(tokens)] = peak_memory(prepare, "ours", tokens, 1)
         print(f"N {tokens}, B 1: {rows[str(tokens)]}", flush=True)
+    return rows
+
+
+def parts(tokens: int = 2048, width: int = 32) -> dict[str, Any]:
+    """Rates of what a pass is made of, best of 5, one thread: GFLOP/s of products, 1e9 entries/s of exponentials."""
+    set_threads(1)
+    rows: dict[str, Any] = {}
+
+    def rate(amount: float, call: Callable[[], Any]) -> float:
+        call()
+        calls = max(1, int(0.05 / timed(call)[1]))
+        return round(amount / min(timed(call, calls)[1] for _ in range(5)) / 1e9, 2)
+
+    for heads, block, keys in ((4, 128, 2048), (1, 128, 2048), (1, 256, 1024), (1, 256, 512), (8, 128, 512)):
+        q, k, x = (torch.randn(heads, n, width) for n in (block, keys, keys))
+        scores, affinity, norm = *torch.randn(2, heads, block, keys), torch.zeros(heads, block, 1)
+        out, total, cells = torch.empty_like(q), torch.zeros(heads, width, keys), scores.numel()
+        rows[f"{heads} heads x {block} rows x {keys} keys"] = {
+            "Q K^T": rate(2 * cells * width, lambda q=q, k=k, s=affinity: torch.bmm(q, k.mT, out=s)),
+            "A X": rate(2 * cells * width, lambda a=scores, x=x, o=out: torch.bmm(a, x, out=o)),
+            "A^T X": rate(2 * cells * width, lambda a=scores, q=q, t=total: t.baddbmm_(q.mT, a)),
+            "softmax": rate(cells, lambda s=scores, a=affinity: torch.softmax(s, -1, out=a)),
+            "exp(S - lse)": rate(cells, lambda s=scores, a=affinity, n=norm: torch.sub(s, n, out=a).exp_()),
+        }
+    q, k, v = (torch.randn(BATCH, HEADS, tokens, width, requires_grad=True) for _ in range(3))
+    grad, cells = torch.randn_like(q), BATCH * HEADS * tokens**2
+    y = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    rows["fused attention"] = {
+        "forward, 2 products and exp": rate(4 * cells * width, forward),
+        "backward, 5 products and exp": rate(
+            10 * cells * width, lambda: torch.autograd.grad(y, (q, k, v), grad, retain_graph=True)
+        ),
+    }
+    for name, figures in rows.items():
+        print(name, figures, flush=True)
     return rows
 
 
@@ -151,16 +192,19 @@ def plot(rows: dict[str, Any], scaling: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    set_threads(2)
-    if sys.argv[1:] == ["plot"]:
-        written = json.loads((RESULTS / "cross_diffusion.json").read_text())
-        plot(written["sizes"], written["scaling"], FIGURE)
-        return
-    rows = compare()
-    shape = {"batch": BATCH, "width": WIDTH, "heads": HEADS, "dtype": "float32"}
-    figures = {"shape": shape, "omp_wait_policy": os.environ["OMP_WAIT_POLICY"], "sizes": rows, "scaling": scale()}
-    write_result("cross_diffusion", figures)
-    plot(rows, figures["scaling"], FIGURE)
+    words = sys.argv[1:] or ["sizes", "scaling", "parts", "plot"]
+    path = RESULTS / "cross_diffusion.json"
+    figures: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    figures["shape"] = {"batch": BATCH, "width": WIDTH, "heads": HEADS, "dtype": "float32"}
+    figures["omp_wait_policy"] = os.environ["OMP_WAIT_POLICY"]
+    for word, measure in {"parts": parts, "sizes": compare, "scaling": scale}.items():
+        if word in words:
+            set_threads(2)
+            figures[word] = measure()
+            figures[f"{word}_machine"] = machine()
+    if words != ["plot"]:
+        write_result("cross_diffusion", {k: v for k, v in figures.items() if k not in ("benchmark", "machine")})
+    plot(figures["sizes"], figures["scaling"], FIGURE)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,12 @@ def test_mirrored_maps_are_of_the_mirror_image(data: RgbdSaliency) -> None:
     net = model(freeze=True)
     rgb, depth = net.images(data, 3)
     expected = net.eval().network.encode(rgb.flip(2)[None], depth.flip(2)[None])
-    levels, mask = FeatureMaps(net, data).row(3, True)
+    maps = FeatureMaps(net, data)
+    levels, mask = maps.row(3, True)
+    assert maps.row(3, True)[1] is mask, "kept"
+    narrow = FeatureMaps(net, data, cache_mb=0)
+    assert narrow.row(3, True)[1] is not narrow.row(3, True)[1], "no room: computed every time"
+    torch.testing.assert_close(narrow.row(3, True), (levels, mask), rtol=0, atol=0)
     for name in ("rgb", "depth"):
         for level, wanted in zip(levels[name], expected[name], strict=True):
             torch.testing.assert_close(level, wanted[0], rtol=0, atol=0)

@@ -87,7 +87,7 @@ def compare_saliency(
         UserError: the folder holds another comparison, or what training refuses.
     """
     jobs = [(f, method, seed) for f in range(len(splits)) for seed in range(seeds) for method in methods]
-    shared: dict[int, FeatureMaps] = {}
+    shared: list[FeatureMaps] = []
     done: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     for fold, method, seed in track(jobs, "jobs", disable=not progress):
         split, options = splits[fold], {**model, **methods[method]}
@@ -118,12 +118,14 @@ def _job(
     method: str,
     seed: int,
     fit: dict[str, Any],
-    shared: dict[int, FeatureMaps],
+    shared: list[FeatureMaps],
 ) -> dict[str, Any]:
     net = SaliencyModel(**options, seed=settings.seed)
     if options.get("freeze"):
-        both = {key: value for key, value in options.items() if key != "fusion"}
-        fit["maps"] = shared.setdefault(net.size, FeatureMaps(SaliencyModel(**both), data))
+        if not shared:
+            both = {key: value for key, value in options.items() if key != "fusion"}
+            shared.append(FeatureMaps(SaliencyModel(**both), data, settings.cache_mb))
+        fit["maps"] = shared[0]
     history = fit_saliency(net, data, split, settings, progress=False, **fit)
     for row, values in net.predict(data, split.test):
         path = map_path(folder, method, seed, data.ids[row])

@@ -190,23 +190,31 @@ class FeatureMaps:
     Args:
         model: a model with frozen backbones; it is not changed, nor are its other parts looked at.
         data: what the rows are of.
+        cache_mb: most that is kept; what comes after it is computed every time.
     """
 
-    def __init__(self, model: SaliencyModel, data: RgbdSaliency) -> None:
-        self._model, self._data = model, data
+    def __init__(self, model: SaliencyModel, data: RgbdSaliency, cache_mb: float = 2048.0) -> None:
+        self._model, self._data, self._free = model, data, cache_mb * 2**20
         self._kept: dict[tuple[int, bool], tuple[dict[str, list[Tensor]], Tensor]] = {}
 
-    @torch.no_grad()
     def row(self, row: int, mirrored: bool) -> tuple[dict[str, list[Tensor]], Tensor]:
         """Per modality the maps ``(C, h, w)`` of every level, and the mask ``(1, size, size)``."""
-        if (row, mirrored) not in self._kept:
-            images = [*self._model.images(self._data, row), _grey(self._data.mask(row), self._model.size)]
-            rgb, depth, mask = (image.flip(2) if mirrored else image for image in images)
-            network = self._model.network
-            device = next(network.parameters()).device
-            maps = network.encode(rgb.unsqueeze(0).to(device), depth.unsqueeze(0).to(device))
-            self._kept[row, mirrored] = {name: [m[0] for m in levels] for name, levels in maps.items()}, mask.to(device)
-        return self._kept[row, mirrored]
+        if (row, mirrored) in self._kept:
+            return self._kept[row, mirrored]
+        maps, mask = self._encode(row, mirrored)
+        self._free -= sum(tensor.nbytes for tensor in (mask, *(m for levels in maps.values() for m in levels)))
+        if self._free >= 0:
+            self._kept[row, mirrored] = maps, mask
+        return maps, mask
+
+    @torch.no_grad()
+    def _encode(self, row: int, mirrored: bool) -> tuple[dict[str, list[Tensor]], Tensor]:
+        images = [*self._model.images(self._data, row), _grey(self._data.mask(row), self._model.size)]
+        rgb, depth, mask = (image.flip(2) if mirrored else image for image in images)
+        network = self._model.network
+        device = next(network.parameters()).device
+        maps = network.encode(rgb.unsqueeze(0).to(device), depth.unsqueeze(0).to(device))
+        return {name: [m[0] for m in levels] for name, levels in maps.items()}, mask.to(device)
 
     def refuse_others(self, model: SaliencyModel) -> None:
         """Refuse a model whose maps are others.
@@ -232,7 +240,7 @@ class FrozenSaliencyGoal(SaliencyGoal):
 
     def __init__(self, *args: Any, maps: FeatureMaps | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._kept = maps or FeatureMaps(self.model, self._data)
+        self._kept = maps or FeatureMaps(self.model, self._data, self.config.cache_mb)
         self._kept.refuse_others(self.model)
 
     def _maps(self, *seen: Any, size: tuple[int, int]) -> SaliencyMaps:
