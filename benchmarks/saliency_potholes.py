@@ -21,9 +21,9 @@ from real_comparisons import RESULTS, ROOT, WEFT, variables
 from weft.compare.saliency import map_path
 from weft.data import make_splits
 from weft.data.files import read_grey
-from weft.data.rgbd_saliency import RgbdSaliency, read_rgbd_saliency
+from weft.data.rgbd_saliency import RgbdSaliency, read_rgbd_saliency, resized
 from weft.report.saliency import draw_maps, spread
-from weft.tasks.saliency import score_map
+from weft.tasks.saliency import score_map, summarise
 
 RUNS = ROOT / "runs" / "saliency_potholes"
 PAGE = RESULTS / "saliency.md"
@@ -97,6 +97,15 @@ def leak(data: RgbdSaliency) -> tuple[list[str], dict[str, Any]]:
     return [*lines, ""], figures
 
 
+def ceiling(data: RgbdSaliency, side: int) -> dict[str, float]:
+    """What the truth itself scores after a detour through ``side`` x ``side`` grey cells."""
+    scores = []
+    for row in range(len(data)):
+        mask = data.mask(row)
+        scores.append(score_map(resized(resized(mask, (side, side)), mask.shape).clip(0, 1), mask))
+    return summarise(scores)
+
+
 def main() -> None:
     root = Path(variables()["WEFT_DATA"]) / "rgbd_potholes"
     found = {name: run(name, root) for name in RUN_OPTIONS}
@@ -104,7 +113,8 @@ def main() -> None:
     text = [line for name, (title, _) in RUN_OPTIONS.items() for line in table(title, found[name])]
     lines, figures = leak(data)
     results = {name: {key: one[key] for key in ("metrics", "gains", "jobs")} for name, one in found.items()}
-    write_result("saliency_potholes", {"settings": SETTINGS, "runs": results, "test_photos_by_scene": figures})
+    figures = {"settings": SETTINGS, "runs": results, "test_photos_by_scene": figures, "ceiling": ceiling(data, 32)}
+    write_result("saliency_potholes", figures)
     s = [judged(data, "folds", "mutualformer", row)[1] for row in range(len(data))]
     rows = spread(s, 6)
     drawn = {label: [judged(data, "folds", name, row) for row in rows] for name, label in NAMES.items()}
