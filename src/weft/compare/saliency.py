@@ -3,8 +3,8 @@
 A job is one method at one seed in one fold. It writes the maps of the fold's test rows,
 ``maps/<method>-<seed>/<id>.png`` (8 bits), then ``jobs/<method>-<seed>-<fold>.json`` in one step, so a killed
 comparison goes on with the job it was at; methods and seeds may be added later. Seeds run one after the other, so a
-comparison that is stopped has whole ones. All judgement reads the maps alone: over all folds, every test row has one per
-method and seed.
+comparison that is stopped has whole ones. All judgement reads the maps alone: over all folds, every test row has one
+per method and seed.
 
 S, F, E and MAE are those of :mod:`weft.tasks.saliency`, per seed over all test rows. The first method is compared with
 each other one on S and on MAE, row by row: each row's value is averaged over the seeds, and the mean difference has the
