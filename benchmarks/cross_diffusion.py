@@ -4,9 +4,10 @@ The literal side follows the published arithmetic: both symmetric normalisations
 each, the product with the identity, and two products per direction, all N x N x N. Both sides hold the same weights and
 share every linear layer and the fused stream's self-attention.
 
-Run from the repository root: ``python benchmarks/cross_diffusion.py [sizes] [scaling] [parts] [plot]``; without words,
-all four. What is not run anew keeps its figures. "parts" times what the passes are made of, on one thread. OpenMP waits
-passively (set below): spinning threads on a shared machine count as CPU seconds and measure the neighbours.
+Run from the repository root: ``python benchmarks/cross_diffusion.py [sizes] [scaling] [parts] [plot] [check]``; without
+words, the first four. What is not run anew keeps its figures. "parts" times what the passes are made of, on one thread;
+"check" compares the two sides at every size, as "sizes" does too. OpenMP waits passively (set below): spinning threads
+on a shared machine count as CPU seconds and measure the neighbours.
 """
 
 from __future__ import annotations
@@ -87,6 +88,15 @@ def largest_difference(outcomes: dict[str, list[Tensor]]) -> float:
     found = max(float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in pairs)
     if not found < 1e-4:
         raise RuntimeError(f"the two sides differ by {found}")
+    return found
+
+
+def check() -> dict[str, float]:
+    """Both sides at every size, without timing."""
+    found = {}
+    for tokens in SIZES:
+        found[str(tokens)] = largest_difference({side: prepare(side, tokens)() for side in ("ours", "literal")})
+        print(f"N {tokens}: largest difference {found[str(tokens)]:.1e}", flush=True)
     return found
 
 
@@ -197,13 +207,13 @@ def main() -> None:
     figures: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     figures["shape"] = {"batch": BATCH, "width": WIDTH, "heads": HEADS, "dtype": "float32"}
     figures["omp_wait_policy"] = os.environ["OMP_WAIT_POLICY"]
-    for word, measure in {"parts": parts, "sizes": compare, "scaling": scale}.items():
+    for word, measure in {"check": check, "parts": parts, "sizes": compare, "scaling": scale}.items():
         if word in words:
             set_threads(2)
             figures[word] = measure()
-            figures[f"{word}_machine"] = machine()
+            figures["machine" if word == "sizes" else f"{word}_machine"] = machine()
     if words != ["plot"]:
-        write_result("cross_diffusion", {k: v for k, v in figures.items() if k not in ("benchmark", "machine")})
+        write_result("cross_diffusion", figures)
     plot(figures["sizes"], figures["scaling"], FIGURE)
 
 
