@@ -39,7 +39,7 @@ HEADER = (
 )
 NAMES = {
     "mutualformer": "MutualFormer",
-    "attention": "plain cross-attention",
+    "attention": "cross-attention",
     "concat": "concatenation",
     "depth": "depth alone",
     "rgb": "photo alone",
