@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -211,6 +212,15 @@ def test_a_damaged_shard_is_named_and_made_anew(tmp_path: Path, damage):
     assert again.report.modalities["text"].encoded == sum(shard["values"] for shard in made)
     assert hashes(store.folder) == before
     Store.open(store.folder, verify=True)
+
+
+def test_another_process_opens_the_files_again(tmp_path: Path):
+    store = encode(toy(), toy_encoders(), tmp_path / "store", shard_rows=7).subset(["table", "text"])
+    again = pickle.loads(pickle.dumps(store))
+    assert list(again.dims) == ["table", "text"]
+    rows = np.arange(40)[store.presence.any(axis=1)]
+    for name, tokens in store.gather(rows).items():
+        torch.testing.assert_close(again.gather(rows)[name].values, tokens.values)
 
 
 def test_an_encoder_that_does_not_repeat_itself_is_refused(tmp_path: Path):

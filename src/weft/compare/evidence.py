@@ -53,8 +53,9 @@ class Row:
         gain: better than the best single modality by this much in the primary metric (positive is better).
         gain_low, gain_high: 95 % interval of ``gain``.
         p, p_holm: paired test against the best single modality, alone and corrected for all methods of the table.
-        tied: not told apart from the method that is best on test, by paired tests corrected for all methods (Holm) at
-            the level of 5 %; the best itself is.
+        tied: not told apart from the method that is best on test, by paired tests of the rows' scores (means over the
+            seeds) corrected for all methods (Holm) at the level of 5 %; the best itself is. The tests speak of new
+            rows, not of new training runs: see ``spread`` for those.
         metrics: all metrics on test.
         missing: ``{modality: {"rows", "full", "hidden"} or None}``, primary metric with it hidden at test time.
         parameters, flops: of the network, for one sample.

@@ -13,11 +13,13 @@ from itertools import product
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from weft.compare.config import CompareConfig
 from weft.errors import UserError, did_you_mean
-from weft.fusion import fusions
+from weft.fusion import create_fusion, fusions
 from weft.store import Features
+from weft.tokens import Tokens
 
 Family = Literal["network", "linear", "boosting", "chance"]
 Role = Literal["fusion", "single", "classical", "chance"]
@@ -122,7 +124,7 @@ def plan_methods(features: Features, config: CompareConfig) -> tuple[list[Method
                 "no fusion operator has this name", repr(pattern), did_you_mean(pattern, known, "fusion operators")
             )
         for name in found:
-            why = None if name == pattern else unsuited(name, features)
+            why = None if name == pattern else unsuited(name, features, config)
             if why is None:
                 chosen[name] = None
             else:
@@ -149,8 +151,8 @@ def _variant(name: str, options: dict[str, Any], names: tuple[str, ...]) -> Meth
     return Method(name, "network", names, fusion=fusion, options=options)
 
 
-def unsuited(name: str, features: Features) -> str | None:
-    """Why an operator cannot fuse these features; None where it can."""
+def unsuited(name: str, features: Features, config: CompareConfig) -> str | None:
+    """Why an operator cannot fuse these features; None where it can. Nothing is allocated to find out."""
     operator, count = fusions.get(name), len(features.dims)
     fewest, most = operator.arity
     if count < fewest or (most is not None and count > most):
@@ -160,4 +162,16 @@ def unsuited(name: str, features: Features) -> str | None:
     lengths = list(features.lengths.values())
     if operator.wants == "aligned-tokens" and any(not np.array_equal(lengths[0], other) for other in lengths[1:]):
         return "needs the same positions in every modality"
+    try:
+        with torch.device("meta"), torch.no_grad():
+            module = create_fusion(name, features.dims, config.dim, **config.options.get(name, {})).train()
+            module({key: _longest(features, key) for key in features.dims})
+    except UserError as error:
+        return error.what
     return None
+
+
+def _longest(features: Features, name: str) -> Tokens:
+    """Two rows of a modality with as many tokens as it ever has, on the current device."""
+    shape = (2, max(1, int(features.lengths[name].max(initial=1))))
+    return Tokens(torch.empty(*shape, features.dims[name]), torch.ones(shape, dtype=torch.bool))

@@ -19,6 +19,7 @@ import torch
 from rich.progress import Progress
 
 from weft.compare.jobs import Job, Setup, failed_job, finished, run_job
+from weft.errors import UserError
 
 
 class Clock:
@@ -63,11 +64,13 @@ def _together(setup: Setup, jobs: list[Job], clock: Clock, count: int) -> Iterat
     """Jobs as they start and (True) end, in ``count`` processes."""
     idle, running, waiting = [_Worker(setup) for _ in range(count)], dict[_Worker, Job](), list(jobs)
     try:
+        for worker in idle:
+            worker.wait()
         while True:
             while idle and not clock.over and (job := _next(waiting, list(running.values()))):
                 worker = idle.pop()
                 waiting.remove(job)
-                worker.pipe.send(job)
+                worker.start(job)
                 running[worker] = job
                 yield job, False
             if not running:
@@ -82,7 +85,8 @@ def _together(setup: Setup, jobs: list[Job], clock: Clock, count: int) -> Iterat
         for worker in running:
             worker.process.kill()
         for worker in idle:
-            worker.pipe.send(None)
+            with suppress(OSError):
+                worker.pipe.send(None)
         for worker in (*running, *idle):
             worker.process.join()
 
@@ -107,19 +111,46 @@ class _Worker:
         self.process.start()
         other.close()
 
+    def wait(self) -> None:
+        """Until the process can work.
+
+        Raises:
+            UserError: it never could.
+        """
+        try:
+            self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            raise UserError(
+                "a process of the comparison cannot start",
+                f"it ended with exit code {self.process.exitcode}; what it said is above",
+                "jobs=1 (--jobs 1) does without; in a script, call compare under `if __name__ == '__main__'`",
+            ) from None
+
+    def start(self, job: Job) -> None:
+        """Hand a job over; to another process, where this one died since its last."""
+        try:
+            self.pipe.send(job)
+        except BrokenPipeError:
+            self._open()
+            self.wait()
+            self.pipe.send(job)
+
     def end(self, job: Job) -> None:
         """Take note that a job ended, or that its process did."""
         try:
             self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self.process.join()
             failed_job(self.setup, job, f"its process ended with exit code {self.process.exitcode}", 0.0)
             self._open()
+            self.wait()
 
 
 def _work(setup: Setup, pipe: Connection[Any, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     torch.set_num_threads(setup.config.threads)
+    pipe.send(None)
     with suppress(EOFError):
         while (job := pipe.recv()) is not None:
             run_job(setup, job)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
@@ -117,7 +116,8 @@ class ColumnFeatures:
                 f"unknown: {some(unknown)}" if unknown else "no name",
                 did_you_mean(unknown[0] if unknown else "", self.dims, "modalities"),
             )
-        part = copy.copy(self)
+        part = object.__new__(type(self))
+        part.__dict__.update(self.__dict__)
         part._set_columns({name: self._columns[name] for name in names})
         return part
 
