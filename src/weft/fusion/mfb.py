@@ -34,6 +34,7 @@ from weft.ops.bilinear import (
     ACTIVATIONS,
     Activation,
     check_positive,
+    factor_of_product_,
     joint_and_alone,
     load_renamed,
     power_normalize,
@@ -55,7 +56,7 @@ class Products(nn.Module):
     def __init__(self, inputs: Sequence[tuple[int, float]], width: int, activation: Activation) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]
-        self.project = nn.ModuleList(unit_variance_(nn.Linear(d, width), energy) for d, energy in inputs)
+        self.project = nn.ModuleList(factor_of_product_(nn.Linear(d, width), energy) for d, energy in inputs)
 
     def forward(self, values: Sequence[Tensor], there: Tensor) -> Tensor:
         factors = [self.activation(project(v)) for project, v in zip(self.project, values, strict=True)]

@@ -28,6 +28,7 @@ from weft.ops.bilinear import (
     ACTIVATIONS,
     Activation,
     check_positive,
+    factor_of_product_,
     joint_and_alone,
     load_renamed,
     power_normalize,
@@ -74,7 +75,7 @@ class LowRankBilinear(Fusion):
         self.activation, self.output_activation = ACTIVATIONS[activation], ACTIVATIONS[output_activation]
         self.normalize = normalize
         gain = nn.init.calculate_gain("linear" if activation == "none" else activation)
-        self.project = nn.ModuleList(unit_variance_(nn.Linear(d, hidden), d / gain**2) for d in self.dims.values())
+        self.project = nn.ModuleList(factor_of_product_(nn.Linear(d, hidden), d / gain**2) for d in self.dims.values())
         self.out = unit_variance_(nn.Linear(hidden, dim), 1 if normalize else hidden)
         self.dropout = nn.Dropout(dropout)
 

@@ -29,6 +29,7 @@ from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import (
     check_positive,
+    factor_of_product_,
     joint_and_alone,
     load_renamed,
     power_normalize,
@@ -63,7 +64,9 @@ class LowRankCore(nn.Module):
             )
         self.rank = rank
         energy = width * rank ** (1 / modalities)
-        self.factors = nn.ModuleList(unit_variance_(nn.Linear(width, rank * width), energy) for _ in range(modalities))
+        self.factors = nn.ModuleList(
+            factor_of_product_(nn.Linear(width, rank * width), energy) for _ in range(modalities)
+        )
 
     def forward(self, values: Sequence[Tensor], there: Tensor) -> Tensor:
         factors = [factor(v) for factor, v in zip(self.factors, values, strict=True)]

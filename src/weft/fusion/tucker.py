@@ -30,7 +30,15 @@ from torch import Tensor, nn
 
 from weft.fusion.base import Fusion, fusions
 from weft.fusion.block import Normalize, chunk_sizes, norm_energy, normalize_chunks
-from weft.ops.bilinear import load_renamed, multilinear, published_widths, refuse_oversized, unit_variance_, vectors
+from weft.ops.bilinear import (
+    factor_of_product_,
+    load_renamed,
+    multilinear,
+    published_widths,
+    refuse_oversized,
+    unit_variance_,
+    vectors,
+)
 from weft.tokens import Fused, Tokens
 
 DEFAULT_CORE = 2**18
@@ -104,7 +112,7 @@ class Tucker(Fusion):
             "lower hidden, raise chunks, use the low-rank cores of 'mutan' or 'block', or raise max_weights",
         )
         self.normalize = normalize
-        self.project = nn.ModuleList(unit_variance_(nn.Linear(d, hidden), d) for d in self.dims.values())
+        self.project = nn.ModuleList(factor_of_product_(nn.Linear(d, hidden), d) for d in self.dims.values())
         self.cores = nn.ModuleList(FullCore(modalities, s) for s in self.sizes)
         self.out = unit_variance_(nn.Linear(hidden, dim), norm_energy(self.sizes, normalize))
         self.dropout = nn.Dropout(dropout)

@@ -143,6 +143,18 @@ def unit_variance_(linear: nn.Linear, energy: float) -> nn.Linear:
     return linear
 
 
+def factor_of_product_(linear: nn.Linear, energy: float) -> nn.Linear:
+    """As :func:`unit_variance_`, half of the variance from the bias: for maps whose outputs are multiplied.
+
+    A product of such factors begins as a sum over all subsets of the modalities, with equal weight. With a bias of 0 it
+    begins as the product of all of them alone, in which one modality of noise hides every other, and training does not
+    find the way out.
+    """
+    nn.init.normal_(linear.weight, std=sqrt(0.5 / energy))
+    nn.init.normal_(linear.bias, std=sqrt(0.5 * linear.in_features / energy))
+    return linear
+
+
 def load_renamed(module: nn.Module, state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> None:
     """Load parameters whose original prefixes become ours, in their dtype; all of ours have to be there."""
     renamed = {
