@@ -1,4 +1,5 @@
 """Cross-diffusion added to trained cross-attention: does it help a host that was trained without it?
+The tables are in ``docs/results/post_optimisation.md``.
 
     WEFT_DATA=... WEFT_MODELS=... python benchmarks/post_diffusion.py [--seeds 5]
 

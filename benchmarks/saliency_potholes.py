@@ -1,4 +1,5 @@
 """RGB-D saliency on rgbd_potholes: MutualFormer against one modality, concatenation and plain cross-attention.
+The tables are in ``docs/results/saliency.md``.
 
     WEFT_DATA=... WEFT_MODELS=... python benchmarks/saliency_potholes.py
 
