@@ -15,6 +15,8 @@ import numpy as np
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#767676"
+ROW = 4
+"""Panels beside one another; more go below."""
 LINES = ("-", "--", "-.", ":")
 
 
@@ -26,7 +28,7 @@ def canvas(
     size: tuple[float, float] = (4.8, 4.2),
     projection: str | None = None,
 ) -> Iterator[Any]:
-    """One row of axes ``(columns,)`` to draw on; saved as ``folder/name.png`` when the block ends.
+    """Axes ``(columns,)`` to draw on, at most four in a row; saved as ``folder/name.png`` when the block ends.
 
     ``size`` is that of one of them in inches, ``projection`` theirs (``"3d"``).
     """
@@ -44,9 +46,13 @@ def canvas(
         "lines.linewidth": 1.8,
     }
     with rc_context(style):
-        figure = Figure(figsize=(size[0] * columns, size[1]), layout="constrained")
+        wide, rows = min(columns, ROW), -(-columns // ROW)
+        figure = Figure(figsize=(size[0] * wide, size[1] * rows), layout="constrained")
         FigureCanvasAgg(figure)
-        yield figure.subplots(1, columns, squeeze=False, subplot_kw={"projection": projection})[0]
+        panels = figure.subplots(rows, wide, squeeze=False, subplot_kw={"projection": projection}).ravel()
+        for axes in panels[columns:]:
+            axes.remove()
+        yield panels[:columns]
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(folder / f"{name}.png", dpi=150)
 
@@ -116,7 +122,7 @@ def roc_panels(truth: np.ndarray, p: Mapping[str, np.ndarray], names: Sequence[s
 
     columns = [k for k in range(truth.shape[1]) if 0 < truth[:, k].sum() < len(truth)]
     grid = np.linspace(0, 1, 501)
-    with canvas(folder, "roc-methods", columns=len(p), size=(4.6, 4.9)) as panels:
+    with canvas(folder, "roc-methods", columns=len(p), size=(4.4, 4.9)) as panels:
         for axes, (method, seeds) in zip(panels, p.items(), strict=True):
             axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
             areas = np.zeros((len(seeds), len(columns)))
@@ -136,9 +142,10 @@ def roc_panels(truth: np.ndarray, p: Mapping[str, np.ndarray], names: Sequence[s
             axes.set_title(
                 f"{short(method, 28)}\nmean AUC {means.mean():.3f}, sd {means.std():.3f} over {len(seeds)} seeds"
             )
-            axes.set(xlabel="false positive rate", aspect="equal")
+            axes.set(xlabel="false positive rate")
             axes.legend(loc="lower right", title="class, AUC")
-        panels[0].set(ylabel="true positive rate")
+        for axes in panels[::ROW]:
+            axes.set(ylabel="true positive rate")
     return folder / "roc-methods.png"
 
 
@@ -191,7 +198,8 @@ def predicted_panels(truth: np.ndarray, guess: Mapping[str, np.ndarray], folder:
             axes.scatter(truth, values, **_dots(len(truth)))
             mae = np.abs(values - truth).mean()
             axes.set(xlabel="actual", title=f"{short(method, 28)}, MAE {mae:.3g}", xlim=(low, high), ylim=(low, high))
-        panels[0].set(ylabel="predicted")
+        for axes in panels[::ROW]:
+            axes.set(ylabel="predicted")
     return folder / "predicted-methods.png"
 
 
@@ -203,7 +211,8 @@ def residual_panels(truth: np.ndarray, guess: Mapping[str, np.ndarray], folder: 
             axes.axhline(0, color="black", linewidth=1.2, linestyle="--", zorder=3)
             axes.scatter(truth, values - truth, **_dots(len(truth)))
             axes.set(xlabel="actual", title=short(method, 28), ylim=(-most, most))
-        panels[0].set(ylabel="predicted - actual")
+        for axes in panels[::ROW]:
+            axes.set(ylabel="predicted - actual")
     return folder / "residuals-methods.png"
 
 
