@@ -32,6 +32,9 @@ def test_xor_needs_fusion(tmp_path: Path) -> None:
     assert all(abs(row.test - 0.5) < 0.12 for row in found.rows if row.role == "single" and row.test is not None)
     assert row.p_holm is not None
     assert row.p_holm < 0.05
+    singles = [row.test for row in found.rows if row.role == "single" and row.test is not None]
+    assert found.verdict.lead == pytest.approx(row.test - max(singles))
+    assert f"better by {found.verdict.lead:.3f} than the best single modality" in found.sentence
     hidden = row.missing["a"]
     assert hidden is not None
     assert hidden["hidden"] < 0.7
