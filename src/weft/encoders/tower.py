@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.encoders.base import Encoder
-from weft.encoders.hf import PretrainedImage, PretrainedText
+from weft.encoders.hf import PretrainedImage, PretrainedText, quiet
 from weft.errors import UserError
 from weft.tokens import Tokens, present
 
@@ -98,5 +98,6 @@ class Tower(nn.Module):
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a transformers folder, weights and preprocessing: ``hf:<folder>`` is the trained encoder."""
         model: Any = self.network
-        model.save_pretrained(folder)
-        self._encoder.processor.save_pretrained(folder)
+        with quiet():
+            model.save_pretrained(folder)
+            self._encoder.processor.save_pretrained(folder)
