@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from weft.cli import app
+from weft.data import Dataset, Modality, make_splits
+from weft.encoders import create_encoder
 from weft.errors import UserError
+from weft.store import MemoryFeatures, encode
+from weft.tasks.base import create_task
 from weft.tasks.vqa_accuracy import vqa_accuracy
 
 
@@ -29,6 +38,34 @@ def test_equals_counting() -> None:
 def test_case_and_blanks_do_not_count_and_no_answer_is_no_match() -> None:
     answers = np.array([["Yes ", "YES", "no", "no", ""], ["a", "b", "c", "", ""]])
     assert vqa_accuracy([" yes", ""], answers).tolist() == pytest.approx([2 / 3, 0.0])
+
+
+def test_the_verb_reports_it_where_there_are_three_answers(tmp_path: Path) -> None:
+    from weft.training import FusedModel
+
+    rng = np.random.default_rng(0)
+    answer = np.array(["yes", "no"] * 15)
+    answers = np.stack([answer, answer, np.array(["no", "yes", "blue"] * 10)], axis=1)
+    for count in (3, 2):
+        targets = {"answer": answer, "answers": answers[:, :count]}
+        values = {"text": rng.normal(size=(30, 4)).astype(np.float32)}
+        features = MemoryFeatures([str(i) for i in range(30)], values, targets, task="classification")
+        modalities = {"text": Modality("vector", list(values["text"]))}
+        data = Dataset("v", features.ids, modalities, targets, None, None, "classification")
+        folder = tmp_path / f"store{count}"
+        store = encode(data, {"text": create_encoder("precomputed", "vector")}, folder, dtype="fp32", progress=False)
+        model = FusedModel.build(dims=store.dims, task=create_task("classification", answer), target="answer")
+        model.standardise(store.gather(np.arange(30)))
+        model.save_pretrained(tmp_path / "model")
+        result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "model"), str(folder), "--json"])
+        found = json.loads(result.stdout)
+        rows = make_splits(store).test
+        if count == 3:
+            guess = model.predict(store, rows)["prediction"]
+            by_hand = [min(1.0, sum(a == g for a in answers[row]) / 3) for g, row in zip(guess, rows, strict=True)]
+            assert found["vqa_accuracy"] == pytest.approx(np.mean(by_hand))
+        else:
+            assert "vqa_accuracy" not in found
 
 
 @pytest.mark.parametrize(

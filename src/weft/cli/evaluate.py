@@ -37,6 +37,7 @@ def evaluate(
     from weft.data import make_splits
     from weft.errors import UserError, did_you_mean
     from weft.store import Features, Store
+    from weft.tasks.vqa_accuracy import metric_of_annotators
     from weft.training import FusedModel
 
     fused = FusedModel.from_pretrained(model)
@@ -48,7 +49,10 @@ def evaluate(
     parts = make_splits(features)._asdict()
     if split not in parts:
         raise UserError("unknown split", split, did_you_mean(split, parts, "splits"))
-    metrics = fused.evaluate(features, parts[split], figures=figures)
+    rows = parts[split]
+    metrics = fused.evaluate(features, rows, figures=figures)
+    if "answers" in features.targets:
+        metrics |= metric_of_annotators(features.targets, rows, fused.predict(features, rows)["prediction"])
     if json:
         write_json({"split": split, "rows": len(parts[split]), **metrics})
     else:

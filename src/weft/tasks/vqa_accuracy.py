@@ -10,7 +10,7 @@ Source: Antol et al., "VQA: Visual Question Answering", ICCV 2015, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -45,6 +45,16 @@ def vqa_accuracy(prediction: Sequence[str] | np.ndarray, answers: np.ndarray) ->
             "use plain accuracy where there is one answer per question",
         )
     return np.minimum(1.0, ((given == guess[:, None]) & (given != "")).sum(axis=1) / AGREE)
+
+
+def metric_of_annotators(
+    targets: Mapping[str, np.ndarray], rows: np.ndarray, prediction: Sequence[str] | np.ndarray
+) -> dict[str, float]:
+    """``{"vqa_accuracy": mean}`` where the target ``answers`` ``(N, A)`` has three or more in every row; else {}."""
+    answers = targets.get("answers")
+    if answers is None or answers.ndim != 2 or (_text(answers[rows]) != "").sum(axis=1).min(initial=AGREE) < AGREE:
+        return {}
+    return {"vqa_accuracy": float(vqa_accuracy(prediction, answers[rows]).mean())}
 
 
 def _text(values: Sequence[str] | np.ndarray) -> np.ndarray:
