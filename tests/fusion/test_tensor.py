@@ -113,3 +113,23 @@ def test_all_subsets_are_reachable() -> None:
             }
             expected = float(all(p >= s for p, s in zip(there, subset, strict=True)))
             assert module(inputs).vector.item() == expected
+
+
+def test_sub_networks_make_the_modalities_narrow() -> None:
+    """The product of ReLU layers; an absent modality is zero after its layer, whatever its bias."""
+    dims = {"a": 7, "b": 5}
+    module = TensorFusion(dims, 4, subnet=3).double()
+    plain = TensorFusion({"a": 3, "b": 3}, 4).double()
+    plain.load_state_dict({name: t for name, t in module.state_dict().items() if not name.startswith("subnets")})
+    values = {name: torch.randn(6, d, dtype=torch.float64) for name, d in dims.items()}
+    there = torch.arange(6) % 3 > 0
+    narrow = {
+        name: (values[name] @ layer.weight.T + layer.bias).clamp(min=0)
+        for name, layer in zip(dims, module.subnets, strict=True)
+    }
+    found = module({"a": as_tokens(values["a"], there), "b": as_tokens(values["b"])})
+    expected = plain({"a": as_tokens(narrow["a"], there), "b": as_tokens(narrow["b"])})
+    torch.testing.assert_close(found.vector, expected.vector)
+    assert TensorFusion.cost(HUGE, 128, subnet=32).parameters < 10_000_000
+    with pytest.raises(UserError, match="subnet=-1"):
+        TensorFusion(dims, 4, subnet=-1)

@@ -9,12 +9,15 @@ for every subset :math:`S`: a constant, the modalities themselves, all pairs, an
 so :math:`Z` ``(B, prod(D_m + 1))`` is not built: :math:`W` is contracted with the wide modalities first and with the
 narrow ones after, which is exact.
 
+The published network puts a sub-network before each :math:`h_m`, which makes it narrow. ``subnet`` is the least of it:
+:math:`h_m = \mathrm{relu}(v_m U_m + a_m)`, one layer per modality, all of one width; without it :math:`h_m = v_m`.
+
 An absent modality is :math:`z_m = [1, 0]`: the blocks that contain it vanish, the others stay.
 
 Cost: ``dim * prod(D_m + 1) + dim`` weights and twice as many FLOPs, exponential in the number of modalities: widths
 32/32/64 and dim 128 take 9 million weights, 768/1024/512 and dim 256 take 10^11 and are refused.
 
-When not to use it: more than three modalities or widths above some tens; project first, or use ``lmf``, the same map
+When not to use it: more than three modalities or widths above some tens; set ``subnet``, or use ``lmf``, the same map
 with a low-rank weight. The original drops entries of :math:`Z` in training; here ``dropout`` acts on the fused vector.
 
 Source: Zadeh, Chen, Poria, Cambria, Morency, "Tensor Fusion Network for Multimodal Sentiment Analysis", EMNLP 2017,
@@ -33,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.fusion.base import Fusion, fusions
-from weft.ops.bilinear import multilinear, refuse_oversized, vectors, with_one
+from weft.ops.bilinear import check_positive, multilinear, refuse_oversized, vectors, with_one
 from weft.tokens import Fused, Tokens
 
 
@@ -54,7 +57,7 @@ class Multilinear(nn.Module):
         self.order = sorted(range(len(widths)), key=widths.__getitem__)
         shape = [widths[m] + 1 for m in self.order]
         remedy = (
-            "use 'lmf', the same map with low-rank weights; or project the modalities to narrower widths first; or "
+            "use 'lmf', the same map with low-rank weights; or make the modalities narrower first (tfn: subnet=32); or "
             "raise max_weights if the memory is there"
         )
         refuse_oversized(who, outputs * prod(shape), max_weights, remedy)
@@ -82,6 +85,7 @@ class TensorFusion(Fusion):
 
     Args:
         dims, dim: see :class:`~weft.fusion.base.Fusion`.
+        subnet: width of a ReLU layer before the product, one per modality; 0: none.
         dropout: probability of zeroing an entry of the fused vector, in [0, 1].
         max_weights: the largest weight tensor to allocate; 2^25 is 128 MiB in float32.
 
@@ -96,15 +100,27 @@ class TensorFusion(Fusion):
     paper = "Zadeh et al., Tensor Fusion Network for Multimodal Sentiment Analysis, EMNLP 2017, arXiv 1707.07250"
 
     def __init__(
-        self, dims: Mapping[str, int], dim: int = 256, *, dropout: float = 0.0, max_weights: int = 2**25
+        self,
+        dims: Mapping[str, int],
+        dim: int = 256,
+        *,
+        subnet: int = 0,
+        dropout: float = 0.0,
+        max_weights: int = 2**25,
     ) -> None:
         super().__init__(dims, dim)
-        self.product = Multilinear("tfn", list(self.dims.values()), dim, max_weights)
+        if subnet:
+            check_positive("tfn", subnet=subnet)
+        self.subnets = nn.ModuleList(nn.Linear(d, subnet) for d in self.dims.values() if subnet)
+        widths = [subnet or d for d in self.dims.values()]
+        self.product = Multilinear("tfn", widths, dim, max_weights)
         self.bias = nn.Parameter(torch.zeros(dim))
         self.dropout = nn.Dropout(dropout)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        values, _ = vectors(inputs)
+        values, there = vectors(inputs)
+        for m, subnet in enumerate(self.subnets):
+            values[m] = torch.where(there[:, m : m + 1], subnet(values[m]).relu(), 0.0)
         alone = [y + self.bias for y in self.product.alone(values)]
         vector = self.dropout(self.product(values) + self.bias)
         return Fused(vector, None, dict(zip(self.names, alone, strict=True)), None)
