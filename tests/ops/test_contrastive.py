@@ -127,7 +127,8 @@ def test_chunked_losses_never_make_the_matrix() -> None:
         with _Largest() as mode:
             loss().backward()
         largest[name] = mode.elements
-    assert largest["streaming"] == largest["sigmoid"] == chunk * rows
+    assert largest["streaming"] == rows * WIDTH, "the gradient is larger than any tile of logits"
+    assert largest["sigmoid"] == chunk * rows
     assert largest["full"] == rows * rows
 
 

@@ -9,7 +9,7 @@ with unit vectors ``a, b`` ``(N, D)`` and :math:`\theta = -\log \tau`, learned b
 at the edge. In training the pairs of all processes are one batch, whatever their number; see
 :mod:`weft.ops.contrastive` for the algebra and for ``chunk``.
 
-Cost: ``N^2`` logits; with ``chunk`` only ``chunk * N`` at a time, for one more matrix product.
+Cost: ``N^2`` logits; with ``chunk`` only ``chunk^2`` at a time, for one more matrix product.
 
 When not to use it: several rows of a batch that are right partners of each other (they count as negatives), or batches
 of a few pairs; ``siglip`` depends less on the batch size.
@@ -38,7 +38,7 @@ class InfoNCE(Objective):
         temperature: the first, or (``learnable=False``) the only one; positive.
         learnable: train the logarithm of its inverse, ``log_scale``.
         log_scale_range: bounds of ``log_scale``. LightCRL's code starts at 0.07 in (0.01, 20).
-        chunk: rows of logits at a time; None: the whole matrix, faster up to a few thousand pairs.
+        chunk: rows and columns of logits at a time; None: the whole matrix.
 
     Raises:
         UserError: the temperature is not a positive number or outside its range; from ``forward``, fewer than two valid

@@ -14,8 +14,10 @@ InfoNCE, symmetric, with logits :math:`l_{ij} = s\,a_i \cdot b_j`, :math:`r_i = 
     \frac{\partial L}{\partial a} &= s\,G\,b, \qquad \frac{\partial L}{\partial b} = s\,G^T a, \qquad
     \frac{\partial L}{\partial s} = \sum_{ij} G_{ij}\, a_i \cdot b_j
 
-:func:`streaming_info_nce` goes through the rows of :math:`l` in chunks, forward and backward, keeping ``r`` and ``c``:
-memory ``chunk * N`` instead of ``N^2``, for one more matrix product (the logits again in the backward pass).
+:func:`streaming_info_nce` goes through :math:`l` in square tiles, forward and backward, keeping ``r`` and ``c``: memory
+``chunk^2`` instead of ``N^2``, for one more matrix product (the logits again in the backward pass). One tile serves both
+directions and stays in the processor's cache. The gradient of ``s`` needs no pass of its own:
+:math:`\sum_{ij} G_{ij}\, a_i \cdot b_j = \sum_i a_i \cdot (G b)_i`.
 
 Sigmoid loss, with :math:`y_{ij} = 1` on the diagonal and -1 elsewhere:
 :math:`L = -\frac{1}{N} \sum_{ij} \log \sigma(y_{ij} (t\, a_i \cdot b_j + b))`.
@@ -31,6 +33,7 @@ form); Zhai et al., ICCV 2023, arXiv 2303.15343 (sigmoid loss).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -99,11 +102,11 @@ def info_nce(
 def streaming_info_nce(
     a: Tensor, b: Tensor, valid: Tensor, scale: Tensor | float, chunk: int = 1024, *, gather: bool = True
 ) -> Tensor:
-    """:func:`info_nce` in value and gradient (that of ``scale`` too), never holding more than ``(chunk, N)`` logits.
+    """:func:`info_nce` in value and gradient (that of ``scale`` too), never holding more than ``(chunk, chunk)`` logits.
 
     Args:
         a, b, valid, scale, gather: as for :func:`info_nce`.
-        chunk: rows of logits at a time, at least 1.
+        chunk: rows and columns of logits at a time, at least 1.
     """
     if chunk < 1:
         raise UserError("chunk is a positive number of rows", f"chunk={chunk}", "choose 1 or more")
@@ -160,17 +163,17 @@ def _sigmoid_rows(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, start: int)
 
 
 class _StreamingInfoNCE(torch.autograd.Function):
-    """The rows of this process against all columns; see the module's equations."""
+    """The rows of this process against all columns, tile by tile; see the module's equations."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, start: int, chunk: int, world: int) -> Tensor:
-        row_lse = a.new_empty(len(a))
-        column_lse = a.new_full((len(b),), float("-inf"))
-        for first in range(0, len(a), chunk):
-            rows = slice(first, first + chunk)
-            logits = (scale * a[rows]) @ b.T
-            row_lse[rows] = logits.logsumexp(dim=1)
-            column_lse = torch.logaddexp(column_lse, logits.logsumexp(dim=0))
+        row_lse, column_lse = a.new_full((len(a),), float("-inf")), a.new_full((len(b),), float("-inf"))
+        for rows in _slices(len(a), chunk):
+            scaled = scale * a[rows]
+            for columns in _slices(len(b), chunk):
+                logits = scaled @ b[columns].T
+                row_lse[rows] = torch.logaddexp(row_lse[rows], logits.logsumexp(dim=1))
+                column_lse[columns] = torch.logaddexp(column_lse[columns], logits.logsumexp(dim=0))
         if world > 1:
             parts = [torch.empty_like(column_lse) for _ in range(world)]
             dist.all_gather(parts, column_lse)
@@ -190,19 +193,22 @@ class _StreamingInfoNCE(torch.autograd.Function):
         a, b, scale, row_lse, column_lse = ctx.saved_tensors
         own = slice(ctx.start, ctx.start + len(a))
         factor = grad * ctx.world / len(b)
-        grad_a = -b[own]
-        grad_b = torch.zeros_like(b)
+        grad_a, grad_b = -b[own], torch.zeros_like(b)
         grad_b[own] = -a
-        grad_scale = -(a * b[own]).sum()
-        for first in range(0, len(a), ctx.chunk):
-            rows = slice(first, first + ctx.chunk)
-            dots = a[rows] @ b.T
-            logits = scale * dots
-            share = (logits - row_lse[rows].unsqueeze(1)).exp_().add_((logits - column_lse).exp_()).mul_(0.5)
-            grad_a[rows] += share @ b
-            grad_b += share.T @ a[rows]
-            grad_scale += (share * dots).sum()
-        return grad_a.mul_(factor * scale), grad_b.mul_(factor * scale), grad_scale * factor, None, None, None
+        for rows in _slices(len(a), ctx.chunk):
+            scaled, row = scale * a[rows], row_lse[rows].unsqueeze(1)
+            for columns in _slices(len(b), ctx.chunk):
+                logits, column = scaled @ b[columns].T, column_lse[columns]
+                share = (logits - row).exp_().add_(logits.sub_(column).exp_()).mul_(0.5)
+                grad_a[rows].addmm_(share, b[columns])
+                grad_b[columns].addmm_(share.T, a[rows])
+        grad_scale = (grad_a * a).sum() * factor
+        return grad_a.mul_(factor * scale), grad_b.mul_(factor * scale), grad_scale, None, None, None
+
+
+def _slices(rows: int, size: int) -> Iterator[slice]:
+    for first in range(0, rows, size):
+        yield slice(first, first + size)
 
 
 class _Gather(torch.autograd.Function):
