@@ -137,8 +137,11 @@ def vqa_pages() -> None:
     lines = [f"Rows: {counts}. {comparison['sentence']}", "", *metric_table(folder, METRICS), ""]
     write_section("araf_vqa.md", "table", [*lines, *paired(folder, "ARAF paper", shown)])
     write_section("araf_vqa.md", "roc", [figure(folder / "figures" / "roc-methods.png", "araf_vqa_roc")])
-    ablation = metric_table(RUNS / "vqa" / "ablation", {"accuracy": "accuracy", "f1_macro": "macro F1", "auc": "AUC"})
-    write_section("araf_vqa.md", "ablation", ablation)
+    if (RUNS / "vqa" / "ablation" / "comparison.json").exists():
+        metrics = {key: METRICS[key] for key in ("accuracy", "f1_macro", "auc")}
+        write_section("araf_vqa.md", "ablation", metric_table(RUNS / "vqa" / "ablation", metrics))
+    if not (RUNS / "vqa" / "alignment" / "alignment.json").exists():
+        return
     measured = json.loads((RUNS / "vqa" / "alignment" / "alignment.json").read_text())
     rows = [f"| {r['stage']} | {r['gap']:.3f} | {r['cka']:.3f} | {r['separability']:.3f} |" for r in measured]
     head = ["| stage | modality gap | linear CKA | separability |", "| --- | ---: | ---: | ---: |"]
@@ -170,7 +173,8 @@ def ett_pages() -> None:
     ]
     write_section("araf_ett.md", "figures", pictures)
     ablation = RUNS / "ett" / f"{'-'.join(map(str, ABLATED))}-ablation"
-    write_section("araf_ett.md", "ablation", metric_table(ablation, {"mse": "MSE", "mae": "MAE"}))
+    if (ablation / "comparison.json").exists():
+        write_section("araf_ett.md", "ablation", metric_table(ablation, {"mse": "MSE", "mae": "MAE"}))
 
 
 if __name__ == "__main__":
