@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +23,11 @@ from weft.generation.araf_gan import (
     Generator,
     UpBlock,
     WordAlignment,
+    WordAttention,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
-    make_optimizers,
+    make_optimizer,
     update,
 )
 from weft.tokens import Tokens
@@ -118,6 +120,29 @@ def test_word_alignment_asks_the_real_words() -> None:
     assert_close(found[2], x[2])
 
 
+def test_word_attention_weighs_the_real_words() -> None:
+    torch.manual_seed(3)
+    block = moved(WordAttention(4, WIDTH))
+    x, (values, mask) = torch.randn(3, 4, 2, 3).double(), caption().words
+    mask = mask & torch.tensor([[True], [True], [False]])
+    found = block(x, Tokens(values.masked_fill(~mask.unsqueeze(-1), float("nan")), mask))
+    with torch.no_grad():
+        for row, i, j in itertools.product(range(2), range(2), range(3)):
+            keys = [block.words.weight @ word for word, real in zip(values[row], mask[row], strict=True) if real]
+            weights = torch.stack([x[row, :, i, j] @ key for key in keys]).softmax(dim=0)
+            answer = sum(weight * key for weight, key in zip(weights, keys, strict=True))
+            expected = x[row, :, i, j] + block.gate * (block.project.weight @ answer + block.project.bias)
+            assert_close(found[row, :, i, j], expected)
+    assert_close(found[2], x[2])
+
+
+def test_without_words_the_sentence_alone_decides() -> None:
+    made = moved(Generator(WIDTH, size=SIZE, base=2, noise=5, align_at=(8, 16), words="none"))
+    noise, (one, other) = torch.randn(3, 5).double(), (caption(), caption())
+    assert_close(made(noise, one), made(noise, Caption(other.words, one.sentence)))
+    assert not torch.allclose(made(noise, one), made(noise, other))
+
+
 def test_down_block_halves() -> None:
     torch.manual_seed(4)
     block, x = moved(DownBlock(3, 5)), torch.randn(2, 3, 8, 8).double()
@@ -168,9 +193,9 @@ def test_one_update_moves_both_networks_and_no_caption() -> None:
     made, judge, words = moved(generator()), moved(discriminator()), caption()
     words.words.values.requires_grad_()
     before = [p.detach().clone() for m in (made, judge) for p in m.parameters()]
-    optimizers = make_optimizers(made, judge)
-    assert [o.param_groups[0]["lr"] for o in optimizers] == [2e-4, 8e-4]
-    losses = update(made, judge, optimizers, torch.rand(3, 3, SIZE, SIZE).double() * 2 - 1, words)
+    optimizer = make_optimizer(made, judge)
+    assert [group["lr"] for group in optimizer.param_groups] == [2e-4, 8e-4]
+    losses = update(made, judge, optimizer, torch.rand(3, 3, SIZE, SIZE).double() * 2 - 1, words)
     assert all(torch.isfinite(torch.tensor(losses)))
     after = [p for m in (made, judge) for p in m.parameters()]
     assert not [p.shape for p, old in zip(after, before, strict=True) if torch.equal(p, old)]
@@ -198,6 +223,7 @@ def encode_badly(mask: list[list[bool]]) -> Caption:
         (lambda: Generator(size=48), "size=48"),
         (lambda: Discriminator(size=4), "size=4"),
         (lambda: Generator(size=16, align_at=(16, 64)), r"align_at=\(16, 64\)"),
+        (lambda: Generator(size=16, align_at=(16,), words="arav"), "arav"),  # type: ignore[arg-type]
         (lambda: CaptionEncoder(9, width=7), "width=7"),
         (lambda: encode_badly([[True, False, True], [True, True, True]]), "words first"),
         (lambda: encode_badly([[True, True, True], [False, False, False]]), r"without words \[1\]"),

@@ -14,6 +14,9 @@ The default target, ``object`` ("red circle", 9 classes), needs image and captio
 reaches 1/3, the caption alone 1/3, both 1. The sensor is a poor copy of what the caption says: it adds nothing beside
 the caption and stands in for it where it is absent. Further targets: ``shape`` (image only), ``colour`` (caption,
 sensor) and ``position`` (image, caption). Image and caption share position and size, so they can be aligned, too.
+
+With ``complete`` image and caption both tell everything: the photo is in colour, the caption names the shape. That is
+the set to generate one from the other.
 """
 
 from __future__ import annotations
@@ -36,6 +39,15 @@ TEMPLATES = (
     "{colour}, {size}, seen at the {position} of the picture",
     "in the {position} of the scene lies a {size} {colour} item",
 )
+COMPLETE = (
+    "a {size} {colour} {shape} in the {position}",
+    "there is a {shape}, {colour} and {size}, at the {position}",
+    "the {position} corner holds a {size} {shape} painted {colour}",
+    "a {shape}, {colour}, {size}, seen at the {position} of the picture",
+    "in the {position} of the scene lies a {size} {colour} {shape}",
+)
+"""The templates with the shape named."""
+
 SMALLEST_IMAGE = 16
 STEPS = 32
 LIGHT = 0.65
@@ -49,15 +61,16 @@ class Shapes(Generated):
     Args:
         rows, seed: as for every generated set.
         size: side of the images in pixels.
+        complete: photos in colour, ``(size, size, 3)``, and captions that name the shape.
     """
 
-    def __init__(self, *, rows: int = 900, seed: int = 0, size: int = 64) -> None:
+    def __init__(self, *, rows: int = 900, seed: int = 0, size: int = 64, complete: bool = False) -> None:
         super().__init__(rows=rows, seed=seed)
         if size < SMALLEST_IMAGE:
             raise UserError(
                 f"shapes: images have at least {SMALLEST_IMAGE} pixels a side", f"size={size}", "draw larger"
             )
-        self.size = size
+        self.size, self.complete = size, complete
 
     def make(self) -> Dataset:
         """Modalities ``image``, ``caption`` and ``sensor``; targets ``object``, ``shape``, ``colour``, ``position``."""
@@ -67,14 +80,20 @@ class Shapes(Generated):
         )
         template = random.integers(len(TEMPLATES), size=self.rows)
         objects = list(zip(shape, colour, position, size, template, strict=True))
+        templates = COMPLETE if self.complete else TEMPLATES
         captions = [
-            TEMPLATES[t].format(size=SIZES[z], colour=COLOURS[c], position=POSITIONS[p]) for _, c, p, z, t in objects
+            templates[t].format(shape=SHAPES[s], size=SIZES[z], colour=COLOURS[c], position=POSITIONS[p])
+            for s, c, p, z, t in objects
+        ]
+        hues = [c if self.complete else None for _, c, _, _, _ in objects]
+        images = [
+            _draw(random, self.size, s, p, z, hue) for (s, _, p, z, _), hue in zip(objects, hues, strict=True)
         ]
         return Dataset(
             name="shapes",
             ids=numbered("shape", self.rows),
             modalities={
-                "image": Modality("image", [_draw(random, self.size, s, p, z) for s, _, p, z, _ in objects]),
+                "image": Modality("image", images),
                 "caption": Modality("text", captions),
                 "sensor": Modality("series", [_sense(random, c) for _, c, _, _, _ in objects]),
             },
@@ -90,8 +109,13 @@ class Shapes(Generated):
         )
 
 
-def _draw(random: np.random.Generator, side: int, shape: int, position: int, size: int) -> np.ndarray:
-    """``(side, side)`` uint8. All shapes of a size have the same area: brightness does not tell them apart."""
+def _draw(
+    random: np.random.Generator, side: int, shape: int, position: int, size: int, hue: int | None
+) -> np.ndarray:
+    """``(side, side)`` uint8, with a hue ``(side, side, 3)``: the ground is grey, the object bright in that channel alone.
+
+    All shapes of a size have the same area: brightness does not tell them apart.
+    """
     grounds = random.uniform(40, 90), random.uniform(150, 230)
     image = Image.new("L", (side, side), int(grounds[0]))
     row, column = divmod(position, 2)
@@ -111,7 +135,11 @@ def _draw(random: np.random.Generator, side: int, shape: int, position: int, siz
         height = edge * 3**0.5 / 2
         bottom = y + height / 3
         draw.polygon([(x - edge / 2, bottom), (x + edge / 2, bottom), (x, bottom - height)], fill=fill)
-    noisy = np.asarray(image, dtype=np.float64) + random.normal(scale=8.0, size=(side, side))
+    clean = np.asarray(image, dtype=np.float64)
+    if hue is not None:
+        ground = np.minimum(clean, int(grounds[0]))
+        clean = np.stack([clean if channel == hue else ground for channel in range(3)], axis=2)
+    noisy = clean + random.normal(scale=8.0, size=clean.shape)
     return noisy.clip(0, 255).astype(np.uint8)
 
 

@@ -34,13 +34,13 @@ after Tao et al., "DF-GAN", CVPR 2022, arXiv 2008.05865; written from the formul
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.errors import UserError
+from weft.errors import UserError, did_you_mean
 from weft.fusion.araf import Alignment
 from weft.ops.bilinear import check_positive
 from weft.tokens import Tokens, present
@@ -110,6 +110,8 @@ class Generator(nn.Module):
         align_at: the heights at which the words are asked.
         width: of the alignment.
         heads: of the alignment; divides ``width``.
+        words: how they are asked: ``"araf"``; ``"attention"``, the word attention of SEAttnGAN at the same places; or
+            ``"none"``, where the sentence alone tells what to draw.
 
     Raises:
         UserError: a size that is no power of two, an ``align_at`` that does not occur.
@@ -125,8 +127,12 @@ class Generator(nn.Module):
         align_at: tuple[int, ...] = (16, 64),
         width: int = 64,
         heads: int = 4,
+        words: Literal["araf", "attention", "none"] = "araf",
     ) -> None:
         super().__init__()
+        check_positive("Generator", caption=caption, base=base, noise=noise)
+        if words not in ("araf", "attention", "none"):
+            raise UserError("Generator: unknown words", words, did_you_mean(words, ["araf", "attention", "none"]))
         steps = doublings("Generator", size)
         heights = [FIRST * 2 ** (step + 1) for step in range(steps)]
         if not set(align_at) <= set(heights):
@@ -137,13 +143,12 @@ class Generator(nn.Module):
         self.noise = noise
         self.start = nn.Linear(noise, channels[0] * FIRST**2)
         self.blocks = nn.ModuleList(UpBlock(a, b, caption) for a, b in pairwise(channels))
-        self.align = nn.ModuleDict(
-            {
-                str(step): WordAlignment(channels[step + 1], caption, width, heads)
-                for step, height in enumerate(heights)
-                if height in align_at
-            }
-        )
+        asking = {str(step): channels[step + 1] for step, height in enumerate(heights) if height in align_at}
+        self.align = nn.ModuleDict()
+        if words == "araf":
+            self.align.update({step: WordAlignment(c, caption, width, heads) for step, c in asking.items()})
+        elif words == "attention":
+            self.align.update({step: WordAttention(c, caption) for step, c in asking.items()})
         self.out = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
     def forward(self, noise: Tensor, caption: Caption) -> Tensor:
@@ -231,6 +236,33 @@ class WordAlignment(nn.Module):
         real = words.mask.unsqueeze(-1)
         source = Tokens(self.words(torch.where(real, words.values, 0.0)), words.mask)
         answer = self.project(self.align(self.pixels(x.flatten(2).mT), source))
+        answer = torch.where(present(words)[:, None, None], answer, 0.0)
+        return x + self.gate * answer.mT.unflatten(2, x.shape[2:])
+
+
+class WordAttention(nn.Module):
+    r"""Plain word attention, the comparison: with :math:`u_t = U w_t` of the words and pixel ``x_n``,
+
+    .. math:: x_n \leftarrow x_n + g'\,W \sum_t \mathrm{softmax}_t(x_n \cdot u_t)\, u_t
+
+    One head, keys are values, nothing is normalised. SEAttnGAN appends the answer to the channels instead of adding it.
+
+    Args:
+        channels: of the map.
+        caption: width of a word.
+    """
+
+    def __init__(self, channels: int, caption: int) -> None:
+        super().__init__()
+        self.words = nn.Linear(caption, channels, bias=False)
+        self.project = nn.Linear(channels, channels)
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, words: Tokens) -> Tensor:
+        """``(B, channels, H, W)`` with the answer of ``words``; as it was in rows without any."""
+        context = self.words(torch.where(words.mask.unsqueeze(-1), words.values, 0.0))
+        scores = (x.flatten(2).mT @ context.mT).masked_fill(~words.mask.unsqueeze(1), torch.finfo(x.dtype).min)
+        answer = self.project(scores.softmax(dim=2) @ context)
         answer = torch.where(present(words)[:, None, None], answer, 0.0)
         return x + self.gate * answer.mT.unflatten(2, x.shape[2:])
 
@@ -341,43 +373,59 @@ def generator_loss(discriminator: Discriminator, fake: Tensor, sentence: Tensor)
     return -discriminator(fake, sentence).mean()
 
 
-def make_optimizers(
-    generator: Generator, discriminator: Discriminator, *, lr: float = 2e-4
-) -> tuple[torch.optim.Adam, torch.optim.Adam]:
-    """The published recipe: Adam, the discriminator four times as fast."""
-    betas = (0.5, 0.99)
-    return (
-        torch.optim.Adam(generator.parameters(), lr=lr, betas=betas),
-        torch.optim.Adam(discriminator.parameters(), lr=4 * lr, betas=betas),
-    )
+def make_optimizer(
+    generator: Generator,
+    discriminator: Discriminator,
+    *,
+    lr: float = 2e-4,
+    ratio: float = 4.0,
+    betas: tuple[float, float] = (0.5, 0.99),
+) -> torch.optim.Adam:
+    """Adam over both networks, the generator's group first; the defaults are the published recipe.
+
+    Args:
+        generator, discriminator: the networks.
+        lr: of the generator.
+        ratio: how many times faster the discriminator learns.
+        betas: of Adam.
+    """
+    groups = [
+        {"params": list(generator.parameters())},
+        {"params": list(discriminator.parameters()), "lr": ratio * lr},
+    ]
+    return torch.optim.Adam(groups, lr=lr, betas=betas)
 
 
 def update(
     generator: Generator,
     discriminator: Discriminator,
-    optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer],
+    optimizer: torch.optim.Optimizer,
     images: Tensor,
     caption: Caption,
+    penalty: float = 1.0,
 ) -> Losses:
     """One step of the discriminator, one of its penalty, one of the generator.
 
     Args:
         generator, discriminator: the networks.
-        optimizers: theirs, in this order.
+        optimizer: of :func:`make_optimizer`.
         images: ``(B, 3, size, size)`` in [-1, 1].
         caption: of each; no gradient reaches its encoder.
+        penalty: weight of the penalty; with 0 its step is left out, and its loss is 0.
     """
     words, sentence = Tokens(caption.words.values.detach(), caption.words.mask), caption.sentence.detach()
     fake = generator(images.new_empty(len(images), generator.noise).normal_(), Caption(words, sentence))
-    of_generator, of_discriminator = optimizers
-    hinge = _step(of_discriminator, discriminator_loss(discriminator, images, fake, sentence))
-    penalty = _step(of_discriminator, gradient_penalty(discriminator, images, sentence))
-    return Losses(hinge, penalty, _step(of_generator, generator_loss(discriminator, fake, sentence)))
+    of_generator, of_discriminator = (group["params"] for group in optimizer.param_groups)
+    hinge = _step(optimizer, of_discriminator, discriminator_loss(discriminator, images, fake, sentence))
+    slope = 0.0
+    if penalty:
+        slope = _step(optimizer, of_discriminator, penalty * gradient_penalty(discriminator, images, sentence))
+    return Losses(hinge, slope, _step(optimizer, of_generator, generator_loss(discriminator, fake, sentence)))
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+def _step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor) -> float:
+    """Move these parameters; the others have no gradient, and Adam leaves them and their moments alone."""
     optimizer.zero_grad()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
         parameter.grad = gradient
     optimizer.step()
