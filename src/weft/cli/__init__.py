@@ -14,6 +14,7 @@ from weft.cli import (
     evaluate,
     fit,
     forecast,
+    generate,
     init,
     inspect,
     list,
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 
 LEARN = (init, encode, inspect, fit, compare, forecast, evaluate, predict)
-USE = (search, pairs, mine, zeroshot, probe, saliency, alignment, run, list, check)
+USE = (search, pairs, mine, zeroshot, probe, saliency, generate, alignment, run, list, check)
 for verb in LEARN + USE:
     verb.add_to(app)
 

@@ -15,8 +15,8 @@ reaches 1/3, the caption alone 1/3, both 1. The sensor is a poor copy of what th
 the caption and stands in for it where it is absent. Further targets: ``shape`` (image only), ``colour`` (caption,
 sensor) and ``position`` (image, caption). Image and caption share position and size, so they can be aligned, too.
 
-With ``complete`` image and caption both tell everything: the photo is in colour, the caption names the shape. That is
-the set to generate one from the other.
+With ``complete`` image and caption both tell everything: the photo is in colour, the caption names the shape, and there
+is no sensor. That is the set to generate one from the other.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Shapes(Generated):
     Args:
         rows, seed: as for every generated set.
         size: side of the images in pixels.
-        complete: photos in colour, ``(size, size, 3)``, and captions that name the shape.
+        complete: photos in colour, ``(size, size, 3)``, captions that name the shape, no sensor.
     """
 
     def __init__(self, *, rows: int = 900, seed: int = 0, size: int = 64, complete: bool = False) -> None:
@@ -73,7 +73,7 @@ class Shapes(Generated):
         self.size, self.complete = size, complete
 
     def make(self) -> Dataset:
-        """Modalities ``image``, ``caption`` and ``sensor``; targets ``object``, ``shape``, ``colour``, ``position``."""
+        """Modalities ``image``, ``caption``, ``sensor`` (unless complete); targets ``object`` and its parts."""
         random = np.random.default_rng(self.seed)
         shape, colour, position, size = (
             random.integers(len(names), size=self.rows) for names in (SHAPES, COLOURS, POSITIONS, SIZES)
@@ -86,17 +86,14 @@ class Shapes(Generated):
             for s, c, p, z, t in objects
         ]
         hues = [c if self.complete else None for _, c, _, _, _ in objects]
-        images = [
-            _draw(random, self.size, s, p, z, hue) for (s, _, p, z, _), hue in zip(objects, hues, strict=True)
-        ]
+        images = [_draw(random, self.size, s, p, z, hue) for (s, _, p, z, _), hue in zip(objects, hues, strict=True)]
+        modalities = {"image": Modality("image", images), "caption": Modality("text", captions)}
+        if not self.complete:
+            modalities["sensor"] = Modality("series", [_sense(random, c) for _, c, _, _, _ in objects])
         return Dataset(
             name="shapes",
             ids=numbered("shape", self.rows),
-            modalities={
-                "image": Modality("image", images),
-                "caption": Modality("text", captions),
-                "sensor": Modality("series", [_sense(random, c) for _, c, _, _, _ in objects]),
-            },
+            modalities=modalities,
             targets={
                 "object": np.array([f"{COLOURS[c]} {SHAPES[s]}" for s, c, _, _, _ in objects]),
                 "shape": np.array(SHAPES)[shape],
@@ -109,10 +106,8 @@ class Shapes(Generated):
         )
 
 
-def _draw(
-    random: np.random.Generator, side: int, shape: int, position: int, size: int, hue: int | None
-) -> np.ndarray:
-    """``(side, side)`` uint8, with a hue ``(side, side, 3)``: the ground is grey, the object bright in that channel alone.
+def _draw(random: np.random.Generator, side: int, shape: int, position: int, size: int, hue: int | None) -> np.ndarray:
+    """``(side, side)`` uint8, with a hue ``(side, side, 3)``: a grey ground, the object bright in that channel alone.
 
     All shapes of a size have the same area: brightness does not tell them apart.
     """

@@ -34,7 +34,7 @@ after Tao et al., "DF-GAN", CVPR 2022, arXiv 2008.05865; written from the formul
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -389,11 +389,11 @@ def make_optimizer(
         ratio: how many times faster the discriminator learns.
         betas: of Adam.
     """
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": list(generator.parameters())},
         {"params": list(discriminator.parameters()), "lr": ratio * lr},
     ]
-    return torch.optim.Adam(groups, lr=lr, betas=betas)
+    return torch.optim.Adam(groups, lr=lr, betas=betas, fused=True)
 
 
 def update(

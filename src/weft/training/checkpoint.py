@@ -105,6 +105,9 @@ def load_checkpoint(
         index, slot = name.split(".", 1)
         state.setdefault(int(index), {})[slot] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, slots in optimizer.state.items():
+        like = {name: t for name, t in slots.items() if t.shape == parameter.shape}
+        slots.update({name: torch.empty_like(parameter, dtype=t.dtype).copy_(t) for name, t in like.items()})
     if header["scaler"]:
         scaler.load_state_dict(header["scaler"])
     return position, _part(tensors, "best.")

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from weft.errors import UserError, did_you_mean
 
 
-class TrainConfig(BaseModel):
+class Settings(BaseModel):
+    """Settings of a kind of training, checked as they are made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def of(cls, settings: Self | dict[str, Any] | None) -> Self:
+        """Settings given as keywords, checked.
+
+        Raises:
+            UserError: an unknown setting (the closest known ones are offered), or a value out of range.
+        """
+        if isinstance(settings, cls):
+            return settings
+        try:
+            return cls(**dict(settings or {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            unknown = first["type"] == "extra_forbidden"
+            raise UserError(
+                f"training has no setting {name!r}" if unknown else f"training setting {name!r}: {first['msg']}",
+                f"{name}={first['input']!r}",
+                did_you_mean(name, cls.model_fields, "settings") if unknown else f"see {cls.__module__}.{cls.__name__}",
+            ) from None
+
+
+class TrainConfig(Settings):
     """How a model is trained.
 
     Attributes:
@@ -36,8 +63,6 @@ class TrainConfig(BaseModel):
         log_to: ``"tensorboard"`` writes event files beside ``log.jsonl``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     epochs: int = Field(100, ge=1)
     batch_size: int = Field(128, ge=1)
     lr: float = Field(1e-3, gt=0)
@@ -55,24 +80,3 @@ class TrainConfig(BaseModel):
     checkpoint_seconds: float = Field(30.0, ge=0)
     cache_mb: float = Field(2048.0, ge=0)
     log_to: Literal["tensorboard"] | None = None
-
-    @classmethod
-    def of(cls, settings: TrainConfig | dict[str, Any] | None) -> TrainConfig:
-        """Settings given as keywords, checked.
-
-        Raises:
-            UserError: an unknown setting (the closest known ones are offered), or a value out of range.
-        """
-        if isinstance(settings, TrainConfig):
-            return settings
-        try:
-            return cls(**(settings or {}))
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0])
-            unknown = first["type"] == "extra_forbidden"
-            raise UserError(
-                f"training has no setting {name!r}" if unknown else f"training setting {name!r}: {first['msg']}",
-                f"{name}={first['input']!r}",
-                did_you_mean(name, cls.model_fields, "settings") if unknown else "see weft.training.TrainConfig",
-            ) from None

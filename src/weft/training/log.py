@@ -52,9 +52,8 @@ class RunLog:
 
     def epoch(self, figures: dict[str, float]) -> None:
         """An epoch has ended."""
-        self._bar.update(
-            self._task, description=f"epoch {int(figures['epoch']) + 1}  dev score {figures['dev_score']:.4f}"
-        )
+        score = f"  dev score {figures['dev_score']:.4f}" if "dev_score" in figures else ""
+        self._bar.update(self._task, description=f"epoch {int(figures['epoch']) + 1}{score}")
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(figures) + "\n")
