@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.data.test_cub import add, write
 from weft.cli import app
 from weft.errors import UserError
 
@@ -21,6 +22,18 @@ def weft(*arguments: object) -> Any:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return json.loads(result.stdout)
+
+
+def test_birds_are_trained_on_with_ten_captions_an_image(tmp_path: Path) -> None:
+    write(tmp_path / "birds")
+    small = ["--size", 16, "--base", 2, "--set", "epochs=1", "--set", "batch_size=2", "--set", "augment=true"]
+    more = [f"001.Auk/Auk_{number}" for number in range(10, 22)]
+    add(tmp_path / "birds", more)
+    fitted = weft("generate", "fit", "cub", "--root", tmp_path / "birds", "-o", tmp_path / "model", *small)
+    assert fitted["epochs"] == 1
+    assert 20 <= fitted["rows"] <= 26
+    found = weft("generate", "evaluate", tmp_path / "model", "cub", "--root", tmp_path / "birds")
+    assert found["rows"] == 2
 
 
 def test_from_pairs_to_figures(tmp_path: Path) -> None:

@@ -18,25 +18,36 @@ NAMES = {"train": ["001.Auk/Auk_1", "001.Auk/Auk_2"], "test": ["002.Tit/Tit_7"]}
 BOXES = {"001.Auk/Auk_1": "10.0 20.0 20.0 8.0", "001.Auk/Auk_2": "0.0 0.0 40.0 30.0", "002.Tit/Tit_7": "30 10 10 20"}
 
 
-def write(root: Path, inner: str = "CUB_200_2011", protocol: int = 2) -> None:
+def write(root: Path, inner: str = "CUB_200_2011") -> None:
     """Three photos of 60 x 50 pixels whose red and green are column and row; two captions each."""
-    photos = root / inner
     for split, names in NAMES.items():
         (root / split).mkdir(parents=True)
-        (root / split / "filenames.pickle").write_bytes(pickle.dumps(names, protocol))
+        (root / split / "filenames.pickle").write_bytes(pickle.dumps(names, 2))
     everything = [name for names in NAMES.values() for name in names]
-    for name in everything:
-        for folder, suffix in ((photos / "images", "jpg"), (root / "text", "txt")):
+    write_photos(root, inner, everything, [BOXES[name] for name in everything])
+
+
+def add(root: Path, names: list[str]) -> None:
+    """More photos of the training part, all with one box."""
+    (root / "train/filenames.pickle").write_bytes(pickle.dumps(NAMES["train"] + names))
+    write_photos(root, "CUB_200_2011", names, ["10 10 20 20"] * len(names))
+
+
+def write_photos(root: Path, inner: str, names: list[str], boxes: list[str]) -> None:
+    """Photos, captions, and lines of the two lists, which go on from the last number."""
+    photos = root / inner
+    row, column = np.mgrid[:50, :60]
+    pixels = np.stack([column, row, 0 * row], axis=2).astype(np.uint8)
+    for name in names:
+        for folder in (photos / "images", root / "text"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            if suffix == "txt":
-                (folder / f"{name}.txt").write_text(f"a bird called {name}\n\nit is small\n")
-        row, column = np.mgrid[:50, :60]
-        pixels = np.stack([column, row, 0 * row], axis=2).astype(np.uint8)
+        (root / "text" / f"{name}.txt").write_text(f"a bird called {name}\n\nit is small\n")
         Image.fromarray(pixels).save(photos / "images" / f"{name}.jpg", quality=100, subsampling=0)
-    lines = [f"{number} {name}.jpg" for number, name in enumerate(everything, 1)]
-    (photos / "images.txt").write_text("\n".join(lines) + "\n")
-    boxes = [f"{number} {BOXES[name]}" for number, name in enumerate(everything, 1)]
-    (photos / "bounding_boxes.txt").write_text("\n".join(boxes) + "\n")
+    listed = (photos / "images.txt").read_text().splitlines() if (photos / "images.txt").is_file() else []
+    with (photos / "images.txt").open("a") as images, (photos / "bounding_boxes.txt").open("a") as places:
+        for number, (name, box) in enumerate(zip(names, boxes, strict=True), len(listed) + 1):
+            images.write(f"{number} {name}.jpg\n")
+            places.write(f"{number} {box}\n")
 
 
 @pytest.mark.parametrize("inner", ["CUB_200_2011", "CUB_200_2011/CUB_200_2011"])

@@ -60,6 +60,15 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         load_recipe(path)
 
 
+def test_the_small_generator_runs_whole(tmp_path: Path) -> None:
+    sizes = {"ROWS": 60, "SIZE": 16, "BASE": 2, "EPOCHS": 2, "OUT": tmp_path}
+    given = [f"--set={name}={value}" for name, value in sizes.items()]
+    done = CliRunner().invoke(app, ["run", "araf/small-shapes-text-to-image", *given])
+    assert done.exit_code == 0, done.output
+    assert "agreement colour" in done.output
+    assert (tmp_path / "araf-0/samples.png").stat().st_size > 10_000
+
+
 def test_run_executes_the_steps(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("title: t\nsource: s\nvariables: {KIND: aligner}\nsteps: ['list --kind ${KIND} --json']\n")
