@@ -2,15 +2,14 @@
 
 from weft.data.dataset import BuiltIn, Dataset, FolderReader, Modality, Reader, datasets, load_dataset
 from weft.data.files import read_array, read_audio, read_image
+from weft.data.guess import guess_table, to_commented_yaml
 from weft.data.splits import Split, make_folds, make_splits
 from weft.data.table import (
     ModalityConfig,
     SplitsConfig,
     TableConfig,
-    guess_table,
     load_config,
     read_table,
-    to_commented_yaml,
 )
 
 __all__ = [

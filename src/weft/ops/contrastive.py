@@ -15,8 +15,8 @@ InfoNCE, symmetric, with logits :math:`l_{ij} = s\,a_i \cdot b_j`, :math:`r_i = 
     \frac{\partial L}{\partial s} = \sum_{ij} G_{ij}\, a_i \cdot b_j
 
 :func:`streaming_info_nce` goes through :math:`l` in square tiles, forward and backward, keeping ``r`` and ``c``: memory
-``chunk^2`` instead of ``N^2``, for one more matrix product (the logits again in the backward pass). One tile serves both
-directions and stays in the processor's cache. The gradient of ``s`` needs no pass of its own:
+``chunk^2`` instead of ``N^2``, for one more matrix product (the logits again in the backward pass). One tile serves
+both directions and stays in the processor's cache. The gradient of ``s`` needs no pass of its own:
 :math:`\sum_{ij} G_{ij}\, a_i \cdot b_j = \sum_i a_i \cdot (G b)_i`.
 
 Sigmoid loss, with :math:`y_{ij} = 1` on the diagonal and -1 elsewhere:
@@ -102,7 +102,7 @@ def info_nce(
 def streaming_info_nce(
     a: Tensor, b: Tensor, valid: Tensor, scale: Tensor | float, chunk: int = 1024, *, gather: bool = True
 ) -> Tensor:
-    """:func:`info_nce` in value and gradient (that of ``scale`` too), never holding more than ``(chunk, chunk)`` logits.
+    """:func:`info_nce` in value and gradient (that of ``scale`` too), never holding more logits than ``chunk^2``.
 
     Args:
         a, b, valid, scale, gather: as for :func:`info_nce`.
