@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -171,3 +172,20 @@ def test_mistakes_are_named():
         fit_aligner(build(alone), Nce(), alone, split, SETTINGS, progress=False)
     with pytest.raises(UserError, match="none to drop"):
         fit_aligner(build(features), Nce(), features, split, {**SETTINGS, "modality_dropout": 0.5}, progress=False)
+
+
+def test_checkpoints_hold_what_was_trained_and_the_statistics_of_the_rows_alone(tmp_path):
+    features, split = pairs(60)
+    model = AlignedModel.build(dims=features.dims, aligner="lightcrl", dim=16, aligner_options={"feedforward": 32})
+    fit_aligner(model, InfoNCE(), features, split, {"epochs": 1}, tmp_path, progress=False)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters()}
+    statistics = {name for name, _ in model.named_buffers()}
+    assert all(name.startswith("standardise.") for name in statistics)
+    assert load_file(tmp_path / "best" / "model.safetensors").keys() == trained | statistics
+    kept = {
+        part.split(".", 2)[-1] if part.startswith(("model.model.", "best.model.")) else part
+        for part in load_file(tmp_path / "last" / "checkpoint.safetensors")
+        if not part.startswith("optimizer.")
+    }
+    assert kept == trained | statistics | {"model.objective.log_scale", "best.objective.log_scale"}
