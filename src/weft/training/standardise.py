@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from weft.errors import UserError
 from weft.tokens import Tokens
+
+PIECE = 512
+"""Tokens handed to scikit-learn at once: what its float64 passes read stays in the processor's cache."""
 
 
 class Standardiser(nn.Module):
@@ -66,15 +68,17 @@ class Standardiser(nn.Module):
         scalers = {name: StandardScaler() for name in self.dims}
         for inputs in batches:
             for name, scaler in scalers.items():
-                values = inputs[name].values[inputs[name].mask].double().cpu().numpy()
-                if not np.isfinite(values).all():
+                values = inputs[name].values[inputs[name].mask].cpu()
+                wrong = int((~torch.isfinite(values)).sum())
+                if wrong:
                     raise UserError(
                         f"modality {name!r} has values that are NaN or infinite in the training rows",
-                        f"{int((~np.isfinite(values)).sum())} of {values.size} values",
+                        f"{wrong} of {values.numel()} values",
                         "encode these rows again, or mark the modality as absent there",
                     )
-                if len(values):
-                    scaler.partial_fit(values)
+                for piece in values.split(PIECE):
+                    if len(piece):
+                        scaler.partial_fit(piece.double().numpy())
         for name, scaler in scalers.items():
             if not hasattr(scaler, "mean_"):
                 raise UserError(
