@@ -1,15 +1,17 @@
 """RGB-D saliency on rgbd_potholes: MutualFormer against one modality, concatenation and plain cross-attention.
 The tables are in ``docs/results/saliency.md``.
 
-    WEFT_DATA=... WEFT_MODELS=... python benchmarks/saliency_potholes.py
+    WEFT_DATA=... WEFT_MODELS=... python benchmarks/saliency_potholes.py [--fold-seeds 3]
 
 Two runs of ``weft saliency compare`` at equal backbone and budget: the given 47/20 split, and five folds by scene
 (potholes_scenes.txt: which photos show one place, by eye). Finished jobs are kept under runs/saliency_potholes, so a
-killed run goes on; the tables go to docs/results/saliency.md between its markers, the figure beside it.
+killed run goes on (75 of its 90 jobs are the folds', half a minute of one free core each); the tables go to
+docs/results/saliency.md between its markers, the figure beside it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 from pathlib import Path
@@ -29,11 +31,12 @@ from weft.tasks.saliency import score_map, summarise
 RUNS = ROOT / "runs" / "saliency_potholes"
 PAGE = RESULTS / "saliency.md"
 SCENES = Path(__file__).with_name("potholes_scenes.txt")
-SETTINGS = "--size 128 --width 32 --freeze --seeds 3 --set epochs=20 --set batch_size=8 --set lr=0.003 --set patience=0"
+SETTINGS = "--size 128 --width 32 --freeze --set epochs=20 --set batch_size=8 --set lr=0.003 --set patience=0"
 RUN_OPTIONS = {
     "split": ("The given split: 47 training photos, 20 test photos", ""),
     "folds": ("Five folds by scene, all 67 photos", "--folds 5"),
 }
+SEEDS = {"split": 3, "folds": 3}
 HEADER = (
     "fusion | S | max F | max E | MAE | MutualFormer's gain in S (95 % CI) | p (Holm) | its gain in MAE, p (Holm) | "
     "trained weights | s"
@@ -51,7 +54,7 @@ def run(name: str, root: Path) -> dict[str, Any]:
     """One comparison by the verb."""
     backbone = f"{variables()['WEFT_MODELS']}/mobilenet_v2_1.0_224"
     command = [WEFT, "saliency", "compare", str(root), "--backbone", backbone, "-o", str(RUNS / name), "--json"]
-    more = ["--scenes", str(SCENES), *SETTINGS.split(), *RUN_OPTIONS[name][1].split()]
+    more = ["--scenes", str(SCENES), *SETTINGS.split(), "--seeds", str(SEEDS[name]), *RUN_OPTIONS[name][1].split()]
     return json.loads(subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
@@ -59,7 +62,8 @@ def table(title: str, found: dict[str, Any]) -> list[str]:
     """Means and standard deviations over the seeds, and the paired differences."""
     lines = [f"**{title}**", "", f"| {HEADER} |", "| --- |" + " ---: |" * HEADER.count("|")]
     for name, label in NAMES.items():
-        metrics = [f"{np.mean(v):.4f} ± {np.std(v, ddof=1):.4f}" for v in found["metrics"][name].values()]
+        values = found["metrics"][name].values()
+        metrics = [f"{np.mean(v):.4f}" + (f" ± {np.std(v, ddof=1):.4f}" if len(v) > 1 else "") for v in values]
         gain, job = found["gains"].get(name), found["jobs"][name]
         tests = [""] * 3
         if gain:
@@ -73,9 +77,9 @@ def table(title: str, found: dict[str, Any]) -> list[str]:
 
 def judged(data: RgbdSaliency, name: str, method: str, row: int) -> tuple[np.ndarray, float]:
     """The map of a row that lies in the middle of the seeds by S, and the mean S of the seeds."""
-    maps = [read_grey(map_path(RUNS / name, method, seed, data.ids[row])).astype(np.uint8) for seed in range(3)]
-    scores = [score_map(m, data.mask(row)).s for m in maps]
-    return maps[int(np.argsort(scores)[1])] / 255, float(np.mean(scores))
+    maps = [read_grey(map_path(RUNS / name, method, seed, data.ids[row])) for seed in range(SEEDS[name])]
+    scores = [score_map(m.astype(np.uint8), data.mask(row)).s for m in maps]
+    return maps[int(np.argsort(scores)[len(scores) // 2])] / 255, float(np.mean(scores))
 
 
 def leak(data: RgbdSaliency) -> tuple[list[str], dict[str, Any]]:
@@ -108,13 +112,22 @@ def ceiling(data: RgbdSaliency, side: int) -> dict[str, float]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fold-seeds", type=int, default=3)
+    SEEDS["folds"] = parser.parse_args().fold_seeds
     root = Path(variables()["WEFT_DATA"]) / "rgbd_potholes"
     found = {name: run(name, root) for name in RUN_OPTIONS}
     data = read_rgbd_saliency(root, scenes=SCENES)
     text = [line for name, (title, _) in RUN_OPTIONS.items() for line in table(title, found[name])]
     lines, figures = leak(data)
     results = {name: {key: one[key] for key in ("metrics", "gains", "jobs")} for name, one in found.items()}
-    figures = {"settings": SETTINGS, "runs": results, "test_photos_by_scene": figures, "ceiling": ceiling(data, 32)}
+    figures = {
+        "settings": SETTINGS,
+        "seeds": SEEDS,
+        "runs": results,
+        "test_photos_by_scene": figures,
+        "ceiling": ceiling(data, 32),
+    }
     write_result("saliency_potholes", figures)
     s = [judged(data, "folds", "mutualformer", row)[1] for row in range(len(data))]
     rows = spread(s, 6)
