@@ -84,12 +84,19 @@ def test_the_html_file_stands_alone(found: Comparison, tmp_path: Path) -> None:
     assert error in "".join(page.text)
 
 
+TASK_FIGURES = {
+    "classification": {"confusion", "roc", "reliability", "roc-methods"},
+    "regression": {"predicted", "residuals", "predicted-methods"},
+}
+
+
 def test_figures_are_pictures(found: Comparison, tmp_path: Path) -> None:
-    write_report(found, tmp_path)
+    page = write_report(found, tmp_path).read_text(encoding="utf-8")
     names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert {"methods", "seeds", "contributions", "missing", "cost"} <= names
-    assert names & {"confusion", "predicted"}
-    assert names & {"roc-methods", "predicted-methods"}
+    wanted = TASK_FIGURES[found.task.config()["name"]]
+    assert wanted <= names
+    assert all(f"<b>{name.replace('-', ' ').capitalize()}.</b>" in page for name in wanted)
     for path in (tmp_path / "figures").glob("*.png"):
         with Image.open(path) as image:
             assert min(image.size) > 200
