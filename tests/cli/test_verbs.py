@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from weft.cli import app
@@ -166,3 +167,31 @@ def test_list_tells_who_to_cite() -> None:
 def test_list_knows_every_kind(kind: str) -> None:
     assert weft("list", "--kind", kind, "--json")
     assert kind in weft("list", "--kind", kind)
+
+
+def verbs() -> dict[str, Any]:
+    """``{"saliency fit": command}`` of every verb, those of groups too."""
+    found: dict[str, Any] = {}
+
+    def walk(command: Any, name: str) -> None:
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            found[name] = command
+        for word, each in (inner or {}).items():
+            walk(each, f"{name} {word}".strip())
+
+    walk(get_command(app), "")
+    return found
+
+
+def test_every_verb_shows_an_example() -> None:
+    found = verbs()
+    assert {"init", "encode", "inspect", "fit", "compare", "evaluate", "predict", "list", "check"} <= set(found)
+    for name, command in found.items():
+        assert "Example" in command.help, name
+        assert f"weft {name} " in command.help.partition("Example")[2] + " ", name
+
+
+@pytest.mark.parametrize("name", ["encode", "inspect", "fit", "compare", "evaluate", "predict", "list", "check"])
+def test_what_a_program_may_read_has_json(name: str) -> None:
+    assert any("--json" in option.opts for option in verbs()[name].params)
