@@ -24,6 +24,8 @@ from weft.generation.araf_gan import (
     UpBlock,
     WordAlignment,
     WordAttention,
+)
+from weft.generation.matching_aware import (
     discriminator_loss,
     generator_loss,
     gradient_penalty,

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-import weft.training.generation as generation
 from weft.data import Dataset, Modality, load_dataset
 from weft.encoders import create_encoder
 from weft.errors import UserError
@@ -19,12 +18,10 @@ from weft.store import MemoryFeatures, Store, encode
 from weft.training.generation import (
     GenerationConfig,
     GenerationModel,
-    Pairs,
     build_generation,
     fit_generation,
-    modality_of,
-    pixels_of,
 )
+from weft.training.image_pairs import ImagePairs, modality_of, pixels_of
 from weft.training.log import RunLog
 
 SIZE, ROWS = 16, np.arange(12)
@@ -110,7 +107,7 @@ def test_every_image_once_an_epoch_with_one_of_its_captions() -> None:
         np.array([f"g{i}" for i in rows]),
         "retrieval",
     )
-    pairs, rng = Pairs(data, np.array([5, 0, 1, 2, 4]), SIZE, False), np.random.default_rng(0)
+    pairs, rng = ImagePairs(data, np.array([5, 0, 1, 2, 4]), SIZE, False), np.random.default_rng(0)
     assert len(pairs) == 3
     drawn = np.stack([pairs.captions(np.array([0, 1, 2]), rng) for _ in range(50)])
     assert [set(column.tolist()) for column in drawn.T] == [{0, 1}, {2, 4}, {5}]
@@ -122,7 +119,7 @@ def test_every_image_once_an_epoch_with_one_of_its_captions() -> None:
 def test_augmentation_moves_and_mirrors() -> None:
     column = np.broadcast_to(np.arange(SIZE, dtype=np.uint8)[None, :, None] * 8, (SIZE, SIZE, 3))
     data = Dataset("one", ["a"], {"image": Modality("image", [np.array(column)])}, {}, None, None, "retrieval")
-    pairs, rng = Pairs(data, np.array([0]), SIZE, True), np.random.default_rng(0)
+    pairs, rng = ImagePairs(data, np.array([0]), SIZE, True), np.random.default_rng(0)
     seen = [pairs.images(np.array([0]), rng)[0, 0, 0] for _ in range(40)]
     rising = [bool(line[-1] > line[0]) for line in seen]
     assert 5 < sum(rising) < 35
@@ -186,4 +183,3 @@ def test_images_are_cut_to_a_square_before_they_are_resized() -> None:
 def test_settings_are_the_published_recipe() -> None:
     config = GenerationConfig()
     assert (config.lr, config.ratio, config.beta1, config.beta2, config.batch_size) == (2e-4, 4.0, 0.5, 0.99, 24)
-    assert generation.FORMAT == "weft generation/1"

@@ -58,7 +58,8 @@ def fit(
     from weft.data import make_splits
     from weft.encoders import create_encoder, default_encoder
     from weft.store import encode
-    from weft.training.generation import GenerationConfig, build_generation, fit_generation, modality_of
+    from weft.training.generation import GenerationConfig, build_generation, fit_generation
+    from weft.training.image_pairs import modality_of
 
     progress = not (quiet or json)
     config = GenerationConfig.of(settings(setting, "set"))

@@ -14,7 +14,8 @@ from weft.errors import UserError, did_you_mean
 from weft.tasks.generation import frechet_distance, kernel_distance, r_precision
 from weft.training.aligned import AlignedModel
 from weft.training.attributes import AttributeReader
-from weft.training.generation import GenerationModel, image_of, modality_of, pixels_of
+from weft.training.generation import GenerationModel
+from weft.training.image_pairs import image_of, modality_of, pixels_of
 from weft.training.rows import refuse_no_rows
 
 
