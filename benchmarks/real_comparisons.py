@@ -88,8 +88,9 @@ def forecasts() -> list[str]:
         lines.append(f"| {name} | {metrics['nrmse']:.3f} | {metrics['rmse']:.3f} | {metrics['mae']:.3f} |")
     change, whole = (float(values[split.train].std()) for values in (target, level))
     units = (
-        f"One unit of nrmse is the deviation of the change in the training rows, {change:.2f} degrees. The level varies "
-        f"by {whole:.2f} degrees: the same errors as nrmse of the level are {change / whole:.3f} times these figures."
+        f"One unit of nrmse is the deviation of the change in the training rows, {change:.2f} degrees. The level "
+        f"varies by {whole:.2f} degrees: the same errors as nrmse of the level are {change / whole:.3f} times these "
+        "figures."
     )
     return [*lines, "", units, ""]
 
