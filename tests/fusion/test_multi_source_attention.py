@@ -14,13 +14,9 @@ from tests.contract.fusion_checks import CHECKS, TIGHT
 from tests.contract.sampling import build, sample, widths
 from tests.fusion.references import real_tokens, reference
 from weft.errors import UserError
-from weft.fusion.multi_source_attention import (
-    CrossLayer,
-    FlatAttention,
-    HeadAttention,
-    HierarchicalAttention,
-    MultiSourceAttention,
-)
+from weft.fusion.multi_source_additive import FlatAttention, HierarchicalAttention
+from weft.fusion.multi_source_attention import MultiSourceAttention
+from weft.fusion.multi_source_heads import CrossLayer, HeadAttention
 from weft.tokens import Tokens
 
 ADDITIVE = [

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tests.golden.cases import Case, golden, load
 from tests.golden.unimodal import close, params
-from weft.fusion.multi_source_attention import Combined, CrossLayer, FlatAttention, HierarchicalAttention
+from weft.fusion.multi_source_additive import Combined, FlatAttention, HierarchicalAttention
+from weft.fusion.multi_source_heads import CrossLayer
 from weft.tokens import Tokens
 
 Outputs = dict[str, Tensor]

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from weft.errors import UserError
 from weft.fusion.attention import Block
 from weft.fusion.base import Fusion, fusions
-from weft.fusion.pooling import mean_of_present
+from weft.fusion.pooling import read_out
 from weft.tokens import Fused, Tokens, concatenate, present
 
 
@@ -83,12 +83,7 @@ class BottleneckFusion(Fusion):
         shared = self.bottlenecks.expand(streams[0].values.shape[0], -1, -1)
         for layer in self.layers:
             streams, shared = layer(streams, shared)
-        streams = [
-            Tokens(torch.where(x.mask.unsqueeze(-1), norm(x.values), 0.0), x.mask)
-            for norm, x in zip(self.norms, streams, strict=True)
-        ]
-        vector, parts = mean_of_present(streams)
-        return Fused(vector, concatenate(streams), dict(zip(self.names, parts, strict=True)), None)
+        return read_out(self.names, self.norms, streams)
 
 
 class BottleneckLayer(nn.Module):

@@ -23,13 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from weft.errors import UserError
 from weft.fusion.attention import Block
 from weft.fusion.base import Fusion, fusions
-from weft.fusion.pooling import mean_of_present
+from weft.fusion.pooling import read_out
 from weft.tokens import Fused, Tokens, concatenate
 
 
@@ -71,12 +70,7 @@ class CrossAttentionFusion(Fusion):
         streams = [Tokens(p(t.values), t.mask) for p, t in zip(self.project, inputs.values(), strict=True)]
         for layer in self.layers:
             streams = layer(streams)
-        streams = [
-            Tokens(torch.where(x.mask.unsqueeze(-1), norm(x.values), 0.0), x.mask)
-            for norm, x in zip(self.norms, streams, strict=True)
-        ]
-        vector, parts = mean_of_present(streams)
-        return Fused(vector, concatenate(streams), dict(zip(self.names, parts, strict=True)), None)
+        return read_out(self.names, self.norms, streams)
 
 
 class CrossLayer(nn.Module):

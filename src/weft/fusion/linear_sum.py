@@ -25,8 +25,7 @@ from weft.ops.bilinear import (
     ACTIVATIONS,
     Activation,
     check_positive,
-    load_renamed,
-    published_widths,
+    load_projected,
     unit_variance_,
     vectors,
 )
@@ -87,8 +86,4 @@ class LinearSum(Fusion):
             names: names of the two modalities.
             options: what they do not tell: ``activation`` and ``output_activation`` (there ``"relu"``).
         """
-        out = state["linear_out.weight"]
-        dims = published_widths(state, names)
-        module = cls(dims, out.shape[0], hidden=out.shape[1], **options)
-        load_renamed(module, state, {"linear0.": "project.0.", "linear1.": "project.1.", "linear_out.": "out."})
-        return module
+        return load_projected(cls, state, names, options)

@@ -30,9 +30,8 @@ from weft.ops.bilinear import (
     check_positive,
     factor_of_product_,
     joint_and_alone,
-    load_renamed,
+    load_projected,
     power_normalize,
-    published_widths,
     unit_variance_,
     vectors,
 )
@@ -99,8 +98,4 @@ class LowRankBilinear(Fusion):
             names: names of the two modalities.
             options: what they do not tell: ``activation`` and ``output_activation`` (there ``"relu"``), ``normalize``.
         """
-        out = state["linear_out.weight"]
-        dims = published_widths(state, names)
-        module = cls(dims, out.shape[0], hidden=out.shape[1], **options)
-        load_renamed(module, state, {"linear0.": "project.0.", "linear1.": "project.1.", "linear_out.": "out."})
-        return module
+        return load_projected(cls, state, names, options)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from weft.tokens import Tokens, mean_pool, present
+from weft.tokens import Fused, Tokens, concatenate, mean_pool, present
 
 
-def mean_of_present(streams: Sequence[Tokens]) -> tuple[Tensor, list[Tensor]]:
-    """The mean over tokens of every modality, and the mean of those over the present modalities.
+def read_out(names: Sequence[str], norms: Iterable[nn.Module], streams: Sequence[Tokens]) -> Fused:
+    """Normalise every modality's tokens; the vector is the mean of the present modalities' means.
 
     Args:
+        names, norms: of the modalities.
         streams: sequences ``(B, T_m, D)`` of one width.
 
     Returns:
-        ``(B, D)``, zeros where nothing is present, and ``(B, D)`` for every modality, zeros where it is absent.
+        ``(B, D)``, zeros where nothing is present; the tokens of all, one after the other; as parts the means over the
+        tokens, ``(B, D)`` for every modality, zeros where it is absent.
     """
+    streams = [
+        Tokens(torch.where(x.mask.unsqueeze(-1), norm(x.values), 0.0), x.mask)
+        for norm, x in zip(norms, streams, strict=True)
+    ]
     parts = [mean_pool(x) for x in streams]
     count = torch.stack([present(x) for x in streams]).sum(dim=0).clamp(min=1)
-    return torch.stack(parts).sum(dim=0) / count.unsqueeze(-1).to(parts[0].dtype), parts
+    vector = torch.stack(parts).sum(dim=0) / count.unsqueeze(-1).to(parts[0].dtype)
+    return Fused(vector, concatenate(streams), dict(zip(names, parts, strict=True)), None)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from math import prod, sqrt
 from operator import mul
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from weft.errors import UserError
 from weft.tokens import Tokens
+
+Module = TypeVar("Module", bound=nn.Module)
 
 Activation = Literal["relu", "tanh", "none"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, "none": lambda x: x}
@@ -169,6 +171,24 @@ def load_renamed(module: nn.Module, state: Mapping[str, Tensor], prefixes: Mappi
 def published_widths(state: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, int]:
     """``{name: D_m}`` of a checkpoint of the public code of BLOCK, which projects by ``linear0``, ``linear1``."""
     return {name: state[f"linear{m}.weight"].shape[1] for m, name in enumerate(names)}
+
+
+def load_projected(
+    build: Callable[..., Module], state: Mapping[str, Tensor], names: Sequence[str], options: Mapping[str, Any]
+) -> Module:
+    """A module of one projection per modality and one output map, from the public code of BLOCK.
+
+    Args:
+        build: called with ``dims, dim, hidden`` and the options; its projections are ``project``, its output ``out``.
+        state: ``linear0.*``, ``linear1.*``, ..., ``linear_out.*``.
+        names: of the modalities.
+        options: what the weights do not tell.
+    """
+    out = state["linear_out.weight"]
+    module = build(published_widths(state, names), out.shape[0], hidden=out.shape[1], **options)
+    prefixes = {f"linear{m}.": f"project.{m}." for m in range(len(names))}
+    load_renamed(module, state, {**prefixes, "linear_out.": "out."})
+    return module
 
 
 def check_positive(who: str, **values: int) -> None:
