@@ -1,11 +1,12 @@
 """Pictures from captions: ARAF's alignment between the up-blocks, plain word attention, or neither.
 
-    WEFT_DATA=... WEFT_MODELS=... python benchmarks/araf_generation.py [--epochs 20] [--seeds 3] [--smoke]
+    WEFT_DATA=... WEFT_MODELS=... python benchmarks/araf_generation.py [--epochs 14] [--seeds 3] [--train araf] [--smoke]
 
 On ``shapes`` at 64 pixels, whose captions are known. Same data, budget, seeds and discriminator for all; the generators
 differ in how they ask the words. One figure row of the test captions per generator, a table with the range over the
-seeds, in docs/results/araf_generation_table.md. ``--smoke``: flickr8k at 32 pixels instead, one caption an image, a
-grid only. Everything is kept under runs/araf_generation, so a killed run goes on where it was.
+seeds, in docs/results/araf_generation.md. ``--train``: only train this generator, so that several processes share the
+work. ``--smoke``: flickr8k at 32 pixels instead, one caption an image, a grid only. Everything is kept under
+runs/araf_generation, so a killed run goes on where it was.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from araf_results import write_section
 from real_comparisons import RESULTS, ROOT, variables
 
 from weft.data import Dataset, load_dataset, make_splits
@@ -62,10 +64,14 @@ def one(words: str, seed: int, data: Dataset, features: Store, epochs: int, size
     return model, history
 
 
-def compare(epochs: int, seeds: int, rows: int, candidates: int) -> None:
-    """The grid of runs on shapes, its JSON, page and figure."""
+def compare(epochs: int, seeds: int, rows: int, candidates: int, only: str | None) -> None:
+    """The grid of runs on shapes, their figures in JSON, table and grid of the page; ``only``: training alone."""
     data = load_dataset("shapes", rows=rows, seed=1, complete=True)
     features, split = texts(data, RUNS / f"shapes-{rows}" / "captions"), make_splits(data)
+    if only is not None:
+        for seed in range(seeds):
+            one(only, seed, data, features, epochs, 64)
+        return
     shown = split.test[:8]
     captions = [str(data.modalities["caption"].values[row]) for row in shown]
     real = np.stack([np.asarray(data.modalities["image"].values[row]) for row in shown])
@@ -75,7 +81,7 @@ def compare(epochs: int, seeds: int, rows: int, candidates: int) -> None:
             models[words, seed] = one(words, seed, data, features, epochs, 64)
             if seed == 0:
                 grid[label] = models[words, seed][0].draw(features, shown, seed=1)
-                draw_grid(captions, grid, RESULTS / "figures" / "araf_generation.png")
+    draw_grid(captions, grid, RESULTS / "figures" / "araf_generation.png")
     images = f"hf:{variables()['WEFT_MODELS']}/mobilenet_v2_1.0_224"
     judge, space = aligner(data, RUNS / f"shapes-{rows}" / "aligner", images), create_encoder(images, "image")
     found = []
@@ -116,13 +122,12 @@ def write(found: list[dict[str, Any]], train: int, epochs: int, options: str) ->
     lines.append(f"| real images | | {' | '.join(f'{value:.3g}' for value in ceiling)} |")
     steps = epochs * (train // RECIPE["batch_size"])
     minutes = np.mean([run["seconds"] for run in found]) / 60
-    page = RESULTS / "araf_generation_table.md"
     about = (
         f"`python benchmarks/araf_generation.py {options}`: {train} training images, "
         f"{found[0]['rows']} test captions, {steps} steps of {RECIPE['batch_size']}, "
         f"{minutes:.1f} minutes of wall time per run."
     )
-    page.write_text("\n".join([about, "", *lines, ""]))
+    write_section("araf_generation.md", "table", [about, "", *lines])
 
 
 def smoke(epochs: int) -> None:
@@ -141,14 +146,15 @@ def smoke(epochs: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1200)
     parser.add_argument("--candidates", type=int, default=100, help="captions that R-precision chooses among")
+    parser.add_argument("--train", choices=WORDS, help="only train this generator")
     parser.add_argument("--smoke", action="store_true")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     if chosen.smoke:
         smoke(chosen.epochs)
     else:
-        compare(chosen.epochs, chosen.seeds, chosen.rows, chosen.candidates)
+        compare(chosen.epochs, chosen.seeds, chosen.rows, chosen.candidates, chosen.train)

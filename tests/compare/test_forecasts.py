@@ -69,6 +69,17 @@ def test_figures_show_the_level_whatever_the_target(tmp_path: Path) -> None:
     assert pictures[0][0] != pictures[0][1]
 
 
+def test_figures_show_the_first_three_methods(tmp_path: Path) -> None:
+    data = walk()
+    ids, target = [data.ids[i] for i in SPLIT.test], data.targets["y"][SPLIT.test]
+    pictures = []
+    for count in (3, 5):
+        path = write(tmp_path / f"{count}.csv", ids, target, {f"net {k}#0": target + k for k in range(count)})
+        forecast_table(data, SPLIT, "oil", 0, False, path, tmp_path / str(count))
+        pictures.append((tmp_path / str(count) / "predicted-methods.png").read_bytes())
+    assert pictures[0] == pictures[1]
+
+
 def test_predictions_of_a_comparison_are_read_back(tmp_path: Path) -> None:
     features = small("regression", rows=80)
     found = compare(features, quick(fusions=["concat"], show=["concat", "a"]), tmp_path, progress=False)

@@ -60,8 +60,9 @@ def forecast_table(
         modality, channel: where the history of the target is.
         change: the target is the change since the last step.
         predictions: ``predictions.csv`` of a comparison of the same rows.
-        figures: folder for ``predicted-methods.png`` and ``residuals-methods.png``: the best baseline on dev and every
-            method at its first seed, as values of the channel even where the target is its change.
+        figures: folder for ``predicted-methods.png`` and ``residuals-methods.png``: the best baseline on dev and the
+            first three methods of the file at their first seed, as values of the channel even where the target is its
+            change.
 
     Returns:
         The rows, and the name of the baseline that is best on dev.
@@ -77,7 +78,8 @@ def forecast_table(
     methods = {} if predictions is None else read_errors(predictions, [dataset.ids[i] for i in split.test])
     if figures is not None:
         level = target[split.test] + (windows[split.test, -1, channel] if change else 0.0)
-        guess = {name: level + e[0] for name, e in {best.name: errors[best.name], **methods}.items()}
+        drawn = list({best.name: errors[best.name], **methods}.items())[: plots.ROW]
+        guess = {name: level + e[0] for name, e in drawn}
         plots.predicted_panels(level, guess, figures)
         plots.residual_panels(level, guess, figures)
     group = None if dataset.group is None else dataset.group[split.test]
