@@ -1,6 +1,6 @@
 """Pictures from captions: ARAF's alignment between the up-blocks, plain word attention, or neither.
 
-    WEFT_DATA=... WEFT_MODELS=... python benchmarks/araf_generation.py [--epochs 14] [--seeds 3] [--train araf] [--smoke]
+    WEFT_DATA=... WEFT_MODELS=... python benchmarks/araf_generation.py [--epochs 14] [--train araf] [--smoke]
 
 On ``shapes`` at 64 pixels, whose captions are known. Same data, budget, seeds and discriminator for all; the generators
 differ in how they ask the words. One figure row of the test captions per generator, a table with the range over the
