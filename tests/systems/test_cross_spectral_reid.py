@@ -49,6 +49,17 @@ def test_alone_equals_in_a_batch_and_every_spectrum_counts(fusion: Any) -> None:
         assert not torch.allclose(net({**given, name: given[name].flip(3)}).embedding, whole)
 
 
+def test_one_spectrum_is_the_class_token_of_its_encoder() -> None:
+    net, given = network(fusion="nir").eval(), images(("nir",))
+    seen = net.encoders[0](given["nir"] * 2 - 1, interpolate_pos_encoding=True).last_hidden_state
+    assert (net.names, len(net.encoders)) == (("nir",), 1)
+    assert_close(net(given).feature, seen[:, 0])
+    F.cross_entropy(net(given).logits, torch.tensor([0, 0, 1, 1])).backward()
+    assert not [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None]
+    with pytest.raises(UserError, match="every spectrum"):
+        net(images())
+
+
 def test_cam_weights_equal_loops() -> None:
     torch.manual_seed(0)
     module, patches = CamWeighting(3, 4, 6).double(), torch.randn(3, 2, 5, 4, dtype=torch.float64)

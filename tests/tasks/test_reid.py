@@ -30,7 +30,7 @@ def brute_force(q, g, qi, gi, qc, gc, ks):  # type: ignore[no-untyped-def]
                     firsts.append(place)
         if hits:
             aps.append(np.mean(precisions))
-    return {"mAP": np.mean(aps), **{f"R@{k}": np.mean([f <= k for f in firsts]) for k in ks}}
+    return {"mAP": np.mean(aps), **{f"CMC-{k}": np.mean([f <= k for f in firsts]) for k in ks}}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -52,7 +52,7 @@ def test_a_collapsed_model_scores_at_chance() -> None:
     identity, camera = np.array([0, 0, *range(1, n)]), np.array([0, 1] + [0] * (n - 1))
     same = np.ones((len(identity), 3))
     found = reid_metrics(same[:1], same, identity[:1], identity, camera[:1], camera)
-    assert (found["R@1"], found["R@10"]) == (0, 0)
+    assert (found["CMC-1"], found["CMC-10"]) == (0, 0)
     assert found["mAP"] == pytest.approx(1 / 51)
 
 

@@ -22,6 +22,7 @@ from weft.cli import (
     pairs,
     predict,
     probe,
+    reid,
     run,
     saliency,
     search,
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 
 LEARN = (init, encode, inspect, fit, compare, forecast, evaluate, predict)
-USE = (search, pairs, mine, zeroshot, probe, saliency, generate, alignment, run, list, check)
+USE = (search, pairs, mine, zeroshot, probe, saliency, reid, generate, alignment, run, list, check)
 for verb in LEARN + USE:
     verb.add_to(app)
 

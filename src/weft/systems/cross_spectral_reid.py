@@ -16,6 +16,9 @@ The triplet loss reads ``f``, the identity loss ``z``, the search ``e``.
 
 (its published code writes the maximum with strict comparisons, so that exact ties count 0; here they count).
 
+``fusion="concat"`` is a linear layer on the class tokens; the name of a spectrum is the network of that one alone,
+:math:`f` its class token.
+
 Cost: ``M`` encoders (85.8 M weights each for ViT-B/16) and ``24 D^2 + 17 D`` per block, pair and layer.
 
 When not to use it: spectra whose images are not taken at once from one place, because tokens meet by position; a
@@ -65,10 +68,11 @@ class CrossSpectralReIdNet(nn.Module):
         names: the spectra, two or more.
         classes: identities to train on.
         fusion: ``"mutualformer"``, or with the same encoders ``"attention"`` (plain cross-attention instead of
-            cross-diffusion), ``"concat"`` (a linear layer on the class tokens), ``"cam"``.
+            cross-diffusion), ``"concat"``, ``"cam"``; or one of ``names``.
         block: options of :class:`~weft.fusion.mutualformer.MutualFormer` (``depth``, ``heads``, ``alpha``, ...).
 
     Attributes:
+        names: the spectra it reads.
         options: the arguments that build this network without its weights, as JSON values.
 
     Raises:
@@ -82,22 +86,21 @@ class CrossSpectralReIdNet(nn.Module):
         names: Sequence[str],
         classes: int,
         *,
-        fusion: ReIdFusion = "mutualformer",
+        fusion: ReIdFusion | str = "mutualformer",
         block: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if fusion not in get_args(ReIdFusion):
-            raise UserError(
-                "unknown fusion of the re-identification network", fusion, did_you_mean(fusion, get_args(ReIdFusion))
-            )
+        fusions = (*get_args(ReIdFusion), *names)
+        if fusion not in fusions:
+            raise UserError("unknown fusion of the re-identification network", fusion, did_you_mean(fusion, fusions))
         if len(names) < 2 or classes < 2:
             raise UserError(
                 "re-identification across spectra has two or more spectra and identities",
                 f"{some(names)}; {classes} identities",
                 "choose other data",
             )
-        self.names, self.fusion = tuple(names), fusion
-        encoders: list[Any] = [load_vision_model(encoder, maps=False)[0] for _ in names]
+        self.names, self.fusion = (fusion,) if fusion in names else tuple(names), fusion
+        encoders: list[Any] = [load_vision_model(encoder, maps=False)[0] for _ in self.names]
         config = encoders[0].config
         for module in encoders:
             module.pooler = None
@@ -115,8 +118,10 @@ class CrossSpectralReIdNet(nn.Module):
             self.join: nn.Module = MutualFormer(dict.fromkeys(names, width), width, **options)
         elif fusion == "concat":
             self.join = nn.Linear(len(names) * width, width)
-        else:
+        elif fusion == "cam":
             self.join = CamWeighting(len(names), width, classes)
+        else:
+            self.join = nn.Identity()
         self.neck = nn.BatchNorm1d(width)
         self.neck.bias.requires_grad_(False)
         self.classifier = nn.Linear(width, classes, bias=False)
@@ -135,6 +140,8 @@ class CrossSpectralReIdNet(nn.Module):
         return Identified(feature, embedding, self.classifier(embedding))
 
     def _join(self, tokens: list[Tensor]) -> Tensor:
+        if self.fusion in self.names:
+            return self.join(tokens[0][:, 0])
         if self.fusion == "concat":
             return self.join(torch.cat([t[:, 0] for t in tokens], dim=1))
         if self.fusion == "cam":

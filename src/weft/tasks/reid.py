@@ -43,7 +43,7 @@ def reid_metrics(
     gallery_camera: np.ndarray,
     ks: Sequence[int] = (1, 5, 10),
 ) -> dict[str, float]:
-    """``mAP``, ``R@k`` for each k, and ``left out``, the queries without a positive.
+    """``mAP``, ``CMC-k`` for each k, and ``left out``, the queries without a positive.
 
     Args:
         queries, gallery: ``(Nq, D)``, ``(Ng, D)`` features of any length.
@@ -81,7 +81,7 @@ def reid_metrics(
             f"none of {len(q)} queries has one in the gallery",
             "check identities and cameras, or choose other rows",
         )
-    shares = {f"R@{k}": float((np.array(first) <= k).mean()) for k in ks}
+    shares = {f"CMC-{k}": float((np.array(first) <= k).mean()) for k in ks}
     return {"mAP": float(np.mean(precision)), **shares, "left out": float(len(q) - len(first))}
 
 

@@ -1,8 +1,10 @@
 """Re-identification models: the network with its image size, trained by the one loop, kept as a folder without pickle.
 
-A batch holds ``P`` identities with ``K`` images each; the loss is identity cross-entropy plus batch-hard triplet. Dev
-rows are of identities that are not trained on: the best epoch is that with the highest mAP among them, every row
-searching all others; the dev loss is their triplet loss.
+A batch holds ``P`` identities with ``K`` images each; the loss is identity cross-entropy (with ``smoothing`` ``s``: the
+own class has ``1 - s + s / C`` of the target, each other one ``s / C``) plus batch-hard triplet. Dev rows are of
+identities that are not trained on: the best epoch is that with the highest mAP among them, every row searching all
+others; the dev loss is their triplet loss. What is augmented depends on the step's seed alone, so a killed run resumes
+exactly.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.data import Dataset, Split, read_image
-from weft.errors import UserError
+from weft.errors import UserError, some
 from weft.systems.cross_spectral_reid import CrossSpectralReIdNet
 from weft.tasks.reid import batch_hard_triplet, identity_order, reid_metrics
 from weft.training.config import TrainConfig
@@ -27,6 +29,7 @@ from weft.training.goal import Collect, Goal, Share, check_rows, ids_of, pieces
 from weft.training.loop import History, run
 
 FORMAT = "weft reid/1"
+COLUMNS = ("identity", "camera", "part")
 
 
 class ReIdModel(nn.Module):
@@ -78,19 +81,36 @@ class ReIdModel(nn.Module):
 
     @torch.no_grad()
     def embed(self, data: Dataset, rows: np.ndarray, batch_size: int = 64) -> np.ndarray:
-        """Embeddings ``(n, D)`` of rows, after the BNNeck."""
+        """Embeddings ``(n, D)`` of rows, after the BNNeck.
+
+        Raises:
+            UserError: a spectrum is missing, from the set or from a row; an image cannot be read.
+        """
+        check_spectra(data, self.network.names, rows)
         self.eval()
         device = next(self.parameters()).device
         parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         return np.concatenate([self.network(self.images(data, part, device)).embedding.cpu().numpy() for part in parts])
 
     def evaluate(self, data: Dataset, batch_size: int = 64) -> dict[str, float]:
-        """``mAP`` and ``R@k`` of the official queries in the official gallery."""
+        """The metrics of :func:`~weft.tasks.reid.reid_metrics`, and how many ``queries`` and ``gallery`` images.
+
+        Raises:
+            UserError: as :meth:`embed`; the set is not one of re-identification, or has no query or gallery.
+        """
+        check_columns(data)
         part = data.targets["part"]
         rows = [np.flatnonzero(np.isin(part, (name, "both"))) for name in ("query", "gallery")]
+        if not all(map(len, rows)):
+            raise UserError(
+                f"{data.name}: queries search a gallery",
+                f"{len(rows[0])} rows of part 'query' or 'both', {len(rows[1])} of part 'gallery' or 'both'",
+                "check the part column; rows that are both serve as query and gallery",
+            )
         (qi, gi), (qc, gc) = ([data.targets[name][r] for r in rows] for name in ("identity", "camera"))
         queries, gallery = (self.embed(data, r, batch_size) for r in rows)
-        return reid_metrics(queries, gallery, qi, gi, qc, gc)
+        sizes = {"queries": float(len(queries)), "gallery": float(len(gallery))}
+        return {**reid_metrics(queries, gallery, qi, gi, qc, gc), **sizes}
 
     def images(self, data: Dataset, rows: np.ndarray, device: torch.device) -> dict[str, Tensor]:
         """``{name: (n, 3, H, W)}`` in [0, 1]."""
@@ -110,7 +130,8 @@ class ReIdGoal(Goal):
     Args:
         per_identity: ``K``.
         margin: of the triplet loss; None: soft.
-        augment: mirror, shift by up to 10 pixels and erase a rectangle, alike in every spectrum.
+        smoothing: of the identity labels.
+        augment: mirror, shift by up to 4 % of the height and erase a rectangle, alike in every spectrum.
     """
 
     model: ReIdModel
@@ -124,12 +145,21 @@ class ReIdGoal(Goal):
         *,
         per_identity: int = 4,
         margin: float | None = None,
+        smoothing: float = 0.0,
         augment: bool = True,
     ) -> None:
         super().__init__()
+        if config.modality_dropout or not 0 <= smoothing < 1:
+            raise UserError(
+                "the network needs every spectrum in training, and smoothing is in [0, 1)",
+                f"modality_dropout={config.modality_dropout}, smoothing={smoothing}",
+                "leave both at 0; the name of a spectrum as fusion is the network of that one alone",
+            )
+        check_columns(data)
         self.model, self.config = model, config
-        self.per_identity, self.margin, self.augment = per_identity, margin, augment
+        self.per_identity, self.margin, self.smoothing, self.augment = per_identity, margin, smoothing, augment
         self._data, self._rows = data, check_rows(data, split)
+        check_spectra(data, model.network.names, np.concatenate(self._rows))
         known, self._identity = np.unique(data.targets["identity"][self._rows[0]], return_inverse=True)
         if len(known) != model.network.options["classes"]:
             raise UserError(
@@ -139,7 +169,8 @@ class ReIdGoal(Goal):
             )
         steps = max(1, len(self._rows[0]) // config.batch_size)
         self.steps_over = steps * config.batch_size
-        identity_order(self._identity, 1, config.batch_size, per_identity, np.random.default_rng(0))
+        self.order(np.random.default_rng(0))  # refuses what cannot be dealt
+        self._score(np.ones((len(self._rows[1]), 1)))  # refuses dev rows that nobody could find
 
     def prepare(self, device: torch.device) -> None:
         self._device = device
@@ -155,7 +186,8 @@ class ReIdGoal(Goal):
 
     def forward(self, images: dict[str, Tensor], identity: Tensor) -> Tensor:
         out = self.model.network(images)
-        return F.cross_entropy(out.logits, identity) + batch_hard_triplet(out.feature, identity, self.margin)
+        named = F.cross_entropy(out.logits, identity, label_smoothing=self.smoothing)
+        return named + batch_hard_triplet(out.feature, identity, self.margin)
 
     def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
         rows = self._rows[1]
@@ -164,21 +196,65 @@ class ReIdGoal(Goal):
         feature, embedding = (
             collect(torch.cat([getattr(out, name) for out in found]), len(rows)) for name in ("feature", "embedding")
         )
-        identity, camera = (self._data.targets[name][rows] for name in ("identity", "camera"))
-        codes = torch.from_numpy(np.unique(identity, return_inverse=True)[1]).to(feature.device)
-        score = reid_metrics(embedding, embedding, identity, identity, camera, camera)["mAP"]
-        return {"loss": float(batch_hard_triplet(feature, codes, self.margin)), "score": score}
+        codes = np.unique(self._data.targets["identity"][rows], return_inverse=True)[1]
+        loss = batch_hard_triplet(feature, torch.from_numpy(codes).to(feature.device), self.margin)
+        return {"loss": float(loss), "score": self._score(embedding)}
+
+    def _score(self, embedding: Tensor | np.ndarray) -> float:
+        """mAP of the dev rows ``(n, D)``, each searching all."""
+        identity, camera = (self._data.targets[name][self._rows[1]] for name in ("identity", "camera"))
+        return reid_metrics(embedding, embedding, identity, identity, camera, camera)["mAP"]
 
     def describe(self) -> dict[str, Any]:
-        options = {"per_identity": self.per_identity, "margin": self.margin, "augment": self.augment}
+        names = ("per_identity", "margin", "smoothing", "augment")
+        options = {name: getattr(self, name) for name in names}
         model = {"size": self.model.size, **self.model.network.options}
         return {"model": model, "rows": ids_of(self._data, self._rows), "options": options}
 
 
-def augmented(images: dict[str, Tensor], shift: int = 10) -> dict[str, Tensor]:
+def check_columns(data: Dataset) -> None:
+    """Refuse a set without identity, camera and part.
+
+    Raises:
+        UserError: naming the columns that are not there.
+    """
+    gone = [name for name in COLUMNS if name not in data.targets]
+    if gone:
+        raise UserError(
+            f"{data.name}: re-identification needs the targets identity, camera and part",
+            f"no {', '.join(gone)}; there is {some(data.targets) or 'no target'}",
+            "read a set of re-identification (weft list --kind dataset: rgbn300, rgbnt100, rgbnt201, spectra)",
+        )
+
+
+def check_spectra(data: Dataset, names: Sequence[str], rows: np.ndarray) -> None:
+    """Refuse rows that lack one of the spectra: tokens meet by place, so nothing can stand in for an image.
+
+    Raises:
+        UserError: naming the spectrum and the rows.
+    """
+    for name in names:
+        if name not in data.modalities:
+            raise UserError(
+                f"{data.name}: the network reads the spectrum {name!r}",
+                f"the set has {some(data.modalities)}",
+                "read a set with that spectrum, or train with the name of one that is there as fusion",
+            )
+        there = data.modalities[name].presence[rows]
+        if not there.all():
+            gone = [data.ids[row] for row in rows[~there]]
+            raise UserError(
+                f"{data.name}: the network reads the spectrum {name!r} of every row",
+                f"{len(gone)} rows without: {some(gone)}",
+                "drop these rows, or train with the name of another spectrum as fusion",
+            )
+
+
+def augmented(images: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each sample mirrored (probability 1/2), shifted, and with a rectangle of noise (1/2), alike in every spectrum."""
     first = next(iter(images.values()))
     batch, _, height, width = first.shape
+    shift = max(1, height // 25)
     out = {name: image.clone() for name, image in images.items()}
     for row in range(batch):
         mirror, erase, area, ratio, place_y, place_x = torch.rand(6).tolist()
