@@ -129,8 +129,17 @@ def write_section(page: str, name: str, lines: list[str]) -> None:
 
 
 def vqa_pages() -> None:
-    """Tables and figures of the classification."""
+    """Tables and figures of the classification, of what was run."""
+    folder = RUNS / "vqa" / "alignment"
+    if (folder / "alignment.json").exists():
+        measured = json.loads((folder / "alignment.json").read_text())
+        rows = [f"| {r['stage']} | {r['gap']:.3f} | {r['cka']:.3f} | {r['separability']:.3f} |" for r in measured]
+        head = ["| stage | modality gap | linear CKA | separability |", "| --- | ---: | ---: | ---: |"]
+        picture = figure(folder / "alignment.png", "araf_alignment")
+        write_section("araf_alignment.md", "vqa", [*head, *rows, "", picture])
     folder = RUNS / "vqa" / "compare"
+    if not (folder / "comparison.json").exists():
+        return
     comparison = json.loads((folder / "comparison.json").read_text())
     counts = ", ".join(f"{value} {key}" for key, value in comparison["counts"].items() if key != "folds")
     shown = ["concat", "cross-attention"]
@@ -140,13 +149,6 @@ def vqa_pages() -> None:
     if (RUNS / "vqa" / "ablation" / "comparison.json").exists():
         metrics = {key: METRICS[key] for key in ("accuracy", "f1_macro", "auc")}
         write_section("araf_vqa.md", "ablation", metric_table(RUNS / "vqa" / "ablation", metrics))
-    if not (RUNS / "vqa" / "alignment" / "alignment.json").exists():
-        return
-    measured = json.loads((RUNS / "vqa" / "alignment" / "alignment.json").read_text())
-    rows = [f"| {r['stage']} | {r['gap']:.3f} | {r['cka']:.3f} | {r['separability']:.3f} |" for r in measured]
-    head = ["| stage | modality gap | linear CKA | separability |", "| --- | ---: | ---: | ---: |"]
-    picture = figure(RUNS / "vqa" / "alignment" / "alignment.png", "araf_alignment")
-    write_section("araf_alignment.md", "vqa", [*head, *rows, "", picture])
 
 
 def ett_pages() -> None:

@@ -126,7 +126,7 @@ def draw_stages(stages: Points, folder: Path, *, most: int = 500) -> Path:
                 colour, marker = PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]
                 axes.scatter(*x.T, s=12, alpha=0.55, color=colour, marker=marker, linewidths=0, label=name)
             share = projection.explained_variance_ratio_.sum()
-            axes.set_title(f"{stage}\n{share:.0%} of the variance")
+            axes.set_title(f"{stage}, {share:.0%} of the variance")
             axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
         panels[0].legend(loc="upper left")
     return folder / "alignment.png"
