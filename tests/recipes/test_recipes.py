@@ -69,6 +69,14 @@ def test_the_small_generator_runs_whole(tmp_path: Path) -> None:
     assert (tmp_path / "araf-0/samples.png").stat().st_size > 10_000
 
 
+def test_the_small_re_identification_runs_whole(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["run", "mutualformer/small-reid", "--set=SHARE=2", "--set=EPOCHS=1", f"--set=OUT={tmp_path}"]
+    )
+    assert done.exit_code == 0, done.output
+    assert done.output.count("CMC-1") == 6, "three networks, CMC-1 and CMC-10"
+
+
 def test_run_executes_the_steps(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("title: t\nsource: s\nvariables: {KIND: aligner}\nsteps: ['list --kind ${KIND} --json']\n")

@@ -18,9 +18,9 @@ which mark is on which paint               both, compared place by place       1
 
 So the ceiling of each kind of feature is known (:meth:`Spectra.codes`). The third row holds for a sum that is the same
 for a vehicle and its mirror image: swap the marks of the two ends, and either spectrum sees a mirrored image of before.
-Modalities ``rgb`` and ``nir`` (three equal channels), ``(size, size, 3)``
-uint8; targets, parts and group as in :mod:`weft.data.rgbn_reid`: of each test vehicle and camera the first image is a
-query, the others are the gallery.
+
+Modalities ``rgb`` and ``nir`` (three equal channels), ``(size, size, 3)`` uint8; targets, parts and group as in
+:mod:`weft.data.rgbn_reid`: of each test vehicle and camera the first image is a query, the others are the gallery.
 """
 
 from __future__ import annotations
