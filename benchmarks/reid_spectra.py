@@ -149,7 +149,7 @@ def draw(found: dict[str, list[dict[str, Any]]], ceilings: dict[str, dict[str, f
     identity = data.targets["identity"] - 1
     first = int(identity[data.targets["part"] == "query"][0])
     twin = int(np.flatnonzero((codes["sum"] == codes["sum"][first]) & (np.arange(len(codes["sum"])) != first))[0])
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4), gridspec_kw={"width_ratios": [1.15, 1, 1]})
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4), gridspec_kw={"width_ratios": [1.1, 1, 1]}, layout="constrained")
     pictures = []
     for vehicle in (first, twin):
         rows = np.flatnonzero((identity == vehicle) & (data.targets["part"] == "query"))
@@ -161,7 +161,7 @@ def draw(found: dict[str, list[dict[str, Any]]], ceilings: dict[str, dict[str, f
     axes[0].imshow(np.concatenate(pictures), interpolation="nearest")
     axes[0].set_yticks([34 * (k + 0.5) for k in range(4)], ["one, rgb", "one, nir", "twin, rgb", "twin, nir"])
     axes[0].set_xticks([34 * (k + 0.5) for k in range(4)], [f"camera {k + 1}" for k in range(4)])
-    axes[0].set_title("same paints, same marks, otherwise combined")
+    axes[0].set_title("twins: same paints, same marks, otherwise combined", fontsize=10)
     labels, place = list(found), np.arange(len(found))
     for k, runs in enumerate(found.values()):
         values = [run["mAP"] for run in runs]
@@ -182,8 +182,7 @@ def draw(found: dict[str, list[dict[str, Any]]], ceilings: dict[str, dict[str, f
     axes[2].invert_yaxis()
     axes[2].set_xlim(0, 1)
     axes[2].set_title("what stands first in the ranking", fontsize=10)
-    axes[2].legend(ncols=3, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
-    figure.tight_layout()
+    axes[2].legend(ncols=3, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False)
     figure.savefig(RESULTS / "figures" / "reid_spectra.png", dpi=110)
     plt.close(figure)
 
