@@ -1,0 +1,179 @@
+"""A row of a LightCRL epoch from the store against one whose frozen encoders run in every step (target: 15 times).
+
+Per training pair: gather, LightCRL (addition, width 256), InfoNCE, backward, AdamW, from the store, against the same
+after reading the photo and running both encoders without gradients, as the original does in every epoch. It pads
+captions to the longest of the whole set, so the reference's text encoder does; that its trained part reads the padding
+too is not counted. Encoders: ViT-B/16 and BERT-base as transformers builds them, random weights (the cost does not
+depend on them), and MobileNetV2 with MiniLM as they are. One thread, real photos and captions. The step is timed at a
+batch of 32 (a few stored rows, repeated; at the original's 64 the optimiser weighs less) and encoding on a few rows,
+alternating in one run, both divided by their rows. By FLOPs the ratio would be about 20, but only three fifths of a
+step are matrix products, the rest dropout and element-wise work. The stored tokens are compared with the encoders'
+first. Then one step of each of the six operations from the one store, and what is trained.
+
+Run from the repository root: ``WEFT_DATA=... WEFT_MODELS=... python benchmarks/lightcrl_cost.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+import transformers
+from harness import set_threads, spread, timed, write_result
+from real_comparisons import variables
+from torch import Tensor
+
+from weft.alignment import create_objective
+from weft.alignment.lightcrl import Operation
+from weft.data import Dataset, Modality, load_dataset
+from weft.encoders import create_encoder
+from weft.store import Store, encode
+from weft.tokens import Tokens, present
+from weft.training import AlignedModel
+
+BATCH, REPEATS = 32, 5
+ENCODED = {"ViT-B/16 and BERT-base": 4, "MobileNetV2 and MiniLM": 16}
+DECLARED = {
+    "addition": 1_884_039,
+    "multiplication": 1_884_039,
+    "concatenation": 1_981_361,
+    "additive": 2_015_880,
+    "general": 1_949_831,
+    "scaled_dot": 2_081_415,
+}
+"""Effective trainable parameters of the original, temperature included, for two encoders of width 768."""
+
+
+def large(folder: Path, minilm: str) -> dict[str, Any]:
+    """ViT-B/16 and BERT-base with random weights, saved and read like any other model."""
+    image, text = folder / "vit", folder / "bert"
+    transformers.ViTModel(transformers.ViTConfig(), add_pooling_layer=False).save_pretrained(image)
+    transformers.ViTImageProcessor().save_pretrained(image)
+    transformers.BertModel(transformers.BertConfig()).save_pretrained(text)
+    transformers.AutoTokenizer.from_pretrained(minilm).save_pretrained(text)
+    return {"image": create_encoder(f"hf:{image}", "image"), "text": create_encoder(f"hf:{text}", "text")}
+
+
+def sample(data: Dataset, rows: int) -> Dataset:
+    """The first captions of ``rows`` photos."""
+    assert data.group is not None
+    kept = np.unique(data.group, return_index=True)[1][:rows]
+    modalities = {n: Modality(m.kind, [m.values[i] for i in kept]) for n, m in data.modalities.items()}
+    return Dataset("cost", [data.ids[i] for i in kept], modalities, {}, None, None, "retrieval")
+
+
+@torch.inference_mode()
+def encode_padded(encoder: Any, texts: Sequence[str], length: int) -> Tensor:
+    """``(n, length, D)``: every caption at the length of the longest of the set."""
+    batch = encoder.processor(list(texts), padding="max_length", max_length=length, return_tensors="pt")
+    return encoder.model(**batch).last_hidden_state
+
+
+def longest(encoder: Any, data: Dataset) -> int:
+    """Tokens of the longest caption of the set."""
+    return max(map(len, encoder.processor(list(data.modalities["text"].values))["input_ids"]))
+
+
+def step(model: AlignedModel, inputs: Callable[[], dict[str, Tokens]]) -> Callable[[], float]:
+    """One training step on the batch that ``inputs`` makes; the loss."""
+    objective = create_objective("infonce")
+    optimizer = torch.optim.AdamW([*model.parameters(), *objective.parameters()], lr=1e-3, weight_decay=1e-3)
+
+    def call() -> float:
+        batch = inputs()
+        z = model(batch)
+        loss = objective(z["image"], z["text"], present(batch["image"]) & present(batch["text"]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return call
+
+
+def build(store: Store, operation: str) -> AlignedModel:
+    """LightCRL of the original's size over the store."""
+    return AlignedModel.build(dims=store.dims, aligner="lightcrl", dim=256, aligner_options={"operation": operation})
+
+
+def compare(name: str, dataset: Dataset, encoders: dict[str, Any], store: Store, length: int) -> dict[str, Any]:
+    """Milliseconds of a row by both ways, and how much cheaper an epoch from the store is."""
+    few = np.arange(len(dataset.ids))
+    many = np.resize(few, BATCH)
+    photos, texts = (dataset.modalities[n].values for n in ("image", "text"))
+
+    def encoded() -> tuple[Tensor, Tensor]:
+        maps = [torch.from_numpy(array) for array in encoders["image"].encode(photos)]
+        return torch.stack(maps), encode_padded(encoders["text"], texts, length)
+
+    for stored, original in zip(store.gather(few).values(), encoded(), strict=True):
+        original = original[:, : stored.mask.shape[1]][stored.mask]
+        if not torch.allclose(stored.values[stored.mask], original, rtol=2e-3, atol=5e-3):
+            sys.exit(f"{name}: the stored tokens are not those of the encoder")
+    train = step(build(store, "addition"), lambda: store.gather(many))
+    train()
+    times = np.array([[timed(train), timed(encoded)] for _ in range(REPEATS)]) / np.array([[[BATCH], [len(few)]]])
+    figures: dict[str, Any] = {"caption length": length}
+    for clock, kind in enumerate(("wall", "cpu")):
+        trained, encoding = times[:, 0, clock], times[:, 1, clock]
+        figures[f"{kind} ms per row, from the store"] = round(1000 * float(np.median(trained)), 2)
+        figures[f"{kind} ms per row, encoding again"] = round(1000 * float(np.median(trained + encoding)), 1)
+        cheaper = spread(list(1 + encoding / trained))
+        figures[f"times cheaper, {kind}"] = f"{cheaper['median']:.1f} ({cheaper['q1']:.1f} to {cheaper['q3']:.1f})"
+    print(name, figures)
+    return figures
+
+
+def operations(store: Store) -> dict[str, int]:
+    """One step of every operation from one store; trainable parameters, the temperature included."""
+    counts = {}
+    rows = np.arange(len(store))
+    for operation in get_args(Operation):
+        model = build(store, operation)
+        step(model, lambda: store.gather(rows))()
+        counts[operation] = 1 + sum(p.numel() for p in model.parameters())
+    return counts
+
+
+def checkpoint(model: AlignedModel, encoders: dict[str, Any], folder: Path) -> str:
+    """Size of a saved aligner beside that of the frozen encoders it does not hold."""
+    model.save_pretrained(folder)
+    frozen = sum(p.numel() * p.element_size() for e in encoders.values() for p in e.model.parameters())
+    mine = (folder / "model.safetensors").stat().st_size
+    return f"{mine / 1e6:.1f} MB, without the encoders' {frozen / 1e6:.0f} MB"
+
+
+def main() -> None:
+    set_threads(1)
+    there = variables()
+    data = load_dataset("flickr8k", Path(there["WEFT_DATA"]) / "flickr8k")
+    figures: dict[str, Any] = {
+        "target": "ViT-B/16 and BERT-base: at least 15 times cheaper",
+        "load_before": list(os.getloadavg()),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, rows in ENCODED.items():
+            if name.startswith("ViT"):
+                encoders = large(Path(scratch), there["MINILM"])
+            else:
+                image, text = f"hf:{there['WEFT_MODELS']}/mobilenet_v2_1.0_224", f"hf:{there['MINILM']}"
+                encoders = {"image": create_encoder(image, "image"), "text": create_encoder(text, "text")}
+            dataset = sample(data, rows)
+            store = encode(dataset, encoders, Path(scratch) / name.replace("/", ""), progress=False)
+            figures[name] = compare(name, dataset, encoders, store, longest(encoders["text"], data))
+            if name.startswith("ViT"):
+                figures["parameters_trained"] = counts = operations(store)
+                if counts != DECLARED:
+                    sys.exit(f"parameters {counts} are not the original's {DECLARED}")
+                figures["checkpoint"] = checkpoint(build(store, "addition"), encoders, Path(scratch) / "model")
+    write_result("lightcrl_cost", figures)
+
+
+if __name__ == "__main__":
+    main()
