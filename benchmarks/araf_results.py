@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from real_comparisons import RESULTS, ROOT, WEFT, variables
 
 from weft.compare.statistics import holm, sign_flip_test
+from weft.data import make_splits
 from weft.store import Store
 
 RUNS = ROOT / "runs" / "araf"
@@ -110,6 +112,28 @@ def paired(folder: Path, first: str, others: list[str]) -> list[str]:
     ]
 
 
+def paired_errors(folder: Path, store: Path, reference: str) -> list[str]:
+    """Paired tests by group of every network's squared errors against one of them, mean over seeds, in target units."""
+    features = Store.open(store)
+    split, target = make_splits(features), next(iter(features.targets.values()))
+    mean, scale = target[split.train].mean(), target[split.train].std()
+    methods = {
+        row["method"] for row in json.loads((folder / "comparison.json").read_text())["table"] if row["parameters"]
+    }
+    errors: dict[str, list[np.ndarray]] = defaultdict(list)
+    for path in sorted((folder / "jobs").glob("*.json")):
+        job = json.loads(path.read_text())
+        if job["method"] in methods and job["status"] == "done":
+            outputs = load_file(path.with_suffix(".safetensors"))["test"][:, 0] * scale + mean
+            errors[job["method"]].append((outputs - target[split.test]) ** 2)
+    averages = {name: np.mean(seeds, axis=0) for name, seeds in errors.items()}
+    gaps = {name: e - averages[reference] for name, e in averages.items() if name != reference}
+    group = None if features.group is None else features.group[split.test]
+    p = holm(np.array([sign_flip_test(gap, group) for gap in gaps.values()]))
+    pairs = sorted(zip(gaps.items(), p, strict=True), key=lambda pair: pair[0][1].mean())
+    return [f"- {name}: {gap.mean():+.3f}, p = {q:.2g} (Holm)" for (name, gap), q in pairs]
+
+
 def figure(source: Path, name: str) -> str:
     """Copy a figure to the results and link it."""
     (RESULTS / "figures").mkdir(parents=True, exist_ok=True)
@@ -176,7 +200,9 @@ def ett_pages() -> None:
     write_section("araf_ett.md", "figures", pictures)
     ablation = RUNS / "ett" / f"{'-'.join(map(str, ABLATED))}-ablation"
     if (ablation / "comparison.json").exists():
-        write_section("araf_ett.md", "ablation", metric_table(ablation, {"mse": "MSE", "mae": "MAE"}))
+        lines = metric_table(ablation, {"mse": "MSE", "mae": "MAE"})
+        tests = paired_errors(ablation, folder / "store", "ARAF paper")
+        write_section("araf_ett.md", "ablation", [*lines, "", "MSE against that of ARAF paper:", "", *tests])
 
 
 if __name__ == "__main__":
