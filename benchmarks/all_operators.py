@@ -30,14 +30,17 @@ SETS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", type=Path, help="the OUT of the recipe")
-    runs: Path = parser.parse_args().runs
+    parser.add_argument("--cost", default="", help="a sentence on what the whole command cost")
+    arguments = parser.parse_args()
+    runs: Path = arguments.runs
     found = {name: json.loads((runs / name / "comparison.json").read_text()) for name in SETS if done(runs / name)}
     reports = PAGE.with_suffix("")
     reports.mkdir(exist_ok=True)
     for name in found:
         shutil.copy(runs / name / "report.html", reports / f"{name}.html")
         shutil.copy(next((runs / name / "figures").glob("methods*.png")), reports / f"{name}.png")
-    PAGE.write_text("\n".join(page(found, {name: seconds(runs / name) for name in found})) + "\n")
+    lines = page(found, {name: seconds(runs / name) for name in found}, arguments.cost)
+    PAGE.write_text("\n".join(lines) + "\n")
     print(f"wrote {PAGE}: {', '.join(found)}")
 
 
@@ -51,7 +54,7 @@ def seconds(folder: Path) -> float:
     return float(sum(json.loads(path.read_text())["seconds"] for path in (folder / "jobs").glob("*.json")))
 
 
-def page(found: dict[str, dict[str, Any]], spent: dict[str, float]) -> list[str]:
+def page(found: dict[str, dict[str, Any]], spent: dict[str, float], cost: str) -> list[str]:
     """The page, line by line."""
     config = next(iter(found.values()))["config"]
     lines = [
@@ -65,7 +68,7 @@ def page(found: dict[str, dict[str, Any]], spent: dict[str, float]) -> list[str]
         f"{config['seeds']} seeds ({config['sequence_seeds']} of operators on token sequences), {config['trials']} "
         f"settings tried on dev for every method, at most {config['train']['epochs']} epochs, width {config['dim']}, "
         "published or default options. Accuracy on test, mean and standard deviation over seeds; **bold**: best of the "
-        "set; `=`: not told apart from the best by paired tests over the test rows (Holm, 5 %).",
+        f"set; `=`: not told apart from the best by paired tests over the test rows (Holm, 5 %). {cost}".rstrip(),
         "",
         *matrix(found),
         "",
