@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from tests.compare.cases import generated, quick, small
 from weft.compare import compare
-from weft.compare.evidence import Gain
-from weft.compare.verdict import shows_gain
+from weft.compare.evidence import Evidence, Gain
+from weft.compare.verdict import decide, shows_gain
 from weft.training import FusedModel
 
 
@@ -117,6 +119,51 @@ def test_no_fusion_finished(tmp_path: Path) -> None:
 )
 def test_the_rule(gain: Gain, expected: bool) -> None:
     assert shows_gain(gain) is expected
+
+
+class Told:
+    """What a comparison found, put down by hand: two singles and a fusion, and the gains of the fusion."""
+
+    sign, primary, rows, results = 1.0, "accuracy", np.arange(9), {"concat": [0], "a": [0], "b": [0]}
+    setup = SimpleNamespace(features=SimpleNamespace(dims={"a": 1, "b": 1}), splits=[None])
+    methods = [SimpleNamespace(name=n, role="single", modalities=(n,), family="network") for n in "ab"]
+    methods += [SimpleNamespace(name="concat", role="fusion", modalities=("a", "b"), family="network")]
+
+    def __init__(self, test: dict[str, float], gains: dict[str, Gain]) -> None:
+        self.figures, self.gains = test, gains
+
+    def done(self, role: str) -> list[str]:
+        return [m.name for m in self.methods if m.role == role]
+
+    def best(self, names: list[str]) -> str | None:
+        """On dev, where ``a`` is ahead of ``b``."""
+        return min(names, default=None)
+
+    def test(self, name: str) -> np.ndarray:
+        return np.array([self.figures[name]])
+
+    def compare(self, first: str, second: str) -> Gain:
+        assert first == "concat"
+        return self.gains[second]
+
+
+def test_fusion_has_to_beat_the_single_modality_that_is_best_on_test_too() -> None:
+    """Dev chose ``a``; on test ``b`` is as good as the fusion: a clear gain over ``a`` is no evidence."""
+    sure, unsure = Gain(0.3, 0.2, 0.4, 0.001, 0.3), Gain(0.01, -0.05, 0.07, 0.6, 0.01)
+    figures = {"concat": 0.8, "a": 0.5, "b": 0.79}
+    found = decide(cast(Evidence, Told(figures, {"a": sure, "b": unsure})))
+    assert found.outcome == "does not help"
+    assert found.carrier == found.single == "b"
+    assert found.sentence.startswith("Fusion does not help: b alone is enough;")
+    assert "0.800 on 9 test rows against 0.790 by b (gain +0.010, p = 0.6," in found.sentence
+    found = decide(cast(Evidence, Told({**figures, "b": 0.6}, {"a": sure, "b": Gain(0.2, 0.1, 0.3, 0.01, 0.2)})))
+    assert found.outcome == "helps"
+    assert found.lead == 0.2
+    words = (
+        "better by 0.200 than the best single modality (b: 0.600) and by 0.300 than the one chosen on dev (a: 0.500;"
+    )
+    assert words in found.sentence
+    assert found.sentence.endswith("p = 0.01, 95 % CI [+0.100, +0.300], 1 seed.")
 
 
 def test_a_classical_gain_is_not_called_a_single_modality(tmp_path: Path) -> None:
