@@ -204,6 +204,36 @@ def test_one_update_moves_both_networks_and_no_caption() -> None:
     assert words.words.values.grad is None
 
 
+def test_the_discriminator_steps_once_on_hinge_and_penalty() -> None:
+    """By plain gradient descent, where a step is the gradient; then the generator, against the new discriminator."""
+    made, judge, words = moved(generator()), moved(discriminator()), caption()
+    images, lr = torch.rand(3, 3, SIZE, SIZE).double() * 2 - 1, 1e-3
+    torch.manual_seed(7)
+    noise = torch.empty(3, 5).double().normal_()
+    fake = made(noise, words)
+    loss = discriminator_loss(judge, images, fake, words.sentence)
+    loss = loss + 0.3 * gradient_penalty(judge, images, words.sentence)
+    slopes = torch.autograd.grad(loss, list(judge.parameters()))
+    stepped = [p.detach() - lr * slope for p, slope in zip(judge.parameters(), slopes, strict=True)]
+    names = [name for name, _ in judge.named_parameters()]
+    after = torch.func.functional_call(judge, dict(zip(names, stepped, strict=True)), (fake, words.sentence))
+    slopes = torch.autograd.grad(-after.mean(), list(made.parameters()))
+    stepped += [p.detach() - lr * slope for p, slope in zip(made.parameters(), slopes, strict=True)]
+    torch.manual_seed(7)
+    optimizer = torch.optim.SGD([{"params": list(m.parameters())} for m in (made, judge)], lr=lr)
+    losses = update(made, judge, optimizer, images, words, penalty=0.3)
+    assert losses.discriminator + 0.3 * losses.penalty == pytest.approx(loss.item())
+    assert losses.generator == pytest.approx(-after.mean().item())
+    for p, expected in zip([*judge.parameters(), *made.parameters()], stepped, strict=True):
+        assert_close(p.detach(), expected)
+
+
+def test_the_discriminators_gates_start_where_asked() -> None:
+    gates = [block.gate.item() for block in Discriminator(WIDTH, size=SIZE, base=2, gate=0.5).blocks]
+    assert gates == [0.5, 0.5]
+    assert [block.gate.item() for block in discriminator().blocks] == [0.0, 0.0]
+
+
 def test_caption_encoder_ignores_padding() -> None:
     torch.manual_seed(6)
     encoder = CaptionEncoder(9, embedding=5, width=WIDTH).eval()

@@ -25,7 +25,7 @@ from weft.training.image_pairs import ImagePairs, modality_of, pixels_of
 from weft.training.log import RunLog
 
 SIZE, ROWS = 16, np.arange(12)
-SETTINGS = {"epochs": 3, "batch_size": 5, "penalty_every": 2, "checkpoint_seconds": 0.0}
+SETTINGS = {"epochs": 3, "batch_size": 5, "average": 0.5, "checkpoint_seconds": 0.0}
 SMALL: dict[str, Any] = {"size": SIZE, "base": 2, "noise": 4, "align_width": 8, "heads": 2}
 
 
@@ -86,6 +86,28 @@ def test_folder_and_new_captions(data: Dataset, features: Store, tmp_path: Path)
     assert not np.array_equal(images, model.draw(features, np.arange(12, 16), seed=4))
     captions = list(data.modalities["caption"].values[12:])
     assert np.array_equal(images, loaded.draw(loaded.read(captions), np.arange(4), seed=3))
+
+
+def test_the_average_follows_the_generator(data: Dataset, features: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step by step in float64; the decay is min(average, (1 + k) / (10 + k)), which forgets the first weights."""
+    model, seen = build_generation(features, **SMALL), []
+    follow = GenerationModel.follow
+
+    def watching(self: GenerationModel, decay: float) -> None:
+        seen.append((decay, [p.detach().clone().double() for p in self.generator.parameters()]))
+        follow(self, decay)
+
+    expected = [p.detach().clone().double() for p in model.generator.parameters()]
+    monkeypatch.setattr(GenerationModel, "follow", watching)
+    fit_generation(model, data, features, ROWS, {**SETTINGS, "average": 0.3}, progress=False)
+    assert [decay for decay, _ in seen] == [0.1, 2 / 11, 0.25, 0.3, 0.3, 0.3]
+    for decay, weights in seen:
+        expected = [decay * mean + (1 - decay) * new for mean, new in zip(expected, weights, strict=True)]
+    for mean, known in zip(model.average.parameters(), expected, strict=True):
+        assert torch.allclose(mean.double(), known, atol=1e-6)
+    last = fitted(data, features, average=0.0)
+    pairs = zip(last.average.parameters(), last.generator.parameters(), strict=True)
+    assert all(torch.equal(mean, new) for mean, new in pairs)
 
 
 def test_first_weights_and_data_order_depend_on_their_seeds(data: Dataset, features: Store) -> None:

@@ -31,7 +31,7 @@ def fit(
     base: Annotated[int, typer.Option(help="Channels of the last blocks; the published network has 32.")] = 32,
     longest: Annotated[int, typer.Option(help="Most tokens of a caption.")] = 64,
     option: Annotated[
-        list[str], typer.Option("--option", metavar="KEY=VALUE", help="noise, align_width or heads. Repeat.")
+        list[str], typer.Option("--option", metavar="KEY=VALUE", help="noise, align_width, heads or gate. Repeat.")
     ] = [],  # noqa: B006
     setting: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Training setting, e.g. epochs=50. Repeat.")

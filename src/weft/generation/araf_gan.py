@@ -269,14 +269,16 @@ class Discriminator(nn.Module):
         caption: ``S``, width of the sentence.
         size: height and width of the image in pixels, 4 times a power of two.
         base: channels of the first map; they double up to 16 times that.
+        gate: at which the residual branches start; 0 as published. Until they have opened the score is almost linear in
+            the image, for most of a short training: start at 1 there.
     """
 
-    def __init__(self, caption: int = 256, *, size: int = 256, base: int = 32) -> None:
+    def __init__(self, caption: int = 256, *, size: int = 256, base: int = 32, gate: float = 0.0) -> None:
         super().__init__()
         steps, self.size = doublings("Discriminator", size), size
         channels = [base * min(2**step, 16) for step in range(steps + 1)]
         self.start = nn.Conv2d(3, base, 3, padding=1)
-        self.blocks = nn.Sequential(*(DownBlock(a, b) for a, b in pairwise(channels)))
+        self.blocks = nn.Sequential(*(DownBlock(a, b, gate) for a, b in pairwise(channels)))
         self.join = nn.Conv2d(channels[-1] + caption, 2 * base, 3, padding=1)
         self.out = nn.Conv2d(2 * base, 1, FIRST)
 
@@ -311,14 +313,15 @@ class DownBlock(nn.Module):
 
     Args:
         channels, outputs: of input and result.
+        gate: of the residual branch, at first.
     """
 
-    def __init__(self, channels: int, outputs: int) -> None:
+    def __init__(self, channels: int, outputs: int, gate: float = 0.0) -> None:
         super().__init__()
         self.halve = nn.Conv2d(channels, outputs, 4, stride=2, padding=1)
         self.refine = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.shortcut = shortcut(channels, outputs)
-        self.gate = nn.Parameter(torch.zeros(1))
+        self.gate = nn.Parameter(torch.tensor([float(gate)]))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, channels, H, W)`` to ``(B, outputs, H / 2, W / 2)``."""

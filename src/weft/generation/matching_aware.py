@@ -4,8 +4,12 @@ With :math:`s'` the sentence of the next sample:
 
 .. math::
     L_D &= E\,[1 - D(x, s)]_+ + \tfrac12 E\,[1 + D(x, s')]_+ + \tfrac12 E\,[1 + D(G(z, s), s)]_+ \\
-    L_{GP} &= 2\,E\,\lVert \nabla_{(x, s)} D(x, s) \rVert^6 \quad \text{(matching pairs, a step of its own)} \qquad
+    L_{GP} &= 2\,E\,\lVert \nabla_{(x, s)} D(x, s) \rVert^6 \quad \text{(matching pairs)} \qquad
     L_G = -E\,D(G(z, s), s)
+
+The discriminator takes one step on :math:`L_D + L_{GP}`, where the original takes one on each. The length of Adam's
+steps does not depend on the size of a loss: a penalty with a step of its own moves the weights as far as the hinge loss
+does, however small it is, and no further, however large.
 
 Source: Tao et al., "DF-GAN", CVPR 2022, arXiv 2008.05865; written from the formulas.
 """
@@ -24,7 +28,7 @@ from weft.tokens import Tokens
 
 
 class Losses(NamedTuple):
-    """The three losses of one update, as numbers."""
+    """The three losses of one update, as numbers; the penalty unweighted."""
 
     discriminator: float
     penalty: float
@@ -96,29 +100,29 @@ def update(
     caption: Caption,
     penalty: float = 1.0,
 ) -> Losses:
-    """One step of the discriminator, one of its penalty, one of the generator.
+    """One step of the discriminator, one of the generator.
 
     Args:
         generator, discriminator: the networks.
         optimizer: of :func:`make_optimizer`.
         images: ``(B, 3, size, size)`` in [-1, 1].
         caption: of each; no gradient reaches its encoder.
-        penalty: weight of the penalty; with 0 its step is left out, and its loss is 0.
+        penalty: weight of the gradient penalty.
     """
     words, sentence = Tokens(caption.words.values.detach(), caption.words.mask), caption.sentence.detach()
     fake = generator(images.new_empty(len(images), generator.noise).normal_(), Caption(words, sentence))
     of_generator, of_discriminator = (group["params"] for group in optimizer.param_groups)
-    hinge = _step(optimizer, of_discriminator, discriminator_loss(discriminator, images, fake, sentence))
-    slope = 0.0
-    if penalty:
-        slope = _step(optimizer, of_discriminator, penalty * gradient_penalty(discriminator, images, sentence))
-    return Losses(hinge, slope, _step(optimizer, of_generator, generator_loss(discriminator, fake, sentence)))
+    hinge = discriminator_loss(discriminator, images, fake, sentence)
+    slope = gradient_penalty(discriminator, images, sentence)
+    _step(optimizer, of_discriminator, hinge + penalty * slope)
+    score = generator_loss(discriminator, fake, sentence)
+    _step(optimizer, of_generator, score)
+    return Losses(hinge.item(), slope.item(), score.item())
 
 
-def _step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor) -> float:
+def _step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor) -> None:
     """Move these parameters; the others have no gradient, and Adam leaves them and their moments alone."""
     optimizer.zero_grad()
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
         parameter.grad = gradient
     optimizer.step()
-    return loss.item()

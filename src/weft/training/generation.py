@@ -5,6 +5,8 @@ at random; a step draws noise from ``(seed, epoch, step)`` alone. So a run that 
 checkpoint with the very numbers of one that was not. There is no dev score to select by: two networks that play against
 each other have no loss that falls, and the model ends with its last weights.
 
+What draws is the generator's exponential moving average: the generator itself goes on circling.
+
 With a folder: ``best/`` (a model folder, the last weights), ``last/checkpoint.safetensors``, ``log.jsonl``.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -37,7 +40,7 @@ from weft.training.loop import History
 from weft.training.raw import encode_rows, encoder_specs
 from weft.training.standardise import Standardiser
 
-FORMAT = "weft generation/1"
+FORMAT = "weft generation/2"
 SMALLEST = 8
 
 
@@ -50,7 +53,8 @@ class GenerationConfig(Settings):
         lr: of the generator.
         ratio: how many times faster the discriminator learns.
         beta1, beta2: of Adam.
-        penalty_every: steps from one gradient penalty to the next, which weighs as much more.
+        penalty: weight of the gradient penalty.
+        average: decay of the moving average of the generator's weights, less in the first steps; 0: the last weights.
         augment: cut a random part out of a slightly larger image, and mirror it or not. Off where the captions say what
             is left and right.
         seed: first weights, order, captions, noise.
@@ -63,14 +67,15 @@ class GenerationConfig(Settings):
     ratio: float = Field(4.0, gt=0)
     beta1: float = Field(0.5, ge=0, lt=1)
     beta2: float = Field(0.99, gt=0, lt=1)
-    penalty_every: int = Field(1, ge=1)
+    penalty: float = Field(1.0, ge=0)
+    average: float = Field(0.999, ge=0, lt=1)
     augment: bool = False
     seed: int = Field(0, ge=0)
     checkpoint_seconds: float = Field(60.0, ge=0)
 
 
 class GenerationModel(nn.Module):
-    """A generator and its discriminator behind frozen, standardised text features.
+    """A generator, its moving average and its discriminator behind frozen, standardised text features.
 
     Args:
         text: name of the text modality.
@@ -80,6 +85,7 @@ class GenerationModel(nn.Module):
         noise: width of the noise.
         words: see :class:`~weft.generation.araf_gan.Generator`; the words are asked at a 16th and a 4th of ``size``.
         align_width, heads: of the alignment.
+        gate: of the discriminator, see :class:`~weft.generation.araf_gan.Discriminator`.
         longest: most tokens of a caption, special ones included.
         seed: of the first weights.
         encoders: what made the text features, see :func:`~weft.training.raw.encoder_specs`.
@@ -96,14 +102,15 @@ class GenerationModel(nn.Module):
         words: Literal["araf", "attention", "none"] = "araf",
         align_width: int = 64,
         heads: int = 4,
+        gate: float = 0.0,
         longest: int = 64,
         seed: int = 0,
         encoders: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.text, self.size, self.longest, self.encoders = text, size, longest, encoders
-        self.options = {"size": size, "base": base, "noise": noise, "words": words, "align_width": align_width}
-        self.options |= {"heads": heads, "longest": longest}
+        network = {"base": base, "noise": noise, "align_width": align_width, "heads": heads, "gate": gate}
+        self.options = {"size": size, "words": words, "longest": longest, **network}
         self.standardise = Standardiser({"words": width, "sentence": width})
         align_at = tuple(sorted({max(SMALLEST, size // 16), max(SMALLEST, size // 4)}))
         with torch.random.fork_rng([]):
@@ -111,7 +118,8 @@ class GenerationModel(nn.Module):
             self.generator = Generator(
                 width, size=size, base=base, noise=noise, align_at=align_at, width=align_width, heads=heads, words=words
             )
-            self.discriminator = Discriminator(width, size=size, base=base)
+            self.discriminator = Discriminator(width, size=size, base=base, gate=gate)
+        self.average = deepcopy(self.generator).requires_grad_(False)
 
     def caption(self, features: Features, rows: np.ndarray) -> Caption:
         """The standardised words and sentences of rows.
@@ -143,6 +151,12 @@ class GenerationModel(nn.Module):
             )
 
     @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Move the average towards the generator: ``decay`` times itself, the rest of the generator."""
+        for mean, new in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            mean.lerp_(new, 1 - decay)
+
+    @torch.no_grad()
     def draw(self, features: Features, rows: np.ndarray, seed: int = 0, batch_size: int = 64) -> np.ndarray:
         """Images ``(n, size, size, 3)`` uint8 of the captions of rows; the noise depends on ``seed`` and place."""
         self.eval()
@@ -151,7 +165,7 @@ class GenerationModel(nn.Module):
         parts = [np.zeros((0, self.size, self.size, 3), np.uint8)]
         for start in range(0, len(rows), batch_size):
             caption = self.caption(features, rows[start : start + batch_size])
-            images = self.generator(noise[start : start + batch_size].to(device), caption)
+            images = self.average(noise[start : start + batch_size].to(device), caption)
             parts.append(((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
         return np.concatenate(parts)
 
@@ -252,7 +266,7 @@ class _Run:
             raise UserError(
                 "an epoch has a whole batch", f"{len(pairs)} images, batch_size={config.batch_size}", "lower batch_size"
             )
-        for network in (model.generator, model.discriminator):
+        for network in (model.generator, model.average, model.discriminator):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(
             model.generator,
@@ -284,7 +298,7 @@ class _Run:
         return History(position.epochs, len(position.epochs) - 1, position.seconds, False)
 
     def _epoch(self, log: RunLog, started: float) -> None:
-        position, config, every = self.position, self.config, self.config.penalty_every
+        position, config = self.position, self.config
         order = np.random.default_rng([config.seed, position.epoch]).permutation(len(self.pairs))
         self.model.train()
         for step in range(position.step, self.steps):
@@ -294,20 +308,15 @@ class _Run:
             caption = self.model.caption(self.features, self.pairs.captions(chosen, rng))
             images = self.pairs.images(chosen, rng).to(caption.sentence.device, memory_format=torch.channels_last)
             done = position.epoch * self.steps + step
-            losses = update(
-                self.model.generator,
-                self.model.discriminator,
-                self.optimizer,
-                images,
-                caption,
-                float(every) if done % every == 0 else 0.0,
-            )
+            networks = self.model.generator, self.model.discriminator
+            losses = update(*networks, self.optimizer, images, caption, config.penalty)
             if not np.isfinite(losses).all():
                 raise UserError(
                     "the training loss is not finite",
                     f"{losses} in epoch {position.epoch}, step {step}",
-                    f"lower lr (now {config.lr}) or penalty_every (now {every})",
+                    f"lower lr (now {config.lr})",
                 )
+            self.model.follow(min(config.average, (1 + done) / (10 + done)))
             position.losses.extend(losses)
             position.step = step + 1
             log.step(done + 1)
