@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -204,28 +205,54 @@ def test_one_update_moves_both_networks_and_no_caption() -> None:
     assert words.words.values.grad is None
 
 
-def test_the_discriminator_steps_once_on_hinge_and_penalty() -> None:
-    """By plain gradient descent, where a step is the gradient; then the generator, against the new discriminator."""
+@pytest.mark.parametrize("weight", [None, 0.3])
+def test_steps_of_the_penalty(weight: float | None) -> None:
+    """By plain gradient descent: hinge, then penalty, or both at once; the generator last, against the new score."""
     made, judge, words = moved(generator()), moved(discriminator()), caption()
     images, lr = torch.rand(3, 3, SIZE, SIZE).double() * 2 - 1, 1e-3
     torch.manual_seed(7)
-    noise = torch.empty(3, 5).double().normal_()
-    fake = made(noise, words)
-    loss = discriminator_loss(judge, images, fake, words.sentence)
-    loss = loss + 0.3 * gradient_penalty(judge, images, words.sentence)
-    slopes = torch.autograd.grad(loss, list(judge.parameters()))
-    stepped = [p.detach() - lr * slope for p, slope in zip(judge.parameters(), slopes, strict=True)]
-    names = [name for name, _ in judge.named_parameters()]
-    after = torch.func.functional_call(judge, dict(zip(names, stepped, strict=True)), (fake, words.sentence))
-    slopes = torch.autograd.grad(-after.mean(), list(made.parameters()))
-    stepped += [p.detach() - lr * slope for p, slope in zip(made.parameters(), slopes, strict=True)]
+    fake, expected, values = made(torch.empty(3, 5).double().normal_(), words), copy.deepcopy(judge), []
+
+    def hinge() -> Tensor:
+        return discriminator_loss(expected, images, fake, words.sentence)
+
+    def slope() -> Tensor:
+        return gradient_penalty(expected, images, words.sentence)
+
+    def both() -> Tensor:
+        return hinge() + 0.3 * slope()
+
+    for loss in (hinge, slope) if weight is None else (both,):
+        values.append(loss())
+        slopes = torch.autograd.grad(values[-1], list(expected.parameters()), allow_unused=True)
+        with torch.no_grad():
+            for p, change in zip(expected.parameters(), slopes, strict=True):
+                p.sub_(0 if change is None else lr * change)
+    score = -expected(fake, words.sentence).mean()
+    slopes = torch.autograd.grad(score, list(made.parameters()))
+    drawing = [p.detach() - lr * change for p, change in zip(made.parameters(), slopes, strict=True)]
     torch.manual_seed(7)
     optimizer = torch.optim.SGD([{"params": list(m.parameters())} for m in (made, judge)], lr=lr)
-    losses = update(made, judge, optimizer, images, words, penalty=0.3)
-    assert losses.discriminator + 0.3 * losses.penalty == pytest.approx(loss.item())
-    assert losses.generator == pytest.approx(-after.mean().item())
-    for p, expected in zip([*judge.parameters(), *made.parameters()], stepped, strict=True):
-        assert_close(p.detach(), expected)
+    losses = update(made, judge, optimizer, images, words, weight)
+    assert losses.discriminator + (weight or 1) * losses.penalty == pytest.approx(sum(values).item())
+    assert losses.generator == pytest.approx(score.item())
+    assert_close(list(judge.parameters()), list(expected.parameters()))
+    assert_close([p.detach() for p in made.parameters()], drawing)
+
+
+@pytest.mark.parametrize("weight", [None, 0.3])
+def test_the_layout_of_the_weights_changes_nothing(weight: float | None) -> None:
+    """Fused Adam pairs weights and gradients by their places in memory, and the penalty's gradient has its own order."""
+    words, images, found = caption(), torch.rand(3, 3, SIZE, SIZE).double() * 2 - 1, []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        networks = [moved(network).to(memory_format=layout) for network in (generator(), discriminator())]
+        optimizer = make_optimizer(*networks)
+        for seed in range(2):
+            torch.manual_seed(seed)
+            update(*networks, optimizer, images.to(memory_format=layout), words, weight)
+        found.append([p.detach() for network in networks for p in network.parameters()])
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other, atol=1e-6, rtol=0, check_stride=False)
 
 
 def test_the_discriminators_gates_start_where_asked() -> None:

@@ -4,12 +4,11 @@ With :math:`s'` the sentence of the next sample:
 
 .. math::
     L_D &= E\,[1 - D(x, s)]_+ + \tfrac12 E\,[1 + D(x, s')]_+ + \tfrac12 E\,[1 + D(G(z, s), s)]_+ \\
-    L_{GP} &= 2\,E\,\lVert \nabla_{(x, s)} D(x, s) \rVert^6 \quad \text{(matching pairs)} \qquad
+    L_{GP} &= 2\,E\,\lVert \nabla_{(x, s)} D(x, s) \rVert^6 \quad \text{(matching pairs, a step of its own)} \qquad
     L_G = -E\,D(G(z, s), s)
 
-The discriminator takes one step on :math:`L_D + L_{GP}`, where the original takes one on each. The length of Adam's
-steps does not depend on the size of a loss: a penalty with a step of its own moves the weights as far as the hinge loss
-does, however small it is, and no further, however large.
+The length of Adam's steps does not depend on the size of a loss: in a step of its own the penalty has no weight to
+choose. One step on :math:`L_D + w L_{GP}` is the alternative.
 
 Source: Tao et al., "DF-GAN", CVPR 2022, arXiv 2008.05865; written from the formulas.
 """
@@ -98,31 +97,38 @@ def update(
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     caption: Caption,
-    penalty: float = 1.0,
+    penalty: float | None = None,
 ) -> Losses:
-    """One step of the discriminator, one of the generator.
+    """One step of the discriminator, one of its penalty unless that is part of the first, one of the generator.
 
     Args:
         generator, discriminator: the networks.
         optimizer: of :func:`make_optimizer`.
         images: ``(B, 3, size, size)`` in [-1, 1].
         caption: of each; no gradient reaches its encoder.
-        penalty: weight of the gradient penalty.
+        penalty: weight ``w`` of the penalty in the discriminator's one step; None: a step of its own, as published.
     """
     words, sentence = Tokens(caption.words.values.detach(), caption.words.mask), caption.sentence.detach()
     fake = generator(images.new_empty(len(images), generator.noise).normal_(), Caption(words, sentence))
     of_generator, of_discriminator = (group["params"] for group in optimizer.param_groups)
     hinge = discriminator_loss(discriminator, images, fake, sentence)
-    slope = gradient_penalty(discriminator, images, sentence)
-    _step(optimizer, of_discriminator, hinge + penalty * slope)
+    if penalty is None:
+        _step(optimizer, of_discriminator, hinge)
+        slope = gradient_penalty(discriminator, images, sentence)
+        _step(optimizer, of_discriminator, slope)
+    else:
+        slope = gradient_penalty(discriminator, images, sentence)
+        _step(optimizer, of_discriminator, hinge + penalty * slope)
     score = generator_loss(discriminator, fake, sentence)
     _step(optimizer, of_generator, score)
     return Losses(hinge.item(), slope.item(), score.item())
 
 
 def _step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor) -> None:
-    """Move these parameters; the others have no gradient, and Adam leaves them and their moments alone."""
+    """Move these parameters; the others have no gradient, and Adam leaves them and their moments alone.
+
+    ``backward`` lays gradients out as their parameters, which fused Adam takes for granted; ``autograd.grad`` does not.
+    """
     optimizer.zero_grad()
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
-        parameter.grad = gradient
+    loss.backward(inputs=parameters)
     optimizer.step()

@@ -53,7 +53,7 @@ class GenerationConfig(Settings):
         lr: of the generator.
         ratio: how many times faster the discriminator learns.
         beta1, beta2: of Adam.
-        penalty: weight of the gradient penalty.
+        penalty: weight of the gradient penalty in the discriminator's step; None: a step of its own, as published.
         average: decay of the moving average of the generator's weights, less in the first steps; 0: the last weights.
         augment: cut a random part out of a slightly larger image, and mirror it or not. Off where the captions say what
             is left and right.
@@ -67,7 +67,7 @@ class GenerationConfig(Settings):
     ratio: float = Field(4.0, gt=0)
     beta1: float = Field(0.5, ge=0, lt=1)
     beta2: float = Field(0.99, gt=0, lt=1)
-    penalty: float = Field(1.0, ge=0)
+    penalty: float | None = Field(None, ge=0)
     average: float = Field(0.999, ge=0, lt=1)
     augment: bool = False
     seed: int = Field(0, ge=0)
