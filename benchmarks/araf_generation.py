@@ -93,6 +93,8 @@ def compare(epochs: int, seeds: int, rows: int, candidates: int, only: str | Non
             figures = evaluate_generation(model, data, split, **measured, candidates=candidates, seed=seed)
             weights = sum(p.numel() for p in model.generator.parameters())
             about = {"words": words, "seed": seed, "weights": weights, "seconds": history.seconds}
+            about["gates"] = [block.gate.item() for block in model.average.align.values()]
+            about["loss"] = history.best["discriminator"]
             place.write_text(json.dumps({**about, "epochs": epochs, **figures}))
         found.append(json.loads(place.read_text()))
         print(words, seed, found[-1]["drawn"], flush=True)
@@ -114,11 +116,15 @@ def write(found: list[dict[str, Any]], train: int, epochs: int, options: str) ->
 
     titles = ["Frechet", "kernel x 1000", "R-precision", *ATTRIBUTES, "all three"]
     lines = [f"| generator | weights | {' | '.join(titles)} |", f"| --- |{' ---: |' * (len(titles) + 1)}"]
+    ends = ["| generator | discriminator's loss, last epoch | gate of the words |", "| --- | --- | --- |"]
     for words, label in WORDS.items():
         runs = [run for run in found if run["words"] == words]
         table = np.array([cells(run, "drawn") for run in runs])
         spread = [f"{c.mean():.3g} ({c.min():.3g} to {c.max():.3g})" for c in table.T]
         lines.append(f"| {label} | {runs[0]['weights']:,} | {' | '.join(spread)} |")
+        losses = ", ".join(f"{run['loss']:.2f}" for run in runs)
+        gates = ", ".join(f"{gate:+.3f}" for run in runs for gate in run["gates"])
+        ends.append(f"| {label} | {losses} | {gates} |")
     ceiling = np.array([cells(run, "real") for run in found]).mean(axis=0)
     lines.append(f"| real images | | {' | '.join(f'{value:.3g}' for value in ceiling)} |")
     steps = epochs * (train // RECIPE["batch_size"])
@@ -128,7 +134,7 @@ def write(found: list[dict[str, Any]], train: int, epochs: int, options: str) ->
         f"{found[0]['rows']} test captions, {steps} steps of {RECIPE['batch_size']}, "
         f"{minutes:.1f} minutes of wall time per run."
     )
-    write_section("araf_generation.md", "table", [about, "", *lines])
+    write_section("araf_generation.md", "table", [about, "", *lines, "", "By seed:", "", *ends])
 
 
 def smoke(epochs: int) -> None:

@@ -242,7 +242,7 @@ def test_steps_of_the_penalty(weight: float | None) -> None:
 
 @pytest.mark.parametrize("weight", [None, 0.3])
 def test_the_layout_of_the_weights_changes_nothing(weight: float | None) -> None:
-    """Fused Adam pairs weights and gradients by their places in memory, and the penalty's gradient has its own order."""
+    """Fused Adam pairs weights and gradients by place in memory, where the penalty's gradient has its own order."""
     words, images, found = caption(), torch.rand(3, 3, SIZE, SIZE).double() * 2 - 1, []
     for layout in (torch.contiguous_format, torch.channels_last):
         networks = [moved(network).to(memory_format=layout) for network in (generator(), discriminator())]
