@@ -142,7 +142,7 @@ def one_set(name: str, comparison: dict[str, Any], spent: float) -> list[str]:
         "",
         f"**{comparison['sentence']}**",
         "",
-        *(f"- {note}" for note in comparison["notes"]),
+        *(f"- {note}" for note in comparison["notes"] if not note.startswith("Failed: ")),
         *(f"- Not run, {who}: {why}." for who, why in out.items()),
         "",
         f"![accuracy of every method](all_operators/{name}.png)",

@@ -32,6 +32,8 @@ RUNS = ROOT / "runs" / "araf"
 SETTINGS = [(file, horizon, "chronological") for file in ("ETTh1", "ETTh2") for horizon in (1, 24)]
 LEAKING = ("ETTh1", 1, "random")
 ABLATED = ("ETTh1", 24, "chronological")
+PARTS = ("with", "no", "norm", "symmetric", "concat")
+"""First words of the methods of the ablation that are compared with the whole."""
 METRICS = {"accuracy": "accuracy", "f1_macro": "macro F1", "f1_micro": "micro F1", "auc": "AUC"}
 
 
@@ -162,17 +164,18 @@ def vqa_pages() -> None:
         picture = figure(folder / "alignment.png", "araf_alignment")
         write_section("araf_alignment.md", "vqa", [*head, *rows, "", picture])
     folder = RUNS / "vqa" / "compare"
-    if not (folder / "comparison.json").exists():
-        return
-    comparison = json.loads((folder / "comparison.json").read_text())
-    counts = ", ".join(f"{value} {key}" for key, value in comparison["counts"].items() if key != "folds")
-    shown = ["concat", "cross-attention"]
-    lines = [f"Rows: {counts}. {comparison['sentence']}", "", *metric_table(folder, METRICS), ""]
-    write_section("araf_vqa.md", "table", [*lines, *paired(folder, "ARAF paper", shown)])
-    write_section("araf_vqa.md", "roc", [figure(folder / "figures" / "roc-methods.png", "araf_vqa_roc")])
+    if (folder / "comparison.json").exists():
+        comparison = json.loads((folder / "comparison.json").read_text())
+        counts = ", ".join(f"{value} {key}" for key, value in comparison["counts"].items() if key != "folds")
+        shown = ["concat", "cross-attention"]
+        lines = [f"Rows: {counts}. {comparison['sentence']}", "", *metric_table(folder, METRICS), ""]
+        write_section("araf_vqa.md", "table", [*lines, *paired(folder, "ARAF paper", shown)])
+        write_section("araf_vqa.md", "roc", [figure(folder / "figures" / "roc-methods.png", "araf_vqa_roc")])
     if (RUNS / "vqa" / "ablation" / "comparison.json").exists():
         metrics = {key: METRICS[key] for key in ("accuracy", "f1_macro", "auc")}
-        write_section("araf_vqa.md", "ablation", metric_table(RUNS / "vqa" / "ablation", metrics))
+        folder = RUNS / "vqa" / "ablation"
+        tests = paired(folder, "ARAF paper", [name for name in per_seed(folder) if name.split()[0] in PARTS])
+        write_section("araf_vqa.md", "ablation", [*metric_table(folder, metrics), "", *tests])
 
 
 def ett_pages() -> None:
@@ -194,10 +197,9 @@ def ett_pages() -> None:
         counts = ", ".join(f"{value} {key}" for key, value in comparison["counts"].items() if key != "folds")
         write_section("araf_ett.md", f"{file}-{horizon}-{split}", [f"Rows: {counts}.", "", *lines])
     folder = RUNS / "ett" / "-".join(map(str, ABLATED))
-    pictures = [
-        figure(folder / "forecast" / f"{name}-methods.png", f"araf_ett_{name}") for name in ("predicted", "residuals")
-    ]
-    write_section("araf_ett.md", "figures", pictures)
+    if (folder / "forecast" / "forecast.json").exists():
+        views = {name: folder / "forecast" / f"{name}-methods.png" for name in ("predicted", "residuals")}
+        write_section("araf_ett.md", "figures", [figure(path, f"araf_ett_{name}") for name, path in views.items()])
     ablation = RUNS / "ett" / f"{'-'.join(map(str, ABLATED))}-ablation"
     if (ablation / "comparison.json").exists():
         lines = metric_table(ablation, {"mse": "MSE", "mae": "MAE"})

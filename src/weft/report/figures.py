@@ -94,7 +94,7 @@ def _methods(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
         axes.figure.legend(loc="outside upper left", ncols=3)
     caption = "Mean over seeds with its 95 % interval over test rows and training runs."
     if single is not None:
-        caption += f" Dashed: the best single modality on dev, {single.method}."
+        caption += f" Dashed: {single.method}, the single modality that the others are tested against."
     return Picture("Methods", caption, folder / "methods.png")
 
 

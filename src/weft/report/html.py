@@ -70,7 +70,7 @@ def to_html(comparison: Comparison, pictures: Iterable[Picture]) -> str:
         _list(comparison.notes),
         "<h2>All methods, best on test first</h2>",
         _table(comparison),
-        '<p class="facts">Gain and p: against the best single modality on dev, the one in the verdict; p by a paired '
+        '<p class="facts">Gain and p: against the single modality of the verdict; p by a paired '
         "sign-flip test, corrected for all tests of this table (Holm). Intervals: 95 %, over rows and training runs. "
         "Highlighted: the model that is kept. =: not told apart from the best on test by paired tests (Holm, 5 %).</p>",
         "<h2>Figures</h2>",
