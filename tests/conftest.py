@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from weft.allocator import keep_freed_memory
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+keep_freed_memory()
 
 
 def shared_path(variable: str, default: str) -> Path:

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from weft.allocator import keep_freed_memory
 from weft.cli import (
     alignment,
     check,
@@ -48,6 +49,7 @@ for verb in LEARN + USE:
 
 def main() -> None:
     """Entry point of the ``weft`` command: a user's mistake ends in its message and status 2, not in a traceback."""
+    keep_freed_memory()
     try:
         app()
     except UserError as error:

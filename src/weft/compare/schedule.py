@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
+from weft.allocator import keep_freed_memory
 from weft.compare.jobs import Job, Setup, failed_job, finished, run_job
 from weft.errors import UserError
 
@@ -149,6 +150,7 @@ class _Worker:
 
 def _work(setup: Setup, pipe: Connection[Any, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    keep_freed_memory()
     torch.set_num_threads(setup.config.threads)
     pipe.send(None)
     with suppress(EOFError):
