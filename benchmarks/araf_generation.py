@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,14 @@ import torch
 from araf_results import write_section
 from real_comparisons import RESULTS, ROOT, variables
 
-from weft.data import Dataset, load_dataset, make_splits
+from weft.data import Dataset, Split, load_dataset, make_splits
 from weft.encoders import create_encoder
 from weft.report.generation import draw_grid
 from weft.store import Store, encode
 from weft.training import AlignedModel, train_model
 from weft.training.generation import GenerationModel, build_generation, fit_generation
 from weft.training.generation_metrics import evaluate_generation
-from weft.training.image_pairs import modality_of
+from weft.training.image_pairs import modality_of, pixels_of
 
 RUNS = ROOT / "runs" / "araf_generation"
 WORDS = {"araf": "ARAF alignment", "attention": "word attention", "none": "sentence only"}
@@ -75,7 +76,8 @@ def compare(epochs: int, seeds: int, rows: int, candidates: int, only: str | Non
         return
     shown = split.test[:8]
     captions = [str(data.modalities["caption"].values[row]) for row in shown]
-    real = np.stack([np.asarray(data.modalities["image"].values[row]) for row in shown])
+    size, drawings = NETWORK["size"], data.modalities["image"].values
+    real = np.stack([pixels_of(drawings[row], data.ids[row], size, size) for row in shown])
     grid, models = {"real": real}, {}
     for seed in range(seeds):
         for words, label in WORDS.items():
@@ -95,10 +97,19 @@ def compare(epochs: int, seeds: int, rows: int, candidates: int, only: str | Non
             about = {"words": words, "seed": seed, "weights": weights, "seconds": history.seconds}
             about["gates"] = [block.gate.item() for block in model.average.align.values()]
             about["loss"] = history.best["discriminator"]
+            about["closed"] = closed(model, data, split, seed)
             place.write_text(json.dumps({**about, "epochs": epochs, **figures}))
         found.append(json.loads(place.read_text()))
         print(words, seed, found[-1]["drawn"], flush=True)
     write(found, len(split.train), epochs, f"--epochs {epochs} --seeds {seeds} --rows {rows} --candidates {candidates}")
+
+
+def closed(model: GenerationModel, data: Dataset, split: Split, seed: int) -> dict[str, float]:
+    """Agreement of what the trained generator draws without its words: their gates closed."""
+    deaf = deepcopy(model)
+    for block in deaf.average.align.values():
+        block.gate.data.zero_()
+    return evaluate_generation(deaf, data, split, attributes=ATTRIBUTES, seed=seed)["drawn"]["agreement"]
 
 
 def write(found: list[dict[str, Any]], train: int, epochs: int, options: str) -> None:
@@ -116,7 +127,8 @@ def write(found: list[dict[str, Any]], train: int, epochs: int, options: str) ->
 
     titles = ["Frechet", "kernel x 1000", "R-precision", *ATTRIBUTES, "all three"]
     lines = [f"| generator | weights | {' | '.join(titles)} |", f"| --- |{' ---: |' * (len(titles) + 1)}"]
-    ends = ["| generator | discriminator's loss, last epoch | gate of the words |", "| --- | --- | --- |"]
+    heard = ["discriminator's loss, last epoch", "gate of the words", "shape", "shape, that gate closed"]
+    ends = [f"| generator | {' | '.join(heard)} |", f"|{' --- |' * (len(heard) + 1)}"]
     for words, label in WORDS.items():
         runs = [run for run in found if run["words"] == words]
         table = np.array([cells(run, "drawn") for run in runs])
@@ -124,7 +136,9 @@ def write(found: list[dict[str, Any]], train: int, epochs: int, options: str) ->
         lines.append(f"| {label} | {runs[0]['weights']:,} | {' | '.join(spread)} |")
         losses = ", ".join(f"{run['loss']:.2f}" for run in runs)
         gates = ", ".join(f"{gate:+.3f}" for run in runs for gate in run["gates"])
-        ends.append(f"| {label} | {losses} | {gates} |")
+        shapes = ", ".join(f"{run['drawn']['agreement']['shape']:.2f}" for run in runs)
+        without = ", ".join(f"{run['closed']['shape']:.2f}" for run in runs if run["gates"])
+        ends.append(f"| {label} | {losses} | {gates} | {shapes} | {without} |")
     ceiling = np.array([cells(run, "real") for run in found]).mean(axis=0)
     lines.append(f"| real images | | {' | '.join(f'{value:.3g}' for value in ceiling)} |")
     steps = epochs * (train // RECIPE["batch_size"])
