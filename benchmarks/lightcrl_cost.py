@@ -6,10 +6,10 @@ pads captions to the longest of the whole set, 57 tokens in COCO, in its encoder
 (``official_padding``), so the reference does. Encoders: ViT-B/16 and BERT-base as transformers builds them, random
 weights (the cost does not depend on them), and MobileNetV2 with MiniLM as they are. One thread, real photos and
 captions. Both steps are timed at the original's batch of 64 (a few stored rows, repeated) and encoding on a few rows,
-alternating in one run, each divided by its rows. By FLOPs the ratio would be about 20, but only two thirds of our step
-are matrix products; the rest is dropout, whose random numbers alone are an eighth, and element-wise work
-(``torch.compile`` made it a quarter slower). The stored tokens are compared with the encoders' first. Then one step of
-each of the six operations from the one store, and what is trained.
+alternating in one run, each divided by its rows; both sides keep freed memory, as the ``weft`` command does. By FLOPs
+the ratio would be about 20, but only two thirds of our step are matrix products; the rest is dropout, whose random
+numbers alone are an eighth, and element-wise work (``torch.compile`` made it a quarter slower). The stored tokens are
+compared with the encoders' first. Then one step of each of the six operations from the one store, and what is trained.
 
 Run from the repository root: ``WEFT_DATA=... WEFT_MODELS=... python benchmarks/lightcrl_cost.py``.
 """
@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from weft.alignment import create_objective
 from weft.alignment.lightcrl import Operation
+from weft.allocator import keep_freed_memory
 from weft.data import Dataset, Modality, load_dataset
 from weft.encoders import create_encoder
 from weft.store import Store, encode
@@ -158,6 +159,7 @@ def checkpoint(model: AlignedModel, encoders: dict[str, Any], folder: Path) -> s
 
 def main() -> None:
     set_threads(1)
+    keep_freed_memory()
     there = variables()
     data = load_dataset("flickr8k", Path(there["WEFT_DATA"]) / "flickr8k")
     figures: dict[str, Any] = {
