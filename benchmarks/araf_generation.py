@@ -1,8 +1,8 @@
 """Pictures from captions: ARAF's alignment between the up-blocks, plain word attention, or neither.
 
-    WEFT_DATA=... WEFT_MODELS=... python benchmarks/araf_generation.py [--epochs 100] [--train araf] [--smoke]
+    WEFT_DATA=... WEFT_MODELS=... python benchmarks/araf_generation.py [--size 32] [--epochs 100] [--smoke]
 
-On ``shapes`` at 32 pixels, whose captions are known. Same data, budget, seeds and discriminator for all; the generators
+On ``shapes``, whose captions are known. Same data, budget, seeds and discriminator for all; the generators
 differ in how they ask the words. One figure row of the test captions per generator, a table with the range over the
 seeds, in docs/results/araf_generation.md. ``--train``: only train this generator, so that several processes share the
 work. ``--smoke``: flickr8k at 32 pixels instead, one caption an image, a grid only. Everything is kept under
@@ -38,7 +38,9 @@ WORDS = {"araf": "ARAF alignment", "attention": "word attention", "none": "sente
 ATTRIBUTES = ("colour", "position", "shape")
 OPTIMISER = {"lr": 1e-3, "ratio": 2.0, "beta1": 0.0, "beta2": 0.9}
 RECIPE = {"batch_size": 32, **OPTIMISER, "penalty": 0.1, "average": 0.99, "checkpoint_seconds": 30.0}
-NETWORK = {"size": 32, "base": 8, "noise": 32, "align_width": 32, "gate": 1.0}
+NETWORK = {"noise": 32, "align_width": 32, "gate": 1.0}
+BASE = {32: 8, 64: 4}
+"""Channels of the last blocks, by size of the pictures."""
 
 
 def texts(data: Dataset, folder: Path) -> Store:
@@ -57,39 +59,39 @@ def aligner(data: Dataset, folder: Path, images: str) -> AlignedModel:
     return AlignedModel.from_pretrained(folder)
 
 
-def one(words: str, seed: int, data: Dataset, features: Store, epochs: int) -> tuple[GenerationModel, Any]:
+def one(words: str, seed: int, data: Dataset, features: Store, epochs: int, size: int) -> tuple[GenerationModel, Any]:
     """Train one generator, or take it from its folder."""
-    folder = RUNS / f"{data.name}-{len(data)}" / f"{words}-{seed}-{epochs}"
-    model = build_generation(features, seed=seed, words=words, **NETWORK)
+    folder = RUNS / f"{data.name}-{len(data)}" / f"{words}-{size}-{seed}-{epochs}"
+    model = build_generation(features, seed=seed, words=words, size=size, base=BASE[size], **NETWORK)
     settings = {**RECIPE, "epochs": epochs, "seed": seed}
     history = fit_generation(model, data, features, make_splits(data).train, settings, folder)
     return model, history
 
 
-def compare(epochs: int, seeds: int, rows: int, candidates: int, only: str | None) -> None:
+def compare(epochs: int, seeds: int, rows: int, candidates: int, size: int, only: str | None) -> None:
     """The grid of runs on shapes, their figures in JSON, table and grid of the page; ``only``: training alone."""
     data = load_dataset("shapes", rows=rows, seed=1, complete=True)
     features, split = texts(data, RUNS / f"shapes-{rows}" / "captions"), make_splits(data)
     if only is not None:
         for seed in range(seeds):
-            one(only, seed, data, features, epochs)
+            one(only, seed, data, features, epochs, size)
         return
     shown = split.test[:8]
     captions = [str(data.modalities["caption"].values[row]) for row in shown]
-    size, drawings = NETWORK["size"], data.modalities["image"].values
+    drawings = data.modalities["image"].values
     real = np.stack([pixels_of(drawings[row], data.ids[row], size, size) for row in shown])
     grid, models = {"real": real}, {}
     for seed in range(seeds):
         for words, label in WORDS.items():
-            models[words, seed] = one(words, seed, data, features, epochs)
+            models[words, seed] = one(words, seed, data, features, epochs, size)
             if seed == 0:
                 grid[label] = models[words, seed][0].draw(features, shown, seed=1)
-    draw_grid(captions, grid, RESULTS / "figures" / "araf_generation.png")
+    draw_grid(captions, grid, RESULTS / "figures" / f"araf_generation_{size}.png")
     images = f"hf:{variables()['WEFT_MODELS']}/mobilenet_v2_1.0_224"
     judge, space = aligner(data, RUNS / f"shapes-{rows}" / "aligner", images), create_encoder(images, "image")
     found = []
     for (words, seed), (model, history) in models.items():
-        place = RUNS / f"shapes-{rows}" / f"{words}-{seed}-{epochs}.json"
+        place = RUNS / f"shapes-{rows}" / f"{words}-{size}-{seed}-{epochs}.json"
         if not place.exists():
             measured: dict[str, Any] = {"encoder": space, "aligner": judge, "attributes": ATTRIBUTES}
             figures = evaluate_generation(model, data, split, **measured, candidates=candidates, seed=seed)
@@ -101,7 +103,8 @@ def compare(epochs: int, seeds: int, rows: int, candidates: int, only: str | Non
             place.write_text(json.dumps({**about, "epochs": epochs, **figures}))
         found.append(json.loads(place.read_text()))
         print(words, seed, found[-1]["drawn"], flush=True)
-    write(found, len(split.train), epochs, f"--epochs {epochs} --seeds {seeds} --rows {rows} --candidates {candidates}")
+    options = f"--size {size} --epochs {epochs} --seeds {seeds} --rows {rows} --candidates {candidates}"
+    write(f"table-{size}", found, len(split.train), epochs, options)
 
 
 def closed(model: GenerationModel, data: Dataset, split: Split, seed: int) -> dict[str, float]:
@@ -112,7 +115,7 @@ def closed(model: GenerationModel, data: Dataset, split: Split, seed: int) -> di
     return evaluate_generation(deaf, data, split, attributes=ATTRIBUTES, seed=seed)["drawn"]["agreement"]
 
 
-def write(found: list[dict[str, Any]], train: int, epochs: int, options: str) -> None:
+def write(section: str, found: list[dict[str, Any]], train: int, epochs: int, options: str) -> None:
     """The table: mean (lowest to highest) over the seeds, and what real images reach."""
 
     def cells(run: dict[str, Any], kind: str) -> list[float]:
@@ -148,7 +151,7 @@ def write(found: list[dict[str, Any]], train: int, epochs: int, options: str) ->
         f"{found[0]['rows']} test captions, {steps} steps of {RECIPE['batch_size']}, "
         f"{minutes:.1f} minutes of wall time per run."
     )
-    write_section("araf_generation.md", "table", [about, "", *lines, "", "By seed:", "", *ends])
+    write_section("araf_generation.md", section, [about, "", *lines, "", "By seed:", "", *ends])
 
 
 def smoke(epochs: int) -> None:
@@ -157,7 +160,7 @@ def smoke(epochs: int) -> None:
     data = data.take(range(0, len(data), 5))
     features = texts(data, RUNS / "flickr8k" / "captions")
     started = time.monotonic()
-    model, history = one("araf", 0, data, features, epochs)
+    model, history = one("araf", 0, data, features, epochs, 32)
     shown = make_splits(data).test[:8]
     captions = [str(data.modalities["text"].values[row]) for row in shown]
     drawn = {f"noise {seed}": model.draw(features, shown, seed=seed) for seed in range(2)}
@@ -168,6 +171,7 @@ def smoke(epochs: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--size", type=int, choices=BASE, default=32, help="height and width of the pictures")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1200)
     parser.add_argument("--candidates", type=int, default=100, help="captions that R-precision chooses among")
@@ -178,4 +182,4 @@ if __name__ == "__main__":
     if chosen.smoke:
         smoke(chosen.epochs)
     else:
-        compare(chosen.epochs, chosen.seeds, chosen.rows, chosen.candidates, chosen.train)
+        compare(chosen.epochs, chosen.seeds, chosen.rows, chosen.candidates, chosen.size, chosen.train)
