@@ -119,7 +119,7 @@ def rank(
         raise UserError("unknown rule for ties", f"ties={ties!r}", did_you_mean(ties, TIES))
     if chunk < 1:
         raise UserError("chunk is a positive number of rows", f"chunk={chunk}", "leave it at 1024")
-    q, g = check_embeddings(queries, "queries"), check_embeddings(gallery, "gallery")
+    q, g = check_embeddings(queries, "queries").detach(), check_embeddings(gallery, "gallery").detach()
     if q.shape[1] != g.shape[1]:
         raise UserError(
             "queries and gallery live in one space",
@@ -129,9 +129,10 @@ def rank(
     if not isinstance(positives, Positives):
         positives = Positives.from_lists(positives)
     _check_positives(positives, len(q), len(g))
+    room = _Room(min(chunk, len(q)), min(8 * chunk, WIDEST, len(g)), q.device)
     found = [
         _rank_block(
-            q[rows].double(), g, Positives(positives.starts[rows], positives.sizes[rows], positives.items), chunk, ties
+            q[rows].double(), g, Positives(positives.starts[rows], positives.sizes[rows], positives.items), room, ties
         )
         for rows in _blocks(len(q), chunk)
     ]
@@ -210,7 +211,26 @@ def check_embeddings(values: Array, label: str) -> Tensor:
     return tensor
 
 
-def _rank_block(q: Tensor, gallery: Tensor, positives: Positives, chunk: int, ties: Ties) -> Ranking:
+class _Room:
+    """Memory of one block of ``rows x columns`` similarities, used for all of them."""
+
+    def __init__(self, rows: int, columns: int, device: torch.device) -> None:
+        self.columns = columns
+        self._exact = torch.empty(rows * columns, dtype=torch.float64, device=device)
+        self._rounded, self._flags = torch.empty(2, rows * columns, device=device)
+
+    def similarities(self, q: Tensor, items: Tensor) -> Tensor:
+        """``(b, n)`` float32 dot products of ``q`` ``(b, D)`` and ``items`` ``(n, D)``, both float64."""
+        shape = len(q), len(items)
+        exact = torch.mm(q, items.T, out=self._exact[: shape[0] * shape[1]].view(shape))
+        return self._rounded[: exact.numel()].view(shape).copy_(exact)
+
+    def flags(self, like: Tensor) -> Tensor:
+        """Float32 of this shape, holding anything."""
+        return self._flags[: like.numel()].view(like.shape)
+
+
+def _rank_block(q: Tensor, gallery: Tensor, positives: Positives, room: _Room, ties: Ties) -> Ranking:
     """The ranking of a block of queries, ``q`` ``(b, D)`` float64."""
     count = torch.from_numpy(positives.sizes).to(q.device)
     most = int(count.max())
@@ -221,18 +241,18 @@ def _rank_block(q: Tensor, gallery: Tensor, positives: Positives, chunk: int, ti
     item = torch.from_numpy(positives.items).to(q.device)[index]
 
     best = torch.full((len(q), most), torch.inf, device=q.device)
-    for part in _blocks(len(row), 8 * chunk):
+    for part in _blocks(len(row), room.columns):
         s = (q[row[part]] * gallery[item[part]].double()).sum(dim=1)
         best[row[part], place[part]] = s.float()
     best = best.masked_fill(~real, -torch.inf).sort(dim=1, descending=True).values
 
     above = torch.zeros(len(q), most, device=q.device, dtype=torch.int64)
     equal = torch.zeros_like(above)
-    for columns in _blocks(len(gallery), min(8 * chunk, WIDEST)):
-        s = (q @ gallery[columns].double().T).float()
+    for columns in _blocks(len(gallery), room.columns):
+        s = room.similarities(q, gallery[columns].double())
         inside = (item >= columns.start) & (item < columns.stop)
         s[row[inside], item[inside] - columns.start] = -torch.inf
-        more, same = _count(s, best)
+        more, same = _count(s, best, room.flags(s))
         above += more
         equal += same
     order = slot + 1
@@ -242,16 +262,16 @@ def _rank_block(q: Tensor, gallery: Tensor, positives: Positives, chunk: int, ti
     return Ranking(*(x.double().cpu().numpy() for x in (ranks[:, 0], precision, hits.double().sum(dim=1) / count)))
 
 
-def _count(s: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+def _count(s: Tensor, thresholds: Tensor, flags: Tensor) -> tuple[Tensor, Tensor]:
     """How many of each row of ``s`` ``(b, n)`` lie above, and at, each of the row's ``thresholds`` ``(b, P)``.
 
-    Flags are float32, which sums ten times as fast as bool and is exact up to ``n = 2^24``.
+    ``flags`` ``(b, n)`` is written over. It is float32, which sums ten times as fast as bool and is exact up to
+    ``n = 2^24``.
     """
     if thresholds.shape[1] > SORT_ABOVE:
         s = s.sort(dim=1).values
         upto = torch.searchsorted(s, thresholds.contiguous(), right=True)
         return s.shape[1] - upto, upto - torch.searchsorted(s, thresholds.contiguous())
-    flags = torch.empty_like(s)
     above, equal = torch.empty_like(thresholds), torch.empty_like(thresholds)
     for place, t in enumerate(thresholds.split(1, dim=1)):
         above[:, place] = torch.gt(s, t, out=flags).sum(dim=1)
