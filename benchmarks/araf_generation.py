@@ -36,8 +36,16 @@ from weft.training.image_pairs import modality_of, pixels_of
 RUNS = ROOT / "runs" / "araf_generation"
 WORDS = {"araf": "ARAF alignment", "attention": "word attention", "none": "sentence only"}
 ATTRIBUTES = ("colour", "position", "shape")
-OPTIMISER = {"lr": 1e-3, "ratio": 2.0, "beta1": 0.0, "beta2": 0.9}
-RECIPE = {"batch_size": 32, **OPTIMISER, "penalty": 0.1, "average": 0.99, "checkpoint_seconds": 30.0}
+RECIPE = {
+    "batch_size": 32,
+    "lr": 1e-3,
+    "ratio": 2.0,
+    "beta1": 0.0,
+    "beta2": 0.9,
+    "penalty": 0.1,
+    "average": 0.99,
+    "checkpoint_seconds": 30.0,
+}
 NETWORK = {"noise": 32, "align_width": 32, "gate": 1.0}
 BASE = {32: 8, 64: 4}
 """Channels of the last blocks, by size of the pictures."""

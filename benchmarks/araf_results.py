@@ -9,7 +9,6 @@ them.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shutil
 import subprocess
@@ -33,6 +32,7 @@ RUNS = ROOT / "runs" / "araf"
 SETTINGS = [(file, horizon, "chronological") for file in ("ETTh1", "ETTh2") for horizon in (1, 24)]
 LEAKING = ("ETTh1", 1, "random")
 ABLATED = ("ETTh1", 24, "chronological")
+AGAINST = "Accuracy against that of ARAF paper:"
 METRICS = {"accuracy": "accuracy", "f1_macro": "macro F1", "f1_micro": "micro F1", "auc": "AUC"}
 
 
@@ -93,28 +93,8 @@ def metric_table(folder: Path, metrics: dict[str, str], digits: int = 3) -> list
     return lines
 
 
-def paired(folder: Path, first: str, others: list[str]) -> list[str]:
-    """Paired tests by image of one shown method against others, right answers averaged over seeds."""
-    with (folder / "predictions.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    right: dict[str, list[np.ndarray]] = defaultdict(list)
-    for column in lines[0]:
-        name, mark, _ = column.rpartition("#")
-        if mark:
-            right[name].append(np.array([line[column] == line["target"] for line in lines], dtype=float))
-    store = Store.open(folder.parent / "store")
-    place = {row: k for k, row in enumerate(store.ids)}
-    group = None if store.group is None else store.group[[place[line["id"]] for line in lines]]
-    mean = {name: np.mean(seeds, axis=0) for name, seeds in right.items()}
-    p = holm(np.array([sign_flip_test(mean[first] - mean[other], group) for other in others]))
-    return [
-        f"- {first} against {other}: {mean[first].mean() - mean[other].mean():+.3f}, p = {q:.2g} (Holm)"
-        for other, q in zip(others, p, strict=True)
-    ]
-
-
-def paired_rows(folder: Path, store: Path, reference: str) -> list[str]:
-    """Paired tests by group of every network's rows against those of one of them, mean over seeds.
+def paired_rows(folder: Path, store: Path, reference: str, others: tuple[str, ...] = ()) -> list[str]:
+    """Paired tests by group of the rows of some networks (default: all) against those of one, mean over seeds.
 
     A row counts by its squared error in units of the target, or by whether it is right.
     """
@@ -132,7 +112,8 @@ def paired_rows(folder: Path, store: Path, reference: str) -> list[str]:
             outputs = load_file(path.with_suffix(".safetensors"))["test"]
             scores[job["method"]].append(unit * task.scores(outputs, target[split.test]))
     averages = {name: np.mean(seeds, axis=0) for name, seeds in scores.items()}
-    gaps = {name: e - averages[reference] for name, e in averages.items() if name != reference}
+    others = others or tuple(name for name in averages if name != reference)
+    gaps = {name: averages[name] - averages[reference] for name in others}
     group = None if features.group is None else features.group[split.test]
     p = holm(np.array([sign_flip_test(gap, group) for gap in gaps.values()]))
     pairs = sorted(zip(gaps.items(), p, strict=True), key=lambda pair: pair[0][1].mean())
@@ -166,19 +147,19 @@ def vqa_pages() -> None:
         head = ["| stage | modality gap | linear CKA | separability |", "| --- | ---: | ---: | ---: |"]
         picture = figure(folder / "alignment.png", "araf_alignment")
         write_section("araf_alignment.md", "vqa", [*head, *rows, "", picture])
-    folder = RUNS / "vqa" / "compare"
+    folder, store = RUNS / "vqa" / "compare", RUNS / "vqa" / "store"
     if (folder / "comparison.json").exists():
         comparison = json.loads((folder / "comparison.json").read_text())
         counts = ", ".join(f"{value} {key}" for key, value in comparison["counts"].items() if key != "folds")
-        shown = ["concat", "cross-attention"]
-        lines = [f"Rows: {counts}. {comparison['sentence']}", "", *metric_table(folder, METRICS), ""]
-        write_section("araf_vqa.md", "table", [*lines, *paired(folder, "ARAF paper", shown)])
+        lines = [f"Rows: {counts}. {comparison['sentence']}", "", *metric_table(folder, METRICS), "", AGAINST, ""]
+        tests = paired_rows(folder, store, "ARAF paper", ("concat", "cross-attention"))
+        write_section("araf_vqa.md", "table", [*lines, *tests])
         write_section("araf_vqa.md", "roc", [figure(folder / "figures" / "roc-methods.png", "araf_vqa_roc")])
     if (RUNS / "vqa" / "ablation" / "comparison.json").exists():
         metrics = {key: METRICS[key] for key in ("accuracy", "f1_macro", "auc")}
         folder = RUNS / "vqa" / "ablation"
-        tests = ["Accuracy against that of ARAF paper:", "", *paired_rows(folder, RUNS / "vqa" / "store", "ARAF paper")]
-        write_section("araf_vqa.md", "ablation", [*metric_table(folder, metrics), "", *tests])
+        tests = paired_rows(folder, store, "ARAF paper")
+        write_section("araf_vqa.md", "ablation", [*metric_table(folder, metrics), "", AGAINST, "", *tests])
 
 
 def ett_pages() -> None:

@@ -7,9 +7,9 @@ pads captions to the longest of the whole set, 57 tokens in COCO, in its encoder
 weights (the cost does not depend on them), and MobileNetV2 with MiniLM as they are. One thread, real photos and
 captions. Both steps are timed at the original's batch of 64 (a few stored rows, repeated) and encoding on a few rows,
 alternating in one run, each divided by its rows; both sides keep freed memory, as the ``weft`` command does. By FLOPs
-the ratio would be about 20, but only two thirds of our step are matrix products; the rest is dropout, whose random
-numbers alone are an eighth, and element-wise work (``torch.compile`` made it a quarter slower). The stored tokens are
-compared with the encoders' first. Then one step of each of the six operations from the one store, and what is trained.
+the ratio would be about 20, but a third of our step is no matrix product (the shares are in the results). The stored
+tokens are compared with the encoders' first. Then one step of each of the six operations from the one store, and what
+is trained.
 
 Run from the repository root: ``WEFT_DATA=... WEFT_MODELS=... python benchmarks/lightcrl_cost.py``.
 """
@@ -30,6 +30,7 @@ from harness import set_threads, spread, timed, write_result
 from real_comparisons import variables
 from torch import Tensor
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from weft.alignment import create_objective
 from weft.alignment.lightcrl import Operation
@@ -106,6 +107,16 @@ def padded(tokens: Tokens) -> Tokens:
     return Tokens(*(F.pad(part, (0, 0) * (part.ndim - 2) + (0, LENGTH - tokens.mask.shape[1])) for part in tokens))
 
 
+def shares(call: Callable[[], float]) -> dict[str, float]:
+    """Percent of a step's operators' time in matrix products, and in the random numbers of dropout."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        call()
+    spent = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
+    parts = {"matrix products": ("aten::mm", "aten::addmm", "aten::bmm"), "random numbers": ("aten::bernoulli_",)}
+    whole = sum(spent.values())
+    return {part: round(100 * sum(spent.get(key, 0) for key in keys) / whole, 1) for part, keys in parts.items()}
+
+
 def compare(name: str, dataset: Dataset, encoders: dict[str, Any], store: Store) -> dict[str, Any]:
     """Milliseconds of a row by both ways, and how much cheaper an epoch from the store is."""
     few = np.arange(len(dataset.ids))
@@ -126,7 +137,7 @@ def compare(name: str, dataset: Dataset, encoders: dict[str, Any], store: Store)
     ours(), original()
     parts, rows = (ours, original, encoded), np.array([BATCH, BATCH, len(few)])
     times = np.array([[timed(part) for part in parts] for _ in range(REPEATS)]) / rows[:, None]
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {f"percent of our step, {part}": share for part, share in shares(ours).items()}
     for clock, kind in enumerate(("wall", "cpu")):
         trained, official, encoding = times[:, :, clock].T
         again = official + encoding

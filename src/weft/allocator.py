@@ -1,7 +1,7 @@
 """Memory that a step frees stays with the process, for the next step.
 
 glibc hands every large block straight back to the kernel, which has to clear it page by page when the next step asks
-for it again. Where that is dear (virtual machines), it costs more than the arithmetic: encoding photos took 3.6 times
+for it again. Where that is dear (virtual machines), it costs more than the arithmetic: encoding photos took 3.7 times
 the CPU time, see ``benchmarks/allocator.py``. PyTorch's tuning guide advises another allocator for the same reason.
 """
 
@@ -16,8 +16,8 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """Tell glibc to take no block from the kernel directly and to return none before the process ends.
 
-    Costs some peak memory: a seventh in training LightCRL, a third in encoding photos, settled after a few steps. The
-    ``weft`` command calls it as it starts; a program that uses weft as a library decides for itself.
+    Costs some peak memory: a seventh in training LightCRL, a quarter in encoding photos. The ``weft`` command calls it
+    as it starts; a program that uses weft as a library decides for itself.
 
     Returns:
         Whether the C library can do that; on others nothing happens.
