@@ -7,7 +7,7 @@ pads captions to the longest of the whole set, 57 tokens in COCO, in its encoder
 weights (the cost does not depend on them), and MobileNetV2 with MiniLM as they are. One thread, real photos and
 captions. Both steps are timed at the original's batch of 64 (a few stored rows, repeated) and encoding on a few rows,
 alternating in one run, each divided by its rows; both sides keep freed memory, as the ``weft`` command does. By FLOPs
-the ratio would be about 20, but a third of our step is no matrix product (the shares are in the results). The stored
+the ratio would be about 20, but a quarter of our step is no matrix product (shares in the results). The stored
 tokens are compared with the encoders' first. Then one step of each of the six operations from the one store, and what
 is trained.
 
