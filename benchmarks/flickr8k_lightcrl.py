@@ -1,4 +1,4 @@
-"""LightCRL on Flickr8k: six operations, two temperatures, against the linear two-tower and ConVIRT; a learning curve.
+"""LightCRL on Flickr8k: six operations, two temperatures, against the linear two-tower and ConVIRT; learning curve.
 
     WEFT_DATA=... WEFT_MODELS=... python benchmarks/flickr8k_lightcrl.py [--seeds 0,1,2,3,4] [--pages]
 
@@ -41,6 +41,7 @@ BEST = "additive"
 WHOLE, SIDE, CELLS = ", 7 x 7", 7, 3
 TEMPERATURES = {"learned": {"temperature": 0.07}, "fixed": {"temperature": 1 / np.exp(2.5), "learnable": False}}
 PHOTOS = (100, 200, 400, 800)
+MEANS, WIDTHS = "means, ", (256, 1024)
 
 
 class Fit(NamedTuple):
@@ -53,6 +54,7 @@ class Fit(NamedTuple):
     options: dict[str, Any] = {}
     objective: dict[str, Any] = {}
     photos: int = PHOTOS[-1]
+    dim: int = 256
 
     @property
     def place(self) -> Path:
@@ -80,6 +82,14 @@ def curve(seed: int) -> Iterator[Fit]:
         yield Fit(f"{BEST} learned", "lightcrl", seed, LIGHTCRL, options, TEMPERATURES["learned"], photos)
 
 
+def without_attention(seed: int) -> Iterator[Fit]:
+    """Linear and not, on mean vectors, where there is nothing to attend to, at two widths."""
+    for dim in WIDTHS:
+        yield Fit(f"{MEANS}two-tower, {dim}", "two-tower", seed, BASELINE, dim=dim)
+        options = {**OPTIONS, "operation": "addition"}
+        yield Fit(f"{MEANS}addition, {dim}", "lightcrl", seed, LIGHTCRL, options, TEMPERATURES["learned"], dim=dim)
+
+
 def features() -> Store:
     """Both modalities' tokens, encoded once."""
     there = variables()
@@ -102,6 +112,12 @@ def averaged(store: Store) -> MemoryFeatures:
     return MemoryFeatures(store.ids, columns, {}, store.split, store.group, store.task)
 
 
+def means(store: Store) -> MemoryFeatures:
+    """The same features, one token of each modality."""
+    vectors = store.pooled(np.arange(len(store)))
+    return MemoryFeatures(store.ids, vectors, {}, store.split, store.group, store.task)
+
+
 def fewer(split: Split, group: np.ndarray, photos: int, seed: int) -> Split:
     """The split with the captions of ``photos`` training photos, drawn by the seed."""
     every = np.unique(group[split.train])
@@ -116,7 +132,7 @@ def run(fit: Fit, store: Features) -> None:
     started, split = time.process_time(), make_splits(store)
     assert store.group is not None
     model = AlignedModel.build(
-        dims=store.dims, aligner=fit.aligner, dim=256, aligner_options=fit.options, seed=fit.seed
+        dims=store.dims, aligner=fit.aligner, dim=fit.dim, aligner_options=fit.options, seed=fit.seed
     )
     objective = create_objective(aligners.get(fit.aligner).objective, **fit.objective)
     settings = {**fit.settings, "seed": fit.seed}
@@ -155,7 +171,8 @@ def sums(fits: list[dict[str, Any]], part: str = "test") -> np.ndarray:
 
 def table(groups: dict[tuple[str, int], list[dict[str, Any]]]) -> list[str]:
     """Methods on all photos, the best on test first."""
-    reached = {label: fits for (label, photos), fits in groups.items() if photos == PHOTOS[-1]}
+    whole = {label: fits for (label, photos), fits in groups.items() if photos == PHOTOS[-1]}
+    reached = {label: fits for label, fits in whole.items() if not label.startswith(MEANS)}
     base = {fit["seed"]: sum_ for fit, sum_ in zip(reached["two-tower"], sums(reached["two-tower"]), strict=True)}
     head = "| aligner | sum of recalls, test | dev | minus the two-tower | best epoch | weights | CPU s |"
     lines = [head, "| --- |" + " ---: |" * (head.count("|") - 2)]
@@ -193,6 +210,15 @@ def learning(groups: dict[tuple[str, int], list[dict[str, Any]]]) -> list[str]:
     return [*lines, "", "![Sum of recalls by number of photos; losses](figures/flickr8k_lightcrl.png)"]
 
 
+def vectors(groups: dict[tuple[str, int], list[dict[str, Any]]]) -> list[str]:
+    """What is left on mean vectors."""
+    lines = ["| width | two-tower | LightCRL, addition |", "| ---: | ---: | ---: |"]
+    for dim in WIDTHS:
+        values = [sums(groups[f"{MEANS}{name}, {dim}", PHOTOS[-1]]) for name in ("two-tower", "addition")]
+        lines.append(f"| {dim:,} | {' | '.join(f'{v.mean():.0f} ± {v.std(ddof=1):.0f}' for v in values)} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2,3,4", help="of the trainings, joined by commas")
@@ -201,12 +227,15 @@ def main() -> None:
     set_threads(1)
     if not arguments.pages:
         whole = features()
-        small = averaged(whole)
+        small, pooled = averaged(whole), means(whole)
         for seed in map(int, arguments.seeds.split(",")):
             for fit in (*grid(seed), *curve(seed)):
                 run(fit, whole if fit.label.endswith(WHOLE) else small)
+            for fit in without_attention(seed):
+                run(fit, pooled)
     write_section(PAGE, "table", table(found()))
     write_section(PAGE, "learning", learning(found()))
+    write_section(PAGE, "means", vectors(found()))
 
 
 if __name__ == "__main__":
