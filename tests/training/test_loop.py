@@ -215,6 +215,38 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         fit(build(features, split), features, split, {**QUICK, "lr": 0.5}, tmp_path, progress=False)
 
 
+@pytest.mark.parametrize("changed", ["values", "labels"])
+def test_the_same_folder_with_other_features_or_labels_is_refused(tmp_path, changed):
+    features, split = xor(100)
+    fit(build(features, split), features, split, QUICK, tmp_path, progress=False)
+    values, targets = features.pooled(np.arange(100)), dict(features.targets)
+    if changed == "values":
+        values["b"][split.dev[-1]] += 1
+    else:
+        targets["label"] = np.where(np.arange(100) == split.dev[-1], 1 - targets["label"], targets["label"])
+    other = MemoryFeatures(features.ids, values, targets)
+    with pytest.raises(UserError, match="another run"):
+        fit(build(other, split), other, split, QUICK, tmp_path, progress=False)
+    features.targets["label"] = targets["label"]
+    if changed == "labels":
+        with pytest.raises(UserError, match=r"another run[\s\S]*target"):
+            fit(build(features, split), features, split, QUICK, tmp_path, progress=False)
+
+
+def test_the_same_folder_with_other_pairs_is_refused(tmp_path):
+    features, split = pairs()
+    other, _ = pairs(seed=1)
+
+    def align(on):
+        model = AlignedModel.build(dims=on.dims, aligner="two-tower", dim=8)
+        return fit_aligner(model, create_objective("infonce"), on, split, QUICK, tmp_path, progress=False)
+
+    before = align(features)
+    assert align(pairs()[0]).epochs == before.epochs
+    with pytest.raises(UserError, match=r"another run[\s\S]*features"):
+        align(other)
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path):
     features, split = xor(100)
     fit(build(features, split), features, split, QUICK, tmp_path, progress=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,18 @@ def towers(folders: dict[str, Path]) -> dict[str, Tower]:
 
 def build(rows: RawRows, aligner: str = "convirt") -> TowerModel:
     return TowerModel.build(dims=rows.dims, aligner=aligner, dim=8, towers=rows.towers)
+
+
+def test_raw_rows_are_known_by_what_the_towers_read(folders: dict[str, Path], data: Dataset) -> None:
+    rows = RawRows(data, towers(folders))
+    assert RawRows(data, towers(folders)).fingerprint == rows.fingerprint
+    texts = [*data.modalities["text"].values[:-1], "another caption"]
+    others = [
+        RawRows(replace(data, modalities={**data.modalities, "text": Modality("text", texts)}), towers(folders)),
+        RawRows(replace(data, group=np.arange(48)), towers(folders)),
+        rows.subset(["text"]),
+    ]
+    assert len({rows.fingerprint, *(other.fingerprint for other in others)}) == 4
 
 
 def test_a_tower_computes_what_the_frozen_encoder_does(folders: dict[str, Path], data: Dataset) -> None:

@@ -8,6 +8,9 @@ value instead of a token.
 
 from __future__ import annotations
 
+import hashlib
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,6 +48,15 @@ class Column:
         """``(N,)`` number of tokens of each row, 0 where absent."""
         return np.append(self.tokens, 0)[self.pointer]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of every row's values; which of them share one value does not matter."""
+        digest = hashlib.sha256(f"{self.block.dtype}{self.width}".encode())
+        digest.update(self.lengths.tobytes())
+        for part in self._parts(self.pointer[self.presence]):
+            digest.update(self._read(part).numpy().data)
+        return digest.hexdigest()
+
     def gather(self, rows: np.ndarray) -> Tokens:
         """Rows ``(n,)`` as float32 Tokens, padded with zeros to the longest of the batch; at least one token wide."""
         values = self.pointer[rows]
@@ -70,14 +82,16 @@ class Column:
         values, inverse = np.unique(self.pointer[rows], return_inverse=True)
         there = values >= 0
         means = np.full((len(values), self.width), np.nan, dtype=np.float32)
-        present = values[there]
-        tokens_before = np.cumsum(self.tokens[present]) if len(present) else np.zeros(0, np.int64)
-        chunk = tokens_before * self.width * 4 // POOL_BYTES
-        parts = [self._means(part) for part in np.split(present, np.flatnonzero(np.diff(chunk)) + 1) if len(part)]
+        parts = [self._means(part) for part in self._parts(values[there])]
         if parts:
             means[there] = np.concatenate(parts)
         out[:] = means[inverse]
         return out
+
+    def _parts(self, values: np.ndarray) -> list[np.ndarray]:
+        """``values`` cut where their float32 copies reach ``POOL_BYTES``."""
+        chunk = np.cumsum(self.tokens[values]) * self.width * 4 // POOL_BYTES
+        return [part for part in np.split(values, np.flatnonzero(np.diff(chunk)) + 1) if len(part)]
 
     def _means(self, values: np.ndarray) -> np.ndarray:
         """``(n, D)`` means of values in increasing order."""

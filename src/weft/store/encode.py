@@ -8,7 +8,6 @@ A store that is there is checked by its hashes first, and what is missing or dam
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from weft.store.files import (
     ROWS,
     VERSION,
     canonical,
+    content_hash,
     modality_folder,
     read_manifest,
     rows_bytes,
@@ -288,34 +288,6 @@ def unique_values(name: str, dataset: Dataset) -> Unique:
             values.append(value)
         pointer[row] = seen[digest]
     return Unique(values, list(seen), pointer)
-
-
-def content_hash(value: Any) -> str:
-    """Hash of a value's content: a file by its bytes, an array by its numbers, shape and type, a text as it is."""
-    if isinstance(value, Path):
-        with value.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    add_content(digest, value)
-    return digest.hexdigest()
-
-
-def add_content(digest: Any, value: Any) -> None:
-    """Feed a value into a hash, with its type before it."""
-    if isinstance(value, str):
-        digest.update(b"s%d:" % len(value.encode("utf-8", "surrogatepass")) + value.encode("utf-8", "surrogatepass"))
-    elif isinstance(value, tuple | list):
-        digest.update(b"(%d:" % len(value))
-        for part in value:
-            add_content(digest, part)
-    elif isinstance(value, np.ndarray) and value.dtype != object:
-        digest.update(f"a{value.dtype.str}{value.shape}:".encode() + np.ascontiguousarray(value).tobytes())
-    elif hasattr(value, "tobytes") and hasattr(value, "mode"):
-        digest.update(f"i{value.mode}{value.size}:".encode() + value.tobytes())
-    elif isinstance(value, int | float | np.number | np.bool_):
-        digest.update(f"n{float(value)!r}:".encode())
-    else:
-        digest.update(f"{type(value).__name__}:{value!s}:".encode())
 
 
 def new_manifest(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from weft.errors import UserError, did_you_mean, some
 from weft.store.column import Column
+from weft.store.files import content_hash
 from weft.tokens import Tokens
 
 
@@ -27,6 +29,7 @@ class Features(Protocol):
         labels: ``{column: names of the K entries}`` where a target has names.
         split, group: ``(N,)`` or None, see :class:`weft.data.dataset.Dataset`.
         task: what the data set is for.
+        fingerprint: of all that is above and of the values; equal only where all of it is equal.
     """
 
     ids: list[str]
@@ -45,6 +48,9 @@ class Features(Protocol):
     @property
     def lengths(self) -> dict[str, np.ndarray]: ...
 
+    @property
+    def fingerprint(self) -> str: ...
+
     def __len__(self) -> int: ...
 
     def gather(self, rows: np.ndarray) -> dict[str, Tokens]: ...
@@ -52,6 +58,11 @@ class Features(Protocol):
     def pooled(self, rows: np.ndarray) -> dict[str, np.ndarray]: ...
 
     def subset(self, names: Iterable[str]) -> Features: ...
+
+
+def rows_content(rows: Any) -> tuple[Any, ...]:
+    """All that rows hold beside their values, in a form that :func:`~weft.store.files.content_hash` takes."""
+    return rows.ids, rows.targets, rows.labels, rows.split, rows.group, rows.task
 
 
 class ColumnFeatures:
@@ -66,11 +77,18 @@ class ColumnFeatures:
 
     def _set_columns(self, columns: dict[str, Column]) -> None:
         self._columns = columns
+        self.__dict__.pop("fingerprint", None)
         self.dims = {name: column.width for name, column in columns.items()}
         self.presence = np.stack([column.presence for column in columns.values()], axis=1)
         self._empty = np.logical_not(self.presence.any(axis=1))
         self._some_empty = bool(self._empty.any())
         self.lengths = {name: column.lengths for name, column in columns.items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of ids, targets, labels, split, group, task and of all values, in the order of the modalities."""
+        columns = [(name, column.fingerprint) for name, column in self._columns.items()]
+        return content_hash((columns, rows_content(self)))
 
     def __len__(self) -> int:
         return len(self.ids)

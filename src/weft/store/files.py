@@ -17,11 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from PIL import Image
 
 from weft.errors import UserError
 
 FORMAT, VERSION = "weft-store", 2
 MANIFEST, ROWS = "manifest.json", "rows.parquet"
+ORIENTATION = 0x0112
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -53,6 +55,49 @@ def sha256(data: bytes) -> str:
 def canonical(value: Any) -> bytes:
     """JSON with sorted keys, the form that is hashed."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+
+
+def content_hash(value: Any) -> str:
+    """Hash of a value's content: a file by its bytes, an array by its numbers, shape and type, a text as it is."""
+    if isinstance(value, Path):
+        return file_hash(value)
+    digest = hashlib.sha256()
+    add_content(digest, value)
+    return digest.hexdigest()
+
+
+def add_content(digest: Any, value: Any) -> None:
+    """Feed a value into a hash, with its type before it; an image with its palette, transparency and rotation."""
+    if isinstance(value, str):
+        text = value.encode("utf-8", "surrogatepass")
+        digest.update(b"s%d:" % len(text) + text)
+    elif isinstance(value, tuple | list):
+        digest.update(b"(%d:" % len(value))
+        for part in value:
+            add_content(digest, part)
+    elif isinstance(value, dict):
+        digest.update(b"d:")
+        add_content(digest, sorted(value.items()))
+    elif isinstance(value, Path):
+        digest.update(f"f{file_hash(value)}:".encode())
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        digest.update(f"a{value.dtype.str}{value.shape}:".encode() + np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, np.ndarray):
+        add_content(digest, value.tolist())
+    elif isinstance(value, Image.Image):
+        palette = value.getpalette("RGBA") if value.mode in ("P", "PA") else None
+        seen = palette, value.info.get("transparency"), value.getexif().get(ORIENTATION)
+        digest.update(f"i{value.mode}{value.size}{seen}:".encode() + value.tobytes())
+    elif isinstance(value, int | float | np.number | np.bool_):
+        digest.update(f"n{float(value)!r}:".encode())
+    else:
+        digest.update(f"{type(value).__name__}:{value!s}:".encode())
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def modality_folder(name: str) -> str:

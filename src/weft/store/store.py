@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +14,7 @@ from weft.errors import UserError, did_you_mean
 from weft.store.block import damage, damaged, map_block
 from weft.store.column import Column
 from weft.store.features import ColumnFeatures
-from weft.store.files import MANIFEST, ROWS, read_manifest, sha256, to_numpy
+from weft.store.files import MANIFEST, ROWS, content_hash, read_manifest, sha256, to_numpy
 
 if TYPE_CHECKING:
     from weft.store.encode import EncodeReport
@@ -80,6 +81,12 @@ class Store(ColumnFeatures):
                 "run encode again: it is cheap",
             )
         return cls(folder, manifest)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The content address: encoders, dtype and values of each modality, and the hash of the table of rows."""
+        addresses = [(name, self.manifest["modalities"][name]["address"]) for name in self.dims]
+        return content_hash((addresses, self.labels, self.task, self.manifest["rows"]["sha256"]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the files again."""

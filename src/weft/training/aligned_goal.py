@@ -23,7 +23,7 @@ from weft.tokens import Tokens, present
 from weft.training.aligned import AlignedModel, retrieval_task
 from weft.training.batches import Batches
 from weft.training.config import TrainConfig
-from weft.training.goal import Collect, Goal, Share, check_rows, ids_of, pieces
+from weft.training.goal import Collect, Goal, Share, check_rows, pieces, what_is_read
 from weft.training.rows import refuse_empty_rows, refuse_no_pairs, select
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class AlignedGoal(Goal):
         return {
             "model": self.model.config(),
             "objective": repr(self.objective),
-            "rows": ids_of(self._features, self._rows),
+            **what_is_read(self._features, self._rows),
         }
 
 

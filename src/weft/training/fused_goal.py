@@ -10,10 +10,11 @@ from torch import Tensor
 
 from weft.data import Split
 from weft.errors import UserError
+from weft.store.files import content_hash
 from weft.tokens import Tokens
 from weft.training.batches import Batches, drop_modalities
 from weft.training.config import TrainConfig
-from weft.training.goal import Collect, Goal, Share, check_rows, ids_of, pieces
+from weft.training.goal import Collect, Goal, Share, check_rows, pieces, what_is_read
 from weft.training.model import FusedModel
 from weft.training.rows import choose_target, refuse_absent, refuse_empty_rows, select
 
@@ -80,4 +81,5 @@ class FusedGoal(Goal):
         return {"loss": loss, "score": float(self.model.task.scores(outputs.cpu().numpy(), self._dev_target).mean())}
 
     def describe(self) -> dict[str, Any]:
-        return {"model": self.model.config(), "rows": ids_of(self._features, self._rows)}
+        target = content_hash(choose_target(self._features, self.model.target)[1])
+        return {"model": self.model.config(), **what_is_read(self._features, self._rows), "target": target}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from weft.data import Split
 from weft.errors import UserError
 from weft.training.rows import refuse_no_rows
+
+if TYPE_CHECKING:
+    from weft.store import Features
 
 Share = Callable[[np.ndarray], np.ndarray]
 Collect = Callable[[Tensor, int], Tensor]
@@ -104,3 +107,8 @@ def check_rows(features: Rows, split: Split) -> tuple[np.ndarray, np.ndarray]:
 def ids_of(features: Rows, rows: tuple[np.ndarray, np.ndarray]) -> list[list[str]]:
     """Ids of the train and dev rows."""
     return [[str(features.ids[row]) for row in part.tolist()] for part in rows]
+
+
+def what_is_read(features: Features, rows: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+    """For :meth:`Goal.describe`: the features by their fingerprint, the train and dev rows by their ids."""
+    return {"features": features.fingerprint, "rows": ids_of(features, rows)}

@@ -170,7 +170,7 @@ class _Loop:
         self.run_identity = {
             "settings": fingerprint(config.model_dump(exclude=NO_EFFECT)),
             "processes": str(self.processes),
-            **{key: fingerprint(value) for key, value in goal.describe().items()},
+            **{key: fingerprint(value) for key, value in (goal.describe() if folder else {}).items()},
         }
         self._saved_at, self._saved_best = time.monotonic(), -1
 

@@ -13,6 +13,7 @@ takes it. The tokens of a tower are not standardised, for they change in trainin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +27,8 @@ from weft.encoders.tower import Tower
 from weft.errors import UserError, did_you_mean, some
 from weft.store import Features
 from weft.store.encode import unique_values
+from weft.store.features import rows_content
+from weft.store.files import content_hash
 from weft.tokens import Tokens
 from weft.training.aligned import LOCAL, AlignedModel
 from weft.training.aligned_goal import AlignedGoal
@@ -58,12 +61,20 @@ class RawRows:
 
     def _set_towers(self, towers: Mapping[str, Tower]) -> None:
         self.towers = dict(towers)
+        self.__dict__.pop("fingerprint", None)
         self.dims = {name: tower.width for name, tower in self.towers.items()}
         self.presence = np.stack([self.dataset.modalities[name].presence for name in self.towers], axis=1)
         self.lengths = {name: np.ones(len(self), dtype=np.int64) for name in self.towers}
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the raw values, the weights that read them, ids, targets, labels, split, group and task."""
+        values = {name: unique_values(name, self.dataset) for name in self.towers}
+        read = [(n, u.digests, u.pointer, self.towers[n].identity()) for n, u in values.items()]
+        return content_hash((read, rows_content(self)))
 
     def gather(self, rows: np.ndarray) -> dict[str, Tokens]:
         """What the towers read of these rows, see :meth:`Tower.read`; zeros and an empty mask where one is absent.
