@@ -1,41 +1,50 @@
-"""Retrieval metrics against the full matrix, sorted row by row with plain loops."""
+"""Retrieval metrics against the full matrix, sorted row by row with plain loops; ties against all their orders."""
 
 from __future__ import annotations
+
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, ndcg_score
 
 from weft.errors import UserError
 from weft.retrieval.metrics import Positives, cross_modal_metrics, rank, retrieval_metrics
 
+RULES = ["optimistic", "mean", "pessimistic"]
+FIELDS = ("first", "average_precision", "r_precision", "hits", "recall", "precision", "ndcg")
 
-def brute_force(queries: np.ndarray, gallery: np.ndarray, lists: list[list[int]], ties: str, ks: tuple[int, ...]):
-    """Order the whole gallery for every query; ties by the rule (mean: halfway between the two orders)."""
-    first, precision, r_precision = [], [], []
-    for query, right in zip(queries, lists, strict=True):
-        s = np.array([float(np.dot(query, item)) for item in gallery])
-        wrong = [g for g in range(len(gallery)) if g not in right]
 
-        best, worst = (
-            np.array([1 + place for place, g in enumerate(order) if g in right], dtype=float)
-            for order in (
-                sorted(range(len(gallery)), key=lambda g, s=s, wrong=wrong: (-s[g], g in wrong)),
-                sorted(range(len(gallery)), key=lambda g, s=s, wrong=wrong: (-s[g], g not in wrong)),
-            )
-        )
-        found = {"optimistic": best, "pessimistic": worst, "mean": (best + worst) / 2}[ties]
-        first.append(found[0])
-        precision.append(np.mean([(j + 1) / r for j, r in enumerate(found)]))
-        r_precision.append(sum(r <= len(right) for r in found) / len(right))
-    return {
-        **{f"R@{k}": np.mean([f <= k for f in first]) for k in ks},
-        "median rank": np.median(first),
-        "mean rank": np.mean(first),
-        "mAP": np.mean(precision),
-        "R-precision": np.mean(r_precision),
-    }
+def judge(order: list[int], grades: dict[int, float], ks: tuple[int, ...]) -> list[float]:
+    """The metrics of one query whose gallery stands in this order, by the textbook."""
+    places = [place for place, item in enumerate(order, 1) if item in grades]
+    ideal = sorted(grades.values(), reverse=True)
+    found = [float(places[0])]
+    found.append(float(np.mean([(j + 1) / place for j, place in enumerate(places)])))
+    found.append(sum(place <= len(grades) for place in places) / len(grades))
+    found += [float(places[0] <= k) for k in ks]
+    found += [sum(place <= k for place in places) / len(grades) for k in ks]
+    found += [sum(place <= k for place in places) / k for k in ks]
+    for k in ks:
+        gain = sum(grades.get(item, 0.0) / np.log2(1 + place) for place, item in enumerate(order[:k], 1))
+        found.append(gain / sum(g / np.log2(1 + place) for place, g in enumerate(ideal[:k], 1)))
+    return found
+
+
+def textbook(query: np.ndarray, gallery: np.ndarray, grades: dict[int, float], ties: str, ks: tuple[int, ...]):
+    """Metrics of one query; with ties at random, the mean over every order of the gallery that sorts it."""
+    s = [float(np.dot(query, item)) for item in gallery]
+    if ties != "mean":
+        sign = -1 if ties == "optimistic" else 1
+        order = sorted(range(len(gallery)), key=lambda g: (-s[g], sign * grades.get(g, 0.0)))
+        return np.array(judge(order, grades, ks))
+    orders = [o for o in permutations(range(len(gallery))) if all(s[x] >= s[y] for x, y in pairwise(o))]
+    return np.mean([judge(list(order), grades, ks) for order in orders], axis=0)
+
+
+def flat(ranking) -> np.ndarray:
+    return np.concatenate([np.asarray(getattr(ranking, f)).reshape(len(ranking.first), -1) for f in FIELDS], axis=1)
 
 
 def tied_problem(seed: int, queries: int = 23, gallery: int = 31, most: int = 4):
@@ -45,35 +54,71 @@ def tied_problem(seed: int, queries: int = 23, gallery: int = 31, most: int = 4)
     return q, g, lists
 
 
-@pytest.mark.parametrize("ties", ["optimistic", "mean", "pessimistic"])
-@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 23, 1000])
-def test_equals_the_full_matrix_with_ties_and_several_positives(ties, chunk):
-    q, g, lists = tied_problem(0)
-    found = retrieval_metrics(q, g, lists, (1, 2, 5), chunk=chunk, ties=ties)
-    assert found == pytest.approx(brute_force(q, g, lists, ties, (1, 2, 5)), abs=1e-12)
+@pytest.mark.parametrize("ties", RULES)
+@pytest.mark.parametrize("graded", [False, True])
+def test_equals_all_orders_of_the_ties(ties, graded):
+    rng = np.random.default_rng(0)
+    q, g = rng.integers(-1, 2, (12, 2)).astype(np.float32), rng.integers(-1, 2, (6, 2)).astype(np.float32)
+    judged = [
+        {int(i): float(rng.integers(1, 4)) if graded else 1.0 for i in rng.choice(6, rng.integers(1, 5), False)}
+        for _ in q
+    ]
+    expected = np.stack([textbook(x, g, grades, ties, (1, 2, 4)) for x, grades in zip(q, judged, strict=True)])
+    for chunk in (1, 5, 100):
+        found = rank(q, g, Positives.from_grades(judged), (1, 2, 4), chunk=chunk, ties=ties)
+        np.testing.assert_allclose(flat(found), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("ties", ["optimistic", "mean", "pessimistic"])
-@pytest.mark.parametrize("chunk", [4, 100])
-def test_many_positives_take_the_sorting_path(ties, chunk):
-    q, g, lists = tied_problem(1, queries=9, gallery=90, most=60)
-    assert max(map(len, lists)) > 32
-    found = retrieval_metrics(q, g, lists, (1, 5), chunk=chunk, ties=ties)
-    assert found == pytest.approx(brute_force(q, g, lists, ties, (1, 5)), abs=1e-12)
+@pytest.mark.parametrize("ties", ["optimistic", "pessimistic"])
+@pytest.mark.parametrize("chunk", [1, 2, 7, 23, 1000])
+@pytest.mark.parametrize("most", [4, 60], ids=["few positives", "many take the sorting path"])
+def test_equals_the_full_matrix(ties, chunk, most):
+    q, g, lists = tied_problem(0, queries=9, gallery=90, most=most)
+    ks = (1, 2, 5, 200)
+    expected = [textbook(x, g, dict.fromkeys(right, 1.0), ties, ks) for x, right in zip(q, lists, strict=True)]
+    np.testing.assert_allclose(flat(rank(q, g, lists, ks, chunk=chunk, ties=ties)), np.stack(expected), atol=1e-12)
 
 
-def test_average_precision_is_scikit_learns_where_nothing_ties():
+def test_random_orders_have_the_expected_metrics():
+    q, g, lists = tied_problem(1, queries=6, gallery=80, most=50)
+    found = rank(q, g, lists, (1, 5, 20), chunk=4)
+    rng, s = np.random.default_rng(0), q @ g.T
+    draws = []
+    for _ in range(3000):
+        shuffle = rng.random(80)
+        draws.append([
+            judge(np.lexsort((shuffle, -row)).tolist(), dict.fromkeys(right, 1.0), (1, 5, 20))
+            for row, right in zip(s, lists, strict=True)
+        ])  # fmt: skip
+    error = np.std(draws, axis=0) / np.sqrt(len(draws))
+    assert (np.abs(flat(found) - np.mean(draws, axis=0)) <= 5 * error + 1e-9).all()
+
+
+def test_the_jth_of_p_positives_among_n_tied_negatives():
+    """1,000 equal similarities, 5 of them right: the first stands at (n + P + 1) / (P + 1) = 166.8."""
+    found = rank(np.ones((1, 4)), np.ones((1000, 4)), [[3, 50, 51, 700, 999]])
+    assert found.first[0] == pytest.approx(1001 / 6)
+    assert found.recall[0] == pytest.approx([0.001, 0.005, 0.01])
+
+
+def test_average_precision_and_ndcg_are_scikit_learns():
     rng = np.random.default_rng(2)
     q, g = rng.normal(size=(40, 8)), rng.normal(size=(60, 8))
-    lists = [rng.choice(60, rng.integers(1, 9), replace=False).tolist() for _ in range(40)]
     truth = np.zeros((40, 60))
-    for row, right in enumerate(lists):
-        truth[row, right] = 1
-    expected = [average_precision_score(t, s) for t, s in zip(truth, q @ g.T, strict=True)]
-    np.testing.assert_allclose(rank(q, g, lists, chunk=16).average_precision, expected, rtol=1e-12)
+    for row in truth:
+        row[rng.choice(60, rng.integers(1, 9), replace=False)] = rng.integers(1, 5)
+    judged = Positives.from_grades([{i: v for i, v in enumerate(row) if v} for row in truth])
+    found = rank(q, g, judged, (1, 10, 60), chunk=16)
+    expected = [average_precision_score(t > 0, s) for t, s in zip(truth, q @ g.T, strict=True)]
+    np.testing.assert_allclose(found.average_precision, expected, rtol=1e-12)
+    for place, k in enumerate((1, 10, 60)):
+        np.testing.assert_allclose(found.ndcg[:, place].mean(), ndcg_score(truth, q @ g.T, k=k), rtol=1e-12)
+    tied_q, tied_g = np.round(q), np.round(g)
+    tied = rank(tied_q, tied_g, judged, (10,), chunk=16).ndcg.mean()
+    assert tied == pytest.approx(ndcg_score(truth, tied_q @ tied_g.T, k=10), rel=1e-12)
 
 
-@pytest.mark.parametrize("ties", ["optimistic", "mean", "pessimistic"])
+@pytest.mark.parametrize("ties", RULES)
 def test_repeated_real_vectors_tie_at_every_chunk_size(ties):
     """A matrix product may give equal columns different last bits, depending on their place in the block."""
     rng = np.random.default_rng(3)
@@ -92,8 +137,10 @@ def test_repeated_real_vectors_tie_at_every_chunk_size(ties):
 def test_a_collapsed_model_scores_at_chance_and_not_perfectly():
     q, g = np.ones((50, 4)), np.ones((101, 4))
     positives = np.arange(50)
-    assert retrieval_metrics(q, g, positives)["median rank"] == 51
-    assert retrieval_metrics(q, g, positives)["R@1"] == 0
+    chance = retrieval_metrics(q, g, positives)
+    assert chance["median rank"] == 51
+    assert chance["R@1"] == pytest.approx(1 / 101)
+    assert chance["mAP"] == pytest.approx(np.mean(1 / np.arange(1, 102)))
     assert retrieval_metrics(q, g, positives, ties="optimistic")["R@1"] == 1
     assert retrieval_metrics(q, g, positives, ties="pessimistic")["mean rank"] == 101
 
@@ -111,15 +158,29 @@ def test_both_directions_and_the_sum_of_recalls():
     text = np.repeat(image, 3, axis=0) + rng.normal(size=(36, 6))
     groups = {"image": np.arange(12), "text": np.repeat(np.arange(12), 3)}
     found = cross_modal_metrics({"text": text, "image": image}, groups, ks=(1, 5), chunk=5)
-    there = brute_force(text, image, [[i // 3] for i in range(36)], "mean", (1, 5))
-    back = brute_force(image, text, [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(12)], "mean", (1, 5))
-    assert {k: v for k, v in found.items() if k.startswith("text")} == pytest.approx(
-        {f"text->image {k}": v for k, v in there.items()}
-    )
-    assert {k: v for k, v in found.items() if k.startswith("image")} == pytest.approx(
-        {f"image->text {k}": v for k, v in back.items()}
-    )
-    assert found["sum of recalls"] == pytest.approx(there["R@1"] + there["R@5"] + back["R@1"] + back["R@5"])
+    there = retrieval_metrics(text, image, [[i // 3] for i in range(36)], (1, 5))
+    back = retrieval_metrics(image, text, [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(12)], (1, 5))
+    expected = {f"text->image {k}": v for k, v in there.items()} | {f"image->text {k}": v for k, v in back.items()}
+    total = there["R@1"] + there["R@5"] + back["R@1"] + back["R@5"]
+    assert found == pytest.approx({**expected, "sum of recalls": total})
+
+
+def test_a_query_without_a_positive_is_refused_left_out_or_a_failure():
+    q, g, lists = tied_problem(6)
+    some, none = [*lists, []], np.concatenate([q, q[:1]])
+    with pytest.raises(UserError, match="queries 23 have none"):
+        retrieval_metrics(none, g, some)
+    alone = retrieval_metrics(q, g, lists)
+    assert retrieval_metrics(none, g, some, empty="skip") == pytest.approx(alone)
+    assert np.isnan(rank(none, g, some, empty="skip").first[-1])
+    failed = retrieval_metrics(none, g, some, empty="zero")
+    for name in ("R@5", "recall@5", "precision@5", "nDCG@5", "mAP", "R-precision"):
+        assert failed[name] == pytest.approx(alone[name] * 23 / 24)
+    assert failed["mean rank"] == np.inf
+    with pytest.raises(UserError, match="no query has a positive"):
+        retrieval_metrics(q, g, [[]] * 23, empty="skip")
+    with pytest.raises(UserError, match="did you mean 'skip'"):
+        retrieval_metrics(q, g, lists, empty="skp")
 
 
 def test_tensors_arrays_and_half_precision_agree():
@@ -143,5 +204,9 @@ def test_mistakes_name_the_rows():
         retrieval_metrics(q, g, [0, 1, 2])
     with pytest.raises(UserError, match="did you mean 'mean'"):
         retrieval_metrics(q, g, [0, 1, 2, 3], ties="meen")
+    with pytest.raises(UserError, match="cuts of a ranking"):
+        retrieval_metrics(q, g, [0, 1, 2, 3], (0, 5))
+    with pytest.raises(UserError, match="queries 1 have others"):
+        Positives.from_grades([{0: 1.0}, {2: float("nan")}])
     with pytest.raises(UserError, match="two modalities"):
         cross_modal_metrics({"a": q}, np.arange(4))

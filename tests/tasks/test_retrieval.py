@@ -62,3 +62,10 @@ def test_mistakes_are_named(captions):
     nothing = {"text": np.arange(75) < 5, "image": np.arange(75) >= 5}
     with pytest.raises(UserError, match="no group has both 'text' and 'image'"):
         RetrievalTask((("text", "image"),)).metrics(embeddings, groups, nothing)
+
+
+def test_constant_embeddings_score_at_chance():
+    embeddings = {name: np.ones((40, 4)) for name in ("text", "image")}
+    found = RetrievalTask((("text", "image"),)).metrics(embeddings, np.arange(40))
+    assert found["text->image R@1"] == pytest.approx(1 / 40)
+    assert found["sum of recalls"] == pytest.approx(2 * (1 + 5 + 10) / 40)

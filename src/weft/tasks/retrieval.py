@@ -87,7 +87,7 @@ class RetrievalTask:
                     "check the group column and the presence of the two modalities",
                 )
             positives = Positives.from_groups(groups[asked], groups[kept[b]])
-            found = rank(embeddings[a][asked], embeddings[b][kept[b]], positives, chunk=chunk, ties=self.ties)
+            found = rank(embeddings[a][asked], embeddings[b][kept[b]], positives, self.ks, chunk=chunk, ties=self.ties)
             yield f"{a}->{b}", asked, found
 
     def metrics(
@@ -100,7 +100,7 @@ class RetrievalTask:
         """``{"text->image R@1": ...}`` for each direction and metric, and ``"sum of recalls"``."""
         found: dict[str, float] = {}
         for direction, _, ranking in self.rankings(embeddings, groups, presence, chunk):
-            found |= {f"{direction} {name}": value for name, value in ranking.summary(self.ks).items()}
+            found |= {f"{direction} {name}": value for name, value in ranking.summary().items()}
         found[self.primary] = sum(value for name, value in found.items() if " R@" in name)
         return found
 
