@@ -20,9 +20,7 @@ def simple_transformer(module: SimpleTransformer, inputs: dict[str, Tokens]) -> 
     vectors = []
     for row in range(len(next(iter(inputs.values())).mask)):
         means = [pooled(inputs[name], row) for name in module.names]
-        x = torch.stack(
-            [v @ p.weight.T + p.bias for v, p in zip(means, module.project, strict=True) if v is not None]
-        )
+        x = torch.stack([v @ p.weight.T + p.bias for v, p in zip(means, module.project, strict=True) if v is not None])
         for block in module.blocks:
             x = run_block(block, x, None)
         vectors.append(sum(layer_norm(x, module.norm.weight, module.norm.bias)) / len(x))
