@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class UserError(ValueError):
@@ -37,3 +41,20 @@ def some(items: Iterable[object], most: int = 5) -> str:
     items = list(items)
     shown = ", ".join(repr(i) if isinstance(i, str) else str(i) for i in items[:most])
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+
+
+def first_fault(error: ValidationError, owner: str, noun: str, known: Iterable[str], remedy: str) -> UserError:
+    """The first thing pydantic found wrong.
+
+    Args:
+        error: what it raised.
+        owner, noun: who has which things: ``"training"``, ``"setting"``.
+        known: the names there are, for one that is misspelt.
+        remedy: the way out where the name is known and the value is wrong.
+    """
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"]) or "(all)"
+    found = f"{name}={first.get('input')!r}"[:200]
+    if first["type"] == "extra_forbidden":
+        return UserError(f"{owner} has no {noun} {name!r}", found, did_you_mean(name.split(".")[-1], known, f"{noun}s"))
+    return UserError(f"{noun} {name!r} of {owner}: {first['msg']}", found, remedy)

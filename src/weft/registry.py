@@ -11,13 +11,16 @@ import fnmatch
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+import re
+import threading
+import warnings
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from weft.errors import UserError, did_you_mean
+from weft.errors import UserError, did_you_mean, first_fault
 
 T = TypeVar("T")
 
@@ -27,16 +30,19 @@ class Registry(Generic[T]):
 
     Args:
         kind: what is registered, for messages ("fusion").
-        package: the package whose modules register themselves, and the entry-point group ("weft.fusion").
+        package: the package whose modules and sub-packages register themselves, and the entry-point group
+            ("weft.fusion").
     """
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind, self.package = kind, package
         self._classes: dict[str, type[T]] = {}
-        self._discovered = False
+        self._renamed: dict[str, str] = {}
+        self._discovered = self._discovering = False
+        self._lock = threading.RLock()
 
-    def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Class decorator: make the class known as ``name``."""
+    def register(self, name: str, *, formerly: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
+        """Class decorator: make the class known as ``name``; earlier names go on working, with a warning."""
 
         def add(cls: type[T]) -> type[T]:
             known = self._classes.get(name)
@@ -47,32 +53,62 @@ class Registry(Generic[T]):
                     "give one of them another name",
                 )
             self._classes[name] = cls
+            self._renamed.update(dict.fromkeys(formerly, name))
             return cls
 
         return add
 
     def _discover(self) -> None:
-        if self._discovered:
-            return
-        self._discovered = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
-        for point in entry_points(group=self.package):
-            self.register(point.name)(point.load())
+        """Import every module of the package and every plug-in, once. A failure is raised now and by every later call:
+        a part of the classes is never taken for all of them."""
+        with self._lock:
+            if self._discovered or self._discovering:
+                return
+            self._discovering = True
+            try:
+                package = importlib.import_module(self.package)
+                for module in pkgutil.iter_modules(package.__path__):
+                    importlib.import_module(f"{self.package}.{module.name}")
+                for point in entry_points(group=self.package):
+                    self.register(point.name)(self._load(point))
+                self._discovered = True
+            finally:
+                self._discovering = False
 
-    def names(self, pattern: str = "*") -> list[str]:
-        """Registered names that match a shell pattern, sorted: ``names("*attention*")``."""
+    def _load(self, point: Any) -> type[T]:
+        try:
+            cls: type[T] = point.load()
+        except Exception as error:
+            raise UserError(
+                f"the plug-in {self.kind} {point.name!r} cannot be loaded",
+                f"{point.value}: {type(error).__name__}: {error}",
+                "repair the package that brings it, or uninstall it",
+            ) from error
+        return cls
+
+    def names(self, pattern: str = "*", exclude: str | Sequence[str] = ()) -> list[str]:
+        """Registered names in natural order: ``names("*attention*", exclude=["multi*", "cross*"])``.
+
+        Args:
+            pattern: shell pattern of the names.
+            exclude: shell pattern, or several, of names to leave out.
+        """
         self._discover()
-        return sorted(fnmatch.filter(self._classes, pattern))
+        patterns = [exclude] if isinstance(exclude, str) else exclude
+        found = fnmatch.filter(self._classes, pattern)
+        return sorted((n for n in found if not any(fnmatch.fnmatch(n, p) for p in patterns)), key=natural)
 
     def get(self, name: str) -> type[T]:
-        """The class registered as ``name``.
+        """The class registered as ``name``; an earlier name of a class warns and gives it.
 
         Raises:
             UserError: the name is unknown; the message offers the closest ones.
         """
         self._discover()
+        if name not in self._classes and name in self._renamed:
+            now = self._renamed[name]
+            warnings.warn(f"{self.kind} {name!r} is now called {now!r}: use that name", FutureWarning, stacklevel=2)
+            return self._classes[now]
         if name not in self._classes:
             raise UserError(
                 f"unknown {self.kind} {name!r}",
@@ -103,6 +139,11 @@ class Registry(Generic[T]):
         return cls(*args, **check_options(cls, name, options))
 
 
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorting key under which ``a2`` comes before ``a10``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+
+
 def option_schema(cls: type, name: str) -> type[BaseModel]:
     """A pydantic model of the keyword-only parameters of ``cls.__init__``."""
     hints = get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
@@ -121,14 +162,8 @@ def check_options(cls: type, name: str, options: dict[str, Any]) -> dict[str, An
     try:
         checked = schema(**options)
     except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0]) if first["loc"] else "?"
-        if first["type"] == "extra_forbidden":
-            remedy = did_you_mean(option, schema.model_fields, f"options of {name!r}")
-            raise UserError(f"{name!r} has no option {option!r}", f"{option}={options[option]!r}", remedy) from None
-        raise UserError(
-            f"option {option!r} of {name!r}: {first['msg']}",
-            f"{option}={first.get('input')!r}",
-            f"it is declared as {schema.model_fields[option].annotation}",
-        ) from None
+        option = str(error.errors()[0]["loc"][0])
+        known = schema.model_fields
+        remedy = f"it is declared as {known[option].annotation}" if option in known else ""
+        raise first_fault(error, repr(name), "option", known, remedy) from None
     return {key: getattr(checked, key) for key in options}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import torch
@@ -109,6 +109,6 @@ def create_objective(name: str, **options: Any) -> Objective:
     return objectives.create(name, **options)
 
 
-def list_aligners(pattern: str = "*") -> list[str]:
-    """Names of the registered aligners that match a shell pattern."""
-    return aligners.names(pattern)
+def list_aligners(pattern: str = "*", exclude: str | Sequence[str] = ()) -> list[str]:
+    """Names of the registered aligners that match a shell pattern and none of ``exclude``, in natural order."""
+    return aligners.names(pattern, exclude)

@@ -7,7 +7,7 @@ the mask, applies the operator's absence policy, and counts the cost before anyt
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -121,9 +121,9 @@ def create_fusion(name: str, dims: Mapping[str, int], dim: int = 256, **options:
     return fusions.create(name, dims, dim, **options)
 
 
-def list_fusions(pattern: str = "*") -> list[str]:
-    """Names of the registered fusions that match a shell pattern."""
-    return fusions.names(pattern)
+def list_fusions(pattern: str = "*", exclude: str | Sequence[str] = ()) -> list[str]:
+    """Names of the registered fusions that match a shell pattern and none of ``exclude``, in natural order."""
+    return fusions.names(pattern, exclude)
 
 
 def check_dims(who: str, dims: Mapping[str, int], dim: int, arity: tuple[int, int | None]) -> None:

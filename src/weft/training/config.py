@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from weft.errors import UserError, did_you_mean
+from weft.errors import first_fault
 
 
 class Settings(BaseModel):
@@ -26,14 +26,8 @@ class Settings(BaseModel):
         try:
             return cls(**dict(settings or {}))
         except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0])
-            unknown = first["type"] == "extra_forbidden"
-            raise UserError(
-                f"training has no setting {name!r}" if unknown else f"training setting {name!r}: {first['msg']}",
-                f"{name}={first['input']!r}",
-                did_you_mean(name, cls.model_fields, "settings") if unknown else f"see {cls.__module__}.{cls.__name__}",
-            ) from None
+            remedy = f"see {cls.__module__}.{cls.__name__}"
+            raise first_fault(error, "training", "setting", cls.model_fields, remedy) from None
 
 
 class TrainConfig(Settings):
