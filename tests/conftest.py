@@ -1,4 +1,9 @@
-"""Paths of the shared material, one skip rule for all: a set that is not there is skipped and said so."""
+"""What all tests share: where the shared material is, one thread per process, the order in which tests start.
+
+A set that is not there is skipped and said so. Tests run in several processes (``-n 2``), each with one thread: small
+models are faster so, sums keep their order, and nobody waits for a core. Programs that tests start inherit it, and
+import this very tree.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,23 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
+import weft
 from weft.allocator import keep_freed_memory
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(weft.__file__).parents[1])])
+torch.set_num_threads(1)
 keep_freed_memory()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests start first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def shared_path(variable: str, default: str) -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 
@@ -52,8 +51,6 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module", params=["classification", "regression"])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     features = small(request.param, rows=150)
     options = {
         "fusions": ["concat", "tfn"],
@@ -62,9 +59,7 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "show": ["a", "concat"],
     }
     config = quick(train={**QUICK, "epochs": 6}, **options)
-    result = compare(features, config, tmp_path_factory.mktemp("report"), progress=False)
-    torch.set_num_threads(before)
-    return result
+    return compare(features, config, tmp_path_factory.mktemp("report"), progress=False)
 
 
 def test_the_html_file_stands_alone(found: Comparison, tmp_path: Path) -> None:
