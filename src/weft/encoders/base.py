@@ -8,7 +8,7 @@ features under exactly those.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -119,6 +119,28 @@ def create_encoder(spec: str, kind: str, **options: Any) -> Encoder:
         )
     encoder = encoders.create(name, **given)
     encoder.recipe = {"spec": spec, "kind": kind, "options": options}
+    return encoder
+
+
+def restore_encoder(name: str, spec: Mapping[str, Any], which: str) -> Encoder:
+    """The encoder of a modality as it was, with what it had learned.
+
+    Args:
+        name: of the modality.
+        spec: its ``recipe`` (``spec``, ``kind``, ``options``), ``state`` and ``identity``.
+        which: ``"this store was made with"``, for the message.
+
+    Raises:
+        UserError: it cannot be made, or is another one by now (a changed model file).
+    """
+    encoder = create_encoder(spec["spec"], spec["kind"], **spec["options"])
+    encoder.load_state(spec["state"])
+    if encoder.identity() != spec["identity"]:
+        raise UserError(
+            f"the encoder of {name!r} is not the one {which}",
+            f"{encoder.identity()} instead of {spec['identity']}",
+            "bring the old encoder back, or encode and train again in another folder",
+        )
     return encoder
 
 

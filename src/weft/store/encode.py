@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
 from weft.data.dataset import Dataset
 from weft.encoders import BadValue, Encoder
 from weft.errors import UserError, did_you_mean, some
+from weft.progress import progress_bar
 from weft.store.block import damage, repair_headers, write_shard
 from weft.store.files import (
     DTYPES,
@@ -115,7 +115,7 @@ def encode(
         dtype: of the features on disk; batches read from the store are float32.
         shard_rows: values per shard; a store that exists keeps its own.
         batch_size: values per call of an encoder.
-        progress: show a bar, where the output is a terminal.
+        progress: show a bar, or print a line now and then where the output is no terminal.
         train_rows: the rows an encoder may learn from; None: those of the split "train", or all without a split.
 
     Returns:
@@ -373,10 +373,3 @@ def keep_finished(folder: Path, manifest: dict[str, Any], before: dict[str, Any]
         entry["shard_rows"], entry["shards"] = old["shard_rows"], old["shards"]
         for index, _ in list(damage(folder / entry["folder"], entry, verify=True)):
             entry["shards"][index]["sha256"] = None
-
-
-def progress_bar(wanted: bool) -> Progress:
-    """A bar with the time left; it shows nothing unless wanted and on a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not (wanted and console.is_terminal))

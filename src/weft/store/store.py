@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from weft.encoders import Encoder, create_encoder
+from weft.encoders import Encoder, restore_encoder
 from weft.errors import UserError, did_you_mean
 from weft.store.block import damage, damaged, map_block
 from weft.store.column import Column
@@ -110,15 +110,8 @@ class Store(ColumnFeatures):
                 "it was built by hand",
                 "make encoders with create_encoder()",
             )
-        encoder = create_encoder(recipe["spec"], recipe["kind"], **recipe["options"])
-        encoder.load_state(entry["state"])
-        if encoder.identity() != entry["encoder"]:
-            raise UserError(
-                f"the encoder of {name!r} is not the one this store was made with",
-                f"{encoder.identity()} instead of {entry['encoder']}",
-                "bring the old model back, or encode again into another folder",
-            )
-        return encoder
+        spec = {**recipe, "state": entry["state"], "identity": entry["encoder"]}
+        return restore_encoder(name, spec, "this store was made with")
 
 
 def _reopen(folder: Path, names: list[str]) -> Store:

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from weft.errors import UserError
+from weft.progress import progress_bar
 
 
 class RunLog:
@@ -18,7 +16,7 @@ class RunLog:
     Args:
         folder: where ``log.jsonl`` goes; None keeps nothing.
         steps: all steps of the run.
-        progress: show a bar with the time left, where the output is a terminal.
+        progress: show a bar with the time left, or print a line now and then.
         log_to: ``"tensorboard"`` or None.
     """
 
@@ -27,9 +25,7 @@ class RunLog:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         self._board = None if log_to is None else _tensorboard(folder)
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, disable=not (progress and console.is_terminal))
+        self._bar = progress_bar(progress)
         self._task = self._bar.add_task("training", total=steps)
 
     def __enter__(self) -> RunLog:

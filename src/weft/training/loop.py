@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from weft.alignment import Objective
 from weft.data import Split
 from weft.errors import UserError
+from weft.store.files import DTYPES
 from weft.training.aligned import AlignedModel
 from weft.training.aligned_goal import AlignedGoal
 from weft.training.checkpoint import Position, fingerprint, load_checkpoint, save_checkpoint
@@ -41,7 +42,6 @@ from weft.training.towers import TowerGoal, TowerModel
 if TYPE_CHECKING:
     from weft.store import Features
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NO_EFFECT = {"log_every", "checkpoint_seconds", "cache_mb", "log_to"}
 """Settings that do not change the numbers, so a run may resume with others."""
 

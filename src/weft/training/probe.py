@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.errors import UserError, some
+from weft.progress import progress_bar
 from weft.store import Features
-from weft.store.encode import progress_bar
 from weft.tokens import Tokens
 from weft.training.aligned import AlignedModel
 

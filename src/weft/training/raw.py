@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from weft.data import Dataset
-from weft.encoders import Encoder, create_encoder
+from weft.encoders import Encoder, restore_encoder
 from weft.errors import UserError, did_you_mean
+from weft.progress import progress_bar
 from weft.store import Features, MemoryFeatures, Store
-from weft.store.encode import Run, progress_bar, unique_values
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+from weft.store.encode import Run, unique_values
+from weft.store.files import DTYPES
 
 
 def encoder_specs(features: Features, names: Sequence[str]) -> dict[str, Any] | None:
@@ -42,15 +42,7 @@ def make_encoder(name: str, spec: Mapping[str, Any]) -> Encoder:
     Raises:
         UserError: it cannot be made, or is another one by now (a changed model file).
     """
-    encoder = create_encoder(spec["spec"], spec["kind"], **spec["options"])
-    encoder.load_state(spec["state"])
-    if encoder.identity() != spec["identity"]:
-        raise UserError(
-            f"the encoder of {name!r} is not the one this model was trained with",
-            f"{encoder.identity()} instead of {spec['identity']}",
-            "bring the old encoder back, or train again",
-        )
-    return encoder
+    return restore_encoder(name, spec, "this model was trained with")
 
 
 def encode_rows(
