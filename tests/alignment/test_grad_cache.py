@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from tests.contract.processes import train
-from weft.alignment import create_objective
 from weft.alignment.grad_cache import chunks, grad_cache
 from weft.errors import UserError
 from weft.tokens import as_tokens
@@ -25,14 +24,14 @@ def plainly(embed: Any, inputs: Any, chunk: int) -> dict[str, Tensor]:
 
 def test_dropout_is_the_same_both_times() -> None:
     found, expected = (
-        torch.manual_seed(3) and train(create_objective("infonce"), slice(None), 4, dropout=0.5, embed=embed)
+        torch.manual_seed(3) and train("infonce", {}, slice(None), 4, dropout=0.5, embed=embed)
         for embed in (grad_cache, plainly)
     )
     assert_close(found.loss, expected.loss)
     for one, other in zip(found.parameters, expected.parameters, strict=True):
         assert_close(one, other)
     torch.manual_seed(4)
-    other = train(create_objective("infonce"), slice(None), 4, dropout=0.5)
+    other = train("infonce", {}, slice(None), 4, dropout=0.5)
     assert not torch.isclose(other.loss, found.loss), "another seed drops other units"
 
 

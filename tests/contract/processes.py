@@ -55,12 +55,36 @@ class Outcome(NamedTuple):
     parameters: list[Tensor]
 
 
+GROUPED = "groups"
+"""The option of a variant that is not the objective's: some rows are partners of each other."""
+
+EXTRAS = {"smoothing": 0.2, "hardness": 0.5}
+
+
 def variants() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every registered objective with its default options, and chunked where it knows chunks."""
+    """Every registered objective with its default options and without groups, and with groups and all that it has for
+    hard and soft targets; each whole, and chunked where it knows chunks."""
     for name in objectives.names():
-        yield name, {}
-        if "chunk" in objectives.schema(name).model_fields:
-            yield name, {"chunk": 3}
+        known = objectives.schema(name).model_fields
+        for options in ({}, {GROUPED: True, **{k: v for k, v in EXTRAS.items() if k in known}}):
+            yield name, options
+            if "chunk" in known:
+                yield name, {**options, "chunk": 3}
+
+
+def build(name: str, options: dict[str, Any]) -> Objective:
+    """The objective of a variant."""
+    return create_objective(name, **{key: value for key, value in options.items() if key != GROUPED})
+
+
+def whole(options: dict[str, Any]) -> dict[str, Any]:
+    """A variant's options without chunks."""
+    return {key: value for key, value in options.items() if key != "chunk"}
+
+
+def groups(options: dict[str, Any]) -> Tensor | None:
+    """Groups of two to six rows, in every process; some have rows that are not valid."""
+    return (torch.arange(ROWS) * 5) % 7 if GROUPED in options else None
 
 
 def label(name: str, options: dict[str, Any]) -> str:
@@ -82,26 +106,26 @@ def share(rank: int, world: int) -> slice:
     return slice(bounds[rank], bounds[rank + 1])
 
 
-def run(objective: Objective, rows: slice) -> Outcome:
+def run(name: str, options: dict[str, Any], rows: slice) -> Outcome:
     """Loss and gradients for some of the rows."""
     values, partners, valid = pairs()
     a, b = (x[rows].clone().requires_grad_() for x in (values, partners))
-    objective = objective.double().train()
-    loss = objective(a, b, valid[rows])
+    objective, group = build(name, options).double().train(), groups(options)
+    loss = objective(a, b, valid[rows], None if group is None else group[rows])
     loss.backward()
     parameters = [p.grad for p in objective.parameters() if p.requires_grad]
     return Outcome(loss.detach(), a.grad, b.grad, parameters)  # type: ignore[arg-type]
 
 
 def train(
-    objective: Objective, rows: slice, chunk: int | None, dropout: float = 0.0, embed: Any = grad_cache
+    name: str, options: dict[str, Any], rows: slice, chunk: int | None, dropout: float = 0.0, embed: Any = grad_cache
 ) -> Trained:
     """Loss and gradients of an encoder that trains, on some of the rows; with ``chunk`` that many at a time."""
     a, b, valid = pairs()
-    encoder, objective = Encoder(dropout), objective.double().train()
+    encoder, objective, group = Encoder(dropout), build(name, options).double().train(), groups(options)
     inputs = {name: as_tokens(x[rows]) for name, x in (("a", a), ("b", b))}
     embedded = encoder(inputs) if chunk is None else embed(encoder, inputs, chunk)
-    loss = objective(embedded["a"], embedded["b"], valid[rows])
+    loss = objective(embedded["a"], embedded["b"], valid[rows], None if group is None else group[rows])
     loss.backward()
     weights = [*encoder.parameters(), *(p for p in objective.parameters() if p.requires_grad)]
     return Trained(loss.detach(), [p.grad for p in weights])  # type: ignore[misc]
@@ -114,11 +138,11 @@ def work(rank: int, folder: str) -> None:
         if rank >= world:
             continue
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
-        outcomes = {label(n, o): tuple(run(create_objective(n, **o), share(rank, world))) for n, o in variants()}
+        outcomes = {label(n, o): tuple(run(n, o, share(rank, world))) for n, o in variants()}
         for name, options in variants():
-            trained = train(create_objective(name, **options), share(rank, world), GRAD_CACHE)
+            trained = train(name, options, share(rank, world), GRAD_CACHE)
             outcomes["trained " + label(name, options)] = tuple(trained)
-            objective = create_objective(name, **options).double().eval()
-            outcomes["eval " + label(name, options)] = (objective(*pairs()).detach(),)
+            objective = build(name, options).double().eval()
+            outcomes["eval " + label(name, options)] = (objective(*pairs(), groups(options)).detach(),)
         torch.save(outcomes, Path(folder) / f"outcome-{world}-{rank}.pt")
         dist.destroy_process_group()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weft.errors import UserError
 from weft.fusion.base import check_dims, check_inputs
 from weft.ops.cost import Cost, measure_cost
 from weft.registry import Registry
@@ -86,13 +87,21 @@ class Objective(nn.Module, ABC):
     paper: ClassVar[str] = ""
 
     @abstractmethod
-    def forward(self, a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
+    def forward(self, a: Tensor, b: Tensor, valid: Tensor, group: Tensor | None = None) -> Tensor:
         """The loss, a scalar.
 
         Args:
             a, b: ``(B, D)`` unit vectors.
             valid: ``(B,)`` bool, False where either side of the pair is absent; such rows are no negatives either.
+            group: ``(B,)`` int64; rows with the same number (the captions of one photo), on whatever process, are right
+                partners of each other, and no negatives. None: no two rows are.
         """
+
+
+def check_share(who: str, name: str, value: float) -> None:
+    """Refuse a share that is not from 0 up to 1."""
+    if not 0 <= value < 1:
+        raise UserError(f"{who}: {name} is a share, 0 up to 1", f"{name}={value}", "0 switches it off, 0.1 is usual")
 
 
 aligners: Registry[Aligner] = Registry("aligner", "weft.alignment")

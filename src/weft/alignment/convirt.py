@@ -12,7 +12,8 @@ The objective, with unit vectors ``a, b`` ``(N, D)``:
         + (1 - \lambda) \log \frac{e^{a_i \cdot b_i / \tau}}{\sum_j e^{a_j \cdot b_i / \tau}}\Big)
 
 where ``a`` is the first modality, whose search for its text has the weight :math:`\lambda = 0.75`; :math:`\tau = 0.1`.
-In training the pairs of all processes are one batch; see :mod:`weft.ops.contrastive`.
+In training the pairs of all processes are one batch, and rows of one group are partners of each other, as in
+``infonce``; see :mod:`weft.ops.contrastive`.
 
 The published system trains its towers too (``weft fit --train-towers``), by Adam with lr 1e-4 and decay 1e-6 in batches
 of 32, on augmented images; on frozen features (``weft fit`` on a store) the projections alone train.
@@ -107,5 +108,5 @@ class ConVIRT(Objective):
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, weight={self.weight}"
 
-    def forward(self, a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
-        return info_nce(a, b, valid, 1 / self.temperature, weight=self.weight, gather=self.training)
+    def forward(self, a: Tensor, b: Tensor, valid: Tensor, group: Tensor | None = None) -> Tensor:
+        return info_nce(a, b, valid, 1 / self.temperature, group=group, weight=self.weight, gather=self.training)

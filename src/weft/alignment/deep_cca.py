@@ -95,7 +95,8 @@ class CanonicalCorrelation(Objective):
     def extra_repr(self) -> str:
         return f"shrinkage={self.shrinkage}"
 
-    def forward(self, a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
+    def forward(self, a: Tensor, b: Tensor, valid: Tensor, group: Tensor | None = None) -> Tensor:
+        """As every objective; correlations know no negatives, so ``group`` changes nothing."""
         a, b = valid_pairs(a, b, valid)
         if self.training:
             a, b = gather_with_grad(a)[0], gather_with_grad(b)[0]

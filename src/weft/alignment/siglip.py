@@ -2,13 +2,14 @@ r"""Sigmoid loss (SigLIP): is this pair a match? asked of every pair of rows by 
 
 .. math::
     L = -\frac{1}{N} \sum_{ij} \log \sigma\big(y_{ij} (e^{\theta}\, a_i \cdot b_j + \beta)\big), \qquad
-    y_{ij} = 1 \text{ if } i = j \text{ else } -1
+    y_{ij} = 1 \text{ if } i = j \text{ or } g_i = g_j, \text{ else } -1
 
 with unit vectors ``a, b`` ``(N, D)``; :math:`\theta = \log 10`, :math:`\beta = -10` at the start, both learned: the
-bias begins with "no match", which all but ``N`` of the ``N^2`` answers are. In training the pairs of all processes are
-one batch; see :mod:`weft.ops.contrastive`.
+bias begins with "no match", which all but ``N`` of the ``N^2`` answers are. Rows of one group :math:`g` (captions of
+one photo) match; ``smoothing`` lowers the target of matches to :math:`1 - \epsilon`. In training the pairs of all
+processes are one batch; see :mod:`weft.ops.contrastive`.
 
-Cost: ``N^2`` logits; with ``chunk`` only ``chunk * N`` at a time, computed again in the backward pass.
+Cost: ``N^2`` logits; with ``chunk`` only ``chunk^2`` at a time, at no more work: value and gradient are made together.
 
 When not to use it: small batches with a short schedule, where the bias needs many steps to settle; try ``infonce``.
 
@@ -22,7 +23,7 @@ from math import isfinite, log
 import torch
 from torch import Tensor, nn
 
-from weft.alignment.base import Objective, objectives
+from weft.alignment.base import Objective, check_share, objectives
 from weft.errors import UserError
 from weft.ops.contrastive import sigmoid_loss
 
@@ -34,15 +35,18 @@ class SigLIP(Objective):
     Args:
         log_scale: :math:`\\theta` at the start.
         bias: :math:`\\beta` at the start.
-        chunk: rows of logits at a time; None: the whole matrix.
+        chunk: rows and columns of logits at a time; None: the whole matrix.
+        smoothing: :math:`\\epsilon`, 0 up to 1.
 
     Raises:
-        UserError: a start value is not a finite number; from ``forward``, no valid pair.
+        UserError: a start value is not a finite number, or smoothing is out of range; from ``forward``, no valid pair.
     """
 
     paper = "Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023, arXiv 2303.15343"
 
-    def __init__(self, *, log_scale: float = log(10), bias: float = -10.0, chunk: int | None = None) -> None:
+    def __init__(
+        self, *, log_scale: float = log(10), bias: float = -10.0, chunk: int | None = None, smoothing: float = 0.0
+    ) -> None:
         super().__init__()
         if not (isfinite(log_scale) and isfinite(bias)):
             raise UserError(
@@ -51,10 +55,14 @@ class SigLIP(Objective):
                 "the paper starts at log(10) and -10",
             )
         self.log_scale, self.bias = nn.Parameter(torch.tensor(log_scale)), nn.Parameter(torch.tensor(bias))
-        self.chunk = chunk
+        check_share("siglip", "smoothing", smoothing)
+        self.chunk, self.smoothing = chunk, smoothing
 
     def extra_repr(self) -> str:
-        return f"chunk={self.chunk}"
+        return f"chunk={self.chunk}, smoothing={self.smoothing}"
 
-    def forward(self, a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
-        return sigmoid_loss(a, b, valid, self.log_scale.exp(), self.bias, self.chunk, gather=self.training)
+    def forward(self, a: Tensor, b: Tensor, valid: Tensor, group: Tensor | None = None) -> Tensor:
+        scale = self.log_scale.exp()
+        return sigmoid_loss(
+            a, b, valid, scale, self.bias, self.chunk, group=group, smoothing=self.smoothing, gather=self.training
+        )

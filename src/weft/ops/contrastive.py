@@ -1,34 +1,53 @@
-r"""Contrastive losses over matched pairs, for one process or many, with or without the matrix of all pairs.
+r"""Contrastive losses over pairs, for one process or many, with or without the matrix of all pairs.
 
 ``a``, ``b`` ``(B, D)`` hold unit vectors, row ``i`` of one belongs with row ``i`` of the other; ``valid`` ``(B,)`` says
-which pairs exist (the others are no negatives either), ``N`` is their number over all processes. Logits are float32, or
-float64 for float64 inputs.
+which pairs exist (the others are no negatives either), ``N`` is their number over all processes. Rows of one ``group``
+:math:`g` (the captions of one photo) are partners of each other too, :math:`n_i` of them with row ``i``; without groups
+every row is its own. Logits are float32, or float64 for float64 inputs.
 
-InfoNCE, symmetric, with logits :math:`l_{ij} = s\,a_i \cdot b_j`, :math:`r_i = \mathrm{lse}_j\, l_{ij}` and
-:math:`c_j = \mathrm{lse}_i\, l_{ij}`:
+InfoNCE, with logits :math:`l_{ij} = s\,a_i \cdot b_j`, :math:`r_i = \mathrm{lse}_j\, l_{ij}`,
+:math:`c_j = \mathrm{lse}_i\, l_{ij}`, weight :math:`w` of the search by ``a`` and smoothing :math:`\epsilon`:
 
 .. math::
-    L &= \frac{1}{2N} \sum_i (r_i + c_i - 2\, l_{ii}) \\
+    T_{ij} &= (1 - \epsilon)\,[g_i = g_j] / n_i + \epsilon / N \\
+    L &= \frac{1}{N} \sum_{ij} T_{ij} \big(w\,(r_i - l_{ij}) + (1 - w)(c_j - l_{ij})\big)
+       = \frac{1}{N} \Big(w \sum_i r_i + (1 - w) \sum_j c_j - \sum_{ij} T_{ij}\, l_{ij}\Big) \\
     G_{ij} = \frac{\partial L}{\partial l_{ij}}
-      &= \frac{1}{2N} \big(e^{l_{ij} - r_i} + e^{l_{ij} - c_j}\big) - \frac{\delta_{ij}}{N} \\
-    \frac{\partial L}{\partial a} &= s\,G\,b, \qquad \frac{\partial L}{\partial b} = s\,G^T a, \qquad
-    \frac{\partial L}{\partial s} = \sum_{ij} G_{ij}\, a_i \cdot b_j
+      &= \frac{1}{N} \big(w\,e^{l_{ij} - r_i} + (1 - w)\,e^{l_{ij} - c_j} - T_{ij}\big), \qquad
+    \frac{\partial L}{\partial a} = s\,G\,b, \quad \frac{\partial L}{\partial b} = s\,G^T a
 
-:func:`streaming_info_nce` goes through :math:`l` in square tiles, forward and backward, keeping ``r`` and ``c``: memory
-``chunk^2`` instead of ``N^2``, for one more matrix product (the logits again in the backward pass). One tile serves
-both directions and stays in the processor's cache. The gradient of ``s`` needs no pass of its own:
-:math:`\sum_{ij} G_{ij}\, a_i \cdot b_j = \sum_i a_i \cdot (G b)_i`.
+The last sum needs no pairs: it is :math:`(1 - \epsilon)\,s \sum_i a_i \cdot \bar b_{g_i}`, with the mean
+:math:`\bar b` of a group, and :math:`\epsilon\,s / N` times the product of the two sums. So groups and smoothing cost
+nothing, and only the log-sums go over all pairs: in square tiles, forward and backward, keeping ``r`` and ``c``. With a
+``chunk`` memory is ``chunk^2`` instead of ``N^2``, for one more matrix product (the logits again in the backward pass).
+The gradient of ``s`` needs no pass of its own: :math:`\sum_{ij} G_{ij}\, a_i \cdot b_j = \sum_i a_i \cdot (G b)_i`.
 
-Sigmoid loss, with :math:`y_{ij} = 1` on the diagonal and -1 elsewhere:
-:math:`L = -\frac{1}{N} \sum_{ij} \log \sigma(y_{ij} (t\, a_i \cdot b_j + b))`.
+Hard negatives: with ``hardness`` :math:`\beta`, the ``m`` negatives of a row weigh in proportion to their own
+:math:`e^{\beta l}`, so that
+
+.. math:: r_i = \log\Big(\sum_{j\,\text{right}} e^{l_{ij}}
+    + m\,\frac{\sum_{j\,\text{wrong}} e^{(1 + \beta)\,l_{ij}}}{\sum_{j\,\text{wrong}} e^{\beta l_{ij}}}\Big)
+
+and likewise :math:`c_j`; :math:`\beta = 0` is the above.
+
+Sigmoid loss, with :math:`l_{ij} = t\,a_i \cdot b_j + \beta` and :math:`y_{ij} = 1` for partners, -1 otherwise:
+
+.. math::
+    L = -\frac{1}{N} \sum_{ij} \log \sigma(y_{ij}\,l_{ij})
+      = \frac{1}{N} \Big(\sum_{ij} \log(1 + e^{l_{ij}}) - \sum_{g_i = g_j} l_{ij}\Big)
+
+(smoothing: the last sum times :math:`1 - \epsilon`, targets of partners below one). A term knows nothing of the others,
+so value and gradient are made in one pass over the tiles.
 
 Many processes. Each computes the part of the sums that belongs to its own rows, against the rows of all. It returns the
 *whole* loss (the same number everywhere, whatever the number ``W`` of processes), with ``W`` times the gradient of its
 part. The mean over the processes of the parameter gradients, which is what DDP takes, is therefore the gradient that
-one process with all rows would have.
+one process with all rows would have. Groups may lie in several processes.
 
 Sources: van den Oord, Li, Vinyals, arXiv 1807.03748 (InfoNCE); Radford et al., ICML 2021, arXiv 2103.00020 (symmetric
-form); Zhai et al., ICCV 2023, arXiv 2303.15343 (sigmoid loss).
+form); Yang et al., UniCL, CVPR 2022, arXiv 2204.03610, and Khosla et al., NeurIPS 2020, arXiv 2004.11362 (several
+partners); Robinson, Chuang, Sra, Jegelka, ICLR 2021, arXiv 2010.04592 (hard negatives); Zhai et al., ICCV 2023, arXiv
+2303.15343 (sigmoid loss).
 """
 
 from __future__ import annotations
@@ -41,7 +60,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from weft.errors import UserError
 
@@ -71,15 +89,29 @@ def gather_with_grad(x: Tensor) -> tuple[Tensor, int]:
 
 
 def info_nce(
-    a: Tensor, b: Tensor, valid: Tensor, scale: Tensor | float, *, weight: float = 0.5, gather: bool = True
+    a: Tensor,
+    b: Tensor,
+    valid: Tensor,
+    scale: Tensor | float,
+    chunk: int | None = None,
+    *,
+    group: Tensor | None = None,
+    weight: float = 0.5,
+    smoothing: float = 0.0,
+    hardness: float = 0.0,
+    gather: bool = True,
 ) -> Tensor:
-    """Symmetric InfoNCE by the full matrix of logits.
+    """InfoNCE in both directions.
 
     Args:
         a, b: ``(B, D)`` of this process.
         valid: ``(B,)`` bool.
         scale: of the logits, 1 / temperature; a scalar.
+        chunk: rows and columns of logits at a time; None: the whole matrix.
+        group: ``(B,)`` int64, the same number for rows that are partners of each other, on any process; None: no two.
         weight: of the search from ``a`` to ``b``, 0 to 1; the other direction has the rest.
+        smoothing: of the targets, 0 up to 1.
+        hardness: how much more the harder negatives weigh, 0 or more.
         gather: the pairs of all processes are one batch; otherwise this process is alone.
 
     Returns:
@@ -88,32 +120,22 @@ def info_nce(
     Raises:
         UserError: fewer than two valid pairs: one pair has no negatives.
     """
+    check_chunk(chunk)
     a, b, scale = _prepare(a, b, valid, scale)
-    (all_a, start), (all_b, _) = (gather_with_grad(x) if gather else (x, 0) for x in (a, b))
-    need_pairs(len(all_a), 2, "InfoNCE compares every pair with the others")
     world = world_size() if gather else 1
-    own = torch.arange(start, start + len(a), device=a.device)
-    forward = scale * a @ all_b.T
-    backward = scale * b @ all_a.T if world > 1 else forward.T
-    losses = [F.cross_entropy(logits, own, reduction="sum") for logits in (forward, backward)]
-    return whole_loss((weight * losses[0] + (1 - weight) * losses[1]) / len(all_a), world)
-
-
-def streaming_info_nce(
-    a: Tensor, b: Tensor, valid: Tensor, scale: Tensor | float, chunk: int = 1024, *, gather: bool = True
-) -> Tensor:
-    """:func:`info_nce` in value and gradient (that of ``scale`` too), never holding more logits than ``chunk^2``.
-
-    Args:
-        a, b, valid, scale, gather: as for :func:`info_nce`.
-        chunk: rows and columns of logits at a time, at least 1.
-    """
-    if chunk < 1:
-        raise UserError("chunk is a positive number of rows", f"chunk={chunk}", "choose 1 or more")
-    a, b, scale = _prepare(a, b, valid, scale)
     all_b, start = gather_with_grad(b) if gather else (b, 0)
     need_pairs(len(all_b), 2, "InfoNCE compares every pair with the others")
-    return _StreamingInfoNCE.apply(a, all_b, scale, start, chunk, world_size() if gather else 1)
+    own = slice(start, start + len(a))
+    codes = _codes(group, valid, gather)
+    if hardness and codes is None:
+        codes = torch.arange(len(all_b), device=a.device)
+    known = codes if hardness else None
+    log_sums = _LogSums.apply(a, all_b, scale, known, start, chunk, weight, hardness, world)
+    partners = all_b[own] if codes is None else (_group_sums(all_b, codes) / _group_sizes(codes))[codes[own]]
+    right = (1 - smoothing) * (a * partners).sum()
+    if smoothing:
+        right = right + smoothing / len(all_b) * (a.sum(dim=0) @ all_b.sum(dim=0))
+    return (log_sums - whole_loss(scale * right, world)) / len(all_b)
 
 
 def sigmoid_loss(
@@ -124,14 +146,16 @@ def sigmoid_loss(
     bias: Tensor | float,
     chunk: int | None = None,
     *,
+    group: Tensor | None = None,
+    smoothing: float = 0.0,
     gather: bool = True,
 ) -> Tensor:
     """Pairwise sigmoid loss (SigLIP): every pair of rows is a yes-or-no question of its own.
 
     Args:
-        a, b, valid, gather: as for :func:`info_nce`.
+        a, b, valid, chunk, group, gather: as for :func:`info_nce`.
         scale, bias: ``t`` and ``b`` of the logits, scalars.
-        chunk: rows of logits at a time, computed again in the backward pass; None: all at once.
+        smoothing: partners have the target ``1 - smoothing``.
 
     Returns:
         The loss over the pairs of all processes, a scalar.
@@ -139,50 +163,140 @@ def sigmoid_loss(
     Raises:
         UserError: no valid pair.
     """
-    if chunk is not None and chunk < 1:
-        raise UserError("chunk is a positive number of rows", f"chunk={chunk}", "choose 1 or more, or None")
+    check_chunk(chunk)
     a, b, scale = _prepare(a, b, valid, scale)
+    world = world_size() if gather else 1
     all_b, start = gather_with_grad(b) if gather else (b, 0)
     need_pairs(len(all_b), 1, "the sigmoid loss is a mean over pairs")
-    world = world_size() if gather else 1
     bias = torch.as_tensor(bias, dtype=a.dtype, device=a.device)
-    if chunk is None:
-        return whole_loss(_sigmoid_rows(a, all_b, scale, bias, start) / len(all_b), world)
-    total = a.new_zeros(())
-    for first in range(0, max(len(a), 1), chunk):
-        rows = a[first : first + chunk]
-        total = total + checkpoint(_sigmoid_rows, rows, all_b, scale, bias, start + first, use_reentrant=False)
-    return whole_loss(total / len(all_b), world)
+    own = slice(start, start + len(a))
+    codes = _codes(group, valid, gather)
+    if codes is None:
+        right = scale * (a * all_b[own]).sum() + bias * len(a)
+    else:
+        right = scale * (a * _group_sums(all_b, codes)[codes[own]]).sum()
+        right = right + bias * _group_sizes(codes)[codes[own]].sum()
+    total = _SoftplusSum.apply(a, all_b, scale, bias, chunk)
+    return whole_loss((total - (1 - smoothing) * right) / len(all_b), world)
 
 
-def _sigmoid_rows(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, start: int) -> Tensor:
-    """Sum over rows of ``a``, whose first has its positive in row ``start`` of ``b``."""
-    logits = scale * a @ b.T + bias
-    positive = torch.eye(len(a), len(b), device=a.device, dtype=torch.bool).roll(start, dims=1)
-    return -F.logsigmoid(torch.where(positive, logits, -logits)).sum()
+def check_chunk(chunk: int | None) -> None:
+    """Refuse a chunk that is not positive."""
+    if chunk is not None and chunk < 1:
+        raise UserError("chunk is a positive number of rows", f"chunk={chunk}", "choose 1 or more, or None")
 
 
-class _StreamingInfoNCE(torch.autograd.Function):
-    """The rows of this process against all columns, tile by tile; see the module's equations."""
+def all_groups(group: Tensor | None, valid: Tensor, gather: bool) -> Tensor | None:
+    """The groups ``(N,)`` of the valid rows of all processes; None where no two rows are partners.
+
+    Raises:
+        UserError: ``group`` is not one whole number per row.
+    """
+    if group is None:
+        return None
+    if group.shape != valid.shape or group.is_floating_point():
+        found = f"group {tuple(group.shape)} {group.dtype}, valid {tuple(valid.shape)}"
+        raise UserError("group is one whole number per row", found, "number the groups, e.g. by np.unique")
+    kept = group[valid].long()
+    return gather_with_grad(kept)[0] if gather else kept
+
+
+def _codes(group: Tensor | None, valid: Tensor, gather: bool) -> Tensor | None:
+    """Groups as ``0 .. G-1``."""
+    groups = all_groups(group, valid, gather)
+    return None if groups is None else groups.unique(return_inverse=True)[1]
+
+
+def _group_sums(x: Tensor, codes: Tensor) -> Tensor:
+    """``(G, D)`` sums of the rows of each group."""
+    return x.new_zeros(int(codes.max()) + 1, x.shape[1]).index_add(0, codes, x)
+
+
+def _group_sizes(codes: Tensor) -> Tensor:
+    """``(G, 1)``."""
+    return codes.bincount().unsqueeze(1)
+
+
+class _Side:
+    """Log-sums of the logits over one direction, and what they give.
+
+    Args:
+        dim: over which the sums go: 1 for those of rows.
+        hardness: ``beta``.
+    """
+
+    def __init__(self, dim: int, hardness: float) -> None:
+        self.dim, self.hardness = dim, hardness
+
+    def sums(self, logits: Tensor, right: Tensor | None) -> Tensor:
+        """``(1, n)``: of all; or with ``right`` ``(n, m)``, ``(3, n)``: of partners, of negatives at both powers."""
+        if right is None:
+            return logits.logsumexp(dim=self.dim)[None]
+        wrong = logits.masked_fill(right, float("-inf"))
+        parts = (logits.masked_fill(~right, float("-inf")), (1 + self.hardness) * wrong, self.hardness * wrong)
+        return torch.stack([part.logsumexp(dim=self.dim) for part in parts])
+
+    def total(self, sums: Tensor, wrong: Tensor | None) -> Tensor:
+        """``(n,)`` the ``r`` or ``c`` of complete sums; ``wrong`` ``(n,)`` counts negatives."""
+        if wrong is None:
+            return sums[0]
+        return torch.where(wrong > 0, torch.logaddexp(sums[0], wrong.log() + sums[1] - sums[2]), sums[0])
+
+    def shares(self, logits: Tensor, sums: Tensor, right: Tensor | None, wrong: Tensor | None) -> Tensor:
+        """Derivative of the totals for the logits of a tile."""
+        n = self.dim
+        total = self.total(sums, wrong)
+        if right is None or wrong is None:
+            return (logits - total.unsqueeze(n)).exp_()
+        hard = (logits * (1 + self.hardness) - sums[1].unsqueeze(n)).exp_().mul_(1 + self.hardness)
+        hard -= (logits * self.hardness - sums[2].unsqueeze(n)).exp_().mul_(self.hardness)
+        hard *= (wrong.log() + sums[1] - sums[2] - total).exp().unsqueeze(n)
+        return torch.where(right, (logits - total.unsqueeze(n)).exp_(), hard)
+
+
+class _LogSums(torch.autograd.Function):
+    """``w sum r + (1 - w) sum c`` over the rows and columns of all processes, tile by tile; see the module's equations.
+
+    This process goes through its own rows against all columns; one tile serves both directions and stays in the
+    processor's cache. Without a chunk the one tile there is is kept for the backward pass.
+    """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, start: int, chunk: int, world: int) -> Tensor:
-        row_lse, column_lse = a.new_full((len(a),), float("-inf")), a.new_full((len(b),), float("-inf"))
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        codes: Tensor | None,
+        start: int,
+        chunk: int | None,
+        weight: float,
+        hardness: float,
+        world: int,
+    ) -> Tensor:
+        sides = _Side(1, hardness), _Side(0, hardness)
+        own, kinds = slice(start, start + len(a)), 1 if codes is None else 3
+        row = a.new_full((kinds, len(a)), float("-inf"))
+        column = a.new_full((kinds, len(b)), float("-inf"))
+        kept = None
         for rows in _slices(len(a), chunk):
             scaled = scale * a[rows]
             for columns in _slices(len(b), chunk):
                 logits = scaled @ b[columns].T
-                row_lse[rows] = torch.logaddexp(row_lse[rows], logits.logsumexp(dim=1))
-                column_lse[columns] = torch.logaddexp(column_lse[columns], logits.logsumexp(dim=0))
+                right = None if codes is None else codes[own][rows, None] == codes[columns]
+                row[:, rows] = torch.logaddexp(row[:, rows], sides[0].sums(logits, right))
+                column[:, columns] = torch.logaddexp(column[:, columns], sides[1].sums(logits, right))
+                kept = logits if chunk is None else None
         if world > 1:
-            parts = [torch.empty_like(column_lse) for _ in range(world)]
-            dist.all_gather(parts, column_lse)
-            column_lse = torch.stack(parts).logsumexp(dim=0)
-        own = slice(start, start + len(a))
-        diagonal = scale * (a * b[own]).sum(dim=1)
-        ctx.save_for_backward(a, b, scale, row_lse, column_lse)
-        ctx.start, ctx.chunk, ctx.world = start, chunk, world
-        total = (row_lse.sum() + column_lse[own].sum() - 2 * diagonal.sum()) / (2 * len(b))
+            parts = [torch.empty_like(column) for _ in range(world)]
+            dist.all_gather(parts, column)
+            column = torch.stack(parts).logsumexp(dim=0)
+        wrong = None if codes is None else (len(b) - _group_sizes(codes)[codes, 0]).to(a.dtype)
+        ctx.save_for_backward(a, b, scale, codes, row, column, wrong, kept)
+        ctx.own, ctx.chunk, ctx.weight, ctx.world, ctx.sides = own, chunk, weight, world, sides
+        r = sides[0].total(row, None if wrong is None else wrong[own]).sum()
+        c = sides[1].total(column[:, own], None if wrong is None else wrong[own]).sum()
+        total = weight * r + (1 - weight) * c
         if world > 1:
             dist.all_reduce(total)
         return total
@@ -190,23 +304,54 @@ class _StreamingInfoNCE(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, scale, row_lse, column_lse = ctx.saved_tensors
-        own = slice(ctx.start, ctx.start + len(a))
-        factor = grad * ctx.world / len(b)
-        grad_a, grad_b = -b[own], torch.zeros_like(b)
-        grad_b[own] = -a
+        a, b, scale, codes, row, column, wrong, kept = ctx.saved_tensors
+        own, weight = ctx.own, ctx.weight
+        grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
         for rows in _slices(len(a), ctx.chunk):
-            scaled, row = scale * a[rows], row_lse[rows].unsqueeze(1)
+            scaled = scale * a[rows]
             for columns in _slices(len(b), ctx.chunk):
-                logits, column = scaled @ b[columns].T, column_lse[columns]
-                share = (logits - row).exp_().add_(logits.sub_(column).exp_()).mul_(0.5)
+                logits = scaled @ b[columns].T if kept is None else kept
+                right = None if codes is None else codes[own][rows, None] == codes[columns]
+                few = (None, None) if wrong is None else (wrong[own][rows], wrong[columns])
+                share = ctx.sides[0].shares(logits, row[:, rows], right, few[0]).mul_(weight)
+                share.add_(ctx.sides[1].shares(logits, column[:, columns], right, few[1]), alpha=1 - weight)
                 grad_a[rows].addmm_(share, b[columns])
                 grad_b[columns].addmm_(share.T, a[rows])
+        factor = grad * ctx.world
         grad_scale = (grad_a * a).sum() * factor
-        return grad_a.mul_(factor * scale), grad_b.mul_(factor * scale), grad_scale, None, None, None
+        return grad_a.mul_(factor * scale), grad_b.mul_(factor * scale), grad_scale, *[None] * 6
 
 
-def _slices(rows: int, size: int) -> Iterator[slice]:
+class _SoftplusSum(torch.autograd.Function):
+    """``sum log(1 + e^l)`` over rows of ``a`` and of ``b``, with the gradient made in the same pass."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, chunk: int | None) -> Tensor:
+        needed = any(ctx.needs_input_grad)
+        total, grad_bias = a.new_zeros(()), a.new_zeros(())
+        grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
+        for rows in _slices(len(a), chunk):
+            scaled = scale * a[rows]
+            for columns in _slices(len(b), chunk):
+                logits = torch.addmm(bias, scaled, b[columns].T)
+                total += F.softplus(logits).sum()
+                if needed:
+                    share = logits.sigmoid_()
+                    grad_bias += share.sum()
+                    grad_a[rows].addmm_(share, b[columns])
+                    grad_b[columns].addmm_(share.T, a[rows])
+        if needed:
+            ctx.save_for_backward(grad_a.mul(scale), grad_b.mul_(scale), (grad_a * a).sum(), grad_bias)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *(grad * part for part in ctx.saved_tensors), None
+
+
+def _slices(rows: int, size: int | None) -> Iterator[slice]:
+    size = size or max(rows, 1)
     for first in range(0, rows, size):
         yield slice(first, first + size)
 

@@ -150,8 +150,8 @@ class Index(ABC):
         if k < 1:
             raise UserError("k is a positive number of hits", f"k={k}", "ask for at least one")
         scores, rows = self._search(q, min(k, len(self)))
-        names = np.array([*self.ids, ""], dtype=object)
-        return Hits(scores, rows, names[rows])
+        names = np.array([self.ids[row] if row >= 0 else "" for row in rows.ravel().tolist()], dtype=object)
+        return Hits(scores, rows, names.reshape(rows.shape))
 
     @final
     def save(self, folder: Path | str) -> None:
