@@ -41,7 +41,7 @@ class Aligner(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, name: str, tokens: Tokens) -> Tensor:
-        """Embedding ``(B, dim)`` of one modality, not normalised; the values under the mask are zero."""
+        """Embedding ``(B, dim)`` of one modality, not normalised, of what :meth:`readable` gives."""
 
     @final  # type: ignore[misc]
     def forward(self, inputs: dict[str, Tokens]) -> dict[str, Tensor]:
@@ -59,11 +59,14 @@ class Aligner(nn.Module, ABC):
         check_inputs({name: d for name, d in self.dims.items() if name in inputs} or self.dims, inputs)
         embeddings = {}
         for name in (n for n in self.names if n in inputs):
-            values, mask = inputs[name]
-            values = torch.where(mask.unsqueeze(-1), values, 0.0)
-            unit = F.normalize(self.embed(name, Tokens(values, mask)), dim=-1)
-            embeddings[name] = torch.where(mask.any(dim=1, keepdim=True), unit, 0.0)
+            tokens = self.readable(inputs[name])
+            unit = F.normalize(self.embed(name, tokens), dim=-1)
+            embeddings[name] = torch.where(tokens.mask.any(dim=1, keepdim=True), unit, 0.0)
         return embeddings
+
+    def readable(self, tokens: Tokens) -> Tokens:
+        """What :meth:`embed` is given: the tokens, zeros under the mask."""
+        return Tokens(torch.where(tokens.mask.unsqueeze(-1), tokens.values, 0.0), tokens.mask)
 
     @classmethod
     def cost(cls, dims: Mapping[str, int], dim: int = 256, tokens: int | Mapping[str, int] = 1, **options: Any) -> Cost:

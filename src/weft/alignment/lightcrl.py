@@ -23,9 +23,10 @@ with six fusion operations (``l`` a position, ``a`` a softmax over positions):
 Cost: 1.88 to 2.08 million weights at ``D = 256`` for two encoders of width 768; 2.5 GFLOP per training pair of 197 + 57
 tokens. When not to use it: with fewer than some thousand pairs a linear ``two-tower`` has less to overfit.
 
-Paper or code: padding is masked everywhere (the original pools and attends to it; ``official_padding`` brings that
-back), and additive attention has its tanh (the original's text-image variant lacks it, which makes the context vector
-dead: ``additive_tanh=False``). The original's unused template layer is dropped.
+Paper or code: padding is masked everywhere (the original pools and attends to what the encoder writes there;
+``official_padding`` reads those values as they come in ``Tokens.values``, whatever the mask says of them), and additive
+attention has its tanh (the original's text-image variant lacks it, which makes the context vector dead:
+``additive_tanh=False``). The original's unused template layer is dropped.
 
 Source: Faye, Azzag, Lebbah, Bouchaffra, "Lightweight Cross-Modal Representation Learning", ESANN 2024,
 arXiv 2403.04650.
@@ -45,8 +46,6 @@ from weft.tokens import Tokens, mean_pool
 
 Operation = Literal["addition", "multiplication", "concatenation", "additive", "general", "scaled_dot"]
 
-CONCAT_WIDTH = 10
-
 
 @aligners.register("lightcrl")
 class LightCRL(Aligner):
@@ -58,7 +57,9 @@ class LightCRL(Aligner):
         context_dim: width of a modality's context vector.
         heads, layers, feedforward: shape of the shared transformer encoder.
         dropout: rate in the heads and the encoder, in [0, 1].
-        official_padding: treat every position as a token, as the original does.
+        official_padding: treat every position as a token, values under the mask included, as the original does; a row
+            without any token is absent still.
+        context_output_dim: width of the context :math:`c'` of ``concatenation``.
         additive_tanh: use tanh in the additive scores; False reproduces the original text-image variant.
     """
 
@@ -77,18 +78,24 @@ class LightCRL(Aligner):
         dropout: float = 0.1,
         official_padding: bool = False,
         additive_tanh: bool = True,
+        context_output_dim: int = 10,
     ) -> None:
         super().__init__(dims, dim)
         if dim % heads:
             raise UserError("LightCRL: dim is a multiple of heads", f"dim={dim}, heads={heads}", "change one of them")
+        if context_output_dim < 1:
+            found = f"context_output_dim={context_output_dim}"
+            raise UserError("LightCRL: the context of concatenation has a positive width", found, "the paper has 10")
         self.operation, self.official_padding, self.additive_tanh = operation, official_padding, additive_tanh
         self.heads = nn.ModuleList(_head(width, dim, dropout) for width in self.dims.values())
         self.context_vectors = nn.ParameterList(
             nn.Parameter(torch.empty(1, context_dim).normal_() * torch.empty(()).uniform_(0.1, 0.6)) for _ in dims
         )
         if operation == "concatenation":
-            self.context_network = nn.Sequential(nn.Linear(context_dim, CONCAT_WIDTH), nn.LayerNorm(CONCAT_WIDTH))
-            joined = dim + CONCAT_WIDTH
+            self.context_network = nn.Sequential(
+                nn.Linear(context_dim, context_output_dim), nn.LayerNorm(context_output_dim)
+            )
+            joined = dim + context_output_dim
             self.join = nn.Sequential(nn.Linear(joined, joined), nn.ReLU(), nn.Linear(joined, dim))
         else:
             self.context_network = nn.Sequential(
@@ -111,6 +118,12 @@ class LightCRL(Aligner):
         layer = nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
+    def readable(self, tokens: Tokens) -> Tokens:
+        if not self.official_padding:
+            return super().readable(tokens)
+        there = tokens.mask.any(dim=1)[:, None, None]
+        return Tokens(torch.where(there, tokens.values, 0.0), tokens.mask)
+
     def embed(self, name: str, tokens: Tokens) -> Tensor:
         return mean_pool(self.encode(name, tokens))
 
@@ -124,7 +137,7 @@ class LightCRL(Aligner):
         return Tokens(h + self.encoder(self.norm(h), src_key_padding_mask=~mask), mask)
 
     def context(self, name: str) -> Tensor:
-        """The context ``c`` of a modality, ``(1, dim)`` (concatenation: ``(1, 10)``)."""
+        """The context ``c`` of a modality, ``(1, dim)`` (concatenation: ``(1, context_output_dim)``)."""
         return self.context_network(self.context_vectors[self.names.index(name)])
 
     def fuse(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
@@ -176,10 +189,13 @@ class LightCRL(Aligner):
         renamed = _rename(state, names)
         widths = {n: state[f"{n}_encoder.projection_head.linear_layer1.weight"].shape[1] for n in names}
         layers = 1 + max(int(key.split(".")[2]) for key in renamed if key.startswith("encoder.layers."))
+        operation = operation or _operation(state)
+        wide = {"context_output_dim": len(renamed["context_network.1.bias"])} if operation == "concatenation" else {}
         module = cls(
             widths,
             state["fusion_encoder.layer_normalization.weight"].shape[0],
-            operation=operation or _operation(state),
+            operation=operation,
+            **wide,
             context_dim=renamed["context_vectors.0"].shape[1],
             heads=heads,
             layers=layers,

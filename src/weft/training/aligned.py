@@ -76,8 +76,7 @@ class AlignedModel(nn.Module):
 
     def output(self, name: str, tokens: Tokens) -> Tensor:
         """``(B, dim)`` embeddings of one modality before they are made unit vectors."""
-        values, mask = self.tokens({name: tokens})[name]
-        return self.aligner.embed(name, Tokens(torch.where(mask.unsqueeze(-1), values, 0.0), mask))
+        return self.aligner.embed(name, self.aligner.readable(self.tokens({name: tokens})[name]))
 
     @torch.no_grad()
     def embed(
