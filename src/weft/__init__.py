@@ -23,6 +23,7 @@ _PUBLIC = {
     "list_aligners": "weft.alignment",
     "AlignedModel": "weft.training",
     "FusedModel": "weft.training",
+    "load_model": "weft.training",
     "train_model": "weft.training",
     "create_encoder": "weft.encoders",
     "Store": "weft.store",

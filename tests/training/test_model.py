@@ -152,7 +152,7 @@ def test_predictions_do_not_depend_on_the_batch():
 def test_damaged_missing_and_foreign_files_are_refused(tmp_path):
     features, split = xor(60)
     model = build(features, split)
-    with pytest.raises(UserError, match="lacks a file"):
+    with pytest.raises(UserError, match="a file is missing"):
         FusedModel.from_pretrained(tmp_path / "nowhere")
     weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
     model.save_pretrained(tmp_path)
@@ -161,7 +161,7 @@ def test_damaged_missing_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"damaged[\s\S]*model.safetensors"):
         FusedModel.from_pretrained(tmp_path)
     weights.unlink()
-    with pytest.raises(UserError, match="lacks a file"):
+    with pytest.raises(UserError, match="a file is missing"):
         FusedModel.from_pretrained(tmp_path)
     build(features, split, dim=8).save_pretrained(tmp_path / "other")
     weights.write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())

@@ -101,7 +101,7 @@ def test_mistakes_are_named(data: RgbdSaliency, tmp_path: Path) -> None:
     fit_saliency(model(), data, split, {**SETTINGS, "epochs": 1}, tmp_path, progress=False)
     with pytest.raises(UserError, match="another run"):
         fit_saliency(model(strides=(32,)), data, split, {**SETTINGS, "epochs": 1}, tmp_path, progress=False)
-    (tmp_path / "best/config.json").write_text('{"format": "weft saliency/1", "colour": 3}')
+    (tmp_path / "best/config.json").write_text('{"format": "SaliencyModel/1", "colour": 3}')
     with pytest.raises(UserError, match="does not describe"):
         SaliencyModel.from_pretrained(tmp_path)
 

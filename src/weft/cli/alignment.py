@@ -32,10 +32,10 @@ def alignment(
     from weft.cli.output import say, write_json, write_table
     from weft.data import make_splits
     from weft.errors import UserError, did_you_mean
+    from weft.files import write_json as write_file
     from weft.report.alignment_view import alignment_stages, draw_stages, measure_stages
     from weft.store import Store
     from weft.training import FusedModel
-    from weft.training.files import write_json as write_file
 
     features = Store.open(store)
     parts = make_splits(features)._asdict()

@@ -17,14 +17,17 @@ def add_to(app: typer.Typer) -> None:
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder of `weft fit`, or the winner of `weft compare`.")],
     source: Source,
-    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    split: Annotated[
+        str,
+        typer.Option(help="What rows were to the model: train, dev, test (held out or new), new, all."),
+    ] = "test",
     figures: Annotated[Path | None, typer.Option(help="Folder for the task's figures.")] = None,
     root: Root = None,
     data: Data = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Metrics of a saved model on one split of a store, a table or a data set.
+    """Metrics of a saved model on rows of a store, a table or a data set: by default those it was not trained on.
 
     Examples:
 
@@ -34,11 +37,10 @@ def evaluate(
     """
     from weft.cli.output import say, write_json, write_table
     from weft.cli.source import read_source
-    from weft.data import make_splits
-    from weft.errors import UserError, did_you_mean
     from weft.store import Features, Store
     from weft.tasks.vqa_accuracy import metric_of_annotators
     from weft.training import FusedModel
+    from weft.training.seen import rows_for
 
     fused = FusedModel.from_pretrained(model)
     features: Features
@@ -46,18 +48,15 @@ def evaluate(
         features = Store.open(source)
     else:
         features = fused.encode(read_source(source, root, data), progress=not (quiet or json))
-    parts = make_splits(features)._asdict()
-    if split not in parts:
-        raise UserError("unknown split", split, did_you_mean(split, parts, "splits"))
-    rows = parts[split]
+    rows = rows_for(fused.seen, features, split)
     metrics = fused.evaluate(features, rows, figures=figures)
     if "answers" in features.targets:
         metrics |= metric_of_annotators(features.targets, rows, fused.predict(features, rows)["prediction"])
     if json:
-        write_json({"split": split, "rows": len(parts[split]), **metrics})
+        write_json({"split": split, "rows": len(rows), **metrics})
     else:
         write_table(
-            f"{model} on {split} ({len(parts[split])} rows)",
+            f"{model} on {split} ({len(rows)} rows)",
             [{"metric": key, "value": f"{value:.4f}"} for key, value in metrics.items()],
         )
         if figures:

@@ -39,7 +39,7 @@ def forecast(
     from weft.cli.source import read_source
     from weft.compare.forecasts import forecast_table
     from weft.data import make_splits
-    from weft.training.files import write_json as write_file
+    from weft.files import write_json as write_file
 
     dataset = read_source(source, root, data)
     rows, best = forecast_table(dataset, make_splits(dataset), modality, channel, change, against, out)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from weft.files import to_json
+
 
 def write_json(value: Any) -> None:
-    """One JSON document; NumPy scalars and arrays become plain numbers and lists."""
-    print(json.dumps(value, indent=2, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    for method in ("tolist", "model_dump", "to_dict"):
-        if hasattr(value, method):
-            return getattr(value, method)()
-    return str(value)
+    """One JSON document; see :func:`weft.files.plain`."""
+    print(to_json(value), end="")
 
 
 def write_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -210,8 +210,8 @@ def compare(
     from weft.cli.source import settings
     from weft.compare.saliency import compare_saliency
     from weft.data import make_folds, make_splits
+    from weft.files import write_json as keep_json
     from weft.training.config import TrainConfig
-    from weft.training.files import write_json as keep_json
 
     data = _read(root, near, masks=True, scenes=scenes)
     splits = make_folds(data, folds, seed) if folds else [make_splits(replace(data, group=None), seed=seed)]

@@ -25,10 +25,11 @@ from weft.compare.schedule import Clock, run_jobs, threads
 from weft.compare.verdict import Verdict, decide, notes
 from weft.data import Split, make_folds, make_splits
 from weft.errors import UserError, did_you_mean, some
+from weft.files import to_json, write_json
 from weft.store import Features
 from weft.tasks.base import Task, create_task, guess_task
-from weft.training.files import write_json
 from weft.training.rows import refuse_empty_rows
+from weft.training.seen import Seen
 
 COLUMNS = [
     *("method", "role", "test", "low", "high", "tied", "gain", "p_holm", "dev", "seeds"),
@@ -111,7 +112,7 @@ class Comparison:
 
     def to_json(self) -> str:
         """:meth:`to_dict` as indented JSON; figures that are not defined are null."""
-        return json.dumps(_finite(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return to_json(self.to_dict())
 
     def to_csv(self) -> str:
         """The table as CSV: the main columns, then every other metric on test."""
@@ -319,6 +320,7 @@ def _keep_winner(setup: Setup, evidence: Evidence, verdict: Verdict) -> tuple[np
     settings = {} if result is None else result["settings"]
     if not mark.exists() or json.loads(mark.read_text(encoding="utf-8")).get("job") != key:
         model, _ = train_network(setup, job, settings)
+        model.seen = Seen.of(setup.features, setup.splits[job.fold])
         shutil.rmtree(kept, ignore_errors=True)
         model.save_pretrained(kept)
     write_json(mark, {"job": key, "method": verdict.winner, "settings": settings, "sentence": verdict.sentence})
@@ -334,11 +336,3 @@ def _unfinished(not_run: list[str], config: CompareConfig) -> list[str]:
 def _table_lines(head: list[str], cells: Iterator[list[str]]) -> list[str]:
     rule = ["---"] * 2 + ["---:"] * (len(head) - 2)
     return [f"| {' | '.join(line)} |" for line in (head, rule, *cells)]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -26,12 +26,12 @@ from weft.compare.config import CompareConfig
 from weft.compare.methods import Method
 from weft.data import Split
 from weft.errors import UserError
+from weft.files import read_json, read_tensors, write_json, write_tensors
 from weft.store import Features
 from weft.tasks.base import Task
 from weft.tokens import Tokens
 from weft.training import FusedModel, fit
 from weft.training.checkpoint import fingerprint
-from weft.training.files import read_json, read_tensors, write_json, write_tensors
 from weft.training.model import Decision
 from weft.training.raw import encoder_specs, table_of
 

@@ -28,10 +28,10 @@ from weft.data.files import read_grey
 from weft.data.rgbd_saliency import RgbdSaliency
 from weft.data.splits import Split
 from weft.errors import UserError
+from weft.files import read_json, write_json
 from weft.tasks.saliency import score_map, summarise
 from weft.training.checkpoint import fingerprint
 from weft.training.config import TrainConfig
-from weft.training.files import read_json, write_json
 from weft.training.goal import ids_of
 from weft.training.saliency import FeatureMaps, SaliencyModel, fit_saliency
 

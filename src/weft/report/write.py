@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from weft.compare import Comparison
+from weft.files import write_bytes
 from weft.report.figures import draw_figures
 from weft.report.html import to_html
-from weft.training.files import write_bytes
 
 
 def write_report(comparison: Comparison, folder: Path | str) -> Path:

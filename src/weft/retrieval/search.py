@@ -33,8 +33,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from weft.errors import UserError, did_you_mean
+from weft.files import write_bytes
 from weft.retrieval.metrics import Array, check_embeddings
-from weft.store.files import write_atomic
 
 Metric = Literal["dot", "l2"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -172,7 +172,7 @@ class Index(ABC):
             "about": self.about,
         }
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_atomic(Path(folder) / FILE, save(tensors, {"index": json.dumps(facts)}))
+        write_bytes(Path(folder) / FILE, save(tensors, {"index": json.dumps(facts)}))
 
     @classmethod
     @final

@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from weft.errors import UserError
-from weft.store.files import DTYPES, FORMAT, sync_folder
+from weft.files import sync_folder
+from weft.store.files import DTYPES, FORMAT
 
 VALUES, LENGTHS = "values.safetensors", "lengths.safetensors"
 HEADER = 512

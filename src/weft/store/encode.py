@@ -20,6 +20,7 @@ from rich.progress import Progress, TaskID
 from weft.data.dataset import Dataset
 from weft.encoders import BadValue, Encoder
 from weft.errors import UserError, did_you_mean, some
+from weft.files import canonical, sha256, write_bytes
 from weft.progress import progress_bar
 from weft.store.block import damage, repair_headers, write_shard
 from weft.store.files import (
@@ -27,13 +28,10 @@ from weft.store.files import (
     FORMAT,
     ROWS,
     VERSION,
-    canonical,
     content_hash,
     modality_folder,
     read_manifest,
     rows_bytes,
-    sha256,
-    write_atomic,
     write_manifest,
 )
 from weft.store.store import Store
@@ -143,7 +141,7 @@ def encode(
     for name in names:
         (folder / manifest["modalities"][name]["folder"]).mkdir(parents=True, exist_ok=True)
     write_manifest(folder, manifest)
-    write_atomic(folder / ROWS, data)
+    write_bytes(folder / ROWS, data)
     report = EncodeReport()
     with progress_bar(progress) as bar:
         for name in names:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,41 +19,12 @@ import torch
 from PIL import Image
 
 from weft.errors import UserError
+from weft.files import write_bytes
 
 FORMAT, VERSION = "weft-store", 2
 MANIFEST, ROWS = "manifest.json", "rows.parquet"
 ORIENTATION = 0x0112
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write under a temporary name, sync, rename: after a crash the file is whole, or not there."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make names written into a folder last."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def sha256(data: bytes) -> str:
-    """Hex digest."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def canonical(value: Any) -> bytes:
-    """JSON with sorted keys, the form that is hashed."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 
 def content_hash(value: Any) -> str:
@@ -166,4 +136,4 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest; its bytes depend on its content alone."""
-    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False).encode())
+    write_bytes(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False).encode())

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 
 from weft.encoders import Encoder, restore_encoder
 from weft.errors import UserError, did_you_mean
+from weft.files import sha256
 from weft.store.block import damage, damaged, map_block
 from weft.store.column import Column
 from weft.store.features import ColumnFeatures
-from weft.store.files import MANIFEST, ROWS, content_hash, read_manifest, sha256, to_numpy
+from weft.store.files import MANIFEST, ROWS, content_hash, read_manifest, to_numpy
 
 if TYPE_CHECKING:
     from weft.store.encode import EncodeReport

@@ -18,7 +18,7 @@ from weft.alignment import create_aligner
 from weft.data import Dataset
 from weft.tasks.retrieval import RetrievalTask
 from weft.tokens import Tokens
-from weft.training.files import load_weights, not_a_model, read_config, write_json, write_tensors
+from weft.training.pretrained import Pretrained, models
 from weft.training.raw import encode_rows
 from weft.training.rows import select
 from weft.training.standardise import Standardiser
@@ -26,12 +26,12 @@ from weft.training.standardise import Standardiser
 if TYPE_CHECKING:
     from weft.store import Features, MemoryFeatures
 
-FORMAT = "weft.AlignedModel/1"
 LOCAL = "hf:./"
 """An encoder that is part of the model folder, see :mod:`weft.training.towers`."""
 
 
-class AlignedModel(nn.Module):
+@models.register("AlignedModel")
+class AlignedModel(nn.Module, Pretrained):
     """Standardiser and aligner.
 
     Args:
@@ -42,6 +42,8 @@ class AlignedModel(nn.Module):
         encoders: ``{name: specification}`` of what made the features, to read raw rows later.
         table: JSON of the table configuration, to read new tables later.
     """
+
+    format = "AlignedModel/1"
 
     def __init__(
         self,
@@ -122,31 +124,15 @@ class AlignedModel(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Everything but the weights, as JSON."""
-        return {"format": FORMAT, "dims": self.dims, **self.settings, "encoders": self.encoders, "table": self.table}
-
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write ``model.safetensors`` and ``config.json``, each in one step."""
-        write_json(Path(folder) / "config.json", self.config())
-        write_tensors(Path(folder) / "model.safetensors", self.state_dict())
+        return {"dims": self.dims, **self.settings, "encoders": self.encoders, "table": self.table}
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> Self:
-        """The model in a folder, or in its ``best/`` where the folder is that of a training run; evaluation mode.
-
-        Raises:
-            UserError: a file is missing, damaged, or does not fit the other.
-        """
-        path, config = read_config(Path(folder), FORMAT)
+    def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
         for spec in (config.get("encoders") or {}).values():
-            own = path / spec["spec"].removeprefix(LOCAL)
+            own = folder / spec["spec"].removeprefix(LOCAL)
             if spec["spec"].startswith(LOCAL) and own.is_dir():
                 spec["spec"] = f"hf:{own}"
-        try:
-            model = cls(config.pop("dims"), config.pop("aligner"), **config)
-        except (KeyError, TypeError) as error:
-            raise not_a_model(path, error) from None
-        load_weights(model, path / "model.safetensors")
-        return model.eval()
+        return cls(config.pop("dims"), config.pop("aligner"), **config)
 
 
 def retrieval_task(features: Features, rows: np.ndarray) -> tuple[RetrievalTask, np.ndarray, dict[str, np.ndarray]]:

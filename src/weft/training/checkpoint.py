@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.errors import UserError
-from weft.training.files import read_tensors, write_tensors
+from weft.files import read_tensors, write_tensors
 
 NAME = "checkpoint.safetensors"
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,14 +33,13 @@ from weft.store import Features
 from weft.tokens import Tokens, mean_pool
 from weft.training.checkpoint import Position, fingerprint, load_checkpoint, save_checkpoint
 from weft.training.config import Settings
-from weft.training.files import load_weights, not_a_model, read_config, write_json, write_tensors
 from weft.training.image_pairs import ImagePairs
 from weft.training.log import RunLog
 from weft.training.loop import History
+from weft.training.pretrained import Pretrained, models
 from weft.training.raw import encode_rows, encoder_specs
 from weft.training.standardise import Standardiser
 
-FORMAT = "weft generation/2"
 SMALLEST = 8
 
 
@@ -74,7 +73,8 @@ class GenerationConfig(Settings):
     checkpoint_seconds: float = Field(60.0, ge=0)
 
 
-class GenerationModel(nn.Module):
+@models.register("GenerationModel")
+class GenerationModel(nn.Module, Pretrained):
     """A generator, its moving average and its discriminator behind frozen, standardised text features.
 
     Args:
@@ -90,6 +90,8 @@ class GenerationModel(nn.Module):
         seed: of the first weights.
         encoders: what made the text features, see :func:`~weft.training.raw.encoder_specs`.
     """
+
+    format = "GenerationModel/1"
 
     def __init__(
         self,
@@ -179,27 +181,9 @@ class GenerationModel(nn.Module):
         rows = Dataset("captions", numbered("caption ", len(captions)), {self.text: texts}, {}, None, None, "retrieval")
         return encode_rows(self.encoders, rows, progress=progress)
 
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
-        folder = Path(folder)
-        write_tensors(folder / "model.safetensors", self.state_dict())
+    def config(self) -> dict[str, Any]:
         known = {"text": self.text, "width": self.standardise.dims["words"], "encoders": self.encoders}
-        write_json(folder / "config.json", {"format": FORMAT, **known, **self.options})
-
-    @classmethod
-    def from_pretrained(cls, folder: Path | str) -> Self:
-        """The model of a folder, or of its ``best/``, in evaluation mode.
-
-        Raises:
-            UserError: the folder holds no generation model, or it is damaged.
-        """
-        place, config = read_config(Path(folder), FORMAT)
-        try:
-            model = cls(**config)
-        except (KeyError, TypeError) as error:
-            raise not_a_model(place, error) from None
-        load_weights(model, place / "model.safetensors")
-        return model.eval()
+        return {**known, **self.options}
 
 
 def sentences(words: Tokens) -> Tokens:

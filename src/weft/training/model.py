@@ -34,8 +34,8 @@ from weft.fusion.base import check_inputs
 from weft.tasks.base import Task
 from weft.tasks.decision import DecisionCombiner
 from weft.tokens import Tokens, mean_pool, present
-from weft.training.files import load_weights, not_a_model, read_config, write_json, write_tensors
 from weft.training.heads import make_head, make_tower
+from weft.training.pretrained import Pretrained, models
 from weft.training.raw import encode_rows
 from weft.training.rows import choose_target, refuse_empty_rows, select
 from weft.training.standardise import Standardiser
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 
 Decision = Literal["joint", "late", "hybrid"]
 BRANCH_WEIGHT = 0.3
-FORMAT = "weft.FusedModel/1"
 
 
-class FusedModel(nn.Module):
+@models.register("FusedModel")
+class FusedModel(nn.Module, Pretrained):
     """Standardiser, fusion, head(s) and task.
 
     Args:
@@ -65,6 +65,8 @@ class FusedModel(nn.Module):
         encoders: ``{name: specification}`` of what made the features (see ``weft.store``), to read raw rows later.
         table: JSON of the table configuration, to read new tables later.
     """
+
+    format = "FusedModel/1"
 
     def __init__(
         self,
@@ -230,15 +232,9 @@ class FusedModel(nn.Module):
             self.task.figures(outputs, target, folder)
         return self.task.metrics(outputs, target)
 
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write ``model.safetensors`` and ``config.json``, each in one step."""
-        write_json(Path(folder) / "config.json", self.config())
-        write_tensors(Path(folder) / "model.safetensors", self.state_dict())
-
     def config(self) -> dict[str, Any]:
         """Everything but the weights, as JSON."""
         return {
-            "format": FORMAT,
             "dims": self.dims,
             "task": self.task.config(),
             **self._settings,
@@ -248,16 +244,5 @@ class FusedModel(nn.Module):
         }
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> Self:
-        """The model in a folder, or in its ``best/`` where the folder is that of a training run; evaluation mode.
-
-        Raises:
-            UserError: a file is missing, damaged, or does not fit the other.
-        """
-        path, config = read_config(Path(folder), FORMAT)
-        try:
-            model = cls(config.pop("dims"), Task.from_config(config.pop("task")), config.pop("fusion"), **config)
-        except (KeyError, TypeError) as error:
-            raise not_a_model(path, error) from None
-        load_weights(model, path / "model.safetensors")
-        return model.eval()
+    def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
+        return cls(config.pop("dims"), Task.from_config(config.pop("task")), config.pop("fusion"), **config)

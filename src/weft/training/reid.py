@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +24,15 @@ from weft.errors import UserError, some
 from weft.systems.cross_spectral_reid import CrossSpectralReIdNet
 from weft.tasks.reid import batch_hard_triplet, identity_order, reid_metrics
 from weft.training.config import TrainConfig
-from weft.training.files import load_weights, not_a_model, read_config, write_json, write_tensors
 from weft.training.goal import Collect, Goal, Share, check_rows, ids_of, pieces
 from weft.training.loop import History, run
+from weft.training.pretrained import Pretrained, models
 
-FORMAT = "weft reid/1"
 COLUMNS = ("identity", "camera", "part")
 
 
-class ReIdModel(nn.Module):
+@models.register("ReIdModel")
+class ReIdModel(nn.Module, Pretrained):
     """A re-identification network that takes images of any size.
 
     Args:
@@ -41,6 +41,8 @@ class ReIdModel(nn.Module):
         seed: of the first weights.
         options: of the network.
     """
+
+    format = "ReIdModel/1"
 
     def __init__(
         self,
@@ -58,26 +60,8 @@ class ReIdModel(nn.Module):
             torch.default_generator.manual_seed(seed)
             self.network = CrossSpectralReIdNet(encoder, names, classes, **options)
 
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
-        folder = Path(folder)
-        write_tensors(folder / "model.safetensors", self.state_dict())
-        write_json(folder / "config.json", {"format": FORMAT, "size": list(self.size), **self.network.options})
-
-    @classmethod
-    def from_pretrained(cls, folder: Path | str) -> Self:
-        """The model of a folder, or of its ``best/``, in evaluation mode.
-
-        Raises:
-            UserError: the folder holds no re-identification model, or it is damaged.
-        """
-        place, config = read_config(Path(folder), FORMAT)
-        try:
-            model = cls(**config)
-        except (KeyError, TypeError) as error:
-            raise not_a_model(place, error) from None
-        load_weights(model, place / "model.safetensors")
-        return model.eval()
+    def config(self) -> dict[str, Any]:
+        return {"size": list(self.size), **self.network.options}
 
     @torch.no_grad()
     def embed(self, data: Dataset, rows: np.ndarray, batch_size: int = 64) -> np.ndarray:

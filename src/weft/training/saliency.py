@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +23,13 @@ from weft.errors import UserError
 from weft.systems.rgbd_saliency import RgbdSaliencyNet, SaliencyMaps
 from weft.tasks.saliency import Scores, predict_probability, saliency_loss, score_map
 from weft.training.config import TrainConfig
-from weft.training.files import load_weights, not_a_model, read_config, write_json, write_tensors
 from weft.training.goal import Collect, Goal, Share, check_rows, ids_of, pieces
 from weft.training.loop import History, run
+from weft.training.pretrained import Pretrained, models
 
-FORMAT = "weft saliency/1"
 
-
-class SaliencyModel(nn.Module):
+@models.register("SaliencyModel")
+class SaliencyModel(nn.Module, Pretrained):
     """A saliency network that takes images of any size.
 
     Args:
@@ -39,6 +38,8 @@ class SaliencyModel(nn.Module):
         seed: of the first weights.
         options: of :class:`~weft.systems.rgbd_saliency.RgbdSaliencyNet`.
     """
+
+    format = "SaliencyModel/1"
 
     def __init__(
         self, backbone: str | Path | Mapping[str, Any], *, size: int = 320, seed: int = 0, **options: Any
@@ -51,26 +52,8 @@ class SaliencyModel(nn.Module):
             torch.default_generator.manual_seed(seed)
             self.network = RgbdSaliencyNet(backbone, **options)
 
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
-        folder = Path(folder)
-        write_tensors(folder / "model.safetensors", self.state_dict())
-        write_json(folder / "config.json", {"format": FORMAT, "size": self.size, **self.network.options})
-
-    @classmethod
-    def from_pretrained(cls, folder: Path | str) -> Self:
-        """The model of a folder, or of its ``best/``, in evaluation mode.
-
-        Raises:
-            UserError: the folder holds no saliency model, or it is damaged.
-        """
-        place, config = read_config(Path(folder), FORMAT)
-        try:
-            model = cls(config.pop("backbone"), **config)
-        except (KeyError, TypeError) as error:
-            raise not_a_model(place, error) from None
-        load_weights(model, place / "model.safetensors")
-        return model.eval()
+    def config(self) -> dict[str, Any]:
+        return {"size": self.size, **self.network.options}
 
     @torch.no_grad()
     def predict(self, data: RgbdSaliency, rows: np.ndarray, batch_size: int = 8) -> Iterator[tuple[int, np.ndarray]]:

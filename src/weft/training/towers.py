@@ -170,6 +170,7 @@ class TowerModel(AlignedModel):
         plain = AlignedModel(self.dims, encoders=encoders, table=self.table, **self.settings)
         plain.standardise.load_state_dict(self.standardise.state_dict())
         plain.aligner.load_state_dict(self.aligner.state_dict())
+        plain.seen = self.seen
         plain.save_pretrained(folder)
 
 

@@ -15,6 +15,7 @@ from weft.training.loop import fit, fit_aligner
 from weft.training.model import Decision, FusedModel
 from weft.training.raw import encoder_specs, table_of
 from weft.training.rows import choose_target
+from weft.training.seen import Seen
 from weft.training.towers import RawRows, TowerModel
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def train_model(
             model = TowerModel.build(towers=features.towers, **{**common, "table": features.dataset.table})
         else:
             model = AlignedModel.build(**common)
+        model.seen = Seen.of(features, split)
         loss = create_objective(objective or aligners.get(name).objective, **(objective_options or {}))
         fit_aligner(model, loss, features, split, settings, folder, progress)
     else:
@@ -72,6 +74,7 @@ def train_model(
         model = FusedModel.build(
             task=task, fusion=name, fusion_options=options, decision=decision, rule=rule, target=column, **common
         )
+        model.seen = Seen.of(features, split)
         fit(model, features, split, settings, folder, progress)
     parts = {"dev": split.dev, "test": split.test}
     return {part: model.evaluate(features, rows) for part, rows in parts.items() if len(rows)}

@@ -1,0 +1,155 @@
+"""Files: bytes, JSON and tensors, each replaced in one step; locks between processes; hashes.
+
+A file is written under a temporary name of its process, synced to the disk and renamed, so a killed run leaves the old
+file or the new one and never half of one, and two processes never share a temporary file. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from weft.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``path`` in one step: all of it, or nothing. Its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names written into a folder last."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def lock(path: Path, seconds: float = -1) -> Iterator[None]:
+    """Hold ``path`` (a lock file, made where it is missing) against other processes; freed when the holder dies.
+
+    Args:
+        path: the lock file.
+        seconds: how long to wait for another holder; -1: as long as it takes.
+
+    Raises:
+        UserError: another process still holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(path, timeout=seconds):
+            yield
+    except filelock.Timeout:
+        raise UserError(
+            "another process is at work in this folder",
+            f"{path} is held",
+            "wait until it ends, or choose another folder",
+        ) from None
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON knows it: NumPy and tensors as numbers and lists, NaN and infinities as None, the rest text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    for method in ("tolist", "model_dump", "to_dict"):
+        if hasattr(value, method):
+            return plain(getattr(value, method)())
+    return str(value)
+
+
+def to_json(value: Any) -> str:
+    """``value`` as indented JSON that every reader takes: figures that are not defined are null (see :func:`plain`)."""
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and without spaces: the form that is hashed."""
+    return json.dumps(plain(value), sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256(content: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """:func:`to_json` of ``value``, written in one step."""
+    write_bytes(path, to_json(value).encode())
+
+
+def read_json(path: Path) -> Any:
+    """The JSON of a file.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Tensors and text as one safetensors file, written in one step."""
+    from safetensors.torch import save
+
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(content, metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _missing(path: Path) -> UserError:
+    return UserError("a file is missing", str(path), "check the path, or make the file again")
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError("a file is damaged", f"{path}: {error}", "restore it from a copy, or make it again")

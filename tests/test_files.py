@@ -1,0 +1,64 @@
+"""Files are replaced whole or not at all, JSON is JSON, and a lock holds between processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from weft.errors import UserError
+from weft.files import lock, read_json, read_tensors, to_json, write_bytes, write_json, write_tensors
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "kept.json"
+    write_json(path, {"old": 1})
+
+    def broken(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write_json(path, {"new": 2})
+    assert read_json(path) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.json"]
+
+
+def test_json_has_neither_nan_nor_infinity():
+    value = {"a": float("nan"), "b": [np.float32("inf"), 1], "c": np.array([np.nan, 2.0]), 3: torch.tensor([1.0])}
+    assert json.loads(to_json(value)) == {"a": None, "b": [None, 1], "c": [None, 2.0], "3": [1.0]}
+
+
+def test_tensors_and_text_come_back(tmp_path):
+    write_tensors(tmp_path / "deep" / "t.safetensors", {"x": torch.arange(3)}, {"about": "[b]"})
+    tensors, about = read_tensors(tmp_path / "deep" / "t.safetensors")
+    assert tensors["x"].tolist() == [0, 1, 2]
+    assert about == {"about": "[b]"}
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    write_bytes(tmp_path / "bad", b"\xff{")
+    for read in (read_json, read_tensors):
+        with pytest.raises(UserError, match="missing"):
+            read(tmp_path / "gone")
+        with pytest.raises(UserError, match="damaged"):
+            read(tmp_path / "bad")
+
+
+def test_a_lock_holds_against_another_process_and_is_freed_by_its_death(tmp_path):
+    code = """import pathlib, sys, time; from weft.files import lock
+with lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)"""
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "l")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="another process"), lock(tmp_path / "l", seconds=0.1):
+        pass
+    holder.kill()
+    holder.wait()
+    with lock(tmp_path / "l", seconds=5):
+        pass
