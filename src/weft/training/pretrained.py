@@ -137,7 +137,4 @@ def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
             f"{folder / CONFIG} names no format",
             "give the folder of a model: that of weft fit, or winner/ of weft compare",
         )
-    tensors_missing = not (folder / WEIGHTS).exists()
-    if tensors_missing:
-        raise UserError("a model folder lacks a file", str(folder / WEIGHTS), "train the model again")
     return folder, config
