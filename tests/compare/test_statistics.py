@@ -55,6 +55,16 @@ def test_no_difference_is_no_evidence() -> None:
     assert sign_flip_test(np.zeros(30)) == 1.0
 
 
+def test_a_clear_difference_has_the_smallest_p_that_so_many_draws_allow() -> None:
+    """None of 99 random sign patterns of 200 equal differences is as extreme: (1 + 0) / (1 + 99)."""
+    assert sign_flip_test(np.ones(200), resamples=99) == 0.01
+
+
+def test_copies_of_a_row_are_no_new_evidence(rng: np.random.Generator) -> None:
+    d, copies = rng.normal(0.6, 1, 9), np.repeat(np.arange(9), 10)
+    assert sign_flip_test(d[copies], copies) == sign_flip_test(d) > sign_flip_test(d[copies])
+
+
 def test_p_values_of_random_data_are_uniform() -> None:
     p = [sign_flip_test(np.random.default_rng(i).normal(size=40), resamples=199) for i in range(400)]
     assert stats.kstest(p, "uniform").pvalue > 0.01

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -247,6 +248,33 @@ def test_a_damaged_table_or_manifest_is_named(tmp_path: Path):
         Store.open(store.folder)
     with pytest.raises(UserError, match="no feature store"):
         Store.open(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_rename_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatch, which):
+    """The manifest is renamed first, the table of rows second; nothing is written in place."""
+    store = encode(toy(), {"text": Letters()}, tmp_path / "store")
+    files = {name: (store.folder / name).read_bytes() for name in ("manifest.json", "rows.parquet")}
+    calls, real = [], os.replace
+
+    def rename(source, target):
+        calls.append(Path(target).name)
+        if len(calls) == which:
+            raise OSError("the disk is gone")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", rename)
+    with pytest.raises(OSError, match="the disk is gone"):
+        encode(replace(toy(), targets={"y": np.arange(40)}), {"text": Letters()}, store.folder)
+    monkeypatch.undo()
+    assert calls == ["manifest.json", "rows.parquet"][:which]
+    assert (store.folder / calls[-1]).read_bytes() == files[calls[-1]]
+    if which == 2:
+        with pytest.raises(UserError, match=r"rows\.parquet is damaged"):
+            Store.open(store.folder)
+    again = encode(toy(), {"text": Letters()}, store.folder)
+    assert again.report.modalities["text"].encoded == 0
+    assert {name: (store.folder / name).read_bytes() for name in files} == files
 
 
 SCRIPT = """

@@ -75,10 +75,10 @@ class Store(ColumnFeatures):
             for index, found in damage(folder / entry["folder"], entry, verify):
                 raise damaged(folder / entry["folder"], index, found)
         rows = folder / ROWS
-        if not rows.is_file() or (verify and sha256(rows.read_bytes()) != manifest["rows"]["sha256"]):
+        if not rows.is_file() or sha256(rows.read_bytes()) != manifest["rows"]["sha256"]:
             raise UserError(
                 f"the table of rows {ROWS} is damaged",
-                f"{rows}: other bytes than written",
+                f"{rows}: other bytes than the manifest says",
                 "run encode again: it is cheap",
             )
         return cls(folder, manifest)
