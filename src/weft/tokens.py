@@ -20,6 +20,15 @@ class Tokens(NamedTuple):
     Attributes:
         values: ``(B, T, D)`` float. A pooled vector has ``T == 1``; a feature map ``T == H*W``, row-major.
         mask: ``(B, T)`` bool, True where a token is real. A row without any True: the modality is absent there.
+
+    Example:
+        >>> import torch
+        >>> from weft.tokens import mean_pool, pad, present
+        >>> tokens = pad([torch.ones(3, 2), torch.zeros(0, 2), torch.ones(1, 2)])  # three rows, the second absent
+        >>> tokens.values.shape, tokens.mask.tolist()
+        (torch.Size([3, 3, 2]), [[True, True, True], [False, False, False], [True, False, False]])
+        >>> present(tokens).tolist(), mean_pool(tokens)[:, 0].tolist()
+        ([True, False, True], [1.0, 0.0, 1.0])
     """
 
     values: Tensor

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from weft.errors import UserError
 from weft.fusion.base import check_dims, check_inputs
-from weft.ops.cost import Cost, measure_cost
+from weft.ops.cost import Cost, empty_batch, measure_cost
 from weft.registry import Registry
 from weft.tokens import Tokens
 
@@ -28,6 +28,15 @@ class Aligner(nn.Module, ABC):
         arity: fewest and most modalities (None: any number).
         objective: the registered objective that suits it, where the user names none.
         paper: the citation.
+
+    Example:
+        >>> import torch
+        >>> from weft.alignment import create_aligner
+        >>> from weft.tokens import as_tokens
+        >>> aligner = create_aligner("two-tower", dims={"text": 384, "image": 1280}, dim=64)
+        >>> found = aligner({"text": as_tokens(torch.randn(4, 384))})  # one side at a time, or both
+        >>> found["text"].shape, bool(torch.allclose(found["text"].norm(dim=1), torch.ones(4)))
+        (torch.Size([4, 64]), True)
     """
 
     arity: ClassVar[tuple[int, int | None]] = (1, None)
@@ -71,21 +80,22 @@ class Aligner(nn.Module, ABC):
     @classmethod
     def cost(cls, dims: Mapping[str, int], dim: int = 256, tokens: int | Mapping[str, int] = 1, **options: Any) -> Cost:
         """Parameters, FLOPs and activation bytes of one sample, before building: nothing is allocated."""
-        lengths = dict.fromkeys(dims, tokens) if isinstance(tokens, int) else tokens
-
-        def sample() -> tuple[dict[str, Tokens]]:
-            return (
-                {
-                    name: Tokens(torch.empty(1, lengths[name], d), torch.ones(1, lengths[name], dtype=torch.bool))
-                    for name, d in dims.items()
-                },
-            )
-
-        return measure_cost(lambda: cls(dims, dim, **options), sample)
+        return measure_cost(lambda: cls(dims, dim, **options), lambda: (empty_batch(dims, tokens),))
 
 
 class Objective(nn.Module, ABC):
-    """A loss over matched pairs of embeddings; row ``i`` of ``a`` belongs with row ``i`` of ``b``."""
+    """A loss over matched pairs of embeddings; row ``i`` of ``a`` belongs with row ``i`` of ``b``.
+
+    Example:
+        Pairs that match have a smaller loss than pairs that do not:
+
+        >>> import torch
+        >>> from weft.alignment import create_objective
+        >>> objective = create_objective("infonce", temperature=0.1)
+        >>> a, valid = torch.eye(4), torch.ones(4, dtype=torch.bool)
+        >>> bool(objective(a, a, valid) < objective(a, a.flip(0), valid))
+        True
+    """
 
     paper: ClassVar[str] = ""
 

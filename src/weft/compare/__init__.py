@@ -1,4 +1,22 @@
-"""Operators x seeds x folds, baselines, statistics, and the verdict in one sentence."""
+"""Operators x seeds x folds, baselines, statistics, and the verdict in one sentence.
+
+Example:
+    Two signs, one in each modality; the label is whether they differ, which neither knows alone:
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from weft.compare import CompareConfig, compare
+    >>> from weft.store import MemoryFeatures
+    >>> rng = np.random.default_rng(0)
+    >>> signs = rng.choice([-1.0, 1.0], (200, 2))
+    >>> a, b = (np.stack([sign, 0.1 * rng.normal(size=200)], axis=1) for sign in signs.T)
+    >>> label = np.where(signs[:, 0] == signs[:, 1], "same", "different")
+    >>> features = MemoryFeatures([f"row {i}" for i in range(200)], {"a": a, "b": b}, {"label": label})
+    >>> config = CompareConfig(fusions=["concat"], decisions=[], seeds=1, trials=1, dim=8, resamples=99)
+    >>> found = compare(features, config, tempfile.mkdtemp(), progress=False)
+    >>> sorted(row.method for row in found.rows if row.role == "fusion")
+    ['concat']
+"""
 
 from weft.compare.comparison import Comparison, compare
 from weft.compare.config import CompareConfig

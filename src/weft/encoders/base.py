@@ -50,6 +50,14 @@ class Encoder(ABC):
         kinds: the ``Modality.kind`` values it reads.
         width: ``D`` of its tokens; known after :meth:`fit` where it depends on the data.
         recipe: what :func:`create_encoder` was called with, JSON; None for an encoder built by hand.
+
+    Example:
+        >>> from weft.encoders import create_encoder
+        >>> encoder = create_encoder("hashed-text", "text")
+        >>> [tokens.shape[1] == encoder.width for tokens in encoder.encode(["a red square", "two blue circles"])]
+        [True, True]
+        >>> encoder.identity()["name"]
+        'hashed-text'
     """
 
     kinds: ClassVar[tuple[str, ...]]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from weft.errors import UserError, some
-from weft.ops.cost import Cost, measure_cost
+from weft.ops.cost import Cost, empty_batch, measure_cost
 from weft.registry import Registry
 from weft.tokens import Fused, Tokens, as_tokens, mean_pool, present
 
@@ -37,6 +37,21 @@ class Fusion(nn.Module, ABC):
             stands in, in training and inference alike; ``"refuse"``: an error that names the rows.
         symmetric: permuting the modalities (with their weights) cannot change the vector.
         paper: the citation.
+
+    Example:
+        Four rows, one of them without an image:
+
+        >>> import torch
+        >>> from weft.fusion import create_fusion
+        >>> from weft.tokens import as_tokens
+        >>> fusion = create_fusion("gated", dims={"text": 384, "image": 1280}, dim=128)
+        >>> there = torch.tensor([True, True, True, False])
+        >>> batch = {"text": as_tokens(torch.randn(4, 384)), "image": as_tokens(torch.randn(4, 1280), there)}
+        >>> fused = fusion(batch)
+        >>> fused.vector.shape, fused.weights[3, 1].item()
+        (torch.Size([4, 128]), 0.0)
+        >>> fusion.cost({"text": 384, "image": 1280}, dim=128).parameters
+        638976
     """
 
     arity: ClassVar[tuple[int, int | None]] = (1, None)
@@ -100,17 +115,7 @@ class Fusion(nn.Module, ABC):
             dims, dim, options: as for the constructor.
             tokens: sequence length of every modality, or ``{name: length}``.
         """
-        lengths = dict.fromkeys(dims, tokens) if isinstance(tokens, int) else tokens
-
-        def sample() -> tuple[dict[str, Tokens]]:
-            return (
-                {
-                    name: Tokens(torch.empty(1, lengths[name], d), torch.ones(1, lengths[name], dtype=torch.bool))
-                    for name, d in dims.items()
-                },
-            )
-
-        return measure_cost(lambda: cls(dims, dim, **options), sample)
+        return measure_cost(lambda: cls(dims, dim, **options), lambda: (empty_batch(dims, tokens),))
 
 
 fusions: Registry[Fusion] = Registry("fusion", "weft.fusion")

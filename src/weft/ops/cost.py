@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from weft.tokens import Tokens
 
 
 class Cost(NamedTuple):
@@ -39,6 +41,15 @@ class _ActivationBytes(TorchDispatchMode):
         if not func.is_view:
             self.total += sum(t.numel() * t.element_size() for t in tree_leaves(out) if isinstance(t, Tensor))
         return out
+
+
+def empty_batch(dims: Mapping[str, int], tokens: int | Mapping[str, int]) -> dict[str, Tokens]:
+    """A batch of one row, all tokens real; ``tokens``: the length of every sequence, or ``{name: length}``."""
+    lengths = dict.fromkeys(dims, tokens) if isinstance(tokens, int) else tokens
+    return {
+        name: Tokens(torch.empty(1, lengths[name], d), torch.ones(1, lengths[name], dtype=torch.bool))
+        for name, d in dims.items()
+    }
 
 
 def measure_cost(build: Callable[[], nn.Module], sample: Callable[[], tuple[Any, ...]]) -> Cost:

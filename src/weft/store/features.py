@@ -167,6 +167,17 @@ class MemoryFeatures(ColumnFeatures):
 
     Raises:
         UserError: unequal numbers of rows, repeated ids, shapes that do not fit, or values that are not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> text = np.ones((3, 4))
+        >>> text[1] = np.nan  # no text in the second row
+        >>> sounds = [np.ones((5, 2)), np.ones((2, 2)), None]  # sequences of unequal length; none in the third
+        >>> features = MemoryFeatures(["a", "b", "c"], {"text": text, "sound": sounds}, {"label": [0, 1, 0]})
+        >>> features.dims, features.presence.tolist()
+        ({'text': 4, 'sound': 2}, [[True, True], [False, True], [True, False]])
+        >>> features.gather(np.array([0, 1]))["sound"].values.shape
+        torch.Size([2, 5, 2])
     """
 
     def __init__(

@@ -32,6 +32,16 @@ class Task(ABC):
         primary: the metric that models are selected and compared by, a key of :meth:`metrics`.
         higher_is_better: whether more of ``primary`` is better.
         probabilistic: whether outputs stand for a distribution (:meth:`log_probabilities`).
+
+    Example:
+        >>> import numpy as np
+        >>> from weft.tasks.base import create_task
+        >>> task = create_task("classification", np.array(["cat", "dog", "dog"]))
+        >>> outputs = np.array([[2.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+        >>> task.decide(outputs)["prediction"].tolist()
+        ['cat', 'dog']
+        >>> task.metrics(outputs, np.array(["cat", "cat"]))["accuracy"]
+        0.5
     """
 
     outputs: int
