@@ -73,7 +73,7 @@ MUTANTS = [
         "fusion/base.py",
         "gone = ~there.unsqueeze(1)",
         "gone = ~there.unsqueeze(1) & self.training",
-        contract("concat", "every_presence_pattern_is_finite") + " tests/fusion/test_concat.py",
+        "tests/contract/test_fusion.py tests/fusion/test_tucker.py -k tucker",
     ),
     Mutant(
         "absent modalities compete in a softmax gate",

@@ -25,7 +25,8 @@ class Letters(Encoder):
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
         time.sleep(self.pause)
         self.batches.append(list(values))
-        return [letters(value) * np.float32(self.scale) for value in values]
+        with np.errstate(over="ignore"):
+            return [letters(value) * np.float32(self.scale) for value in values]
 
     def lengths(self, values: Sequence[Any]) -> np.ndarray:
         return np.array([len(value) for value in values])

@@ -313,3 +313,30 @@ def test_a_killed_run_goes_on_with_the_same_bytes(tmp_path: Path):
     for row in np.flatnonzero(resumed.presence[:, 0]):
         tokens = resumed.gather(np.array([row]))["text"]
         np.testing.assert_array_equal(tokens.values[0].numpy(), letters(texts[row]))
+
+
+TWO = """
+import sys
+from tests.store.samples import toy, toy_encoders
+from weft.store import encode
+print("ready", flush=True)
+sys.stdin.readline()
+store = encode(toy(), toy_encoders(pause=0.05), sys.argv[1], shard_rows=4, batch_size=2, progress=False)
+print(sum(report.encoded for report in store.report.modalities.values()))
+"""
+
+
+def test_two_processes_encode_into_one_folder(tmp_path: Path):
+    """They start together; one encodes, the other waits and finds all of it."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pair = [subprocess.Popen([sys.executable, "-c", TWO, str(tmp_path / "both")], **pipes) for _ in range(2)]
+    for process in pair:
+        assert process.stdout.readline() == "ready\n"
+    for process in pair:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    encoded = sorted(int(process.communicate(timeout=240)[0]) for process in pair)
+    assert [process.returncode for process in pair] == [0, 0]
+    alone = encode(toy(), toy_encoders(), tmp_path / "alone", shard_rows=4, batch_size=2)
+    assert encoded == [0, sum(report.values for report in alone.report.modalities.values())]
+    assert hashes(tmp_path / "both") == hashes(tmp_path / "alone")

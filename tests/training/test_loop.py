@@ -19,6 +19,7 @@ from weft.errors import UserError
 from weft.store import MemoryFeatures
 from weft.training import AlignedModel, FusedModel, TrainConfig, fit, fit_aligner
 from weft.training.batches import Batches
+from weft.training.fused_goal import FusedGoal
 from weft.training.loop import make_optimizer
 
 QUICK = {"epochs": 4, "patience": 0, "batch_size": 32}
@@ -33,6 +34,16 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
     runs = [fit(build(features, split), features, split, {**QUICK, "seed": s}, progress=False) for s in (0, 0, 1)]
     assert without_time(runs[0]) == without_time(runs[1])
     assert without_time(runs[0]) != without_time(runs[2])
+
+
+def test_every_epoch_has_an_order_of_its_own(monkeypatch):
+    features, split = xor(100)
+    seen, original = [], FusedGoal.batch
+    monkeypatch.setattr(FusedGoal, "batch", lambda self, p: (seen.append(p), original(self, p))[1])
+    fit(build(features, split), features, split, QUICK, progress=False)
+    epochs = np.concatenate(seen).reshape(QUICK["epochs"], len(split.train))
+    assert (np.sort(epochs, axis=1) == np.arange(len(split.train))).all()
+    assert len({tuple(epoch) for epoch in epochs}) == QUICK["epochs"]
 
 
 def test_training_does_not_depend_on_the_callers_random_state():
@@ -296,8 +307,6 @@ def test_a_run_stopped_inside_an_epoch_goes_on_at_that_step(tmp_path, monkeypatc
     features, split = xor(200)
     settings = {**QUICK, "batch_size": 10, "checkpoint_seconds": 0, "log_every": 1}
     whole = fit(build(features, split), features, split, settings, progress=False)
-
-    from weft.training.fused_goal import FusedGoal
 
     original, calls = FusedGoal.batch, []
 

@@ -28,9 +28,10 @@ def init(
     from weft.cli.output import say
     from weft.data import guess_table, to_commented_yaml
     from weft.errors import UserError
+    from weft.files import write_bytes
 
     if out.exists() and not force:
         raise UserError("the configuration exists already", str(out), "choose another --out, or pass --force")
     config = guess_table(table)
-    out.write_text(to_commented_yaml(config, out.parent))
+    write_bytes(out, to_commented_yaml(config, out.parent).encode())
     say(f"{out}: {', '.join(f'{n} ({m.kind})' for n, m in config.modalities.items())}. Next: weft compare {out}")

@@ -45,6 +45,7 @@ def mine(
     from weft.encoders import create_encoder
     from weft.encoders.pooled import pooled_vectors
     from weft.errors import UserError
+    from weft.files import write_bytes
 
     dataset = read_source(source, root, data)
     texts = [modality for modality in dataset.modalities.values() if modality.kind == "text"]
@@ -70,7 +71,7 @@ def mine(
     config: dict[str, Any] = {"table": out.name, "id": "id", "group": "image", "task": "retrieval"}
     config |= {"split": "split"} if dataset.split is not None else {}
     config["modalities"] = {name: {"kind": "text", "column": name} for name in ("first", "second")}
-    out.with_suffix(".yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    write_bytes(out.with_suffix(".yaml"), yaml.safe_dump(config, sort_keys=False).encode())
     same = sum(pair.first == pair.second for pair in mined)
     if json:
         write_json({"pairs": len(mined), "identical": same, "images": len(groups), "table": str(out)})

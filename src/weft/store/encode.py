@@ -3,7 +3,8 @@
 Values that repeat (an image with five captions) are found by the hash of their content and encoded once. Unique values
 are kept in the order of their first row, ``shard_rows`` per shard. Inside a shard they are batched by length, longest
 first; no batch spans two shards, so every shard has the same bytes whether or not the run was interrupted before it.
-A store that is there is checked by its hashes first, and what is missing or damaged is made.
+A store that is there is checked by its hashes first, and what is missing or damaged is made. Of two processes that
+encode into one folder the second waits, and finds everything there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rich.progress import Progress, TaskID
 from weft.data.dataset import Dataset
 from weft.encoders import BadValue, Encoder
 from weft.errors import UserError, did_you_mean, some
-from weft.files import canonical, sha256, write_bytes
+from weft.files import canonical, lock, sha256, write_bytes
 from weft.progress import progress_bar
 from weft.store.block import damage, repair_headers, write_shard
 from weft.store.files import (
@@ -35,6 +36,8 @@ from weft.store.files import (
     write_manifest,
 )
 from weft.store.store import Store
+
+LOCK = ".lock"
 
 
 @dataclass
@@ -135,22 +138,22 @@ def encode(
     )
     manifest = new_manifest(dataset, encoders, unique, dtype, shard_rows, data)
     check_folder(folder)
-    before = read_manifest(folder)
-    if before is not None:
-        keep_finished(folder, manifest, before)
-    for name in names:
-        (folder / manifest["modalities"][name]["folder"]).mkdir(parents=True, exist_ok=True)
-    write_manifest(folder, manifest)
-    write_bytes(folder / ROWS, data)
     report = EncodeReport()
-    with progress_bar(progress) as bar:
-        for name in names:
-            present = int((unique[name].pointer >= 0).sum())
-            report.modalities[name] = ModalityReport(present, len(unique[name].values))
-            task = bar.add_task(name, total=len(unique[name].values))
-            run = Run(folder, manifest, name, encoders[name], unique[name], dataset.ids, batch_size)
-            run.finish(report.modalities[name], bar, task)
-    opened = Store.open(folder)
+    with lock(folder / LOCK):
+        before = read_manifest(folder)
+        if before is not None:
+            keep_finished(folder, manifest, before)
+        write_manifest(folder, manifest)
+        write_bytes(folder / ROWS, data)
+        with progress_bar(progress) as bar:
+            for name in names:
+                (folder / manifest["modalities"][name]["folder"]).mkdir(exist_ok=True)
+                present = int((unique[name].pointer >= 0).sum())
+                report.modalities[name] = ModalityReport(present, len(unique[name].values))
+                task = bar.add_task(name, total=len(unique[name].values))
+                run = Run(folder, manifest, name, encoders[name], unique[name], dataset.ids, batch_size)
+                run.finish(report.modalities[name], bar, task)
+        opened = Store.open(folder)
     opened.report = report
     return opened
 

@@ -8,7 +8,6 @@ itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.errors import UserError
-from weft.files import read_tensors, write_tensors
+from weft.files import canonical, read_tensors, sha256, write_tensors
 
 NAME = "checkpoint.safetensors"
 
@@ -49,7 +48,7 @@ class Position:
 
 def fingerprint(value: Any) -> str:
     """A short hash of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return sha256(canonical(value))[:16]
 
 
 def save_checkpoint(

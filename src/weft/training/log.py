@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.errors import UserError
+from weft.files import write_bytes
 from weft.progress import progress_bar
 
 
@@ -40,7 +41,7 @@ class RunLog:
     def resume(self, epochs: list[dict[str, float]]) -> None:
         """Start the log again at the epochs a checkpoint knows."""
         if self._path is not None:
-            self._path.write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs), encoding="utf-8")
+            write_bytes(self._path, "".join(json.dumps(epoch) + "\n" for epoch in epochs).encode())
 
     def step(self, done: int) -> None:
         """``done`` steps of the whole run are done."""
