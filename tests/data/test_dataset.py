@@ -67,7 +67,6 @@ S = np.zeros((5, 2), dtype=np.float32)
         ({"targets": {"label": np.zeros(3)}}, "4 ids, but target 'label': 3"),
         ({"group": np.zeros(5)}, "group: 5"),
         ({"modalities": {"m": Modality("text", ["x"])}}, "modality 'm': 1"),
-        ({"task": "clasification"}, "did you mean 'classification'"),
         ({"split": np.array(["train", "train", "holdout", "test"])}, "c: holdout"),
         ({"modalities": {"m": Modality("text", ["x", None, "y", None])}}, "none of m in 2 rows: 'b', 'd'"),
         (one("picture", [None] * 4), "unknown kind"),

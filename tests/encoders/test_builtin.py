@@ -236,9 +236,13 @@ def test_columns_equal_scikit_learn():
 
 
 def test_columns_keep_the_most_frequent_categories():
-    encoder = create_encoder("columns", "tabular", max_categories=1)
-    encoder.fit([("a",), ("b",), ("b",)])
-    np.testing.assert_array_equal(np.concatenate(encoder.encode([("a",), ("b",)])), [[0, 1, 0], [1, 0, 0]])
+    encoder = create_encoder("columns", "tabular", max_categories=1, spelling=0)
+    encoder.fit([("a",), ("b",), ("b",)])  # other, then the logarithm of 1 + how often
+    np.testing.assert_allclose(
+        np.concatenate(encoder.encode([("a",), ("b",), ("c",)])),
+        [[0, 1, np.log(2), 0], [1, 0, np.log(3), 0], [0, 1, 0, 0]],
+        rtol=1e-6,
+    )
     constant = create_encoder("columns", "tabular")
     constant.fit([(3,), (3,)])
     np.testing.assert_array_equal(constant.encode([(3,)])[0], [[0, 0]])

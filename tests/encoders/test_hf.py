@@ -200,7 +200,7 @@ def test_identity_follows_the_content_of_a_folder(tiny_vit: Path, tmp_path: Path
 
 def test_models_that_are_not_there(tmp_path: Path, tiny_vit: Path):
     for spec in ("hf:nobody/no-such-model", f"hf:{tmp_path / 'nowhere'}", f"hf:{tmp_path}"):
-        with pytest.raises(UserError, match=r"(?s)cannot be loaded.*folder.*'hashed-text'"):
+        with pytest.raises(UserError, match=r"(?s)cannot be loaded.*folder.*'tfidf'"):
             create_encoder(spec, "text")
     folder = tmp_path / "incomplete"
     shutil.copytree(tiny_vit, folder)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from weft.errors import UserError, did_you_mean
 
@@ -33,13 +32,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
 def settings(pairs: list[str], option: str) -> dict[str, Any]:
-    """``["rows=900", "answers=[yes, no]"]`` as a dictionary; values are read as YAML."""
+    """``["rows=900", "answers=[yes, no]"]`` as a dictionary; values are read as YAML in which words stay words."""
+    from weft.data.words import read_words
+
     parsed = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"--{option} takes KEY=VALUE", pair, f"for example --{option} {key}=1")
-        parsed[key] = yaml.safe_load(value)
+        parsed[key] = read_words(value)
     return parsed
 
 
@@ -49,8 +50,10 @@ def read_source(source: str, root: Path | None, data: list[str]) -> Dataset:
 
     if source.endswith((".yaml", ".yml")):
         from weft.data import load_config, read_table
+        from weft.tasks.base import tasks
 
         config = load_config(source)
+        tasks.get(config.task)
         return read_table(config.table, config)
     if source not in datasets.names():
         raise UserError(
@@ -64,8 +67,9 @@ def read_source(source: str, root: Path | None, data: list[str]) -> Dataset:
 def read_new_rows(table: dict[str, Any] | None, source: str, root: Path | None, data: list[str]) -> Dataset:
     """Rows to predict: a table read as the model's own was (targets may be missing), a YAML, or a named data set."""
     from weft.data import TableConfig, read_table
+    from weft.data.columns import is_table
 
-    if Path(source).suffix not in (".csv", ".parquet", ".jsonl", ".gz"):
+    if not is_table(source):
         return read_source(source, root, data)
     if table is None:
         raise UserError(

@@ -2,7 +2,8 @@
 
 from weft.data.dataset import BuiltIn, Dataset, FolderReader, Modality, Reader, datasets, load_dataset
 from weft.data.files import read_array, read_audio, read_image
-from weft.data.guess import guess_table, to_commented_yaml
+from weft.data.guess import Proposal, guess_table, propose_table, to_commented_yaml
+from weft.data.kinds import Kind, kinds
 from weft.data.splits import Split, make_folds, make_splits
 from weft.data.table import (
     ModalityConfig,
@@ -16,18 +17,22 @@ __all__ = [
     "BuiltIn",
     "Dataset",
     "FolderReader",
+    "Kind",
     "Modality",
     "ModalityConfig",
+    "Proposal",
     "Reader",
     "Split",
     "SplitsConfig",
     "TableConfig",
     "datasets",
     "guess_table",
+    "kinds",
     "load_config",
     "load_dataset",
     "make_folds",
     "make_splits",
+    "propose_table",
     "read_array",
     "read_audio",
     "read_image",

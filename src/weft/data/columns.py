@@ -1,14 +1,17 @@
-"""A table file as columns of plain Python cells, and cells as the values of a modality.
+"""A table file as columns of plain Python cells, and cells as arrays.
 
 CSV has only strings; Parquet and JSONL have types. A column is brought to the same values from all three: an empty or
-blank cell and null are None, ``[1, 2]`` in a CSV cell is a list, and a column whose cells are all numbers is numbers.
+blank cell and null are None, and ``[1, 2]`` in a CSV cell is a list. What else a cell is, its column's type says, see
+:mod:`weft.data.cells`. The delimiter of a CSV is the one of ``, ; tab |`` that cuts its first lines into equal rows.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,21 +20,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
-from PIL import Image
 
-from weft.data.files import read_array
+from weft.data.cells import as_number, is_blank
+from weft.data.files import is_file, read_array
 from weft.errors import UserError, did_you_mean, some
 
-FORMATS = (".csv", ".tsv", ".parquet", ".jsonl")
-BLANK_NUMBERS = frozenset({"na", "n/a", "nan", "null", "none"})
-"""Words that stand for an empty cell in a column of numbers."""
+FORMATS = (".csv", ".tsv", ".txt", ".parquet", ".jsonl")
+DELIMITERS = (",", "\t", ";", "|")
+SAMPLE = 1 << 16
+"""Characters of a CSV that its delimiter is found in."""
 
 
 class Columns:
     """The columns of one table file.
 
     Args:
-        path: a ``.csv``, ``.tsv``, ``.parquet`` or ``.jsonl`` file, UTF-8, with column names.
+        path: a ``.csv``, ``.tsv``, ``.parquet`` or ``.jsonl`` file, UTF-8, with column names; text also as ``.gz``.
 
     Raises:
         UserError: missing file, another format, a damaged file, no rows, or a column name that comes twice.
@@ -60,7 +64,7 @@ class Columns:
                 did_you_mean(column, self.names, "columns"),
             )
         if column not in self._cells:
-            self._cells[column] = [_blank_to_none(cell) for cell in self._column(column)]
+            self._cells[column] = [None if is_blank(cell) else cell for cell in self._column(column)]
         return self._cells[column]
 
 
@@ -68,67 +72,75 @@ Source = tuple[list[str], int, Callable[[str], list[Any]]]
 """Column names, number of rows, and the cells of a column."""
 
 
+def is_table(path: str | Path) -> bool:
+    """Whether a name is that of a table file."""
+    return _suffix(Path(path)) in FORMATS
+
+
+def _suffix(path: Path) -> str:
+    """``.csv`` of ``A.CSV`` and of ``a.csv.gz``."""
+    path = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return path.suffix.lower()
+
+
 def _read(path: Path) -> Source:
-    suffix = path.suffix.lower()
+    suffix = _suffix(path)
     if suffix not in FORMATS:
         raise UserError("a table is CSV, Parquet or JSONL", str(path), f"name the file {' or '.join(FORMATS)}")
-    if not path.is_file():
+    if not is_file(path):
         raise UserError("the table does not exist", str(path), "check the path; in a YAML it is relative to the YAML")
     try:
-        if suffix == ".jsonl":
-            return _read_jsonl(path)
-        table = pa.parquet.read_table(path) if suffix == ".parquet" else _read_csv(path)
-    except (pa.ArrowException, csv.Error, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        if suffix == ".parquet":
+            table = pa.parquet.read_table(path)
+        else:
+            content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+            if suffix == ".jsonl":
+                return _read_jsonl(content.decode("utf-8-sig"), path)
+            table = _read_csv(content, "\t" if suffix == ".tsv" else None)
+    except (pa.ArrowException, csv.Error, ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path} cannot be read", str(error), "check that the file is whole and UTF-8") from error
     return table.column_names, table.num_rows, lambda name: table.column(name).to_pylist()
 
 
-def _read_csv(path: Path) -> pa.Table:
+def _read_csv(content: bytes, delimiter: str | None) -> pa.Table:
     """Every column as strings: types are decided by what a column is used for."""
-    read = pa.csv.ReadOptions(block_size=min(max(path.stat().st_size + 1, 1 << 20), 1 << 30))
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    parse = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file, delimiter=delimiter), [])
-    convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()))
-    return pa.csv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    sample = content[:SAMPLE].decode("utf-8", "ignore")
+    delimiter = delimiter or _delimiter(sample)
+    header = next(csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter), [])
+    return pa.csv.read_csv(
+        io.BytesIO(content),
+        read_options=pa.csv.ReadOptions(block_size=min(max(len(content) + 1, 1 << 20), 1 << 30)),
+        parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
+    )
 
 
-def _read_jsonl(path: Path) -> Source:
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+def _delimiter(sample: str) -> str:
+    """The delimiter that cuts the first lines into the most rows of one length, then into the most columns."""
+
+    def fit(delimiter: str) -> tuple[float, int]:
+        try:
+            lines = [line for line in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if line][:50]
+        except csv.Error:
+            return 0.0, 0
+        if not lines or len(lines[0]) < 2:
+            return 0.0, 0
+        whole = lines[:-1] if len(lines) > 2 else lines  # the sample may end inside its last line
+        return sum(len(line) == len(lines[0]) for line in whole) / len(whole), len(lines[0])
+
+    return max(DELIMITERS, key=fit)
+
+
+def _read_jsonl(content: str, path: Path) -> Source:
+    records = [json.loads(line) for line in content.split("\n") if line.strip()]
     if not all(isinstance(record, dict) for record in records):
         found = "a line holds another value"
         raise UserError(f"{path}: every line is one JSON object", found, 'for example {"id": "a", "text": "..."}')
     names = dict.fromkeys(name for record in records for name in record)
     return list(names), len(records), lambda name: [record.get(name) for record in records]
-
-
-def _blank_to_none(cell: Any) -> Any:
-    if isinstance(cell, str) and not cell.strip():
-        return None
-    return None if isinstance(cell, float) and np.isnan(cell) else cell
-
-
-def as_number(cell: Any) -> float | None:
-    """A cell as a finite or infinite float; None where it is empty or says so (``NA``, ``nan``).
-
-    Raises:
-        ValueError: it is no number.
-    """
-    if cell is None or (isinstance(cell, str) and cell.strip().lower() in BLANK_NUMBERS):
-        return None
-    if isinstance(cell, list | dict | bool):
-        raise ValueError(f"no number: {cell!r}")
-    value = float(cell)
-    return None if np.isnan(value) else value
-
-
-def is_numeric(cells: Sequence[Any]) -> bool:
-    """Whether some cells are numbers and all others are empty."""
-    try:
-        return any(as_number(cell) is not None for cell in cells)
-    except (ValueError, TypeError):
-        return False
 
 
 def as_list(cell: Any) -> list[Any] | None:
@@ -138,43 +150,18 @@ def as_list(cell: Any) -> list[Any] | None:
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
             value = json.loads(cell)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return None
         return value if isinstance(value, list) else None
     return None
 
 
-def text_values(cells: Sequence[Any]) -> list[str | None]:
-    """Cells as texts; an empty cell is an absent text."""
-    return [None if cell is None else str(cell) for cell in cells]
-
-
-def path_values(folder: Path) -> Callable[[Sequence[Any], str, Sequence[str]], list[Any]]:
-    """Cells as paths relative to ``folder``; a struct with ``bytes``, as Hugging Face writes images, as that image."""
-
-    def convert(cells: Sequence[Any], name: str, ids: Sequence[str]) -> list[Any]:
-        values: list[Any] = []
-        for row, cell in zip(ids, cells, strict=True):
-            if isinstance(cell, dict) and cell.get("bytes") is not None:
-                values.append(_embedded_image(cell["bytes"], f"modality {name!r}, row {row!r}"))
-            elif isinstance(cell, dict):
-                values.append(folder / cell["path"] if cell.get("path") else None)
-            elif cell is None or isinstance(cell, str):
-                values.append(None if cell is None else folder / cell)
-            else:
-                raise UserError(
-                    f"modality {name!r}, row {row!r}: a file is named by its path", repr(cell), "give a path"
-                )
-        return values
-
-    return convert
-
-
-def _embedded_image(content: bytes, where: str) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(content))
-    except OSError as error:
-        raise UserError(f"{where}: the embedded image cannot be read", str(error), "write the image again") from error
+def npy_axes(cells: Sequence[Any], folder: Path, axes: int) -> float:
+    """The part of the cells that name ``.npy`` files, if the first of them has so many axes; else 0."""
+    names = [cell for cell in cells if isinstance(cell, str) and cell.lower().endswith(".npy")]
+    if not names or read_array(folder / names[0], f"array {names[0]!r}").ndim != axes:
+        return 0.0
+    return len(names) / len(cells)
 
 
 def array_values(columns: Sequence[Sequence[Any]], kind: str, name: str, ids: Sequence[str], folder: Path) -> list[Any]:
@@ -214,7 +201,7 @@ def _array(cell: Any, kind: str, where: str, folder: Path) -> np.ndarray:
         content = as_list(cell)
         try:
             array = np.asarray(as_number(cell) if content is None else content, dtype=np.float64)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise UserError(
                 f"{where}: a {kind} is a list of numbers, a JSON list, or the path of an .npy file",
                 f"{str(cell)[:80]!r} ({error})",
@@ -226,7 +213,8 @@ def _array(cell: Any, kind: str, where: str, folder: Path) -> np.ndarray:
             f"shape {array.shape}, {array.dtype}",
             "reshape the array, or choose another kind",
         )
-    return array.astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 does not hold is infinite, and refused as such
+        return array.astype(np.float32)
 
 
 def _join(parts: list[np.ndarray], where: str) -> np.ndarray:
@@ -238,12 +226,3 @@ def _join(parts: list[np.ndarray], where: str) -> np.ndarray:
             "make the columns equal, or make them modalities of their own",
         )
     return np.stack(parts, axis=-1)
-
-
-def tabular_values(columns: Sequence[Sequence[Any]]) -> list[tuple[Any, ...] | None]:
-    """Rows of cells: floats in columns of numbers, str in others, None where empty. Absent where all are empty."""
-    converted = [
-        [as_number(c) for c in cells] if is_numeric(cells) else [None if c is None else str(c) for c in cells]
-        for cells in columns
-    ]
-    return [None if all(c is None for c in row) else row for row in zip(*converted, strict=True)]

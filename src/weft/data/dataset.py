@@ -11,18 +11,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from weft.data.files import read_audio, read_image, require_files
+from weft.data.files import require_files
+from weft.data.kinds import kind_named
 from weft.errors import UserError, did_you_mean, some
 from weft.registry import Registry
 
-Kind = Literal["text", "image", "audio", "series", "tabular", "vector", "tokens"]
-TaskName = Literal["classification", "multilabel", "regression", "retrieval"]
 SPLITS = ("train", "dev", "test")
-_AXES = {"series": 2, "vector": 1, "tokens": 2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +28,13 @@ class Modality:
     """One column of a data set, raw.
 
     Attributes:
-        kind: decides what a value is:
-            ``text`` a non-empty str; ``image`` a path, PIL image or ``(H, W[, C])`` uint8 array; ``audio`` a path or
-            ``(samples, rate)``; ``series`` a ``(T, C)`` array; ``tabular`` a tuple of cells (float, str or None);
-            ``vector`` a ``(D,)`` array; ``tokens`` a ``(T, D)`` array.
+        kind: decides what a value is, see :mod:`weft.data.kinds`:
+            ``text`` a non-empty str; ``image`` a path, PIL image or ``(H, W[, C])`` uint8 array; ``depth`` a path or
+            ``(H, W)`` array; ``audio`` a path or ``(samples, rate)``; ``video`` a path or ``(T, H, W, 3)`` array;
+            ``series`` a ``(T, C)`` array; ``tabular`` a tuple of cells (float, str, datetime or None); ``date`` a tuple
+            of datetimes or None; ``vector`` a ``(D,)`` array; ``tokens`` a ``(T, D)`` array.
         values: one per row; None where absent.
-        fields: names of the cells of ``tabular``.
+        fields: names of the cells of ``tabular`` and ``date``.
     """
 
     kind: str
@@ -60,49 +59,8 @@ class Modality:
         Raises:
             UserError: unknown kind, a value of the wrong type or shape, NaN or infinite numbers; the rows are named.
         """
-        if self.kind not in get_args(Kind):
-            raise UserError(
-                f"modality {name!r}: unknown kind", self.kind, did_you_mean(self.kind, get_args(Kind), "kinds")
-            )
         there = [(row, value) for row, value in zip(ids, self.values, strict=True) if value is not None]
-        if self.kind == "text":
-            wrong = [row for row, value in there if not isinstance(value, str) or not value.strip()]
-            _refuse(wrong, f"modality {name!r}: a text is a non-empty str", "use None where the text is absent")
-        elif self.kind == "tabular":
-            wrong = [row for row, value in there if len(value) != len(self.fields)]
-            rule = f"modality {name!r}: a tabular value has one cell for each of the {len(self.fields)} fields"
-            _refuse(wrong, rule, "use None for an empty cell")
-        elif self.kind in _AXES:
-            self._check_arrays(name, there)
-
-    def _check_arrays(self, name: str, there: list[tuple[str, Any]]) -> None:
-        axes = _AXES[self.kind]
-        shape = {"series": "(T, C)", "vector": "(D,)", "tokens": "(T, D)"}[self.kind]
-        wrong = [
-            row for row, v in there if not isinstance(v, np.ndarray) or v.ndim != axes or v.dtype.kind not in "fiu"
-        ]
-        _refuse(
-            wrong, f"modality {name!r}: a {self.kind} is a numeric array {shape}", "reshape, or choose another kind"
-        )
-        empty = [row for row, v in there if v.size == 0]
-        _refuse(empty, f"modality {name!r}: an array without values", "use None where the modality is absent")
-        widths = Counter(v.shape[-1] for _, v in there)
-        if len(widths) > 1:
-            usual = widths.most_common(1)[0][0]
-            odd = [(row, v.shape[-1]) for row, v in there if v.shape[-1] != usual]
-            raise UserError(
-                f"modality {name!r}: every {self.kind} {shape} has the same last axis",
-                f"mostly {usual}, but {some(f'{row}: {width}' for row, width in odd)}",
-                "cut or pad these rows; arrays of unequal length along T are a series or tokens, not a vector",
-            )
-        bad = [row for row, v in there if not np.isfinite(v).all()]
-        remedy = "fill the gaps, drop these rows, or use None where the modality is absent"
-        _refuse(bad, f"modality {name!r}: NaN or infinite values", remedy)
-
-
-def _refuse(rows: Sequence[str], what: str, remedy: str) -> None:
-    if rows:
-        raise UserError(what, f"{len(rows)} wrong rows: {some(rows)}", remedy)
+        kind_named(self.kind).check(name, [row for row, _ in there], [value for _, value in there], self.fields)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,13 +74,15 @@ class Dataset:
         targets: ``{column: (N,) or (N, K)}`` strings, ints or floats. The first is the one asked for by default.
         split: ``(N,)`` "train" | "dev" | "test", or None.
         group: ``(N,)``; rows of one group never cross a split and are resampled together. None: every row is its own.
-        task: "classification" | "multilabel" | "regression" | "retrieval".
+        task: registered name of what is asked (``weft list --kind task``).
         labels: ``{column: K names}`` of targets ``(N, K)`` of zeros and ones.
         table: JSON of the :class:`~weft.data.table.TableConfig` it was read by; a model keeps it to read new tables.
+        time: ``(N,)`` seconds, for a ``temporal`` split; None where rows have no order.
+        notes: what reading the data found and a person should know.
 
     Raises:
-        UserError: no rows or modalities, unequal lengths, duplicate ids, a row without any modality, an unknown split
-            or task, or values that are not of their kind.
+        UserError: no rows or modalities, unequal lengths, duplicate ids, a row without any modality, an unknown split,
+            or values that are not of their kind.
     """
 
     name: str
@@ -134,15 +94,13 @@ class Dataset:
     task: str
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     table: dict[str, Any] | None = None
+    time: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.ids or not self.modalities:
             found = f"{len(self.ids)} rows, {len(self.modalities)} modalities"
             raise UserError(f"{self.name}: a data set has rows and modalities", found, "check the file and its options")
-        if self.task not in get_args(TaskName):
-            raise UserError(
-                f"{self.name}: unknown task", self.task, did_you_mean(self.task, get_args(TaskName), "tasks")
-            )
         self._check_lengths()
         twice = [row for row, count in Counter(self.ids).items() if count > 1]
         if twice:
@@ -165,7 +123,9 @@ class Dataset:
     def _check_lengths(self) -> None:
         columns = {f"modality {n!r}": len(m) for n, m in self.modalities.items()}
         columns |= {f"target {n!r}": len(t) for n, t in self.targets.items()}
-        columns |= {n: len(c) for n, c in (("split", self.split), ("group", self.group)) if c is not None}
+        columns |= {
+            n: len(c) for n, c in (("split", self.split), ("group", self.group), ("time", self.time)) if c is not None
+        }
         odd = {name: length for name, length in columns.items() if length != len(self)}
         if odd:
             found = f"{len(self)} ids, but {', '.join(f'{n}: {length}' for n, length in odd.items())}"
@@ -198,6 +158,7 @@ class Dataset:
             targets={name: target[chosen] for name, target in self.targets.items()},
             split=None if self.split is None else self.split[chosen],
             group=None if self.group is None else self.group[chosen],
+            time=None if self.time is None else self.time[chosen],
         )
 
     def verify(self, name: str) -> None:
@@ -209,13 +170,11 @@ class Dataset:
         if name not in self.modalities:
             raise UserError("unknown modality", name, did_you_mean(name, self.modalities, "modalities"))
         modality = self.modalities[name]
-        read = {"image": read_image, "audio": read_audio}.get(modality.kind)
-        if read is None:
-            modality.check(name, self.ids)
-            return
+        modality.check(name, self.ids)
+        kind = kind_named(modality.kind)
         for row, value in zip(self.ids, modality.values, strict=True):
             if value is not None:
-                read(value, f"modality {name!r}, row {row!r}")
+                kind.read(value, f"modality {name!r}, row {row!r}")
 
 
 class Reader(ABC):

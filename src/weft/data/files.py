@@ -6,6 +6,7 @@ what the message calls the sample, e.g. ``"modality 'photo', row 'a17'"``.
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,12 @@ from weft.errors import UserError, some
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
+RANGES = (255, 4095, 65535)
+"""Largest values of 8, 12 and 16 bits."""
+PIPED = 0x7FFFF000
+"""A WAV written to a pipe says at least so many bytes, as its length was not known yet."""
+MOST_CHANNELS = 32
 
 
 class Crop(NamedTuple):
@@ -35,10 +42,18 @@ class Crop(NamedTuple):
     box: tuple[int, int, int, int]
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def _reading(kind: str, path: Path, where: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
     """Turn what a decoder raises into a :class:`UserError` that names the file and the row."""
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"{where}: the {kind} file is missing", str(path), "restore the file, or empty the cell")
     try:
         yield
@@ -49,7 +64,10 @@ def _reading(kind: str, path: Path, where: str, errors: tuple[type[Exception], .
 
 
 def read_image(value: Any, where: str = "image") -> Image.Image:
-    """One image as 8-bit RGB, upright by its EXIF orientation.
+    """One image as 8-bit RGB, upright by its EXIF orientation, what is transparent on white.
+
+    Grey levels of more than 8 bits are brought to 0..255 by their range: that of 8, 12 or 16 bits, the first that holds
+    the largest value, or 0..1 for fractions.
 
     Args:
         value: a path, a :class:`Crop` of one, a PIL image, or an ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` or
@@ -57,7 +75,8 @@ def read_image(value: Any, where: str = "image") -> Image.Image:
         where: what messages call the sample.
 
     Raises:
-        UserError: the file is missing, truncated or no image, or the array has another shape or type.
+        UserError: the file is missing, truncated or no image, the array has another shape or type, or grey levels are
+            negative, not finite or beyond 16 bits.
     """
     if isinstance(value, Crop):
         return read_image(value.path, where).crop(value.box)
@@ -69,12 +88,12 @@ def read_image(value: Any, where: str = "image") -> Image.Image:
                 f"shape {value.shape}, {value.dtype}",
                 "scale to 0..255 and cast to uint8, channels last",
             )
-        return _rgb(Image.fromarray(flat))
+        return _rgb(Image.fromarray(flat), where)
     if isinstance(value, Image.Image):
-        return _rgb(value)
+        return _rgb(value, where)
     path = Path(value)
     with _reading("image", path, where, DAMAGED_IMAGE), Image.open(path) as image:
-        return _rgb(image)
+        return _rgb(image, where)
 
 
 def read_grey(path: Path, where: str = "image") -> np.ndarray:
@@ -91,43 +110,124 @@ def read_grey(path: Path, where: str = "image") -> np.ndarray:
         return np.asarray(upright if wide else upright.convert("L")).astype(np.float32)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: keep the upper byte instead of clipping at 255
-        grey = np.asarray(image).astype(np.int64) >> 8
-        image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-    return ImageOps.exif_transpose(image).convert("RGB")
+def open_image(content: bytes, where: str) -> Image.Image:
+    """An image file that is in memory.
+
+    Raises:
+        UserError: it is no image.
+    """
+    try:
+        return Image.open(io.BytesIO(content))
+    except DAMAGED_IMAGE as error:
+        raise UserError(f"{where}: the embedded image cannot be read", str(error), "write the image again") from error
+
+
+def _rgb(image: Image.Image, where: str) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bits(np.asarray(image), where)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _eight_bits(grey: np.ndarray, where: str) -> np.ndarray:
+    """Grey levels ``(H, W)`` of more than 8 bits, or fractions, as uint8."""
+    levels = grey.astype(np.float64)
+    most = levels.max(initial=0.0)
+    if not np.isfinite(levels).all() or levels.min(initial=0.0) < 0 or most > RANGES[-1]:
+        raise UserError(
+            f"{where}: grey levels are 0..1, or 0 to {' or '.join(map(str, RANGES))}",
+            f"{grey.dtype} from {levels.min(initial=0.0):g} to {most:g}",
+            "scale the image; distances are a modality of kind 'depth'",
+        )
+    if grey.dtype.kind == "f" and most <= 1:
+        return np.round(levels * 255).astype(np.uint8)
+    top = next(top for top in RANGES if most <= top)
+    return (levels * 256 / (top + 1)).astype(np.uint8)  # the upper 8 bits
+
+
+def read_frames(value: Any, most: int, where: str = "video") -> np.ndarray:
+    """Frames of a video, evenly taken: ``(T, H, W, 3)`` uint8, ``T <= most``.
+
+    Args:
+        value: an array ``(T, H, W[, 1 | 3 | 4])`` uint8 or a path: ``.npy``, an animated GIF, WebP or PNG, or another
+            video, which PyAV (``pip install av``) decodes.
+        most: frames wanted.
+        where: what messages call the sample.
+
+    Raises:
+        UserError: the file is missing, damaged, or needs PyAV; or the array has another shape.
+    """
+    if isinstance(value, np.ndarray):
+        frames: Any = value
+    elif Path(value).suffix.lower() == ".npy":
+        frames = read_array(Path(value), where)
+    elif Path(value).suffix.lower() in VIDEO_SUFFIXES:
+        frames = _decoded(Path(value), most, where)
+    else:
+        with _reading("video", Path(value), where, DAMAGED_IMAGE), Image.open(value) as image:
+            frames = [_frame(image, i, where) for i in _even(getattr(image, "n_frames", 1), most)]
+    if not len(frames) or np.ndim(frames[0]) not in (2, 3):
+        found = f"shape {np.shape(frames)}"
+        raise UserError(f"{where}: a video is (T, H, W) or (T, H, W, 3) uint8", found, "give one image per frame")
+    return np.stack([np.asarray(read_image(np.asarray(frames[i]), where)) for i in _even(len(frames), most)])
+
+
+def _even(count: int, most: int) -> list[int]:
+    """At most ``most`` numbers below ``count``, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
+
+
+def _frame(image: Image.Image, number: int, where: str) -> np.ndarray:
+    image.seek(number)
+    return np.asarray(_rgb(image, where))
+
+
+def _decoded(path: Path, most: int, where: str) -> list[np.ndarray]:
+    try:
+        import av
+    except ImportError as error:
+        remedy = "pip install av, or write the frames as an animated WebP or as .npy (T, H, W, 3)"
+        raise UserError(f"{where}: reading {path.suffix} needs PyAV", str(path), remedy) from error
+    with _reading("video", path, where, (av.FFmpegError, OSError, ValueError)), av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return [frames[i] for i in _even(len(frames), most)]
 
 
 def read_audio(value: Any, where: str = "audio") -> tuple[np.ndarray, int]:
     """One recording as mono float32 samples ``(n,)`` in [-1, 1] and its rate in Hz.
 
     Args:
-        value: a path, or ``(samples (n,) or (n, channels), rate)``; integer samples are scaled by their type.
+        value: a path, or ``(samples (n,) or (n, channels), rate)``; integer samples of 8, 16 or 32 bits are scaled by
+            their type, unsigned ones around their middle.
         where: what messages call the sample.
 
     Raises:
-        UserError: the file is missing, truncated or no audio, it is empty, or samples are NaN or infinite. Files other
-            than WAV need the extra ``audio``.
+        UserError: the file is missing, truncated or no audio, it is empty, samples are NaN or infinite, integers whose
+            range nobody knows (Python ints, 64 bits), or more channels than samples. Files other than WAV need the
+            extra ``audio``.
     """
     if isinstance(value, tuple):
         samples, rate = np.asarray(value[0]), int(value[1])
     else:
         path = Path(value)
         rate, samples = _read_wav(path, where) if path.suffix.lower() == ".wav" else _read_soundfile(path, where)
-    if samples.dtype == np.uint8:
-        samples = (samples.astype(np.float32) - 128.0) / 128.0
-    elif samples.dtype.kind == "i":
-        samples = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
-    samples = samples.astype(np.float32, copy=False)
-    if samples.ndim == 2:
-        samples = samples.mean(axis=1)
-    if samples.ndim != 1 or samples.size == 0 or not np.isfinite(samples).all() or rate < 1:
+    if samples.dtype.kind in "iu" and samples.dtype.itemsize <= 4:
+        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        samples = ((samples.astype(np.float64) - (half if samples.dtype.kind == "u" else 0)) / half).astype(np.float32)
+    shape, type_ = samples.shape, samples.dtype
+    sound = type_.kind == "f" and samples.size > 0 and samples.ndim in (1, 2) and np.isfinite(samples).all()
+    if not sound or rate < 1 or (samples.ndim == 2 and (shape[1] > MOST_CHANNELS or shape[1] > shape[0])):
         raise UserError(
-            f"{where}: audio is one or more finite samples (n,) or (n, channels) at a positive rate",
-            f"shape {samples.shape}, rate {rate}",
-            "check the recording, or leave the modality absent in this row",
+            f"{where}: audio is one or more finite samples (n,) or (n, channels) at a positive rate, floats or "
+            "integers of 8, 16 or 32 bits",
+            f"shape {shape}, {type_}, rate {rate}",
+            "check the recording, transpose it or name its type, or leave the modality absent in this row",
         )
-    return samples, rate
+    samples = samples.astype(np.float32)
+    return (samples.mean(axis=1) if samples.ndim == 2 else samples), rate
 
 
 def _read_wav(path: Path, where: str) -> tuple[int, np.ndarray]:
@@ -137,7 +237,22 @@ def _read_wav(path: Path, where: str) -> tuple[int, np.ndarray]:
     with _reading("audio", path, where, damaged), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=wavfile.WavFileWarning)  # chunks of metadata
         warnings.filterwarnings("error", "Reached EOF", category=wavfile.WavFileWarning)
-        return wavfile.read(path)
+        return wavfile.read(io.BytesIO(_with_length(path.read_bytes())))
+
+
+def _with_length(content: bytes) -> bytes:
+    """A WAV that was written to a pipe, with the lengths that its header could not know."""
+    place = 12
+    while place + 8 <= len(content):
+        size = int.from_bytes(content[place + 4 : place + 8], "little")
+        if content[place : place + 4] == b"data":
+            left = len(content) - place - 8
+            if size < PIPED or size <= left:
+                return content
+            riff, data = ((n).to_bytes(4, "little") for n in (len(content) - 8, left))
+            return content[:4] + riff + content[8 : place + 4] + data + content[place + 8 :]
+        place += 8 + size + size % 2
+    return content
 
 
 def _read_soundfile(path: Path, where: str) -> tuple[int, np.ndarray]:
@@ -167,7 +282,7 @@ def require_files(name: str, ids: Sequence[str], values: Sequence[Any]) -> None:
     Raises:
         UserError: naming the rows and the first missing path.
     """
-    gone = [(i, v) for i, v in zip(ids, values, strict=True) if isinstance(v, Path) and not v.is_file()]
+    gone = [(i, v) for i, v in zip(ids, values, strict=True) if isinstance(v, Path) and not is_file(v)]
     if gone:
         raise UserError(
             f"modality {name!r}: {len(gone)} of {len(ids)} rows name a file that does not exist",

@@ -1,21 +1,19 @@
-"""Look at a table and propose what its columns are; write it as a YAML that a person corrects."""
+"""Look at a table and propose what its columns are, with the reasons; write it as a YAML that a person corrects."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
-
-from weft.data.columns import Columns, as_list, is_numeric
-from weft.data.dataset import Kind, TaskName
-from weft.data.files import AUDIO_SUFFIXES, IMAGE_SUFFIXES, read_array
+from weft.data.cells import CellType, is_blank, is_numeric, learn_type, why_category
+from weft.data.columns import Columns, as_list
+from weft.data.kinds import kind_named, kinds
 from weft.data.splits import Method
 from weft.data.table import (
     FEW_CLASSES,
@@ -26,141 +24,322 @@ from weft.data.table import (
     classes_of,
     label_set,
 )
-from weft.errors import UserError, some
+from weft.data.words import to_words
+from weft.errors import UserError, did_you_mean, some
 
 LOOKED_AT = 1000
 """Cells of a column that a kind is guessed from."""
+NONE = "none"
+"""On the command line: no column in this role."""
 
-_ROLES = {
-    "id": ("id", "uid", "key", "sample_id", "row_id"),
-    "group": (
-        "group",
-        "group_id",
-        "subject",
-        "subject_id",
-        "patient",
-        "patient_id",
-        "speaker",
-        "speaker_id",
-        "user_id",
-    ),
-    "target": ("target", "targets", "label", "labels", "class", "y", "answer", "tags", "sentiment", "outcome", "score"),
-}
+_IDS = ("id", "uid", "uuid", "guid", "key", "hash", "code", "index", "url")
+_GROUPS = (
+    "group",
+    "subject",
+    "patient",
+    "speaker",
+    "user",
+    "person",
+    "customer",
+    "author",
+    "owner",
+    "session",
+    "rescuer",
+)
+_TARGETS = ("target", "targets", "label", "labels", "class", "y", "answer", "tags", "sentiment", "outcome", "score")
+_TARGET_WORDS = (
+    *("target", "label", "outcome", "recommended", "recommend", "survived", "churn", "churned", "default", "fraud"),
+    *("approved", "converted", "clicked", "diagnosis", "sentiment", "adopted", "sold", "price", "rating", "result"),
+)
+_OPAQUE = re.compile(r"[0-9a-fA-F]{8,}(-[0-9a-fA-F]{4,})*|(?=\S*\d)(?=\S*[A-Za-z])[\w.:-]{4,}|\d+")
 
 
-def guess_table(path: str | Path) -> TableConfig:
+@dataclass
+class Proposal:
+    """What :func:`propose_table` thinks of a table.
+
+    Attributes:
+        config: the configuration. Its table is the absolute path.
+        reasons: ``{role or column: why}``, in the order to print them.
+        left_out: ``{column: why}`` of columns that are no modality and have no role.
+    """
+
+    config: TableConfig
+    reasons: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def guess_table(path: str | Path, **chosen: Any) -> TableConfig:
+    """The configuration that :func:`propose_table` proposes."""
+    return propose_table(path, **chosen).config
+
+
+def propose_table(
+    path: str | Path,
+    *,
+    target: str | None = None,
+    id: str | None = None,
+    group: str | None = None,
+    drop: Sequence[str] = (),
+) -> Proposal:
     """Propose a configuration from the names and cells of a table's columns.
 
-    The split column is the one whose words are splits; other roles go by name: id, group, target (else the last column
-    of numbers or of few distinct words). The rest become modalities: file names by their suffix, lists by their
-    lengths, long strings as text, and all numbers and short words together as one tabular modality.
+    The split column is the one whose words are splits. A target goes by its name, then by being 0 and 1, then by
+    standing last. Columns that say nothing of a new row are left out: row numbers, unique ids, hashes, one value only.
+    A group is a column named like one, or an id, photo or long text that comes again in many rows. The rest become
+    modalities, by the kind that is surest of them; numbers and categories make one together.
 
     Args:
-        path: a CSV, Parquet or JSONL file. The configuration holds its absolute path.
+        path: a CSV, Parquet or JSONL file.
+        target, id, group: columns for these roles; ``"none"``: no column. None: guess.
+        drop: columns to leave out.
 
     Raises:
-        UserError: the file cannot be read, or no column can be a modality.
+        UserError: the file cannot be read, there is no such column, or no column can be a modality.
     """
-    path = Path(path)
-    columns = Columns(path)
-    cells = {name: columns.cells(name, "guess") for name in columns.names}
-    roles = {role: _by_name(cells, words) for role, words in _ROLES.items()}
-    if roles["id"] is not None:
-        values = cells[roles["id"]]
-        if None in values or len({str(v) for v in values}) < len(values):
-            roles["id"] = None
-    roles["split"] = next((name for name in columns.names if _is_split(cells[name])), None)
-    free = [n for n in columns.names if n not in roles.values() and any(c is not None for c in cells[n])]
-    kinds = {name: _guess_kind(_first_present(cells[name]), path.parent) for name in free}
-    if roles["target"] is None:
-        plain = [name for name in free if kinds[name] == "tabular" and None not in cells[name]]
-        if plain and len(free) > 1 and len(set(map(str, cells[plain[-1]]))) > 1:
-            roles["target"] = plain[-1]
-            del kinds[plain[-1]]
-    modalities = {name: ModalityConfig(kind=kind, column=name) for name, kind in kinds.items() if kind != "tabular"}
-    plain = [name for name, kind in kinds.items() if kind == "tabular"]
-    if plain:
-        modalities["tabular" if "tabular" not in modalities else "columns"] = ModalityConfig(
-            kind="tabular", columns=plain
-        )
+    table = _Table(Columns(Path(path)))
+    for column in [name for name in (target, id, group) if name not in (None, NONE)] + list(drop):
+        if column not in table.cells:
+            remedy = did_you_mean(str(column), table.cells, "columns")
+            raise UserError(f"{path}: no column {column!r}", f"columns {some(table.cells, 20)}", remedy)
+    proposal = Proposal.__new__(Proposal)
+    proposal.reasons, proposal.left_out = {}, dict.fromkeys(drop, "asked for (--drop)")
+    roles: dict[str, str | None] = {"id": None, "group": None, "target": None, "split": None}
+    for role, name in (("target", target), ("id", id), ("group", group)):
+        if name is not None:
+            roles[role] = None if name == NONE else name
+            proposal.reasons[role] = "as asked for"
+    free = [name for name in table.cells if name not in drop and name not in roles.values()]
+
+    def take(role: str, found: tuple[str, str] | None) -> None:
+        if role not in proposal.reasons and found is not None:
+            roles[role], proposal.reasons[role] = found
+            free.remove(found[0])
+
+    split = next((name for name in free if table.is_split(name)), None)
+    take("split", None if split is None else (split, "its words are those of splits"))
+    for name in list(free):
+        why = table.says_nothing(name)
+        if why is not None:
+            proposal.left_out[name] = why
+            free.remove(name)
+    take("id", table.find_id(free))
+    take("target", table.find_target(free))
+    for name in list(free):
+        why = table.names_rows(name)
+        if why is not None:
+            proposal.left_out[name] = why
+            free.remove(name)
+    found = table.find_group(free)
+    take_group = found is not None and "group" not in proposal.reasons
+    if take_group and found is not None:
+        roles["group"], proposal.reasons["group"] = found
+        if not table.is_content(found[0]):
+            free.remove(found[0])
+    modalities = _modalities(table, free, proposal)
     if not modalities:
-        found = f"columns {some(columns.names, 20)}"
-        raise UserError(f"{path}: no column can be a modality", found, "add a text, file, list or number column")
-    target = roles["target"]
-    task: TaskName = "retrieval" if target is None else _guess_task(cells[target])
+        found_columns = f"columns {some(table.cells, 20)}"
+        raise UserError(
+            f"{path}: no column can be a modality", found_columns, "add a text, file, list or number column"
+        )
+    task, why = ("retrieval", "no target") if roles["target"] is None else table.guess_task(roles["target"])
+    proposal.reasons["task"] = why
     labels = None
-    if target is not None and task == "multilabel":
-        labels = sorted(set().union(*(label_set(cell) for cell in cells[target])))
-    return TableConfig(
-        table=str(path.absolute()),
+    if roles["target"] is not None and task == "multilabel":
+        labels = sorted(set().union(*(label_set(cell) for cell in table.cells[roles["target"]])))
+    proposal.config = TableConfig(
+        table=str(Path(path).absolute()),
         **roles,
         task=task,
         labels=labels,
         modalities=modalities,
-        splits=SplitsConfig(method=_guess_split(roles, task, cells)),
+        splits=SplitsConfig(method=_guess_split(roles, task)),
     )
+    return proposal
 
 
-def _by_name(cells: dict[str, list[Any]], words: Sequence[str]) -> str | None:
-    lower = {name.lower(): name for name in cells}
-    return next(
-        (lower[word] for word in words if word in lower and any(c is not None for c in cells[lower[word]])), None
-    )
+class _Table:
+    """The cells of all columns, and what can be seen in them."""
+
+    def __init__(self, columns: Columns) -> None:
+        self.folder, self.rows = columns.path.parent, columns.rows
+        self.cells = {name: columns.cells(name, "guess") for name in columns.names}
+        self._kinds: dict[str, str] = {}
+
+    def present(self, name: str) -> list[Any]:
+        return [cell for cell in self.cells[name] if not is_blank(cell)]
+
+    def kind(self, name: str) -> str:
+        """The kind that is surest of a column; kinds are asked in the order of their names."""
+        if name not in self._kinds:
+            cells = list(islice(self.present(name), LOOKED_AT))
+            sure = {kind: kind_named(kind).looks(cells, self.folder) for kind in kinds.names()}
+            self._kinds[name] = max(sure, key=sure.__getitem__)
+        return self._kinds[name]
+
+    def is_split(self, name: str) -> bool:
+        """Whether a column says train, test and perhaps dev, and nothing else."""
+        words = {str(cell).strip().lower() for cell in self.cells[name]}
+        return words <= set(SPLIT_WORDS) and {"train", "test"} <= {SPLIT_WORDS[word] for word in words}
+
+    def distinct(self, name: str) -> int:
+        return len({str(cell).strip() for cell in self.present(name)})
+
+    def says_nothing(self, name: str) -> str | None:
+        """Why a column cannot be of use at all."""
+        there = self.present(name)
+        if not there:
+            return "empty"
+        if name.strip().lower() in ("", "unnamed: 0", "__index_level_0__", "index") and is_numeric(there):
+            numbers = [float(cell) for cell in there if str(cell).strip().lstrip("-").replace(".", "", 1).isdigit()]
+            if len(numbers) == self.rows and all(a < b for a, b in pairwise(numbers)):
+                return "row numbers, as pandas writes its index"
+        if self.rows > 1 and len(there) == self.rows and self.distinct(name) == 1:
+            return f"the same in every row: {str(there[0])[:40]!r}"
+        return None
+
+    def find_id(self, free: Sequence[str]) -> tuple[str, str] | None:
+        """A column named like an id that is there and different in every row."""
+        named = [n for n in free if _words(n) and (_words(n)[-1] in ("id", "uid", "uuid", "key") or n.lower() in _IDS)]
+        for name in sorted(named, key=lambda n: n.lower() not in ("id", "uid", "key", "sample_id", "row_id")):
+            if self.unique(name) and self.kind(name) in ("tabular", "text"):
+                return name, "named like an id, and different in every row"
+        return None
+
+    def unique(self, name: str) -> bool:
+        return None not in self.cells[name] and self.distinct(name) == self.rows
+
+    def opaque(self, name: str) -> bool:
+        """Whether the cells are codes: hashes, letters with digits, whole numbers."""
+        there = [str(cell).strip() for cell in islice(self.present(name), LOOKED_AT)]
+        return sum(_OPAQUE.fullmatch(cell) is not None for cell in there) >= 0.9 * len(there)
+
+    def is_hash(self, name: str) -> bool:
+        there = [str(cell).strip() for cell in islice(self.present(name), LOOKED_AT)]
+        hashes = [re.fullmatch(r"[0-9a-fA-F]{8,}(-[0-9a-fA-F]+)*", c) and re.search("[a-fA-F]", c) for c in there]
+        return sum(map(bool, hashes)) >= 0.9 * len(there)
+
+    def names_rows(self, name: str) -> str | None:
+        """Why a column is an id and no feature: codes, different in (nearly) every row."""
+        if self.rows < 3 or self.kind(name) not in ("tabular", "text") or not self.opaque(name):
+            return None
+        there, distinct = len(self.present(name)), self.distinct(name)
+        words = _words(name)
+        named = bool(words) and any(word in _IDS for word in (words[0], words[-1]))
+        letters = any(re.search("[A-Za-z]", str(cell)) for cell in islice(self.present(name), 50))
+        if distinct == there and (named or letters):
+            return "an id: another code in every row"
+        return None
+
+    def is_content(self, name: str) -> bool:
+        """Whether a column says something of a row beside who it belongs to: a photo, a text."""
+        return self.kind(name) not in ("tabular", "text") or not self.opaque(name)
+
+    def find_group(self, free: Sequence[str]) -> tuple[str, str] | None:
+        """A column whose values come again in many rows and stand for one source: by name, then ids, then content."""
+        for name in free:
+            if name.lower() in _GROUPS or name.lower().removesuffix("_id") in _GROUPS:
+                return name, "named like a group"
+        for name in free:
+            words, there = _words(name), self.present(name)
+            repeats = Counter(str(cell).strip() for cell in there)
+            again = sum(count for count in repeats.values() if count > 1)
+            if self.rows < 6 or len(there) < self.rows or again < 0.2 * self.rows or len(repeats) < 3:
+                continue
+            an_id = (words and words[-1] in ("id", "uid", "uuid", "key", "hash")) or self.is_hash(name)
+            long = self.kind(name) == "text" and sum(len(str(c).split()) > 3 for c in there) > 0.5 * len(there)
+            if (an_id and self.opaque(name)) or long or kind_named(self.kind(name)).files:
+                share = f"{again} of {self.rows} rows share their value with another ({len(repeats)} values)"
+                return name, f"{share}, so test rows would be known from training"
+        return None
+
+    def find_target(self, free: Sequence[str]) -> tuple[str, str] | None:
+        """The likeliest column to predict, and why."""
+        best: tuple[float, str, str] | None = None
+        for place, name in enumerate(free):
+            there, sure = self.present(name), 0.0
+            why: list[str] = []
+            lists = any(as_list(cell) is not None for cell in there)
+            if not (lists and name.lower() in _TARGETS) and self.kind(name) != "tabular":
+                continue
+            if (
+                (len(free) < 2 and name.lower() not in _TARGETS)
+                or self.distinct(name) < 2
+                or (self.unique(name) and not is_numeric(there))
+            ):
+                continue
+            if name.lower() in _TARGETS:
+                sure, why = sure + 5 - 0.1 * _TARGETS.index(name.lower()), [*why, "by its name"]
+            elif set(_words(name)) & set(_TARGET_WORDS):
+                sure, why = sure + 2, [*why, "by a word of its name"]
+            if {str(cell).strip().lower() for cell in there} in ({"0", "1"}, {"true", "false"}, {"yes", "no"}):
+                sure, why = sure + 2, [*why, "two values"]
+            if place == len(free) - 1:
+                sure, why = sure + 1.5, [*why, "the last column"]
+            if len(there) < self.rows:
+                sure -= 3
+            if name.lower().startswith(("is_", "is ", "has_", "has ")):
+                sure += 0.5
+            sure += place / (10 * len(free))
+            if sure > 0 and len(there) == self.rows and (best is None or sure > best[0]):
+                best = (sure, name, ", ".join(why) or "the last column of numbers or few words")
+        return None if best is None else (best[1], best[2])
+
+    def guess_task(self, target: str) -> tuple[str, str]:
+        there = self.present(target)
+        if any(as_list(cell) is not None or (isinstance(cell, str) and re.search(r"\w[|;]\w", cell)) for cell in there):
+            return "multilabel", "cells hold several labels"
+        comma = is_numeric(there, comma=True)
+        if not is_numeric(there) and not comma:
+            return "classification", f"{self.distinct(target)} different words"
+        classes = classes_of(there)
+        few = len({*classes.tolist()})
+        if classes.dtype.kind == "i" and few <= FEW_CLASSES:
+            return "classification", f"{few} different whole numbers"
+        return "regression", "numbers"
 
 
-def _is_split(cells: Sequence[Any]) -> bool:
-    """Whether a column says train, test and perhaps dev, and nothing else."""
-    words = {str(cell).strip().lower() for cell in cells}
-    return words <= set(SPLIT_WORDS) and {"train", "test"} <= {SPLIT_WORDS[word] for word in words}
+def _words(name: str) -> list[str]:
+    """``["rescuer", "id"]`` of ``RescuerID``, ``rescuer_id`` and ``Rescuer ID``."""
+    parts = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
+    return re.findall(r"[a-z0-9]+", parts.lower())
 
 
-def _first_present(cells: Sequence[Any]) -> list[Any]:
-    """Enough cells to tell a kind from."""
-    return list(islice((cell for cell in cells if cell is not None), LOOKED_AT))
+def _modalities(table: _Table, free: Sequence[str], proposal: Proposal) -> dict[str, ModalityConfig]:
+    """Every free column by the kind that is surest; ``tabular`` columns together."""
+    modalities: dict[str, ModalityConfig] = {}
+    plain: list[str] = []
+    for name in free:
+        kind = table.kind(name)
+        if kind == "text" and table.is_hash(name):
+            proposal.left_out[name] = "hashes say nothing of a new row"
+        elif kind == "tabular":
+            plain.append(name)
+        else:
+            types = _types(table, [name]) if kind_named(kind).typed else {}
+            modalities[name] = ModalityConfig(kind=kind, column=name, types=types)
+    if plain:
+        name = next(n for n in ("tabular", "columns", *(f"columns {i}" for i in range(99))) if n not in modalities)
+        modalities[name] = ModalityConfig(kind="tabular", columns=plain, types=_types(table, plain))
+        for column in plain:
+            why = why_category(table.cells[column])
+            if why is not None:
+                proposal.reasons[f"column {column!r}"] = f"categories, not numbers: {why}"
+    return modalities
 
 
-def _guess_kind(cells: Sequence[Any], folder: Path) -> Kind:
-    """The kind that most of these cells look like."""
-    votes = Counter(_look(cell) for cell in cells)
-    kind = votes.most_common(1)[0][0]
-    if kind in ("vector", "series") and len({len(as_list(c) or ()) for c in cells}) > 1:
-        return "series"
-    if kind == "npy":
-        first = next(cell for cell in cells if _look(cell) == "npy")
-        return "vector" if read_array(folder / first, f"array {first!r}").ndim == 1 else "series"
-    if kind == "words":
-        distinct = {str(c) for c in cells}
-        return "tabular" if len(distinct) <= FEW_CLASSES and len(distinct) < sum(votes.values()) else "text"
-    return kind
+def _types(table: _Table, columns: Sequence[str]) -> dict[str, CellType]:
+    """How the cells of each column are read, by all rows of the table; ids that are numbers are categories."""
+    types: dict[str, Any] = {}
+    for name in columns:
+        types[name] = learn_type(table.cells[name])
+        words = _words(name)
+        if types[name] == "number" and words and words[-1] in ("id", "uid", "code", "zip", "postcode"):
+            types[name] = "category"
+    return types
 
 
-def _look(cell: Any) -> Any:
-    items = as_list(cell)
-    if items is not None:
-        return "series" if items and isinstance(items[0], list) else "vector"
-    if isinstance(cell, dict):
-        return "image"
-    suffix = Path(cell).suffix.lower() if isinstance(cell, str) and len(cell) < 1024 else ""
-    if suffix == ".npy":
-        return "npy"
-    if suffix in IMAGE_SUFFIXES | AUDIO_SUFFIXES:
-        return "image" if suffix in IMAGE_SUFFIXES else "audio"
-    if is_numeric([cell]):
-        return "tabular"
-    return "text" if len(str(cell).split()) > 3 else "words"
-
-
-def _guess_task(cells: Sequence[Any]) -> TaskName:
-    there = [cell for cell in cells if cell is not None]
-    if any(as_list(cell) is not None or (isinstance(cell, str) and re.search(r"\w[|;]\w", cell)) for cell in there):
-        return "multilabel"
-    if not is_numeric(there):
-        return "classification"
-    classes = classes_of(there)
-    return "classification" if classes.dtype.kind == "i" and len(np.unique(classes)) <= FEW_CLASSES else "regression"
-
-
-def _guess_split(roles: dict[str, str | None], task: str, cells: dict[str, list[Any]]) -> Method:
+def _guess_split(roles: Mapping[str, str | None], task: str) -> Method:
     if roles["split"] is not None:
         return "given"
     if roles["group"] is not None:
@@ -170,50 +349,39 @@ def _guess_split(roles: dict[str, str | None], task: str, cells: dict[str, list[
 
 # --- writing the YAML ---------------------------------------------------------------------------------------------
 
-PROPOSALS = {
-    "text": (
-        "hashed-text",
-        (
-            "hf:sentence-transformers/all-MiniLM-L6-v2",
-            "hf:BAAI/bge-small-en-v1.5",
-            "hf:answerdotai/ModernBERT-base",
-        ),
-    ),
-    "image": (
-        "image-patches",
-        ("hf:facebook/dinov2-small", "hf:google/siglip-base-patch16-224", "hf:google/vit-base-patch16-224"),
-    ),
-    "audio": ("log-mel", ("hf:facebook/wav2vec2-base", "hf:openai/whisper-tiny")),
-    "series": ("random-kernels", ("raw-patches",)),
-    "tabular": ("columns", ()),
-    "vector": ("precomputed", ()),
-    "tokens": ("precomputed", ()),
-}
-"""For every kind the built-in encoder that is the default, and what is worth trying instead."""
 
-
-def to_commented_yaml(config: TableConfig, folder: str | Path | None = None) -> str:
+def to_commented_yaml(config: TableConfig, folder: str | Path | None = None, proposal: Proposal | None = None) -> str:
     """The configuration as YAML with comments that say what may be changed; :func:`load_config` reads it back.
 
     Args:
         config: what the columns are.
         folder: where the YAML will lie, as the table's path is written relative to it. None: the working folder.
+        proposal: its reasons become comments.
     """
     table = os.path.relpath(config.table, folder or Path.cwd())
     lines = [
         "# Written by `weft init`. Check the guesses, then run: weft compare <this file>",
-        f"table: {_scalar(table)}  # CSV, Parquet or JSONL; relative to this file; paths in its cells: to the table",
+        f"table: {to_words(table)}  # CSV, Parquet or JSONL; relative to this file; paths in its cells: to the table",
     ]
     notes = {
         "id": "column of unique row ids; null: rows are numbered",
         "split": "column with train, dev, test (val, validation and the like are understood); null: see splits",
         "group": "rows of one group (patient, speaker, source image) never cross a split; null: rows are independent",
+        "time": "column of dates, for splits by method temporal; null: rows have no order",
         "target": "column to predict, or a list of columns (the first is the default); null for retrieval",
-        "task": "classification, multilabel, regression or retrieval",
+        "task": "classification, regression, multilabel, retrieval, ... (weft list --kind task)",
     }
-    lines += [f"{key}: {_scalar(getattr(config, key))}  # {note}" for key, note in notes.items()]
+    reasons = {} if proposal is None else proposal.reasons
+    for key, note in notes.items():
+        why = f"guessed: {reasons[key]}. " if key in reasons else ""
+        lines.append(f"{key}: {to_words(getattr(config, key))}  # {_comment(why)}{note}")
     if config.labels is not None:
-        lines.append(f"labels: {_scalar(config.labels)}  # in the order of the outputs")
+        lines.append(f"labels: {to_words(config.labels)}  # in the order of the outputs")
+    if config.classes:
+        lines.append(f"classes: {to_words(config.classes)}  # rows of other classes are left out")
+    if proposal is not None and proposal.left_out:
+        lines += ["", "# Left out:"]
+        lines += [f"#   {to_words(column)}: {_comment(why)}" for column, why in proposal.left_out.items()]
     lines += ["", "modalities:  # the order here is the order everywhere"]
     for name, modality in config.modalities.items():
         lines += _modality_lines(name, modality)
@@ -221,24 +389,26 @@ def to_commented_yaml(config: TableConfig, folder: str | Path | None = None) -> 
     return "\n".join(lines) + "\n"
 
 
+def _comment(text: str) -> str:
+    """Text on one line, whatever a cell held."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def _modality_lines(name: str, modality: ModalityConfig) -> list[str]:
-    built_in, models = PROPOSALS[modality.kind]
-    lines = [f"  {_scalar(name)}:", f"    kind: {modality.kind}"]
+    kind = kind_named(modality.kind)
+    lines = [f"  {to_words(name)}:", f"    kind: {to_words(modality.kind)}"]
     if modality.column is not None:
-        lines.append(f"    column: {_scalar(modality.column)}")
+        lines.append(f"    column: {to_words(modality.column)}")
     else:
-        lines += ["    columns:", *(f"      - {_scalar(column)}" for column in modality.columns or ())]
-    note = "built in, needs no weights"
-    if models:
-        note += (
-            ". For forecasts, instead:"
-            if modality.kind == "series"
-            else ". Models that usually encode better, instead:"
-        )
-    lines.append(f"    encoder: {_scalar(modality.encoder or built_in)}  # {note}")
-    lines += [f"    # encoder: {model}" for model in models]
+        lines += ["    columns:", *(f"      - {to_words(column)}" for column in modality.columns or ())]
+    if modality.types:
+        lines.append("    types:  # how cells are read: number, category, date, ...")
+        lines += [f"      {to_words(column)}: {to_words(type_)}" for column, type_ in modality.types.items()]
+    note = "built in, needs no weights" + (f". {kind.better_for}, instead:" if kind.better else "")
+    lines.append(f"    encoder: {to_words(modality.encoder or kind.encoder)}  # {note}")
+    lines += [f"    # encoder: {model}" for model in kind.better]
     if modality.options:
-        lines.append(f"    options: {_scalar(modality.options)}")
+        lines.append(f"    options: {to_words(modality.options)}")
     return lines
 
 
@@ -247,12 +417,7 @@ def _split_lines(splits: SplitsConfig | None) -> list[str]:
         return []
     return [
         "splits:",
-        f"  method: {_scalar(splits.method)}  # given (the split column), grouped, stratified or random",
-        f"  fractions: {_scalar(list(splits.fractions))}  # train, dev, test",
+        f"  method: {to_words(splits.method)}  # given (the split column), grouped, stratified, random or temporal",
+        f"  fractions: {to_words(list(splits.fractions))}  # train, dev, test",
         f"  seed: {splits.seed}",
     ]
-
-
-def _scalar(value: Any) -> str:
-    """One value on one line of YAML."""
-    return yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True).replace("\n...", "").strip()

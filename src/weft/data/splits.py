@@ -3,7 +3,9 @@
 All methods deal *units* to parts. A unit is a row, or all rows of a group. Units are shuffled by the seed, then (for
 classes) ordered by class, and dealt one by one to the part that is furthest below its share: of the rows dealt so far,
 ``n``, part ``k`` should hold ``f_k n``; the last units go to parts that are still empty. Parts therefore meet their
-fractions within one unit, and every class is spread alike. Cost O(N).
+fractions within one unit, and every class is spread alike; a class that would be in dev or test alone gives a unit to
+train, since what was never seen cannot be learned. ``temporal``: units in the order of time are cut in three, so
+training never looks ahead; rows of one moment stay together, and a group stands at its last moment. Cost O(N log N).
 
 Only ``targets``, ``split``, ``group``, ``task`` and the length are read, so a ``Dataset`` and encoded ``Features``
 split alike: same seed, same rows.
@@ -18,8 +20,8 @@ import numpy as np
 
 from weft.errors import UserError, did_you_mean, some
 
-Method = Literal["given", "random", "stratified", "grouped"]
-METHODS = ("given", "random", "stratified", "grouped")
+Method = Literal["given", "random", "stratified", "grouped", "temporal"]
+METHODS = ("given", "random", "stratified", "grouped", "temporal")
 DEV_SHARE = 0.15
 FRACTIONS = (0.7, 0.15, 0.15)
 
@@ -58,14 +60,14 @@ def make_splits(
         data: a data set or its features.
         method: ``"given"`` (the split column; without dev rows, a dev part is cut out of train, in the proportion that
             ``fractions`` has between the two), ``"grouped"`` (whole groups), ``"stratified"`` (every class of the first
-            target in proportion), ``"random"``. None: the first of these that the data allow: given, grouped,
-            stratified for classification, random.
+            target in proportion), ``"random"``, ``"temporal"`` (the earliest rows train, the latest test). None: the
+            first of these that the data allow: given, grouped, stratified for classification, random.
         fractions: of train, dev and test; they sum to 1 and may be 0 for dev or test.
         seed: of the shuffle.
 
     Raises:
-        UserError: unknown method, fractions that do not sum to 1, nothing to split by, a part without rows, or a group
-            in two parts.
+        UserError: unknown method, fractions that do not sum to 1, nothing to split by, a part without rows, a class
+            that train lacks, or a group in two parts.
     """
     shares = _check_fractions(fractions)
     method = method or _natural(data)
@@ -73,8 +75,10 @@ def make_splits(
         raise UserError("unknown split method", method, did_you_mean(method, METHODS, "methods"))
     if method == "given":
         return _given(data, shares, seed)
+    if method == "temporal":
+        return _taught(data, _checked(data, _in_time(data, shares), shares))
     parts = _deal(data, np.arange(len(data)), shares, method, seed)
-    return _checked(data, parts, shares)
+    return _taught(data, _checked(data, _teach(data, parts), shares))
 
 
 def make_folds(data: Splittable, folds: int, seed: int = 0) -> list[Split]:
@@ -89,7 +93,8 @@ def make_folds(data: Splittable, folds: int, seed: int = 0) -> list[Split]:
         seed: of the shuffle.
 
     Raises:
-        UserError: fewer than 2 folds, or more folds than rows or groups.
+        UserError: fewer than 2 folds, more folds than rows or groups, or a class in a single row or group, which cannot
+            be in train when it is in test.
     """
     method = _natural(data, given=False)
     units = len(data) if data.group is None else len(np.unique(data.group))
@@ -101,8 +106,8 @@ def make_folds(data: Splittable, folds: int, seed: int = 0) -> list[Split]:
     splits = []
     for number, test in enumerate(tests):
         rest = np.setdiff1d(np.arange(len(data)), test)
-        train, dev = _deal(data, rest, shares, method, seed + 1 + number)
-        splits.append(_checked(data, [train, dev, test], np.ones(3)))
+        train, dev = _teach(data, _deal(data, rest, shares, method, seed + 1 + number))
+        splits.append(_taught(data, _checked(data, [train, dev, test], np.ones(3))))
     return splits
 
 
@@ -141,7 +146,7 @@ def _given(data: Splittable, shares: np.ndarray, seed: int) -> Split:
     train, dev, test = (np.flatnonzero(data.split == part) for part in ("train", "dev", "test"))
     if not len(dev) and len(train):
         share = shares[1] / (shares[0] + shares[1])
-        train, dev = _deal(data, train, np.array([1 - share, share]), _natural(data, given=False), seed)
+        train, dev = _teach(data, _deal(data, train, np.array([1 - share, share]), _natural(data, given=False), seed))
         return _checked(data, [train, dev, test], np.array([1.0, share, 1.0]))
     return _checked(data, [train, dev, test], np.ones(3))
 
@@ -166,6 +171,44 @@ def _deal(data: Splittable, rows: np.ndarray, shares: np.ndarray, method: str, s
     part = np.empty(len(sizes), dtype=np.int64)
     part[order] = _parts(sizes[order].tolist(), shares.tolist())
     return [rows[part[unit] == k] for k in range(len(shares))]
+
+
+def _teach(data: Splittable, parts: list[np.ndarray]) -> list[np.ndarray]:
+    """The parts, with a unit of every class in the first, which is train: moved there where it was elsewhere."""
+    classes = _classes(data)
+    if classes is None:
+        return parts
+    lacking = np.setdiff1d(classes[np.concatenate(parts)], classes[parts[0]])
+    for label in lacking:
+        if label in classes[parts[0]]:
+            continue  # it came along with a group
+        row = next(row for part in parts[1:] for row in part if classes[row] == label)
+        unit = np.array([row]) if data.group is None else np.flatnonzero(data.group == data.group[row])
+        parts = [np.setdiff1d(part, unit) for part in parts]
+        parts[0] = np.union1d(parts[0], unit)
+    return parts
+
+
+def _in_time(data: Splittable, shares: np.ndarray) -> list[np.ndarray]:
+    """Earliest to latest rows, cut where the shares say, between two moments; a group stands at its last moment."""
+    time = getattr(data, "time", None)
+    if time is None:
+        raise UserError(
+            "method 'temporal' needs the time of each row", "none", "name a column of dates: 'time' in the YAML"
+        )
+    moment = np.asarray(time, dtype=np.float64)
+    if data.group is not None:
+        unit = np.unique(data.group, return_inverse=True)[1].reshape(-1)
+        last = np.full(unit.max() + 1, -np.inf)
+        np.maximum.at(last, unit, moment)
+        moment = last[unit]
+    order = np.argsort(moment, kind="stable")
+    ends = np.round(np.cumsum(shares) * len(order)).astype(int)
+    late = moment[order]
+    cuts = [
+        int(np.searchsorted(late, late[end - 1], side="right")) if 0 < end < len(late) else end for end in ends[:-1]
+    ]
+    return np.split(order, cuts)
 
 
 def _parts(sizes: list[int], shares: list[float]) -> list[int]:
@@ -217,3 +260,19 @@ def _checked(data: Splittable, parts: list[np.ndarray], shares: np.ndarray) -> S
                 "use method='grouped', or correct the split or group column",
             )
     return Split(*(np.sort(rows).astype(np.int64) for rows in parts))
+
+
+def _taught(data: Splittable, split: Split) -> Split:
+    """Refuse classes in dev or test that train lacks."""
+    classes = _classes(data)
+    if classes is not None:
+        lost = np.setdiff1d(classes[np.concatenate(split[1:])], classes[split.train])
+        if len(lost):
+            counts = [f"{label}: {int((classes == label).sum())}" for label in lost.tolist()]
+            raise UserError(
+                "dev or test has classes that train lacks, and nothing can learn them",
+                f"rows of these classes: {some(counts)}",
+                "leave such rows out: list the classes to keep under 'classes' in the YAML; or join them to another "
+                "class, or split in another way",
+            )
+    return split

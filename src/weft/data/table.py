@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from weft.data.columns import (
-    Columns,
-    array_values,
-    as_list,
-    as_number,
-    path_values,
-    tabular_values,
-    text_values,
-)
-from weft.data.dataset import SPLITS, Dataset, Kind, Modality, TaskName
-from weft.data.files import require_files
-from weft.data.splits import FRACTIONS, Method, make_splits
+from weft.data.cells import CellType, as_category, as_number, is_blank, learn_type, read_cell, says_blank
+from weft.data.columns import Columns, as_list
+from weft.data.dataset import SPLITS, Dataset, Modality
+from weft.data.files import is_file
+from weft.data.kinds import Place, kind_named, kinds
+from weft.data.splits import FRACTIONS, Method, Split, make_splits
+from weft.data.words import read_words
 from weft.errors import UserError, did_you_mean, some
 
 SPLIT_WORDS = {
@@ -36,25 +33,42 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 FEW_CLASSES = 20
+EPOCH = datetime(1970, 1, 1)
 
 
 class ModalityConfig(BaseModel):
-    """One modality of a table: its kind, its column or columns, its encoder and the encoder's options."""
+    """One modality of a table: its kind, its column or columns, its encoder and the encoder's options.
+
+    Attributes:
+        types: ``{column: type}`` of cells, where the kind has such (``tabular``, ``date``): how they are read, see
+            :mod:`weft.data.cells`. Learned from the training rows where not given.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Kind
+    kind: str
     column: str | None = None
     columns: list[str] | None = None
+    types: dict[str, CellType] = Field(default_factory=dict)
     encoder: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in kinds.names():
+            raise ValueError(f"no such kind; {did_you_mean(kind, kinds.names(), 'kinds')}")
+        return kind
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.column is None) == (self.columns is None) or self.columns == []:
             raise ValueError("give either 'column' or 'columns'")
-        if self.kind in ("text", "image", "audio") and len(self.names) != 1:
+        if not kinds.get(self.kind).several and len(self.names) != 1:
             raise ValueError(f"a modality of kind {self.kind} has one column")
+        wrong = [name for name in self.types if name not in self.names or not kinds.get(self.kind).typed]
+        if wrong:
+            raise ValueError(f"types are of columns of a tabular modality, and {wrong[0]!r} is none of this one")
         return self
 
     @property
@@ -80,8 +94,10 @@ class TableConfig(BaseModel):
         table: path of the CSV, Parquet or JSONL file. :func:`load_config` makes it absolute.
         id, split, group: columns, if there are such. Without ``id`` the rows are numbered.
         target: the target column, or several; the first is the one asked for by default. None for retrieval.
-        task: what is asked.
+        time: column of dates that a ``temporal`` split goes by.
+        task: registered name of what is asked.
         labels: for ``multilabel``, the labels in the order of the outputs; None: those found, sorted.
+        classes: ``{target: its classes}``; rows of other classes are left out. Those found, where not given.
         modalities: in the order of the modalities everywhere.
         splits: made when the table is read. None: whoever trains splits by its own seed.
     """
@@ -92,11 +108,24 @@ class TableConfig(BaseModel):
     id: str | None = None
     split: str | None = None
     group: str | None = None
+    time: str | None = None
     target: str | list[str] | None = None
-    task: TaskName
+    task: str
     labels: list[str] | None = None
+    classes: dict[str, list[int | str]] = Field(default_factory=dict)
     modalities: dict[str, ModalityConfig] = Field(min_length=1)
     splits: SplitsConfig | None = None
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _words(cls, classes: Any) -> Any:
+        """``true`` and ``false`` are the words of a class."""
+        if not isinstance(classes, dict):
+            return classes
+        return {
+            k: [str(v) if isinstance(v, bool) else v for v in c] if isinstance(c, list) else c
+            for k, c in classes.items()
+        }
 
     @model_validator(mode="after")
     def _target_for_task(self) -> Self:
@@ -117,11 +146,11 @@ def load_config(path: str | Path) -> TableConfig:
         UserError: missing file, no YAML, an unknown key or a value of the wrong type.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise UserError("the configuration does not exist", str(path), "write one with: weft init TABLE")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        content = read_words(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not YAML", str(error), "check the indentation and the quotes") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a configuration", f"{content!r}"[:80], "write one with: weft init TABLE")
@@ -140,11 +169,15 @@ def load_config(path: str | Path) -> TableConfig:
 def read_table(path: str | Path, config: TableConfig, *, require_target: bool = True) -> Dataset:
     """Read a table as its configuration says.
 
+    How cells are read (``types``), and the classes of a target, are what the configuration says, else what the training
+    rows teach; both are in the ``table`` of the data set, so new rows are read by what training learned and never by
+    the rows beside them.
+
     Args:
         path: a CSV, Parquet or JSONL file; files named in it are relative to its folder.
         config: what the columns are.
-        require_target: False for prediction on new rows: target, split and group columns may then be missing, and a
-            modality may be absent in every row.
+        require_target: False for prediction on new rows: target, split, group and id may then be missing or say
+            anything, and a modality may be absent in every row.
 
     Raises:
         UserError: a missing column, duplicate ids, a missing file, an empty modality, a ragged or non-finite array, a
@@ -153,42 +186,120 @@ def read_table(path: str | Path, config: TableConfig, *, require_target: bool = 
     """
     path = Path(path)
     columns = Columns(path)
-    ids = _ids(columns, config.id)
-    modalities = {name: _modality(columns, name, m, ids) for name, m in config.modalities.items()}
+    rows = _training_rows(columns, config) if require_target else _new_rows(columns, config)
+    if config.splits is not None and require_target:
+        rows.split = _split_names(rows, _parts(rows, config.splits))
+    teachers = _teachers(rows, config)
+    modalities, chosen = {}, {}
+    for name, modality in config.modalities.items():
+        chosen[name], modalities[name] = _modality(columns, name, modality, rows, teachers)
     empty = [name for name, modality in modalities.items() if not modality.presence.any()]
     if empty and require_target:
         used = {name: config.modalities[name].names for name in empty}
         raise UserError(
             f"{path}: modality {empty[0]!r} is empty in every row", f"columns {used}", "remove the modality"
         )
-
-    def optional(column: str | None) -> bool:
-        return column is not None and (require_target or column in columns.names)
-
-    targets = {
-        name: _target(columns, name, config, ids, require_target) for name in config.target_names if optional(name)
-    }
-    multilabel = config.task == "multilabel"
+    learned = config.model_copy(update={"modalities": chosen, "classes": {**config.classes, **rows.classes}})
     dataset = Dataset(
         name=path.stem,
-        ids=ids,
+        ids=rows.ids,
         modalities=modalities,
-        targets={name: values for name, (values, _) in targets.items()},
-        split=_split(columns, config.split, ids) if config.split is not None and optional(config.split) else None,
-        group=_group(columns, config.group, ids) if config.group is not None and optional(config.group) else None,
+        targets=rows.targets,
+        split=rows.split,
+        group=rows.group,
         task=config.task,
-        labels={name: labels for name, (_, labels) in targets.items()} if multilabel else {},
-        table=config.model_dump(mode="json"),
+        labels=rows.labels,
+        table=learned.model_dump(mode="json"),
+        time=rows.time,
+        notes=tuple(rows.notes),
     )
-    return _with_splits(dataset, config.splits) if config.splits is not None and require_target else dataset
+    return dataset if rows.kept is None else dataset.take(rows.kept)
 
 
-def _with_splits(dataset: Dataset, splits: SplitsConfig) -> Dataset:
-    parts = make_splits(dataset, splits.method, splits.fractions, splits.seed)
-    names = np.full(len(dataset), "train", dtype="<U5")
-    for name, rows in zip(SPLITS, parts, strict=True):
-        names[rows] = name
-    return replace(dataset, split=names)
+@dataclass
+class _Rows:
+    """All of a table but its modalities; a ``Splittable``."""
+
+    ids: list[str]
+    task: str
+    targets: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    classes: dict[str, list[int | str]] = field(default_factory=dict)
+    split: np.ndarray | None = None
+    group: np.ndarray | None = None
+    time: np.ndarray | None = None
+    kept: np.ndarray | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: np.ndarray) -> _Rows:
+        """What a split looks at, of some rows."""
+        return replace(
+            self,
+            ids=[self.ids[row] for row in rows],
+            targets={name: values[rows] for name, values in self.targets.items()},
+            split=None if self.split is None else self.split[rows],
+            group=None if self.group is None else self.group[rows],
+            time=None if self.time is None else self.time[rows],
+            kept=None,
+        )
+
+
+def _training_rows(columns: Columns, config: TableConfig) -> _Rows:
+    rows = _Rows(_ids(columns, config.id), config.task)
+    for name in config.target_names:
+        _read_target(columns, name, config, rows)
+    rows.split = None if config.split is None else _split(columns, config.split, rows.ids)
+    rows.group = None if config.group is None else _group(columns, config.group, rows.ids)
+    rows.time = None if config.time is None else _time(columns, config.time, rows.ids)
+    for name, classes in config.classes.items():
+        if name in rows.targets:
+            known = np.isin(rows.targets[name], classes)
+            rows.kept = np.flatnonzero(known if rows.kept is None else known & np.isin(np.arange(len(rows)), rows.kept))
+            if not known.all():
+                others = Counter(rows.targets[name][~known].tolist())
+                rows.notes.append(
+                    f"left out: {int((~known).sum())} rows whose {name!r} is not in 'classes': {_counted(others)}"
+                )
+    if rows.kept is not None and not len(rows.kept):
+        found = f"{list(config.classes)} in {columns.path}"
+        raise UserError("no row has one of the 'classes' of the configuration", found, "correct the classes")
+    return rows
+
+
+def _new_rows(columns: Columns, config: TableConfig) -> _Rows:
+    known = config.id is not None and config.id in columns.names
+    rows = _Rows(_ids(columns, config.id if known else None), config.task)
+    for name in config.target_names:
+        if name in columns.names:
+            _read_new_target(columns, name, config, rows)
+    return rows
+
+
+def _parts(rows: _Rows, splits: SplitsConfig | None) -> Split:
+    """The split, by row numbers of the whole table; rows that are left out are in no part."""
+    kept = np.arange(len(rows)) if rows.kept is None else rows.kept
+    splits = splits or SplitsConfig()
+    return Split(*(kept[part] for part in make_splits(rows.take(kept), splits.method, splits.fractions, splits.seed)))
+
+
+def _split_names(rows: _Rows, parts: Split) -> np.ndarray:
+    names = np.full(len(rows), "train", dtype="<U5")
+    for name, part in zip(SPLITS, parts, strict=True):
+        names[part] = name
+    return names
+
+
+def _teachers(rows: _Rows, config: TableConfig) -> np.ndarray:
+    """The rows that types are learned from: those of training; all, where there are too few to split."""
+    if rows.split is not None and (rows.split == "train").any():
+        return np.flatnonzero(rows.split == "train")
+    try:
+        return _parts(rows, config.splits).train
+    except UserError:
+        return np.arange(len(rows)) if rows.kept is None else rows.kept
 
 
 def _ids(columns: Columns, column: str | None) -> list[str]:
@@ -202,18 +313,20 @@ def _ids(columns: Columns, column: str | None) -> list[str]:
     return [str(cell) for cell in cells]
 
 
-def _modality(columns: Columns, name: str, config: ModalityConfig, ids: list[str]) -> Modality:
+def _modality(
+    columns: Columns, name: str, config: ModalityConfig, rows: _Rows, teachers: np.ndarray
+) -> tuple[ModalityConfig, Modality]:
+    """The modality, and its configuration with the types that were learned."""
+    kind = kind_named(config.kind)
     cells = [columns.cells(column, f"modality {name!r}") for column in config.names]
-    folder = columns.path.parent
-    if config.kind == "text":
-        return Modality("text", text_values(cells[0]))
-    if config.kind in ("image", "audio"):
-        values = path_values(folder)(cells[0], name, ids)
-        require_files(name, ids, values)
-        return Modality(config.kind, values)
-    if config.kind == "tabular":
-        return Modality("tabular", tabular_values(cells), tuple(config.names))
-    return Modality(config.kind, array_values(cells, config.kind, name, ids, folder))
+    if kind.typed:
+        types = {
+            column: config.types.get(column) or learn_type([values[row] for row in teachers])
+            for column, values in zip(config.names, cells, strict=True)
+        }
+        config = config.model_copy(update={"types": types})
+    place = Place(name, config.names, rows.ids, columns.path.parent, dict(config.types), rows.notes)
+    return config, Modality(config.kind, kind.convert(cells, place), tuple(config.names) if kind.typed else ())
 
 
 def _split(columns: Columns, column: str, ids: list[str]) -> np.ndarray:
@@ -234,11 +347,35 @@ def _group(columns: Columns, column: str, ids: list[str]) -> np.ndarray:
     return np.array([str(cell) for cell in cells])
 
 
-def _target(
-    columns: Columns, column: str, config: TableConfig, ids: list[str], training: bool
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The target and, for lists of labels, the names of its columns."""
-    cells = columns.cells(column, "target")
+def _time(columns: Columns, column: str, ids: list[str]) -> np.ndarray:
+    """``(N,)`` seconds."""
+    cells = columns.cells(column, "time")
+    type_ = learn_type(cells)
+    if type_ == "category":
+        raise UserError(
+            f"{columns.path}: column {column!r} is to order the rows in time",
+            f"{some([cell for cell in cells if not is_blank(cell)], 3)}",
+            "name a column of dates or numbers",
+        )
+    values, wrong = [], []
+    for row, cell in zip(ids, cells, strict=True):
+        value = read_cell(cell, type_)
+        if value is None or isinstance(value, str):
+            wrong.append(row)
+            continue
+        values.append(value if isinstance(value, float) else (value - EPOCH).total_seconds())
+    if wrong:
+        raise UserError(
+            f"{columns.path}: rows without a time in column {column!r}",
+            f"{len(wrong)} rows: {some(wrong)}",
+            "drop these rows, or split by another method",
+        )
+    return np.array(values, dtype=np.float64)
+
+
+def _read_target(columns: Columns, column: str, config: TableConfig, rows: _Rows) -> None:
+    """Put a target, and its labels or classes, into ``rows``."""
+    cells, ids = columns.cells(column, "target"), rows.ids
     gone = [row for row, cell in zip(ids, cells, strict=True) if cell is None]
     if gone and config.task != "multilabel":
         raise UserError(
@@ -247,33 +384,95 @@ def _target(
             "drop these rows; or take the target out and set task: retrieval, which needs none",
         )
     if config.task == "multilabel":
-        return _indicators(columns, column, config.labels, cells, ids)
+        rows.targets[column], rows.labels[column] = _indicators(columns, column, config.labels, cells, ids)
+        return
     if config.task == "regression":
-        return _numbers(columns, column, cells, ids), ()
-    classes = classes_of(cells)
-    if training and config.task == "classification" and len(np.unique(classes)) < 2:
+        rows.targets[column] = _numbers(columns, column, cells, ids)
+        return
+    rows.targets[column] = _plain_target(cells, config, column)
+    if config.task != "classification":
+        return
+    classes = np.unique(rows.targets[column]).tolist()
+    if len(classes) < 2:
         raise UserError(
             f"{columns.path}: target {column!r} has only one class",
             f"{classes[0]!r} in all {len(ids)} rows",
             "choose another target column, or set task: regression if it is a number",
         )
-    return classes, ()
+    rows.classes[column] = list(config.classes.get(column, classes))
+
+
+def _plain_target(cells: Sequence[Any], config: TableConfig, column: str) -> np.ndarray:
+    """Classes; for a task that is neither classification nor retrieval, numbers where all cells are such."""
+    if column in config.classes:
+        found = [as_class(cell, config.classes[column]) for cell in cells]
+        return np.array(found if all(isinstance(value, int) for value in found) else [str(value) for value in found])
+    classes = classes_of(cells)
+    if config.task not in ("classification", "retrieval") and classes.dtype.kind != "i":
+        try:
+            return np.array([as_number(cell) for cell in cells], dtype=np.float64)
+        except (ValueError, TypeError):
+            return classes
+    return classes
+
+
+def _read_new_target(columns: Columns, column: str, config: TableConfig, rows: _Rows) -> None:
+    """The target of new rows where it is there: a cell that says nothing is None or NaN, and nothing is refused."""
+    cells = columns.cells(column, "target")
+    if all(says_blank(cell) for cell in cells):
+        return
+    if config.task == "multilabel":
+        try:
+            rows.targets[column], rows.labels[column] = _indicators(columns, column, config.labels, cells, rows.ids)
+        except UserError as error:
+            rows.notes.append(f"the target {column!r} of these rows is not read: {error.what}")
+        return
+    if config.task == "regression":
+        rows.targets[column] = np.array([_number_or_nan(cell) for cell in cells], dtype=np.float64)
+        return
+    known = config.classes.get(column, [])
+    unsaid = [says_blank(cell) and str(as_category(cell)) not in map(str, known) for cell in cells]
+    if any(unsaid):
+        values = [None if gone else as_class(cell, known) for cell, gone in zip(cells, unsaid, strict=True)]
+        rows.targets[column] = np.array(values, dtype=object)
+    else:
+        rows.targets[column] = _plain_target(cells, config, column)
 
 
 def classes_of(cells: Sequence[Any]) -> np.ndarray:
-    """Whole numbers as ints, everything else as str."""
-    texts = [str(cell).strip() for cell in cells]
-    if all(re.fullmatch(r"[+-]?(0|[1-9]\d{0,17})(\.0+)?", text) for text in texts):
-        return np.array([int(text.split(".")[0]) for text in texts], dtype=np.int64)
+    """Whole numbers as ints, everything else as str; a cell is what :func:`~weft.data.cells.as_category` says."""
+    texts = [as_category(cell) or "" for cell in cells]
+    if all(re.fullmatch(r"[+-]?(0|[1-9]\d{0,17})", text) for text in texts):
+        return np.array([int(text) for text in texts], dtype=np.int64)
     return np.array(texts)
 
 
+def as_class(cell: Any, classes: Sequence[int | str]) -> int | str:
+    """A cell as one of the classes, which are ints or words; as a word where it is none of them."""
+    text = as_category(cell) or ""
+    return next((known for known in classes if str(known) == text), text)
+
+
+def _number_or_nan(cell: Any) -> float:
+    try:
+        value = as_number(cell)
+    except ValueError:
+        value = None
+    return float("nan") if value is None or not np.isfinite(value) else value
+
+
+def _counted(counts: Mapping[Any, int], most: int = 5) -> str:
+    shown = [f"{name!r} ({count})" for name, count in list(counts.items())[:most]]
+    return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")
+
+
 def _numbers(columns: Columns, column: str, cells: Sequence[Any], ids: list[str]) -> np.ndarray:
+    comma = learn_type(cells) == "number, decimal comma"
     numbers, wrong = [], []
     for row, cell in zip(ids, cells, strict=True):
         try:
-            value = as_number(cell)
-        except (ValueError, TypeError):
+            value = as_number(cell, comma=comma)
+        except ValueError:
             value = None
         if value is None or not np.isfinite(value):
             wrong.append(f"{row}: {cell}")
@@ -317,6 +516,3 @@ def label_set(cell: Any) -> set[str]:
     if items is None:
         items = re.split(r"[|;]", str(cell))
     return {str(item).strip() for item in items if str(item).strip()}
-
-
-# --- looking at a table -------------------------------------------------------------------------------------------

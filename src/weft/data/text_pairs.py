@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from weft.data.dataset import Dataset, Modality, TaskName
+from weft.data.dataset import Dataset, Modality
 from weft.errors import UserError, some
 
 
@@ -60,7 +60,7 @@ def existing(root: Path, *names: str) -> Path | None:
 
 
 def pairs_dataset(
-    name: str, pairs: list[Pair], target: str, task: TaskName, dtype: type, group: np.ndarray | None = None
+    name: str, pairs: list[Pair], target: str, task: str, dtype: type, group: np.ndarray | None = None
 ) -> Dataset:
     """The data set of these pairs; without parts there is no split.
 

@@ -13,21 +13,12 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from weft.errors import UserError, did_you_mean
+from weft.data.kinds import kind_named
+from weft.data.kinds import kinds as all_kinds
+from weft.errors import UserError
 from weft.registry import Registry
 
 V = TypeVar("V")
-
-HF_ENCODERS = {"text": "hf-text", "image": "hf-image", "audio": "hf-audio"}
-DEFAULTS = {
-    "text": "hashed-text",
-    "image": "image-patches",
-    "audio": "log-mel",
-    "series": "random-kernels",
-    "tabular": "columns",
-    "vector": "precomputed",
-    "tokens": "precomputed",
-}
 
 
 class BadValue(UserError):
@@ -51,6 +42,10 @@ class Encoder(ABC):
         width: ``D`` of its tokens; known after :meth:`fit` where it depends on the data.
         recipe: what :func:`create_encoder` was called with, JSON; None for an encoder built by hand.
 
+    Class attributes:
+        refits: what it learns changes more than the scale of its entries, so every split needs an encoder fitted on
+            its own training rows. Scales alone need none: models standardise features on their training rows.
+
     Example:
         >>> from weft.encoders import create_encoder
         >>> encoder = create_encoder("hashed-text", "text")
@@ -61,6 +56,7 @@ class Encoder(ABC):
     """
 
     kinds: ClassVar[tuple[str, ...]]
+    refits: ClassVar[bool] = False
     width: int
     recipe: dict[str, Any] | None = None
 
@@ -110,13 +106,15 @@ def create_encoder(spec: str, kind: str, **options: Any) -> Encoder:
     """
     name, given = spec, dict(options)
     if spec.startswith("hf:"):
-        if kind not in HF_ENCODERS:
+        known = kind_named(kind).transformers
+        if known is None:
+            able = [other for other in all_kinds.names() if all_kinds.get(other).transformers is not None]
             raise UserError(
-                f"transformers models are used for {', '.join(HF_ENCODERS)}",
+                f"transformers models are used for {', '.join(able)}",
                 f"{spec!r} for a modality of kind {kind!r}",
                 f"use the built-in {default_encoder(kind)!r}, or embeddings computed elsewhere (kind 'vector')",
             )
-        name, given["model"] = HF_ENCODERS[kind], spec.removeprefix("hf:")
+        name, given["model"] = known, spec.removeprefix("hf:")
     cls = encoders.get(name)
     if kind not in cls.kinds:
         able = [known for known in encoders.names() if kind in encoders.get(known).kinds]
@@ -158,9 +156,7 @@ def default_encoder(kind: str) -> str:
     Raises:
         UserError: there is no such kind.
     """
-    if kind not in DEFAULTS:
-        raise UserError("unknown kind of modality", f"kind={kind!r}", did_you_mean(kind, DEFAULTS, "kinds"))
-    return DEFAULTS[kind]
+    return kind_named(kind).encoder
 
 
 def read_each(values: Sequence[Any], read: Callable[[Any], V]) -> list[V]:

@@ -64,12 +64,7 @@ class HashedText(Encoder):
         return words[: self.max_tokens] or [""]
 
     def _word_vector(self, word: str) -> np.ndarray:
-        vector = np.zeros(self.width, dtype=np.float32)
-        for gram in ngrams(word, self.shortest, self.longest):
-            code = int.from_bytes(hashlib.blake2b(gram.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
-            vector[(code >> 1) % self.width] += 1.0 if code & 1 else -1.0
-        norm = float(np.linalg.norm(vector))
-        return vector / norm if norm > 0 else vector
+        return hashed_ngrams(word, self.width, self.shortest, self.longest)
 
     def identity(self) -> dict[str, Any]:
         """Name and options."""
@@ -87,3 +82,13 @@ def ngrams(word: str, shortest: int, longest: int) -> list[str]:
     marked = f"<{word}>"
     sizes = range(shortest, min(longest, len(marked) - 1) + 1)
     return [marked, *(marked[i : i + n] for n in sizes for i in range(len(marked) - n + 1))]
+
+
+def hashed_ngrams(word: str, width: int, shortest: int, longest: int) -> np.ndarray:
+    """``(width,)`` float32 of unit length: the signed hashed n-grams of a word, equal in every process."""
+    vector = np.zeros(width, dtype=np.float32)
+    for gram in ngrams(word, shortest, longest):
+        code = int.from_bytes(hashlib.blake2b(gram.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+        vector[(code >> 1) % width] += 1.0 if code & 1 else -1.0
+    norm = float(np.linalg.norm(vector))
+    return vector / norm if norm > 0 else vector

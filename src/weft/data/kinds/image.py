@@ -1,0 +1,41 @@
+"""Images: a path, a PIL image or an ``(H, W[, C])`` array of 8-bit integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from weft.data.files import IMAGE_SUFFIXES, read_image
+from weft.data.kinds.base import Kind, Place, has_suffix, kinds, paths, share
+
+
+@kinds.register("image")
+class Photo(Kind):
+    """Photos and drawings, read as upright RGB."""
+
+    encoder = "image-patches"
+    better = ("hf:facebook/dinov2-small", "hf:google/siglip-base-patch16-224", "hf:google/vit-base-patch16-224")
+    transformers = "hf-image"
+    files = True
+
+    def convert(self, columns: Sequence[Sequence[Any]], place: Place) -> list[Any]:
+        """Paths relative to the table; a struct with ``bytes``, as Hugging Face writes images, as that image."""
+        return paths(columns[0], place)
+
+    def looks(self, cells: Sequence[Any], folder: Path) -> float:
+        """Names of image files, or embedded images."""
+        return share(
+            cells,
+            lambda cell: (
+                has_suffix(cell, IMAGE_SUFFIXES) or (isinstance(cell, dict) and {"bytes", "path"} <= set(cell))
+            ),
+        )
+
+    def read(self, value: Any, where: str) -> Any:
+        """Upright RGB."""
+        return read_image(value, where)
+
+
+def _embedded(cell: Any) -> bool:
+    return isinstance(cell, dict) and {"bytes", "path"} <= set(cell)

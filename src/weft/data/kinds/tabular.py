@@ -1,0 +1,78 @@
+"""Columns of a table side by side: numbers, categories and dates, by the types that training rows taught."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from weft.data.cells import is_numeric, read_cell
+from weft.data.kinds.base import Kind, Place, kinds, refuse
+from weft.errors import some
+
+FEW = 20
+"""Words of at most so many kinds are categories, whatever their number of rows."""
+
+
+@kinds.register("tabular")
+class Tabular(Kind):
+    """A tuple of cells: float (a number), str (a category), ``datetime`` (a date), or None."""
+
+    encoder = "columns"
+    several = True
+    typed = True
+
+    def convert(self, columns: Sequence[Sequence[Any]], place: Place) -> list[Any]:
+        """Cells by their column's type. What cannot be read so is missing, and noted; absent where all are."""
+        read = [self._read(cells, column, place) for cells, column in zip(columns, place.columns, strict=True)]
+        return [None if all(cell is None for cell in row) else row for row in zip(*read, strict=True)]
+
+    def _read(self, cells: Sequence[Any], column: str, place: Place) -> list[Any]:
+        values, wrong = [], []
+        for row, cell in zip(place.ids, cells, strict=True):
+            try:
+                values.append(read_cell(cell, place.types[column]))
+            except ValueError:
+                values.append(None)
+                wrong.append(f"{row}: {str(cell)[:40]}")
+        if wrong:
+            place.notes.append(
+                f"column {column!r} ({place.types[column]}): {len(wrong)} cells cannot be read so and count as "
+                f"missing: {some(wrong, 3)}"
+            )
+        return values
+
+    def looks(self, cells: Sequence[Any], folder: Path) -> float:
+        """Numbers, or words that come again."""
+        if is_numeric(cells) or is_numeric(cells, comma=True):
+            return 0.97
+        if any(isinstance(cell, list | dict) for cell in cells):
+            return 0.0
+        distinct = len({str(cell).strip() for cell in cells})
+        if max(len(str(cell)) for cell in cells) > 100:
+            return 0.0
+        return 0.6 if distinct < len(cells) and (distinct <= FEW or distinct <= len(cells) / 3) else 0.0
+
+    def check(self, name: str, ids: Sequence[str], values: Sequence[Any], fields: Sequence[str]) -> None:
+        """One cell for each field."""
+        wrong = [row for row, v in zip(ids, values, strict=True) if len(v) != len(fields)]
+        rule = (
+            f"modality {name!r}: a {kinds.name_of(type(self))} value has one cell for each of the {len(fields)} fields"
+        )
+        refuse(wrong, rule, "use None for an empty cell")
+
+    def pack(self, value: Any) -> Any:
+        """Cells; a date is ``["date", ISO 8601]``."""
+        return [["date", cell.isoformat()] if isinstance(cell, datetime) else _plain(cell) for cell in value]
+
+    def unpack(self, packed: Any) -> Any:
+        """The tuple of cells."""
+        return tuple(datetime.fromisoformat(cell[1]) if isinstance(cell, list) else cell for cell in packed)
+
+
+def _plain(cell: Any) -> Any:
+    if cell is None or isinstance(cell, str | bool | int):
+        return cell
+    value = float(cell)
+    return None if value != value else value

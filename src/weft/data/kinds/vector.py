@@ -1,0 +1,35 @@
+"""Ready-made embeddings: a ``(D,)`` array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from weft.data.columns import array_values, as_list, npy_axes
+from weft.data.kinds.base import Kind, Place, check_arrays, kinds
+
+
+@kinds.register("vector")
+class Vector(Kind):
+    """Lists of numbers of one length, ``.npy`` files, or one column per entry."""
+
+    encoder = "precomputed"
+    several = True
+
+    def convert(self, columns: Sequence[Sequence[Any]], place: Place) -> list[Any]:
+        """``(D,)`` float32."""
+        return array_values(columns, "vector", place.modality, place.ids, place.folder)
+
+    def looks(self, cells: Sequence[Any], folder: Path) -> float:
+        """Lists of numbers of one length, or ``.npy`` files with one axis."""
+        lists = [found for cell in cells if (found := as_list(cell)) is not None]
+        numbers = [
+            all(isinstance(item, int | float) and not isinstance(item, bool) for item in found) for found in lists
+        ]
+        one_length = len({len(items) for items in lists}) == 1
+        return max(sum(numbers) / len(cells) if one_length else 0.0, npy_axes(cells, folder, 1))
+
+    def check(self, name: str, ids: Sequence[str], values: Sequence[Any], fields: Sequence[str]) -> None:
+        """``(D,)``, the same ``D`` in every row."""
+        check_arrays(name, ids, values, "vector", "(D,)")
