@@ -20,8 +20,9 @@ RECTANGLES = 10
 PLACES = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
-def rectangles(height: int, width: int, rng: np.random.Generator, places: int = 1) -> np.ndarray:
+def rectangles(shape: tuple[int, ...], rng: np.random.Generator, places: int = 1) -> np.ndarray:
     """Ten draws ``(10, 2 + 2 places)``: height, width, and row and column of each place."""
+    height, width = shape
     tall = rng.integers(1, max(1, height // 10) + 1, RECTANGLES)
     wide = rng.integers(1, max(1, width // 10) + 1, RECTANGLES)
     corners = [
@@ -32,7 +33,7 @@ def rectangles(height: int, width: int, rng: np.random.Generator, places: int = 
 
 def gamma(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A spoilt copy of a grey picture ``(H, W)`` uint8."""
-    draws = rectangles(*image.shape, rng)
+    draws = rectangles(image.shape, rng)
     powers = np.where(rng.random(RECTANGLES) < 0.8, rng.uniform(0, 3, RECTANGLES), 1.0)
     return with_gamma(image, draws, powers)
 
@@ -48,7 +49,7 @@ def with_gamma(image: np.ndarray, draws: np.ndarray, powers: np.ndarray) -> np.n
 
 def fourier(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A spoilt copy of a grey picture ``(H, W)`` uint8."""
-    draws = rectangles(*image.shape, rng)
+    draws = rectangles(image.shape, rng)
     return with_fourier(image, draws, [scrambled(int(tall), int(wide), rng) for tall, wide, *_ in draws])
 
 
@@ -97,7 +98,7 @@ def scrambled(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 def shuffle(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A spoilt copy of a grey picture ``(H, W)`` uint8."""
-    return with_shuffle(image, rectangles(*image.shape, rng, places=2))
+    return with_shuffle(image, rectangles(image.shape, rng, places=2))
 
 
 def with_shuffle(image: np.ndarray, draws: np.ndarray) -> np.ndarray:
