@@ -32,10 +32,11 @@ class Registry(Generic[T]):
         kind: what is registered, for messages ("fusion").
         package: the package whose modules and sub-packages register themselves, and the entry-point group
             ("weft.fusion").
+        also: further packages to look in, after the first: the folders of :mod:`weft.systems` bring what they need.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+    def __init__(self, kind: str, package: str, *also: str) -> None:
+        self.kind, self.package, self.also = kind, package, also
         self._classes: dict[str, type[T]] = {}
         self._renamed: dict[str, str] = {}
         self._discovered = self._discovering = False
@@ -66,9 +67,9 @@ class Registry(Generic[T]):
                 return
             self._discovering = True
             try:
-                package = importlib.import_module(self.package)
-                for module in pkgutil.iter_modules(package.__path__):
-                    importlib.import_module(f"{self.package}.{module.name}")
+                for name in (self.package, *self.also):
+                    for module in pkgutil.iter_modules(importlib.import_module(name).__path__):
+                        importlib.import_module(f"{name}.{module.name}")
                 for point in entry_points(group=self.package):
                     self.register(point.name)(self._load(point))
                 self._discovered = True

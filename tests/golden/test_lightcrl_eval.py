@@ -14,7 +14,7 @@ from weft.tasks.pairs import pair_metrics, pair_scores
 from weft.tasks.similarity import TOLERANCES, score_classes, tolerance_curves
 from weft.tasks.zero_shot import class_vectors, prompts, top_hits
 from weft.training.probe import make_head, make_sgd, step, top_k
-from weft.training.schedule import PLATEAU_FACTOR, judge_lightcrl
+from weft.training.schedules.lightcrl import FACTOR, judge_lightcrl
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 
@@ -114,7 +114,7 @@ def schedule(case: Case) -> None:
     losses = case.tensors["val"].tolist()
     rates, saved, epoch, reductions = [], [], 0, 0
     for epoch in range(1, 101):
-        rates.append(1e-3 * PLATEAU_FACTOR["lightcrl"] ** reductions)
+        rates.append(1e-3 * FACTOR**reductions)
         verdict = judge_lightcrl(losses[:epoch])
         if verdict.best == epoch - 1:
             saved.append(epoch)

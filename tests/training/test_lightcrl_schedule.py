@@ -10,7 +10,7 @@ import torch
 
 from tests.training.test_aligned import Nce, build, pairs
 from weft.training import fit_aligner
-from weft.training.schedule import PLATEAU_FACTOR, judge_lightcrl
+from weft.training.schedules.lightcrl import FACTOR, judge_lightcrl
 
 
 def original(losses: list[float]) -> tuple[list[float], list[int]]:
@@ -42,7 +42,7 @@ def test_the_rule_equals_the_original_loop(seed: int) -> None:
     best = []
     reductions = 0
     for epoch in range(1, len(losses) + 1):
-        found.append(PLATEAU_FACTOR["lightcrl"] ** reductions)
+        found.append(FACTOR**reductions)
         verdict = judge_lightcrl(losses[:epoch])
         reductions = verdict.reductions
         if verdict.best == epoch - 1:

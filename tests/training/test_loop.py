@@ -310,17 +310,17 @@ def test_a_run_stopped_inside_an_epoch_goes_on_at_that_step(tmp_path, monkeypatc
 
     original, calls = FusedGoal.batch, []
 
-    def batch(self, positions):
+    def batch(self, positions, *seed):
         calls.append(1)
         if len(calls) == 20:
             raise KeyboardInterrupt
-        return original(self, positions)
+        return original(self, positions, *seed)
 
     monkeypatch.setattr(FusedGoal, "batch", batch)
     with pytest.raises(KeyboardInterrupt):
         fit(build(features, split), features, split, settings, tmp_path, progress=False)
     calls.clear()
-    monkeypatch.setattr(FusedGoal, "batch", lambda self, positions: (calls.append(1), original(self, positions))[1])
+    monkeypatch.setattr(FusedGoal, "batch", lambda self, *args: (calls.append(1), original(self, *args))[1])
     resumed = fit(build(features, split), features, split, settings, tmp_path, progress=False)
     assert without_time(resumed) == without_time(whole)
     assert len(calls) == 4 * 12 - 19

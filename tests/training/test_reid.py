@@ -71,12 +71,12 @@ def test_a_killed_run_gives_the_same_weights(data: Dataset, tmp_path: Path, monk
     fit_reid(whole, data, split, settings, progress=False, smoothing=0.1)
     steps, batch = 0, ReIdGoal.batch
 
-    def dying(self: ReIdGoal, positions: np.ndarray) -> Any:
+    def dying(self: ReIdGoal, positions: np.ndarray, *seed: Any) -> Any:
         nonlocal steps
         steps += 1
         if steps == 5:
             raise KeyboardInterrupt
-        return batch(self, positions)
+        return batch(self, positions, *seed)
 
     monkeypatch.setattr(ReIdGoal, "batch", dying)
     with pytest.raises(KeyboardInterrupt):

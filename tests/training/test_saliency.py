@@ -52,12 +52,12 @@ def test_a_killed_run_gives_the_same_weights(data: RgbdSaliency, tmp_path: Path,
     fit_saliency(whole, data, split, settings, progress=False)
     steps, step = 0, SaliencyGoal.batch
 
-    def dying(self: SaliencyGoal, positions: np.ndarray) -> Any:
+    def dying(self: SaliencyGoal, positions: np.ndarray, *seed: Any) -> Any:
         nonlocal steps
         steps += 1
         if steps == 4:
             raise KeyboardInterrupt
-        return step(self, positions)
+        return step(self, positions, *seed)
 
     monkeypatch.setattr(SaliencyGoal, "batch", dying)
     with pytest.raises(KeyboardInterrupt):

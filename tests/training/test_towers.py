@@ -177,12 +177,12 @@ def test_a_killed_run_gives_the_same_weights(
     train(whole, None)
     steps, batch = 0, TowerGoal.batch
 
-    def dying(self: TowerGoal, positions: np.ndarray) -> Any:
+    def dying(self: TowerGoal, positions: np.ndarray, *seed: Any) -> Any:
         nonlocal steps
         steps += 1
         if steps == 4:
             raise KeyboardInterrupt
-        return batch(self, positions)
+        return batch(self, positions, *seed)
 
     monkeypatch.setattr(TowerGoal, "batch", dying)
     with pytest.raises(KeyboardInterrupt):

@@ -252,7 +252,7 @@ class BuiltIn(Reader):
         return self.make()
 
 
-datasets: Registry[Reader] = Registry("dataset", "weft.data")
+datasets: Registry[Reader] = Registry("dataset", "weft.data", "weft.systems")
 
 
 def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> Dataset:

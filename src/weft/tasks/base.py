@@ -10,7 +10,7 @@ arrays, and the target as it stands in the table.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
@@ -20,9 +20,10 @@ from torch import Tensor
 
 from weft.errors import UserError, some
 from weft.registry import Registry
+from weft.tasks.judge import Judge
 
 
-class Task(ABC):
+class Task(Judge):
     """Base of every task.
 
     Attributes:
@@ -128,7 +129,7 @@ class Task(ABC):
         )
 
 
-tasks: Registry[Task] = Registry("task", "weft.tasks")
+tasks: Registry[Any] = Registry("task", "weft.tasks", "weft.systems")
 
 FEW_VALUES = 20
 """Numbers with at most this many distinct whole values are guessed to be classes."""

@@ -66,7 +66,7 @@ class AlignedGoal(Goal):
     def order(self, rng: np.random.Generator) -> np.ndarray:
         return rng.permutation(self._groups[0].draw(rng))
 
-    def batch(self, positions: np.ndarray) -> tuple[dict[str, Tokens]]:
+    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = ()) -> tuple[dict[str, Tokens]]:
         return (self._train[positions],)
 
     def forward(self, inputs: dict[str, Tokens]) -> Tensor:

@@ -1,14 +1,15 @@
 """The state of a run: one safetensors file that holds all a killed run needs to go on with the same numbers.
 
-Tensors: ``model.*``, ``best.*`` (the best weights so far), ``optimizer.<parameter>.<slot>``. The header holds the rest
-as JSON: position (epoch, step), history, loss scale, and a fingerprint of what is being run. There is no random state
-to save: every step draws its seeds from (seed, epoch, step). One file, replaced in one step, cannot disagree with
-itself.
+Tensors: ``model.*``, ``best.*`` (the best weights so far), ``optimizer.<optimizer>.<parameter>.<slot>``. The header
+holds the rest as JSON: position (epoch, step), history, loss scale, and a fingerprint of what is being run. There is no
+random state to save: every step draws its seeds from (seed, epoch, step). One file, replaced in one step, cannot
+disagree with itself.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def save_checkpoint(
     folder: Path,
     module: nn.Module,
     best: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     scaler: torch.amp.GradScaler,
     position: Position,
     run: dict[str, str],
@@ -63,8 +64,9 @@ def save_checkpoint(
     """Write the state of a run in one step."""
     tensors = {f"model.{name}": t for name, t in module.state_dict().items()}
     tensors |= {f"best.{name}": t for name, t in best.items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
+    for k, optimizer in enumerate(optimizers):
+        for index, slots in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{k}.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
     header = {"position": asdict(position), "scaler": scaler.state_dict(), "run": run}
     write_tensors(folder / NAME, tensors, {"weft": json.dumps(header)})
 
@@ -72,7 +74,7 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     scaler: torch.amp.GradScaler,
     run: dict[str, str],
 ) -> tuple[Position, dict[str, Tensor]] | None:
@@ -99,14 +101,15 @@ def load_checkpoint(
             "choose an empty folder, delete this one, or go back to the earlier settings",
         )
     module.load_state_dict(_part(tensors, "model."))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _part(tensors, "optimizer.").items():
-        index, slot = name.split(".", 1)
-        state.setdefault(int(index), {})[slot] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for parameter, slots in optimizer.state.items():
-        like = {name: t for name, t in slots.items() if t.shape == parameter.shape}
-        slots.update({name: torch.empty_like(parameter, dtype=t.dtype).copy_(t) for name, t in like.items()})
+    for k, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _part(tensors, f"optimizer.{k}.").items():
+            index, slot = name.split(".", 1)
+            state.setdefault(int(index), {})[slot] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for parameter, slots in optimizer.state.items():
+            like = {name: t for name, t in slots.items() if t.shape == parameter.shape}
+            slots.update({name: torch.empty_like(parameter, dtype=t.dtype).copy_(t) for name, t in like.items()})
     if header["scaler"]:
         scaler.load_state_dict(header["scaler"])
     return position, _part(tensors, "best.")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from weft.errors import first_fault
+from weft.errors import UserError, first_fault
+from weft.training.schedule import make_schedule
 
 
 class Settings(BaseModel):
@@ -26,6 +27,9 @@ class Settings(BaseModel):
         try:
             return cls(**dict(settings or {}))
         except ValidationError as error:
+            cause = error.errors()[0].get("ctx", {}).get("error")
+            if isinstance(cause, UserError):
+                raise cause from None
             remedy = f"see {cls.__module__}.{cls.__name__}"
             raise first_fault(error, "training", "setting", cls.model_fields, remedy) from None
 
@@ -38,9 +42,11 @@ class TrainConfig(Settings):
         batch_size: rows of a step, over all processes; the last batches of an epoch are evened out, so none is tiny.
         lr: peak learning rate of AdamW.
         weight_decay: decoupled weight decay, on matrices only (not on biases, norms and scalars).
-        schedule: learning rate after the warm-up: ``"cosine"`` to zero at the last step, ``"plateau"`` (a tenth after
-            every ``patience // 2`` epochs without a better dev score), ``"constant"``, or ``"lightcrl"``, that of its
-            code, which also decides when to stop (``patience`` is 5 there, and ``monitor`` the loss).
+        schedule: learning rate after the warm-up, a registered :class:`~weft.training.schedule.Schedule`: ``"cosine"``
+            to zero at the last step, ``"linear"``, ``"constant"``, ``"step"``, ``"plateau"`` (a tenth after every
+            ``patience // 2`` epochs without a better dev score), or ``"lightcrl"``, that of its code, which also
+            decides when to stop (``patience`` is 5 there, and ``monitor`` the loss).
+        schedule_options: of the schedule, e.g. ``{"every": 0.5}``.
         warmup: share of all steps in which the learning rate rises linearly.
         patience: epochs without a better dev score before training stops; 0 never stops early.
         monitor: what is better on the dev rows: the task's ``"score"`` (ties: the loss), or the ``"loss"``.
@@ -61,7 +67,8 @@ class TrainConfig(Settings):
     batch_size: int = Field(128, ge=1)
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
-    schedule: Literal["cosine", "plateau", "constant", "lightcrl"] = "cosine"
+    schedule: str = "cosine"
+    schedule_options: dict[str, Any] = Field(default_factory=dict)
     warmup: float = Field(0.05, ge=0, lt=1)
     patience: int = Field(10, ge=0)
     monitor: Literal["score", "loss"] = "score"
@@ -74,3 +81,8 @@ class TrainConfig(Settings):
     checkpoint_seconds: float = Field(30.0, ge=0)
     cache_mb: float = Field(2048.0, ge=0)
     log_to: Literal["tensorboard"] | None = None
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> Self:
+        make_schedule(self)
+        return self

@@ -60,7 +60,7 @@ class FusedGoal(Goal):
     def order(self, rng: np.random.Generator) -> np.ndarray:
         return rng.permutation(self.steps_over)
 
-    def batch(self, positions: np.ndarray) -> tuple[dict[str, Tokens], Tensor]:
+    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = ()) -> tuple[dict[str, Tokens], Tensor]:
         index = torch.from_numpy(positions).to(self._target.device)
         inputs = drop_modalities(self._train[positions], self.config.modality_dropout)
         return inputs, self._target.index_select(0, index)

@@ -270,7 +270,7 @@ class _Run:
 
     def run(self, progress: bool) -> History:
         if self.folder is not None:
-            found = load_checkpoint(self.folder / "last", self.model, self.optimizer, self.scaler, self.identity)
+            found = load_checkpoint(self.folder / "last", self.model, [self.optimizer], self.scaler, self.identity)
             self.position = self.position if found is None else found[0]
         position = self.position
         started = time.monotonic() - position.seconds
@@ -322,7 +322,9 @@ class _Run:
             return
         self.position.seconds = time.monotonic() - started
         self.model.save_pretrained(self.folder / "best")
-        save_checkpoint(self.folder / "last", self.model, {}, self.optimizer, self.scaler, self.position, self.identity)
+        save_checkpoint(
+            self.folder / "last", self.model, {}, [self.optimizer], self.scaler, self.position, self.identity
+        )
         self._saved_at = time.monotonic()
 
 

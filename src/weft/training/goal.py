@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from weft.data import Split
 from weft.errors import UserError
+from weft.training.phase import Phase
 from weft.training.rows import refuse_no_rows
 
 if TYPE_CHECKING:
@@ -41,11 +42,14 @@ class Goal(nn.Module, ABC):
 
     Attributes:
         steps_over: how many rows an epoch has.
+        phases: what a step does, known after ``prepare``; ``forward`` then takes the ``phase`` by number. Empty: all
+            weights under ``forward``.
         chunked: it heeds the setting ``chunk``.
     """
 
     model: Trainable
     steps_over: int
+    phases: Sequence[Phase] = ()
     chunked: ClassVar[bool] = False
 
     @abstractmethod
@@ -57,12 +61,12 @@ class Goal(nn.Module, ABC):
         """Positions ``(steps_over,)`` of the rows of an epoch, in random order."""
 
     @abstractmethod
-    def batch(self, positions: np.ndarray) -> tuple[Any, ...]:
-        """The arguments of ``forward`` for these positions."""
+    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = ()) -> tuple[Any, ...]:
+        """The arguments of ``forward`` for these positions; ``seed`` is of what is drawn in this step."""
 
     @abstractmethod
     def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
-        """``"loss"`` and ``"score"`` (higher is better) on the dev rows.
+        """``"loss"`` and ``"score"`` (higher is better) on the dev rows; ``{}``: the last weights are kept.
 
         Args:
             share: positions of all rows -> those this process computes.

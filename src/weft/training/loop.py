@@ -1,4 +1,4 @@
-"""The one training loop: fused models and aligners, one process or many, resumable at any step.
+"""The one training loop: fused models, aligners and systems, one process or many, resumable at any step.
 
 An epoch deals its rows, in an order drawn from ``(seed, epoch)``, to ``ceil(N / batch_size)`` batches of even size;
 each process takes its part of every batch and gradients are averaged, so ``P`` processes do what one does. Each step
@@ -36,7 +36,8 @@ from weft.training.fused_goal import FusedGoal
 from weft.training.goal import Goal
 from weft.training.log import RunLog
 from weft.training.model import FusedModel
-from weft.training.schedule import judge_lightcrl, learning_rate
+from weft.training.phase import Average, Optimizer
+from weft.training.schedule import learning_rate, make_schedule
 from weft.training.towers import TowerGoal, TowerModel
 
 if TYPE_CHECKING:
@@ -162,8 +163,14 @@ class _Loop:
                 f"{goal.steps_over} rows, batches of {config.batch_size}, {self.processes} processes",
                 "use fewer processes or larger batches",
             )
-        self.network: nn.Module = self.accelerator.prepare_model(goal)
-        self.optimizer = make_optimizer(goal, config)
+        self.phases = list(goal.phases)
+        self.averages = [module for module in goal.modules() if isinstance(module, Average)]
+        self.by_hand = self.processes > 1 and len(self.phases) > 1
+        self.network: nn.Module = goal if self.by_hand else self.accelerator.prepare_model(goal)
+        moves = [phase.optimizer for phase in self.phases] or [Optimizer(list(goal.parameters()))]
+        self.moves = {id(one): one for one in moves}
+        self.optimizers = {key: one.build(config) for key, one in self.moves.items()}
+        self.schedule = make_schedule(config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.position = Position()
         self.best: dict[str, Tensor] = {}
@@ -177,7 +184,9 @@ class _Loop:
     def run(self) -> History:
         position, config = self.position, self.config
         if self.folder is not None:
-            found = load_checkpoint(self.folder / "last", self.goal, self.optimizer, self.scaler, self.run_identity)
+            found = load_checkpoint(
+                self.folder / "last", self.goal, list(self.optimizers.values()), self.scaler, self.run_identity
+            )
             if found is not None:
                 self.position, self.best = found
                 position = self.position
@@ -187,7 +196,8 @@ class _Loop:
             log.resume(position.epochs)
             while not position.finished:
                 self._epoch(log, lambda: before + time.monotonic() - started)
-        self.goal.load_state_dict(self.best)
+        if self.best:
+            self.goal.load_state_dict(self.best)
         self.goal.eval()
         return History(position.epochs, position.best_epoch, position.seconds, len(position.epochs) < config.epochs)
 
@@ -203,10 +213,12 @@ class _Loop:
         batches = np.array_split(mine, self.steps)
         seeds = np.random.SeedSequence([config.seed, position.epoch, rank]).generate_state(self.steps)
         losses: list[Tensor] = []
+        self.work = self._at_work(position.epoch)
         self.network.train()
         for step in range(position.step, self.steps):
             self._seed(int(seeds[step]))
-            losses.append(self._step(batches[step], position.epoch * self.steps + step))
+            drawn = (config.seed, position.epoch, step, rank) if rank else (config.seed, position.epoch, step)
+            losses += self._step(batches[step], position.epoch * self.steps + step, drawn)
             if (step + 1) % config.log_every == 0:
                 losses = self._take(losses)
                 log.step(position.epoch * self.steps + step + 1)
@@ -218,8 +230,8 @@ class _Loop:
         position.seconds = clock()
         entry = {
             "epoch": position.epoch,
-            "loss": float(np.mean(position.losses)),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            **self._means(),
+            "lr": self.rate,
             **{f"dev_{name}": value for name, value in figures.items()},
             "seconds": position.seconds,
         }
@@ -235,19 +247,54 @@ class _Loop:
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(value)
 
-    def _step(self, positions: np.ndarray, step: int) -> Tensor:
-        rate = learning_rate(self.config, step, self.config.epochs * self.steps, self.position.reductions)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        batch = self.goal.batch(positions)
+    def _at_work(self, epoch: int) -> list[int]:
+        """The phases of an epoch, by number; 0 where there is but one thing to do."""
+        found = [k for k, phase in enumerate(self.phases) if phase.at_work(epoch, self.config.epochs)]
+        if self.phases and not found:
+            raise UserError(
+                "a step has a phase",
+                f"none of {', '.join(phase.name for phase in self.phases)} is at work in epoch {epoch}",
+                "train for more epochs, or let the phases meet",
+            )
+        return found or [0]
+
+    def _means(self) -> dict[str, float]:
+        """The mean loss of the epoch, of each phase by its name where there are several."""
+        losses = self.position.losses
+        if len(self.phases) < 2:
+            return {"loss": float(np.mean(losses))}
+        means = np.array(losses).reshape(-1, len(self.work)).mean(axis=0).tolist()
+        return dict(zip([self.phases[k].name for k in self.work], means, strict=True))
+
+    def _step(self, positions: np.ndarray, step: int, seed: tuple[int, ...]) -> list[Tensor]:
+        """One phase after the other; their losses."""
+        total = self.config.epochs * self.steps
+        self.rate = learning_rate(self.config, step, total, self.position.reductions, self.schedule)
+        batch, losses = self.goal.batch(positions, seed), []
+        for key, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.moves[key].rate * self.rate
+        for k in self.work:
+            key = id(self.phases[k].optimizer) if self.phases else next(iter(self.optimizers))
+            losses.append(self._move(self.optimizers[key], batch, k))
+        for average in self.averages:
+            average.follow(step)
+        return losses
+
+    def _move(self, optimizer: torch.optim.Optimizer, batch: tuple[Any, ...], phase: int) -> Tensor:
         with self._autocast():
-            loss = self.network(*batch)
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+            loss = self.network(*batch, phase=phase) if self.phases else self.network(*batch)
+        several = len(self.phases) > 1
+        weights = [p for group in optimizer.param_groups for p in group["params"]] if several else None
+        optimizer.zero_grad()
+        self.scaler.scale(loss).backward(inputs=weights)
+        if self.by_hand:
+            for weight in weights or ():
+                weight.grad = None if weight.grad is None else self.accelerator.reduce(weight.grad, "mean")
         if self.config.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.goal.parameters(), self.config.clip)
-        self.scaler.step(self.optimizer)
+            self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(weights or self.goal.parameters(), self.config.clip)
+        self.scaler.step(optimizer)
         self.scaler.update()
         return loss.detach()
 
@@ -264,12 +311,12 @@ class _Loop:
             if not math.isfinite(value):
                 raise UserError(
                     "the training loss is not finite",
-                    f"{value} in epoch {position.epoch}, step {len(position.losses)}",
+                    f"{value} in epoch {position.epoch}, step {len(position.losses) // len(self.work)}",
                     f"lower lr (now {self.config.lr}), clip gradients (clip=1.0), or train in fp32 "
                     f"(precision is {self.config.precision})",
                 )
             position.losses.append(value)
-        position.step = len(position.losses)
+        position.step = len(position.losses) // len(self.work)
         return []
 
     @torch.no_grad()
@@ -279,19 +326,19 @@ class _Loop:
             return self.goal.evaluate(self._share, self._collect)
 
     def _judge(self, entry: dict[str, float]) -> None:
-        """Close the epoch: keep the best weights, lower the learning rate, stop."""
+        """Close the epoch: keep the best weights of the last stage, lower the learning rate, stop."""
         position, config = self.position, self.config
         position.epochs.append(entry)
-        if position.best_epoch < 0 or self._rank(entry) > self._rank(position.epochs[position.best_epoch]):
+        stop = False
+        if "dev_loss" not in entry:
             position.best_epoch = position.epoch
-            self.best = {name: tensor.detach().clone() for name, tensor in self.goal.state_dict().items()}
-        stale = position.epoch - position.best_epoch
-        if config.schedule == "plateau" and stale and stale % max(1, config.patience // 2) == 0:
-            position.reductions += 1
+        elif self.work == self._at_work(config.epochs - 1):
+            best = position.best_epoch
+            if best < 0 or self._rank(entry) > self._rank(position.epochs[best]):
+                position.best_epoch = best = position.epoch
+                self.best = {name: tensor.detach().clone() for name, tensor in self.goal.state_dict().items()}
+            position.reductions, stop = self.schedule.judge(position.epochs, best, config.patience, position.reductions)
         position.epoch, position.step, position.losses = position.epoch + 1, 0, []
-        stop = bool(config.patience and stale >= config.patience)
-        if config.schedule == "lightcrl":
-            _, position.reductions, stop = judge_lightcrl([e["dev_loss"] for e in position.epochs], config.patience)
         position.finished = position.epoch >= config.epochs or stop
 
     def _rank(self, entry: dict[str, float]) -> tuple[float, float]:
@@ -311,12 +358,13 @@ class _Loop:
             return
         if self.position.best_epoch != self._saved_best:
             now = {name: tensor.detach().clone() for name, tensor in self.goal.state_dict().items()}
-            self.goal.load_state_dict(self.best)
+            self.goal.load_state_dict(self.best or now)
             self.goal.model.save_pretrained(self.folder / "best")
             self.goal.load_state_dict(now)
             self._saved_best = self.position.best_epoch
+        optimizers = list(self.optimizers.values())
         save_checkpoint(
-            self.folder / "last", self.goal, self.best, self.optimizer, self.scaler, self.position, self.run_identity
+            self.folder / "last", self.goal, self.best, optimizers, self.scaler, self.position, self.run_identity
         )
         self._saved_at = time.monotonic()
 
@@ -338,10 +386,5 @@ class _Loop:
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay, biases, norms and scalars do not. Loshchilov and Hutter 2019 (ICLR)."""
-    weights = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in weights if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    """AdamW over all weights of a module, see :class:`~weft.training.phase.Optimizer`."""
+    return Optimizer(list(module.parameters())).build(config)

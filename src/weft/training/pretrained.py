@@ -89,7 +89,7 @@ class Pretrained:
         return model.eval() if hasattr(model, "eval") else model
 
 
-models: Registry[Pretrained] = Registry("model", "weft.training")
+models: Registry[Pretrained] = Registry("model", "weft.training", "weft.systems")
 
 
 def load_model(folder: Path | str) -> Any:

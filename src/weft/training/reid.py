@@ -163,7 +163,7 @@ class ReIdGoal(Goal):
         size = self.config.batch_size
         return identity_order(self._identity, self.steps_over // size, size, self.per_identity, rng)
 
-    def batch(self, positions: np.ndarray) -> tuple[Any, ...]:
+    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = ()) -> tuple[Any, ...]:
         images = self.model.images(self._data, self._rows[0][positions], self._device)
         identity = torch.from_numpy(self._identity[positions]).to(self._device)
         return (augmented(images) if self.augment else images), identity

@@ -116,7 +116,7 @@ class SaliencyGoal(Goal):
     def order(self, rng: np.random.Generator) -> np.ndarray:
         return rng.permutation(self.steps_over)
 
-    def batch(self, positions: np.ndarray) -> tuple[Any, ...]:
+    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = ()) -> tuple[Any, ...]:
         return self._stack(self._rows[0][positions], self.augment)
 
     def forward(self, *batch: Any) -> Tensor:

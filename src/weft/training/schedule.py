@@ -1,70 +1,80 @@
-r"""The learning rate as a function of the step: linear warm-up, then cosine, plateau or constant.
+r"""The learning rate as a function of the step: a linear warm-up, then one of the registered schedules.
 
 With ``W = warmup * S`` of ``S`` steps, at step ``s = 0 .. S - 1``:
 
 .. math::
-    \text{factor}(s) = \tfrac{s + 1}{W + 1} \;\; (s < W), \qquad
-    \tfrac12 (1 + \cos \pi \tfrac{s - W}{S - W}) \;\; (s \ge W)
+    \text{factor}(s) = \tfrac{s + 1}{W + 1} \;\; (s < W), \qquad f(s - W,\ S - W) \;\; (s \ge W)
 
-so there is no state to save. Equals torch's ``LinearLR`` followed by ``CosineAnnealingLR``. Loshchilov and Hutter 2017,
-SGDR (ICLR). The plateau factor is ``0.1 ** reductions``, that of LightCRL ``0.8 ** reductions``; the loop counts the
-reductions.
+A schedule is a class with :meth:`Schedule.factor` and, where what happens on the dev rows lowers the rate or ends
+training, :meth:`Schedule.judge`. It keeps no state: what it needs is the list of finished epochs, which a checkpoint
+has anyway. One of your own is registered like the others and named by the training setting ``schedule``, its options by
+``schedule_options``.
 """
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from weft.training.config import TrainConfig
+from weft.registry import Registry
 
-PLATEAU_FACTOR = {"plateau": 0.1, "lightcrl": 0.8}
+if TYPE_CHECKING:
+    from weft.training.config import TrainConfig
 
 
-def learning_rate(config: TrainConfig, step: int, steps: int, reductions: int = 0) -> float:
-    """Learning rate of ``step`` (from 0) of ``steps``; ``reductions`` so far (plateau schedules only)."""
+class Schedule(ABC):
+    """Base of every schedule; the keyword-only arguments of its constructor are its options.
+
+    >>> schedules.create("step", every=0.5, factor=0.1).factor(75, 100)
+    0.1
+    """
+
+    @abstractmethod
+    def factor(self, step: int, steps: int, reductions: int = 0) -> float:
+        """What the peak rate is multiplied by.
+
+        Args:
+            step: from 0, of the steps after the warm-up.
+            steps: how many those are.
+            reductions: what :meth:`judge` said after the last epoch.
+        """
+
+    def judge(self, epochs: Sequence[dict[str, float]], best: int, patience: int, reductions: int) -> tuple[int, bool]:
+        """``(reductions, stop)`` after an epoch. Default: stop after ``patience`` epochs without a better one.
+
+        Args:
+            epochs: the log so far, with ``dev_loss`` and ``dev_score``.
+            best: the best of them.
+            patience: of the training settings; 0 never stops.
+            reductions: so far.
+        """
+        return reductions, bool(patience and len(epochs) - 1 - best >= patience)
+
+
+schedules: Registry[Schedule] = Registry("schedule", "weft.training.schedules")
+
+
+def learning_rate(
+    config: TrainConfig, step: int, steps: int, reductions: int = 0, schedule: Schedule | None = None
+) -> float:
+    """Learning rate of ``step`` (from 0) of ``steps``.
+
+    Args:
+        config: the settings.
+        reductions: so far, see :meth:`Schedule.judge`.
+        schedule: that of the settings, made already.
+    """
     warmup = int(config.warmup * steps)
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)
-    if config.schedule == "cosine":
-        return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
-    return config.lr * PLATEAU_FACTOR.get(config.schedule, 1.0) ** reductions
+    return config.lr * (schedule or make_schedule(config)).factor(step - warmup, steps - warmup, reductions)
 
 
-class Judgement(NamedTuple):
-    """What LightCRL's rule says after an epoch.
+def make_schedule(config: TrainConfig) -> Schedule:
+    """The schedule of some settings.
 
-    Attributes:
-        best: the epoch (from 0) with the lowest loss so far.
-        reductions: how often the learning rate has been multiplied by 0.8.
-        stop: training ends here.
+    Raises:
+        UserError: no schedule of that name, or it has no such option.
     """
-
-    best: int
-    reductions: int
-    stop: bool
-
-
-def judge_lightcrl(losses: Sequence[float], patience: int = 5) -> Judgement:
-    """LightCRL's rule, replayed over the dev loss of every epoch so far, so that there is no state to save.
-
-    An epoch without a strictly lower loss counts as bad from the ``patience``-th epoch on, a lower one resets the
-    count, and ``patience`` bad epochs end training, before the scheduler moves. The scheduler counts epochs that do not
-    improve by a relative 1e-4, and after more than ``patience`` of them lowers the rate and counts anew: torch's
-    ``ReduceLROnPlateau``. Both wait alike, so the rate drops only for a plateau that begins in the first epochs.
-
-    Source: the code of Faye et al., "Lightweight Cross-Modal Representation Learning", ESANN 2024, arXiv 2403.04650.
-    """
-    best, bad, reductions, flat, lowest = -1, 0, 0, 0, math.inf
-    for epoch, loss in enumerate(losses):
-        if best < 0 or loss < losses[best]:
-            best, bad = epoch, 0
-        elif epoch + 1 >= patience:
-            bad += 1
-        if patience and bad >= patience:
-            return Judgement(best, reductions, True)
-        lowest, flat = (loss, 0) if loss < lowest * (1 - 1e-4) else (lowest, flat + 1)
-        if flat > patience:
-            reductions, flat = reductions + 1, 0
-    return Judgement(best, reductions, False)
+    return schedules.create(config.schedule, **config.schedule_options)

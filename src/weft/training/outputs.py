@@ -1,0 +1,100 @@
+"""How predictions of a system are kept: one file per row, or one table of all.
+
+=============  ======================================  =========================================
+``writes``     a value                                 kept as
+=============  ======================================  =========================================
+``label``      outputs ``(K,)`` of a head              ``predictions.csv``: the judge's decision
+``text``       a str                                   ``predictions.csv``: id, prediction
+``embedding``  ``(D,)`` float                          ``embeddings.parquet``: id, vector
+``map``        ``(H, W)`` float in [0, 1]              ``<id>.png``, 8 bits
+``image``      ``(H, W, 3)`` or ``(H, W)`` uint8       ``<id>.png``
+``audio``      ``(samples, rate)``                     ``<id>.wav``, 16 bits
+=============  ======================================  =========================================
+
+What is judged is what is kept (:func:`rounded`): a map has 256 levels, as in the maps that authors publish.
+"""
+
+from __future__ import annotations
+
+import io
+import wave
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft.files import write_bytes
+
+TABLES = ("label", "text", "embedding")
+SUFFIX = {"map": ".png", "image": ".png", "audio": ".wav"}
+
+
+def rounded(writes: str, value: Any) -> Any:
+    """A prediction as it reads when it has been kept."""
+    if writes == "map":
+        return np.round(np.asarray(value) * 255).astype(np.uint8).astype(np.float32) / 255
+    return value
+
+
+def write_files(writes: str, folder: Path, ids: Sequence[str], values: Iterable[Any]) -> int:
+    """Write one file per prediction, ``folder/<id><suffix>``, each in one step; how many there were."""
+    done = 0
+    for row, value in zip(ids, values, strict=True):
+        content = wav_bytes(*value) if writes == "audio" else png_bytes(value)
+        write_bytes(folder / f"{row}{SUFFIX[writes]}", content)
+        done += 1
+    return done
+
+
+def write_table(writes: str, path: Path, ids: Sequence[str], columns: Mapping[str, Any], names: Sequence[Any]) -> None:
+    """Write predictions of all rows as one table; an array with one column per output becomes ``<key>_<name>``.
+
+    Args:
+        writes: ``"label"``, ``"text"`` or ``"embedding"``.
+        path: of the file; CSV, for embeddings Parquet.
+        ids: of the rows.
+        columns: ``{"prediction": (n,) ...}``.
+        names: of the outputs, where there are any.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    table: dict[str, Any] = {"id": list(ids)}
+    for key, value in columns.items():
+        array = np.asarray(value)
+        if array.ndim == 2 and writes == "embedding":
+            table[key] = list(array)
+        elif array.ndim == 2:
+            labels = names if len(names) == array.shape[1] else range(array.shape[1])
+            table |= {f"{key}_{label}": array[:, i] for i, label in enumerate(labels)}
+        else:
+            table[key] = array
+    sink = io.BytesIO()
+    if writes == "embedding":
+        pyarrow.parquet.write_table(pa.table(table), sink)
+    else:
+        pyarrow.csv.write_csv(pa.table(table), sink)
+    write_bytes(path, sink.getvalue())
+
+
+def png_bytes(value: np.ndarray) -> bytes:
+    """A map in [0, 1], or a uint8 image, as PNG."""
+    from PIL import Image
+
+    pixels = value if value.dtype == np.uint8 else np.round(value * 255).astype(np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, format="png")
+    return sink.getvalue()
+
+
+def wav_bytes(samples: np.ndarray, rate: int) -> bytes:
+    """Samples ``(n,)`` in [-1, 1] as 16-bit mono WAV."""
+    sink = io.BytesIO()
+    with wave.open(sink, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return sink.getvalue()

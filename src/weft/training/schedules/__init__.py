@@ -1,0 +1,1 @@
+"""Learning-rate schedules: one class each, found by the registry of :mod:`weft.training.schedule`."""

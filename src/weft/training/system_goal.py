@@ -1,0 +1,104 @@
+"""The training of a system, whichever it is, by the one loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weft.data import Dataset, Split
+from weft.errors import UserError
+from weft.registry import check_options
+from weft.training.config import TrainConfig
+from weft.training.goal import Collect, Goal, Share, check_rows, ids_of
+from weft.training.loop import History, run
+from weft.training.seen import Seen
+from weft.training.system import System, systems
+
+
+class SystemGoal(Goal):
+    """A :class:`System` in training."""
+
+    model: System
+
+    def __init__(self, model: System, data: Dataset, split: Split, config: TrainConfig) -> None:
+        super().__init__()
+        if config.modality_dropout:
+            raise UserError(
+                f"{type(model).__name__} reads all it needs of every row, so none can be dropped in training",
+                f"modality_dropout={config.modality_dropout}",
+                "leave it at 0",
+            )
+        self.model, self.config = model, config
+        self._data, self._rows = data, check_rows(data, split)
+        model.cache_mb = config.cache_mb
+        model.check_split(data, split)
+        self.steps_over = len(self.order(np.random.default_rng(0)))
+
+    def prepare(self, device: torch.device) -> None:
+        self.phases = self.model.phases()
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        return self.model.order(self._data, self._rows[0], self.config.batch_size, rng)
+
+    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = ()) -> tuple[Any, ...]:
+        return (self.model.to_device(self.model.batch(self._data, positions, np.random.default_rng(seed))),)
+
+    def forward(self, batch: Any, phase: int = 0) -> Tensor:
+        """The mean loss of one phase."""
+        return self.phases[phase].loss(batch).mean()
+
+    def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
+        return self.model.validate(self._data, self._rows[1], self.config.batch_size, share, collect)
+
+    def describe(self) -> dict[str, Any]:
+        return {"model": self.model.config(), "rows": ids_of(self._data, self._rows)}
+
+
+def make_system(name: str, data: Dataset, rows: np.ndarray, *, seed: int = 0, **options: Any) -> System:
+    """A registered system before training; its first weights depend on ``seed`` alone.
+
+    Args:
+        name: of the registry ``systems``.
+        data: raw rows.
+        rows: of the training part.
+        seed: of the first weights.
+        options: of its constructor.
+
+    Raises:
+        UserError: an unknown name or option, an option out of range, or rows it cannot learn from.
+    """
+    cls = systems.get(name)
+    checked = check_options(cls, name, options)
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)
+        return cls.fitted(data, rows, **checked)
+
+
+def fit_system(
+    system: System,
+    data: Dataset,
+    split: Split,
+    config: TrainConfig | dict[str, Any] | None = None,
+    folder: Path | str | None = None,
+    progress: bool = True,
+) -> History:
+    """Train on ``split.train``; it ends with the weights that were best on ``split.dev``, and knows what it saw.
+
+    Args:
+        system: of :func:`make_system`.
+        data: raw rows.
+        split: rows of train, dev and test.
+        config: settings, or keywords of :class:`TrainConfig`, before which go :attr:`System.trained_with`.
+        folder: where checkpoints and the log go; a run killed there goes on from its last checkpoint.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: a split is empty, a row lacks something, the loss is not finite, or the folder holds another run.
+    """
+    settings = config if isinstance(config, TrainConfig) else TrainConfig.of({**system.trained_with, **(config or {})})
+    system.seen = Seen.of(data, split)
+    return run(SystemGoal(system, data, split, settings), settings, folder, progress)
