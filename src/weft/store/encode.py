@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from rich.progress import Progress, TaskID
 
+from weft.data import make_splits
 from weft.data.dataset import Dataset
 from weft.encoders import BadValue, Encoder
 from weft.errors import UserError, did_you_mean, some
@@ -35,6 +36,7 @@ from weft.store.files import (
     rows_bytes,
     write_manifest,
 )
+from weft.store.refit import fitted_on, write_raw
 from weft.store.store import Store
 
 LOCK = ".lock"
@@ -117,7 +119,8 @@ def encode(
         shard_rows: values per shard; a store that exists keeps its own.
         batch_size: values per call of an encoder.
         progress: show a bar, or print a line now and then where the output is no terminal.
-        train_rows: the rows an encoder may learn from; None: those of the split "train", or all without a split.
+        train_rows: the rows an encoder may learn from; None: the training rows of :func:`weft.data.make_splits`, as
+            every verb takes them by default. Other splits and folds fit again: see :meth:`Store.fitted`.
 
     Returns:
         The store, opened; ``store.report`` says what was encoded, how fast, and what was there already.
@@ -131,23 +134,29 @@ def encode(
     names = [name for name in dataset.modalities if name in encoders]
     unique = {name: unique_values(name, dataset) for name in names}
     rows = training_rows(dataset, train_rows)
-    for name in names:
-        encoders[name].fit([v for v in (dataset.modalities[name].values[row] for row in rows) if v is not None])
+    check_folder(folder)
+    report = EncodeReport()
     data = rows_bytes(
         dataset.ids, dataset.targets, dataset.split, dataset.group, {name: u.pointer for name, u in unique.items()}
     )
-    manifest = new_manifest(dataset, encoders, unique, dtype, shard_rows, data)
-    check_folder(folder)
-    report = EncodeReport()
     with lock(folder / LOCK):
         before = read_manifest(folder)
+        for name in names:
+            known = None if before is None else before["modalities"].get(name)
+            if not take_state(encoders[name], unique[name], rows, known):
+                values = dataset.modalities[name].values
+                encoders[name].fit([values[row] for row in rows if values[row] is not None])
+        manifest = new_manifest(dataset, encoders, unique, dtype, shard_rows, data, rows)
         if before is not None:
             keep_finished(folder, manifest, before)
         write_manifest(folder, manifest)
         write_bytes(folder / ROWS, data)
         with progress_bar(progress) as bar:
             for name in names:
-                (folder / manifest["modalities"][name]["folder"]).mkdir(exist_ok=True)
+                entry = manifest["modalities"][name]
+                (folder / entry["folder"]).mkdir(exist_ok=True)
+                if entry["fitted"] is not None:
+                    write_raw(folder / entry["folder"], entry["kind"], unique[name].values)
                 present = int((unique[name].pointer >= 0).sum())
                 report.modalities[name] = ModalityReport(present, len(unique[name].values))
                 task = bar.add_task(name, total=len(unique[name].values))
@@ -256,12 +265,33 @@ def check_arguments(
 
 
 def training_rows(dataset: Dataset, rows: np.ndarray | None) -> np.ndarray:
-    """The rows encoders may learn from."""
+    """The rows encoders may learn from: given, or the training rows of the split; all, where none can be made."""
     if rows is not None:
         return np.asarray(rows)
-    if dataset.split is None:
-        return np.arange(len(dataset.ids))
-    return np.flatnonzero(np.asarray(dataset.split) == "train")
+    try:
+        return make_splits(dataset).train
+    except UserError:
+        known = np.arange(len(dataset)) if dataset.split is None else np.flatnonzero(dataset.split == "train")
+        return known
+
+
+def take_state(encoder: Encoder, unique: Unique, rows: np.ndarray, before: dict[str, Any] | None) -> bool:
+    """Take over what an encoder learned from the same values before; False where it has to learn."""
+    if (
+        before is None
+        or before.get("fitted") != fitted_on(unique.pointer, rows)
+        or before["encoder"] != encoder.identity()
+    ):
+        return False
+    if before["values"] != values_digest(unique):
+        return False
+    encoder.load_state(before["state"])
+    return True
+
+
+def values_digest(unique: Unique) -> str:
+    """Hash of the different values, in order."""
+    return sha256("\n".join(unique.digests).encode())
 
 
 def unique_values(name: str, dataset: Dataset) -> Unique:
@@ -292,7 +322,13 @@ def unique_values(name: str, dataset: Dataset) -> Unique:
 
 
 def new_manifest(
-    dataset: Dataset, encoders: dict[str, Encoder], unique: dict[str, Unique], dtype: str, shard_rows: int, rows: bytes
+    dataset: Dataset,
+    encoders: dict[str, Encoder],
+    unique: dict[str, Unique],
+    dtype: str,
+    shard_rows: int,
+    data: bytes,
+    rows: np.ndarray,
 ) -> dict[str, Any]:
     """The manifest of a store in which no shard is finished."""
     modalities = {}
@@ -302,13 +338,14 @@ def new_manifest(
             "encoder": encoder.identity(),
             "state": encoder.state(),
             "dtype": dtype,
-            "values": sha256("\n".join(values.digests).encode()),
+            "values": values_digest(values),
         }
         modalities[name] = {
             **content,
             "address": sha256(canonical(content)),
             "recipe": encoder.recipe,
             "kind": dataset.modalities[name].kind,
+            "fitted": fitted_on(values.pointer, rows) if encoder.refits and encoder.recipe is not None else None,
             "folder": modality_folder(name),
             "width": encoder.width,
             "count": len(values.values),
@@ -325,8 +362,8 @@ def new_manifest(
         "table": dataset.table,
         "targets": list(dataset.targets),
         "order": list(unique),
-        "rows": {"count": len(dataset.ids), "sha256": sha256(rows)},
-        "address": sha256(canonical({"rows": sha256(rows), "modalities": addresses})),
+        "rows": {"count": len(dataset.ids), "sha256": sha256(data)},
+        "address": sha256(canonical({"rows": sha256(data), "modalities": addresses})),
         "modalities": modalities,
     }
 

@@ -59,6 +59,8 @@ class Features(Protocol):
 
     def subset(self, names: Iterable[str]) -> Features: ...
 
+    def fitted(self, rows: np.ndarray) -> Features: ...
+
 
 def rows_content(rows: Any) -> tuple[Any, ...]:
     """All that rows hold beside their values, in a form that :func:`~weft.store.files.content_hash` takes."""
@@ -139,6 +141,10 @@ class ColumnFeatures:
         part._set_columns({name: self._columns[name] for name in names})
         return part
 
+    def fitted(self, rows: np.ndarray) -> Self:
+        """The same rows under encoders that learned from ``rows`` alone; here nothing is known of encoders."""
+        return self
+
     def _check(self, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows)
         if rows.dtype == bool or not np.issubdtype(rows.dtype, np.integer):
@@ -164,6 +170,7 @@ class MemoryFeatures(ColumnFeatures):
         split, group: ``(N,)``.
         task: what the rows are for.
         labels: ``{column: names}`` of ``(N, K)`` targets.
+        dims: ``{modality: D}`` of modalities that may be absent in every row.
 
     Raises:
         UserError: unequal numbers of rows, repeated ids, shapes that do not fit, or values that are not finite.
@@ -189,6 +196,7 @@ class MemoryFeatures(ColumnFeatures):
         group: Any = None,
         task: str = "classification",
         labels: Mapping[str, tuple[str, ...]] | None = None,
+        dims: Mapping[str, int] | None = None,
     ) -> None:
         self.ids, self.task, self.labels = [str(i) for i in ids], task, dict(labels or {})
         self.targets = {name: np.asarray(values) for name, values in targets.items()}
@@ -203,9 +211,12 @@ class MemoryFeatures(ColumnFeatures):
             raise UserError(
                 "every column has one entry per id", f"{wrong}, {len(self.ids)} ids", "cut them to equal rows"
             )
-        self._set_columns({name: self._column(name, values) for name, values in modalities.items()})
+        dims = dims or {}
+        self._set_columns({name: self._column(name, v, dims.get(name)) for name, v in modalities.items()})
 
-    def _column(self, name: str, values: np.ndarray | Sequence[np.ndarray | None]) -> Column:
+    def _column(self, name: str, values: np.ndarray | Sequence[np.ndarray | None], width: int | None) -> Column:
+        if width is not None and all(value is None for value in values):
+            return Column(torch.zeros(0, width), np.zeros(0, np.int64), np.full(len(values), -1))
         if isinstance(values, np.ndarray) and values.ndim == 2:
             array = np.asarray(values, dtype=np.float32)
             there = np.logical_not(np.isnan(array).all(axis=1))

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,6 +17,7 @@ from weft.store.block import damage, damaged, map_block
 from weft.store.column import Column
 from weft.store.features import ColumnFeatures
 from weft.store.files import MANIFEST, ROWS, content_hash, read_manifest, to_numpy
+from weft.store.refit import fitted_on, refit
 
 if TYPE_CHECKING:
     from weft.store.encode import EncodeReport
@@ -32,6 +34,7 @@ class Store(ColumnFeatures):
 
     def __init__(self, folder: Path, manifest: dict[str, Any], report: EncodeReport | None = None) -> None:
         self.folder, self.manifest, self.report = folder, manifest, report
+        self._fitted: np.ndarray | None = None
         self.task = manifest["task"]
         self.labels = {name: tuple(names) for name, names in manifest["labels"].items()}
         table = read_rows(folder / ROWS)
@@ -91,7 +94,32 @@ class Store(ColumnFeatures):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the files again."""
-        return _reopen, (self.folder.resolve(), list(self.dims))
+        return _reopen, (self.folder.resolve(), list(self.dims), self._fitted)
+
+    def fitted(self, rows: np.ndarray) -> Self:
+        """The same rows under encoders that have learned from ``rows`` alone, the training rows of a split or fold.
+
+        Modalities whose encoders learn nothing but scales stay as they are; where all are fitted on these rows already,
+        the store itself comes back.
+
+        Raises:
+            UserError: an encoder has nothing to learn from in these rows.
+        """
+        columns, entries = dict(self._columns), dict(self.manifest["modalities"])
+        for name, column in self._columns.items():
+            entry = entries[name]
+            if entry.get("fitted") in (None, fitted_on(column.pointer, rows)):
+                continue
+            tensors, entries[name] = refit(self.folder, name, entry, column.pointer, rows)
+            columns[name] = Column(tensors["values"], tensors["lengths"].numpy(), column.pointer)
+        if all(columns[name] is column for name, column in self._columns.items()):
+            return self
+        part = object.__new__(type(self))
+        part.__dict__.update(self.__dict__)
+        part.manifest = {**self.manifest, "modalities": entries}
+        part._fitted = np.asarray(rows)
+        part._set_columns(columns)
+        return part
 
     def encoder(self, name: str) -> Encoder:
         """The encoder of a modality, as it was when the store was made: for new rows.
@@ -115,8 +143,9 @@ class Store(ColumnFeatures):
         return restore_encoder(name, spec, "this store was made with")
 
 
-def _reopen(folder: Path, names: list[str]) -> Store:
-    return Store.open(folder).subset(names)
+def _reopen(folder: Path, names: list[str], rows: np.ndarray | None) -> Store:
+    store = Store.open(folder).subset(names)
+    return store if rows is None else store.fitted(rows)
 
 
 def read_rows(path: Path) -> pa.Table:

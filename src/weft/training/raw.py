@@ -64,6 +64,7 @@ def encode_rows(
             "give it features, or train it on a store (weft.encode) made by create_encoder() encoders",
         )
     modalities: dict[str, list[np.ndarray | None]] = {}
+    dims: dict[str, int] = {}
     with progress_bar(progress) as bar:
         for name, spec in specs.items():
             if name not in dataset.modalities:
@@ -79,9 +80,10 @@ def encode_rows(
             unique = unique_values(name, dataset)
             task = bar.add_task(name, total=len(unique.values))
             encoding = Run(Path(), {}, name, make_encoder(name, spec), unique, dataset.ids, batch_size)
+            dims[name] = encoding.encoder.width
             values = encoding.encode_values(0, len(unique.values), spec["dtype"], bar, task)
             values = [torch.from_numpy(v).to(DTYPES[spec["dtype"]]).float().numpy() for v in values]
             modalities[name] = [None if at < 0 else values[at] for at in unique.pointer.tolist()]
     return MemoryFeatures(
-        dataset.ids, modalities, dataset.targets, dataset.split, dataset.group, dataset.task, dataset.labels
+        dataset.ids, modalities, dataset.targets, dataset.split, dataset.group, dataset.task, dataset.labels, dims
     )

@@ -76,6 +76,10 @@ class RawRows:
         read = [(n, u.digests, u.pointer, self.towers[n].identity()) for n, u in values.items()]
         return content_hash((read, rows_content(self)))
 
+    def fitted(self, rows: np.ndarray) -> RawRows:
+        """Towers learn by gradient: nothing is fitted before."""
+        return self
+
     def gather(self, rows: np.ndarray) -> dict[str, Tokens]:
         """What the towers read of these rows, see :meth:`Tower.read`; zeros and an empty mask where one is absent.
 

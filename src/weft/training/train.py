@@ -56,6 +56,7 @@ def train_model(
         ``from_pretrained(folder)`` finds.
     """
     settings, split, names = TrainConfig.of(config), make_splits(features), list(features.dims)
+    features = features.fitted(split.train)
     common: dict[str, Any] = {"dims": features.dims, "dim": dim, "seed": settings.seed, "table": table_of(features)}
     common["encoders"] = encoder_specs(features, names)
     model: FusedModel | AlignedModel
