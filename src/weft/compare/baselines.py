@@ -11,22 +11,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import logit
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from weft.compare.methods import Family
-from weft.errors import UserError
 from weft.store import Features
-from weft.tasks import base as tasks
-from weft.tasks.classification import ClassificationTask
-from weft.tasks.multilabel import MultilabelTask
-from weft.tasks.regression import RegressionTask
+from weft.tasks.base import Task
 
 TINY = 1e-6
 ITERATIONS = 100
@@ -46,42 +41,39 @@ class Baseline:
         task: the fitted task.
         seed: of the boosting's row order.
         settings: ``strength`` (linear: inverse regularisation), ``leaves`` and ``rate`` (boosting).
-
-    Raises:
-        UserError: the task is none of classification, multilabel, regression.
     """
 
-    def __init__(self, family: Family, task: tasks.Task, seed: int = 0, **settings: Any) -> None:
-        if not isinstance(task, ClassificationTask | MultilabelTask | RegressionTask):
-            raise UserError(
-                "classical baselines know classification, multilabel and regression",
-                type(task).__name__,
-                "leave this row out of account",
-            )
+    def __init__(self, family: Family, task: Task, seed: int = 0, **settings: Any) -> None:
         self.family, self.task, self.seed, self.settings = family, task, seed, settings
         self._models: list[Any] = []
 
     def fit(self, x: np.ndarray, target: np.ndarray) -> Baseline:
         """Fit to features ``(n, D)`` and the raw target of the same rows."""
-        y = self.task.encode(target).numpy()
+        y, weights = self.task.response(target), self.task.row_weights(target)
         columns = [y] if y.ndim == 1 else list(y.T)
+        rows = [None] * len(columns) if weights is None else [weights] if weights.ndim == 1 else list(weights.T)
         with _threads(x):
-            self._models = [self._make(constant=len(np.unique(column)) < 2).fit(x, column) for column in columns]
+            self._models = [self._fitted(x, column, weight) for column, weight in zip(columns, rows, strict=True)]
         return self
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """Outputs of the task, ``(n, K)`` float32."""
         with _threads(x):
-            if isinstance(self.task, RegressionTask):
+            if self.task.estimator == "regressor":
                 found = np.stack([model.predict(x) for model in self._models], axis=1)
-            elif isinstance(self.task, MultilabelTask):
-                found = logit(np.stack([_probability(model, x, 2)[:, 1] for model in self._models], axis=1))
+            elif self.task.estimator == "per-label":
+                found = np.stack([_probability(model, x, 2)[:, 1] for model in self._models], axis=1)
             else:
-                found = np.log(_probability(self._models[0], x, self.task.outputs))
-        return found.astype(np.float32)
+                found = _probability(self._models[0], x, len(self.task.labels))
+        return self.task.from_estimator(found)
+
+    def _fitted(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> Any:
+        model = self._make(constant=len(np.unique(y)) < 2)
+        name = "sample_weight" if not isinstance(model, Pipeline) else f"{model.steps[-1][0]}__sample_weight"
+        return model.fit(x, y, **({} if weight is None else {name: weight}))
 
     def _make(self, constant: bool) -> Any:
-        values = isinstance(self.task, RegressionTask)
+        values = self.task.estimator == "regressor"
         if self.family == "chance" or constant:
             return DummyRegressor() if values else DummyClassifier()
         if self.family == "boosting":

@@ -4,6 +4,11 @@ A task is fitted on the training target and then owns everything between a head'
 encoding of the target, the loss of each row, the decision, the metrics, the figures. It holds no weights; its
 :meth:`Task.config` is JSON and rebuilds it.
 
+It also *says* what the rooms above have to know, so that they never ask which task it is: how a table's target is read
+(``reads``), how outputs relate to probabilities or values (``link``), what a classical model has to be
+(``estimator``), the names of what is answered (``labels``), and the metric it is judged by (``primary``, with the
+``reason``). A new task is one file.
+
 ``encode`` and ``loss`` serve training and give tensors; ``decide``, ``metrics``, ``scores`` and ``figures`` take
 arrays, and the target as it stands in the table.
 """
@@ -11,16 +16,23 @@ arrays, and the target as it stands in the table.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
-from typing import Any, ClassVar, Self, final
+from typing import Any, ClassVar, Literal, Self, final
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from weft.errors import UserError, some
-from weft.registry import Registry
+from weft.data.targets import Reads, tasks
+from weft.errors import UserError, did_you_mean, some
+from weft.tasks.checks import missing
 from weft.tasks.judge import Judge
+from weft.tasks.links import Link
+from weft.tasks.metrics import Metric
+
+Estimator = Literal["classifier", "per-label", "regressor"]
 
 
 class Task(Judge):
@@ -28,11 +40,17 @@ class Task(Judge):
 
     Attributes:
         outputs: width ``K`` of the head.
+        labels: the names of what is answered (classes, labels, target columns), in their order.
+        primary, higher_is_better: the metric that models are selected and compared by, a key of ``judges``.
+        reason: why that one, in words.
 
     Class attributes:
-        primary: the metric that models are selected and compared by, a key of :meth:`metrics`.
-        higher_is_better: whether more of ``primary`` is better.
-        probabilistic: whether outputs stand for a distribution (:meth:`log_probabilities`).
+        reads: how a table's target is read: ``"classes"`` (one word or whole number per row), ``"numbers"``, ``"sets"``
+            of labels, or ``"columns"`` (several columns of numbers side by side, ``(N, C)``).
+        link: how outputs relate to probabilities, or that they are values.
+        estimator: the classical model that can answer: one ``"classifier"``, one ``"per-label"``, or a ``"regressor"``
+            of :meth:`response`.
+        judges: the metrics by name.
 
     Example:
         >>> import numpy as np
@@ -46,14 +64,28 @@ class Task(Judge):
     """
 
     outputs: int
-    primary: ClassVar[str]
-    higher_is_better: ClassVar[bool]
-    probabilistic: ClassVar[bool] = True
+    labels: list[str]
+    reason: str
+    reads: ClassVar[Reads]
+    link: ClassVar[Link]
+    estimator: ClassVar[Estimator]
+    judges: ClassVar[Mapping[str, Metric]]
 
     @classmethod
     @abstractmethod
-    def fit(cls, target: np.ndarray) -> Self:
-        """Learn the classes or the scale of the training target, ``(N,)`` or ``(N, K)``.
+    def fit(
+        cls,
+        target: np.ndarray,
+        *,
+        labels: Sequence[str] | None = None,
+        metric: str | None = None,
+    ) -> Self:
+        """Learn the classes or the scale of the training target, ``(N,)`` or ``(N, K)``. Tasks may take more settings.
+
+        Args:
+            target: of the training rows.
+            labels: names of the answers, where the target itself does not have them.
+            metric: the primary metric; None: the one that suits this target.
 
         Raises:
             UserError: values are missing, of the wrong kind, or all the same; the rows are named.
@@ -76,24 +108,65 @@ class Task(Judge):
         """Answers from outputs ``(N, K)``: ``"prediction"`` in the words and units of the table, and more."""
 
     @abstractmethod
-    def metrics(self, outputs: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """Metrics of outputs ``(N, K)`` against the raw target; NaN where these rows do not define one."""
-
-    @abstractmethod
-    def scores(self, outputs: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """``(N,)`` score of each row, higher is better: what paired tests compare."""
+    def judged(self, outputs: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Truth and answers as the metrics in ``judges`` take them, all with a row per row of the target."""
 
     @abstractmethod
     def figures(self, outputs: np.ndarray, target: np.ndarray, folder: Path) -> list[Path]:
         """Draw the task's figures as PNG files in ``folder``."""
 
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON values."""
+
     def figures_of_methods(self, outputs: Mapping[str, np.ndarray], target: np.ndarray, folder: Path) -> list[Path]:
         """Draw methods side by side: ``{method: (S, N, K)}`` outputs of ``S`` seeds. Default: nothing."""
         return []
 
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON values."""
+    def metrics(self, outputs: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        """Every metric of outputs ``(N, K)`` against the raw target; NaN where these rows do not define one."""
+        truth, answers = self.judged(outputs, target)
+        return {name: metric.whole(truth, *answers) for name, metric in self.judges.items()}
+
+    @property
+    def metric(self) -> Metric:
+        """The primary metric."""
+        return self.judges[self.primary]
+
+    @final
+    def quality(self, outputs: np.ndarray, target: np.ndarray) -> float:
+        """The primary metric as larger-is-better; -inf where these rows do not define it."""
+        truth, answers = self.judged(outputs, target)
+        value = self.metric.whole(truth, *answers)
+        return (value if self.higher_is_better else -value) if np.isfinite(value) else -np.inf
+
+    @final
+    def scores(self, outputs: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """``(N,)`` what each row adds to the primary metric, higher is better.
+
+        Raises:
+            UserError: the primary metric is no mean over rows (``metric.rows`` is None).
+        """
+        truth, answers = self.judged(outputs, target)
+        if self.metric.rows is None:
+            raise UserError(f"{self.primary} is no mean over rows", "no score of a row", "judge all rows by metrics()")
+        rows = self.metric.rows(truth, *answers)
+        return rows if self.higher_is_better else -rows
+
+    def choose_metric(self, metric: str | None, default: str, reason: str) -> None:
+        """Set ``primary`` and ``reason``: ``metric`` where one was asked for, else the default.
+
+        Raises:
+            UserError: the task has no such metric.
+        """
+        if metric is not None and metric not in self.judges:
+            raise UserError(
+                f"no metric of this task is called {metric!r}",
+                f"it has {some(self.judges, 20)}",
+                did_you_mean(metric, self.judges, "metrics"),
+            )
+        self.primary, self.reason = (default, reason) if metric in (None, default) else (str(metric), "as asked")
+        self.higher_is_better = self.metric.higher_is_better
 
     @final
     def config(self) -> dict[str, Any]:
@@ -105,39 +178,95 @@ class Task(Judge):
         """The task that wrote ``config``, whatever its class."""
         return tasks.get(config["name"])(**{key: value for key, value in config.items() if key != "name"})
 
+    @property
+    def probabilistic(self) -> bool:
+        """Whether outputs stand for a distribution (:meth:`log_probabilities`)."""
+        return self.link.log_probabilities is not None
+
     def log_probabilities(self, outputs: Tensor) -> Tensor:
         """Outputs ``(..., K)`` as log-probabilities ``(..., V, C)`` of ``V`` variables with ``C`` states each.
 
         Raises:
             UserError: the task predicts values, not probabilities.
         """
-        raise self._no_probabilities()
+        if self.link.log_probabilities is None:
+            raise self._no_probabilities()
+        return self.link.log_probabilities(outputs)
 
     def from_log_probabilities(self, log_p: Tensor) -> Tensor:
         """Outputs ``(..., K)`` whose :meth:`log_probabilities` are ``log_p`` ``(..., V, C)``, normalised."""
-        raise self._no_probabilities()
+        if self.link.from_log_probabilities is None:
+            raise self._no_probabilities()
+        return self.link.from_log_probabilities(log_p)
 
     def log_prior(self) -> Tensor:
         """``(V, C)`` log-frequencies of the training target, for rules that count the prior once."""
         raise self._no_probabilities()
 
+    def response(self, target: np.ndarray) -> np.ndarray:
+        """What a classical model is fitted to: codes ``(N,)``, zeros and ones ``(N, K)``, or values ``(N, K)``."""
+        return self.encode(target).numpy()
+
+    def row_weights(self, target: np.ndarray) -> np.ndarray | None:
+        """Weights of the rows in the loss, shaped like :meth:`response`; None where all are alike."""
+        return None
+
+    @final
+    def from_estimator(self, answers: np.ndarray) -> np.ndarray:
+        """Outputs ``(N, K)`` float32 from what classical models say.
+
+        Args:
+            answers: probabilities ``(N, C)`` of the states (``"classifier"``), ``(N, K)`` of the labels
+                (``"per-label"``), all strictly between 0 and 1, or values ``(N, K)`` (``"regressor"``).
+        """
+        if self.estimator == "regressor":
+            return np.asarray(answers, dtype=np.float32)
+        p = torch.from_numpy(np.asarray(answers, dtype=np.float64))
+        p = p.unsqueeze(-2) if self.estimator == "classifier" else torch.stack([1 - p, p], dim=-1)
+        return self.from_log_probabilities(p.log()).float().numpy()
+
+    @final
+    def average(self, outputs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """Outputs ``(N, K)`` of a weighted mean of ``M`` models ``(M, N, K)``: of probabilities, or of values."""
+        members = torch.from_numpy(np.asarray(outputs, dtype=np.float64))
+        w = np.full(len(members), 1 / len(members)) if weights is None else np.asarray(weights) / np.sum(weights)
+        weight = torch.from_numpy(w.astype(np.float64))
+        if not self.probabilistic:
+            return torch.einsum("m,mnk->nk", weight, members).float().numpy()
+        log_p = self.log_probabilities(members) + weight.log()[:, None, None, None]
+        return self.from_log_probabilities(log_p.logsumexp(dim=0)).float().numpy()
+
     def _no_probabilities(self) -> UserError:
         return UserError(
             f"{type(self).__name__} predicts values, not probabilities",
-            f"probabilistic = {self.probabilistic}",
+            f"link {self.link.name!r}",
             "use a rule that combines values: mean, weighted, inverse-variance",
         )
 
-
-tasks: Registry[Any] = Registry("task", "weft.tasks", "weft.systems")
 
 FEW_VALUES = 20
 """Numbers with at most this many distinct whole values are guessed to be classes."""
 
 
-def create_task(name: str, target: np.ndarray) -> Task:
-    """Fit a registered task on the training target: ``create_task("classification", targets["label"][train])``."""
-    return tasks.get(name).fit(target)
+def create_task(name: str, target: np.ndarray, **settings: Any) -> Task:
+    """Fit a registered task on the training target: ``create_task("classification", targets["label"][train])``.
+
+    ``settings`` are those of :meth:`Task.fit`; those that are None or empty count as not given.
+
+    Raises:
+        UserError: an unknown task, a setting that it does not take, or a target that it refuses.
+    """
+    cls, given = tasks.get(name), {key: value for key, value in settings.items() if value}
+    known = [key for key in signature(cls.fit).parameters if key != "target"]
+    odd = [key for key in given if key not in known]
+    if odd:
+        raise UserError(
+            f"the task {name!r} takes no {odd[0].replace('_', ' ')}",
+            f"{odd[0]}={given[odd[0]]!r}",
+            f"leave it out; it takes {some(known)}",
+        )
+    task: Task = cls.fit(target, **given)
+    return task
 
 
 def guess_task(target: np.ndarray) -> str:
@@ -167,53 +296,3 @@ def guess_task(target: np.ndarray) -> str:
     distinct = np.unique(numbers)
     few = len(distinct) <= FEW_VALUES and bool((distinct == np.floor(distinct)).all())
     return "classification" if few else "regression"
-
-
-def missing(values: np.ndarray) -> np.ndarray:
-    """Bool of the shape of ``values``: None, NaN, NaT."""
-    values = np.asarray(values)
-    if values.dtype.kind == "f":
-        return np.isnan(values)
-    if values.dtype.kind == "O":
-        return np.array([v is None or v != v for v in values.ravel()], dtype=bool).reshape(values.shape)
-    return np.zeros(values.shape, dtype=bool)
-
-
-def refuse_missing(target: np.ndarray) -> None:
-    """Refuse a target with missing values, naming the rows."""
-    gone = missing(target)
-    rows = np.flatnonzero(gone.reshape(len(gone), -1).any(axis=1))
-    if len(rows):
-        raise UserError(
-            "a target has missing values",
-            f"rows {some(rows.tolist())} of {len(gone)}",
-            "drop these rows, or give them a value",
-        )
-
-
-def check_outputs(outputs: np.ndarray, width: int, rows: int | None = None) -> np.ndarray:
-    """Outputs as float64 ``(N, width)``.
-
-    Raises:
-        UserError: the shape does not fit, or a value is NaN or infinite; the rows are named.
-    """
-    outputs = np.asarray(outputs, dtype=np.float64)
-    if (
-        outputs.ndim != 2
-        or outputs.shape[1] != width
-        or (rows is not None and len(outputs) != rows)
-        or not len(outputs)
-    ):
-        raise UserError(
-            f"outputs are ({'N' if rows is None else rows}, {width}), one row per row of the target, and at least one",
-            f"shape {outputs.shape}",
-            "give the outputs of a head of this task for the same rows",
-        )
-    bad = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
-    if len(bad):
-        raise UserError(
-            "outputs hold NaN or infinite values",
-            f"rows {some(bad.tolist())} of {len(outputs)}",
-            "lower the learning rate if training diverged; check the features of these rows",
-        )
-    return outputs

@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from weft.errors import UserError
-from weft.tasks.base import check_outputs
+from weft.tasks.checks import check_outputs
 
 BINS = 15
 

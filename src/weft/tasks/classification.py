@@ -1,68 +1,115 @@
 """Classification: one of ``K`` classes per row, binary (``K = 2``) or more.
 
-Outputs are logits ``(B, K)``, ``p = softmax(outputs)``; the loss is the cross-entropy ``-log p[y]``. The score of a
-row, for paired tests, is 1 where the prediction is right and 0 where it is wrong: its mean is the primary metric.
+Outputs are logits ``(B, K)``, ``p = softmax(outputs)``; the loss is the cross-entropy ``-log p[y]``, with
+``class_weights="balanced"`` times ``1 / (K prior[y])``, whose mean over the training rows is one.
 
-Metrics, by scikit-learn where it has them: ``accuracy``; ``balanced_accuracy`` (mean recall of the classes that occur);
-``f1_macro`` (over the classes that occur or are predicted), ``f1_micro``; ``auc`` (binary: of the second class; more:
-one-vs-rest, mean over the classes that have both positive and negative rows); ``log_loss``; ``brier`` (``sum_k (p_k -
-[y = k])^2``, in [0, 2]); ``ece``, the expected calibration error: 15 bins of equal width over the confidence
-``max_k p_k``, ``sum_b n_b / N |accuracy_b - mean confidence_b|`` (Guo et al. 2017, On Calibration of Modern Neural
-Networks).
+The primary metric is accuracy; where one class holds three quarters of the training rows or more, it is the AUC, since
+always answering that class would look good. The metrics are ``CLASSES`` of :mod:`weft.tasks.metrics`, and ``brier`` is
+``sum_k (p_k - [y = k])^2``, in [0, 2].
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from scipy.special import log_softmax
-from sklearn import metrics as sk
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
+from weft.data.targets import Reads
 from weft.errors import UserError, some
 from weft.tasks import plots
-from weft.tasks.base import Task, check_outputs, refuse_missing, tasks
-from weft.tasks.calibration import expected_calibration_error
+from weft.tasks.base import Estimator, Task, tasks
+from weft.tasks.checks import check_outputs, refuse_missing
+from weft.tasks.links import SOFTMAX, Link
+from weft.tasks.metrics import CLASSES, Metric
+
+Weights = Literal["balanced"] | None
+LOPSIDED = 0.75
+"""A class with this share of the rows makes accuracy say little."""
 
 
-@tasks.register("classification")
-class ClassificationTask(Task):
-    """One of several classes.
+class OneOfClasses(Task):
+    """What tasks with one class per row share: labels to codes and back, their frequencies and weights.
 
     Args:
-        classes: the labels in the order of the outputs; strings, ints or bools.
+        classes: the labels in their order; strings, ints or bools.
         prior: training frequency of each class; uniform if not given.
+        metric: the primary metric; None: the one that suits the prior.
+        class_weights: "balanced": in the loss every class counts alike.
     """
 
-    primary = "accuracy"
-    higher_is_better = True
+    reads: ClassVar[Reads] = "classes"
+    estimator: ClassVar[Estimator] = "classifier"
 
-    def __init__(self, classes: Sequence[str | int | bool], prior: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        classes: Sequence[str | int | bool],
+        prior: Sequence[float] | None = None,
+        metric: str | None = None,
+        class_weights: Weights = None,
+    ) -> None:
         self.classes = list(classes)
-        self.outputs = len(self.classes)
-        self.prior = [1.0 / self.outputs] * self.outputs if prior is None else list(prior)
+        self.labels = [str(label) for label in self.classes]
+        self.prior = [1.0 / len(self.classes)] * len(self.classes) if prior is None else list(prior)
+        self.class_weights = class_weights
+        if class_weights not in (None, "balanced"):
+            raise UserError("class weights are 'balanced' or none", repr(class_weights), "use 'balanced'")
         self._index = {label: index for index, label in enumerate(self.classes)}
+        self.choose_metric(metric, *self._suited())
+
+    def _suited(self) -> tuple[str, str]:
+        """The metric that suits the classes, and why."""
+        most = int(np.argmax(self.prior))
+        if self.prior[most] >= LOPSIDED:
+            share = f"{100 * self.prior[most]:.0f} %"
+            return "auc", f"always answering {self.labels[most]!r} would be right in {share} of the training rows"
+        return "accuracy", "no class holds three quarters of the training rows"
 
     @classmethod
-    def fit(cls, target: np.ndarray) -> Self:
-        """Learn the classes, sorted, and their frequencies.
+    def fit(
+        cls,
+        target: np.ndarray,
+        *,
+        labels: Sequence[str] | None = None,
+        metric: str | None = None,
+        class_weights: Weights = None,
+    ) -> Self:
+        """Learn the classes, sorted or in the order of ``labels``, and their frequencies.
 
         Raises:
-            UserError: values are missing or fractional, or there is only one class.
+            UserError: values are missing or fractional, there is only one class, or one that ``labels`` lacks.
         """
-        classes, counts = np.unique(_labels(target), return_counts=True)
-        if len(classes) < 2:
+        found, counts = np.unique(_labels(target), return_counts=True)
+        if len(found) < 2:
             raise UserError(
                 "a classification target needs at least two classes",
-                f"only {some(classes.tolist())} in {counts.sum()} rows",
+                f"only {some(found.tolist())} in {counts.sum()} rows",
                 "check the target column and the split; group rows of one class into several splits",
             )
-        return cls(classes.tolist(), (counts / counts.sum()).tolist())
+        share = dict(zip(found.tolist(), (counts / counts.sum()).tolist(), strict=True))
+        share = cls._ordered(share, [str(label) for label in labels or ()])
+        return cls(list(share), list(share.values()), metric=metric, class_weights=class_weights)
+
+    @classmethod
+    def _ordered(cls, share: dict[Any, float], labels: list[str]) -> dict[Any, float]:
+        """The frequencies in the order of the labels; sorted, where there are none."""
+        if not labels:
+            return share
+        by_name = {str(label): label for label in share}
+        odd = [name for name in by_name if name not in labels] or [name for name in labels if name not in by_name]
+        if odd or len(set(labels)) < len(labels):
+            raise UserError(
+                "the labels list every class of the training rows once",
+                f"{some(odd) or 'one twice'}; classes {some(by_name)}, labels {some(labels)}",
+                "correct the list of labels",
+            )
+        return {by_name[name]: share[by_name[name]] for name in labels}
 
     def encode(self, target: np.ndarray) -> Tensor:
         """Class indices ``(N,)`` int64.
@@ -82,53 +129,31 @@ class ClassificationTask(Task):
         indices = np.array([self._index[label] for label in labels.tolist()], dtype=np.int64)
         return torch.from_numpy(indices[where.reshape(-1)])
 
-    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy ``(B,)`` of logits ``(B, K)`` with class indices ``(B,)``."""
-        return F.cross_entropy(outputs, target, reduction="none")
+    def row_weights(self, target: np.ndarray) -> np.ndarray | None:
+        """``(N,)``, or None without class weights."""
+        return None if self.class_weights is None else self._weights()[self.encode(target).numpy()]
 
-    def decide(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
-        """``prediction`` (N,) labels, ``probability`` (N, K) in the order of ``classes``, ``confidence`` (N,)."""
-        probability = self._probability(outputs)
-        prediction = np.array(self.classes)[probability.argmax(axis=1)]
-        return {"prediction": prediction, "probability": probability, "confidence": probability.max(axis=1)}
+    def log_prior(self) -> Tensor:
+        """``(1, C)``."""
+        return torch.tensor([self.prior]).log()
 
-    def metrics(self, outputs: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """The metrics of the module docstring; ``auc`` is NaN if only one class occurs."""
-        truth = self.encode(target).numpy()
-        outputs = check_outputs(outputs, self.outputs, len(truth))
-        p = self._probability(outputs)
-        guess = p.argmax(axis=1)
-        hot = np.eye(self.outputs)[truth]
-        seen = np.unique(truth)
-        log_p = log_softmax(outputs, axis=1)
+    def settings(self) -> dict[str, Any]:
         return {
-            "accuracy": float(sk.accuracy_score(truth, guess)),
-            "balanced_accuracy": float(sk.recall_score(truth, guess, labels=seen, average="macro")),
-            "f1_macro": float(sk.f1_score(truth, guess, average="macro", zero_division=0)),
-            "f1_micro": float(sk.f1_score(truth, guess, average="micro")),
-            "auc": _one_vs_rest_auc(hot, p),
-            "log_loss": float(-log_p[np.arange(len(truth)), truth].mean()),
-            "brier": float(((p - hot) ** 2).sum(axis=1).mean()),
-            "ece": expected_calibration_error(p.max(axis=1), guess == truth),
+            "classes": self.classes,
+            "prior": self.prior,
+            "metric": self.primary,
+            "class_weights": self.class_weights,
         }
-
-    def scores(self, outputs: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """1 where the prediction is right, 0 where it is wrong."""
-        truth = self.encode(target).numpy()
-        return (check_outputs(outputs, self.outputs, len(truth)).argmax(axis=1) == truth).astype(np.float64)
 
     def figures(self, outputs: np.ndarray, target: np.ndarray, folder: Path) -> list[Path]:
         """``confusion.png``, ``roc.png`` (if more than one class occurs) and ``reliability.png``."""
-        truth = self.encode(target).numpy()
-        p = self._probability(check_outputs(outputs, self.outputs, len(truth)))
-        names = [str(label) for label in self.classes]
-        guess = p.argmax(axis=1)
-        drawn = [plots.confusion(sk.confusion_matrix(truth, guess, labels=range(self.outputs)), names, folder)]
+        truth, (guess, log_p) = self.judged(outputs, target)
+        p, count = np.exp(log_p), len(self.classes)
+        drawn = [plots.confusion(confusion_matrix(truth, guess, labels=range(count)), self.labels, folder)]
         if len(np.unique(truth)) > 1:
-            hot = np.eye(self.outputs)[truth]
-            first = 1 if self.outputs == 2 else 0
+            first = 1 if count == 2 else 0
             curves = [name if isinstance(name, str) else f"class {name}" for name in self.classes]
-            drawn.append(plots.roc(hot[:, first:], p[:, first:], curves[first:], folder))
+            drawn.append(plots.roc(np.eye(count)[truth][:, first:], p[:, first:], curves[first:], folder))
         return [*drawn, plots.reliability(p.max(axis=1), guess == truth, folder)]
 
     def figures_of_methods(self, outputs: Mapping[str, np.ndarray], target: np.ndarray, folder: Path) -> list[Path]:
@@ -136,35 +161,57 @@ class ClassificationTask(Task):
         truth = self.encode(target).numpy()
         if len(np.unique(truth)) < 2:
             return []
-        first = 1 if self.outputs == 2 else 0
-        hot = np.eye(self.outputs)[truth][:, first:]
-        p = {name: np.stack([self._probability(o) for o in seeds])[:, :, first:] for name, seeds in outputs.items()}
-        return [plots.roc_panels(hot, p, [str(label) for label in self.classes[first:]], folder)]
+        first = 1 if len(self.classes) == 2 else 0
+        hot = np.eye(len(self.classes))[truth][:, first:]
+        p = {
+            name: np.exp(np.stack([self.judged(o, target)[1][1] for o in seeds]))[:, :, first:]
+            for name, seeds in outputs.items()
+        }
+        return [plots.roc_panels(hot, p, self.labels[first:], folder)]
 
-    def settings(self) -> dict[str, Any]:
-        return {"classes": self.classes, "prior": self.prior}
+    def _weights(self) -> np.ndarray:
+        """``(C,)`` with a mean of one over the training rows; classes it never saw count nothing."""
+        prior = np.asarray(self.prior)
+        return np.divide(1.0, prior * (prior > 0).sum(), out=np.zeros_like(prior), where=prior > 0)
 
-    def log_probabilities(self, outputs: Tensor) -> Tensor:
-        """``(..., 1, K)``: one variable whose states are the classes."""
-        return F.log_softmax(outputs, dim=-1).unsqueeze(-2)
-
-    def from_log_probabilities(self, log_p: Tensor) -> Tensor:
-        """``(..., K)`` normalised log-probabilities."""
-        return F.log_softmax(log_p[..., 0, :], dim=-1)
-
-    def log_prior(self) -> Tensor:
-        """``(1, K)``."""
-        return torch.tensor([self.prior]).log()
-
-    def _probability(self, outputs: np.ndarray) -> np.ndarray:
-        return np.exp(log_softmax(check_outputs(outputs, self.outputs), axis=1))
+    def _weighted(self, losses: Tensor, target: Tensor) -> Tensor:
+        """Losses ``(B,)`` times the weight of each row's class."""
+        if self.class_weights is None:
+            return losses
+        return losses * torch.from_numpy(self._weights()).to(losses)[target]
 
 
-def _one_vs_rest_auc(hot: np.ndarray, p: np.ndarray) -> float:
-    """Mean AUC over the classes with both positive and negative rows; for two classes, that of the second."""
-    columns = [1] if hot.shape[1] == 2 else range(hot.shape[1])
-    areas = [sk.roc_auc_score(hot[:, k], p[:, k]) for k in columns if 0 < hot[:, k].sum() < len(hot)]
-    return float(np.mean(areas)) if areas else float("nan")
+@tasks.register("classification")
+class ClassificationTask(OneOfClasses):
+    """One of several classes, in no order."""
+
+    link: ClassVar[Link] = SOFTMAX
+    judges: ClassVar[Mapping[str, Metric]] = CLASSES
+
+    def __init__(
+        self,
+        classes: Sequence[str | int | bool],
+        prior: Sequence[float] | None = None,
+        metric: str | None = None,
+        class_weights: Weights = None,
+    ) -> None:
+        super().__init__(classes, prior, metric, class_weights)
+        self.outputs = len(self.classes)
+
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy ``(B,)`` of logits ``(B, K)`` with class indices ``(B,)``."""
+        return self._weighted(F.cross_entropy(outputs, target, reduction="none"), target)
+
+    def decide(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
+        """``prediction`` (N,) labels, ``probability`` (N, K) in the order of ``classes``, ``confidence`` (N,)."""
+        probability = np.exp(log_softmax(check_outputs(outputs, self.outputs), axis=1))
+        prediction = np.array(self.classes)[probability.argmax(axis=1)]
+        return {"prediction": prediction, "probability": probability, "confidence": probability.max(axis=1)}
+
+    def judged(self, outputs: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        truth = self.encode(target).numpy()
+        log_p = log_softmax(check_outputs(outputs, self.outputs, len(truth)), axis=1)
+        return truth, (log_p.argmax(axis=1), log_p)
 
 
 def _labels(target: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +15,13 @@ import numpy as np
 class Judge(ABC):
     """Base of every judge; the keyword-only arguments of its constructor are its options.
 
-    Class attributes:
+    Attributes:
         primary: the metric that models are selected and compared by, a key of :meth:`metrics`.
         higher_is_better: whether more of ``primary`` is better.
     """
 
-    primary: ClassVar[str]
-    higher_is_better: ClassVar[bool] = True
+    primary: str
+    higher_is_better: bool = True
 
     @abstractmethod
     def metrics(self, outputs: Any, target: Any) -> dict[str, float]:

@@ -4,30 +4,32 @@ The target is ``(N, K)`` of zeros and ones. Outputs are logits ``(B, K)``, ``p_k
 row is the binary cross-entropy, mean over the labels. A label is predicted where ``p_k > 0.5``.
 
 The primary metric is ``average_precision``, the mean over the labels of the area under precision and recall: it needs
-no threshold and counts rare labels like common ones. The score of a row, for paired tests, is the F1 of its set of
-labels, ``2 |predicted and true| / (|predicted| + |true|)``, 1 where both are empty.
+no threshold and counts rare labels like common ones.
 
-Metrics, by scikit-learn where it has them: ``average_precision`` and ``auc``, means over the labels that have both
-positive and negative rows (NaN if none has); ``average_precision_micro``; ``f1_macro``, ``f1_micro``, ``f1_samples``
-(the mean score); ``subset_accuracy`` (all labels right), ``hamming_loss`` (share of wrong labels), ``log_loss``.
+The metrics are ``FLAGS`` of :mod:`weft.tasks.metrics`; means over labels leave out those without both positive and
+negative rows. With ``class_weights="balanced"`` both answers to a label count alike in the loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from scipy.special import expit
-from sklearn import metrics as sk
 from torch import Tensor
 from torch.nn import functional as F
 
+from weft.data.targets import Reads
 from weft.errors import UserError, some
 from weft.tasks import plots
-from weft.tasks.base import Task, check_outputs, refuse_missing, tasks
+from weft.tasks.base import Estimator, Task, tasks
+from weft.tasks.checks import check_outputs, refuse_missing
+from weft.tasks.classification import Weights
+from weft.tasks.links import SIGMOID, Link
+from weft.tasks.metrics import FLAGS, Metric
 
 
 @tasks.register("multilabel")
@@ -36,32 +38,57 @@ class MultilabelTask(Task):
 
     Args:
         prior: training frequency of each label, ``K`` floats strictly between 0 and 1.
+        labels: their names; "0", "1", ... if not given.
+        metric: the primary metric; None: ``average_precision``.
+        class_weights: "balanced": in the loss, there and not there count alike.
     """
 
-    primary = "average_precision"
-    higher_is_better = True
+    reads: ClassVar[Reads] = "sets"
+    link: ClassVar[Link] = SIGMOID
+    estimator: ClassVar[Estimator] = "per-label"
+    judges: ClassVar[Mapping[str, Metric]] = FLAGS
 
-    def __init__(self, prior: Sequence[float]) -> None:
+    def __init__(
+        self,
+        prior: Sequence[float],
+        labels: Sequence[str] | None = None,
+        metric: str | None = None,
+        class_weights: Weights = None,
+    ) -> None:
         self.prior = list(prior)
         self.outputs = len(self.prior)
+        self.labels = list(labels) if labels else [str(k) for k in range(self.outputs)]
+        self.class_weights = class_weights
+        self.choose_metric(metric, "average_precision", "it needs no threshold and counts rare labels like common ones")
 
     @classmethod
-    def fit(cls, target: np.ndarray) -> Self:
+    def fit(
+        cls,
+        target: np.ndarray,
+        *,
+        labels: Sequence[str] | None = None,
+        metric: str | None = None,
+        class_weights: Weights = None,
+    ) -> Self:
         """Learn the frequency of each label.
 
         Raises:
             UserError: values are missing or not 0 and 1, or a label is the same in every row.
         """
         values = _binary(target)
+        if labels and len(labels) != values.shape[1]:
+            found = f"{len(labels)} labels, {values.shape[1]} columns"
+            raise UserError("every column of a multilabel target has a name", found, "give one label per column")
         prior = values.mean(axis=0)
         constant = np.flatnonzero((prior == 0) | (prior == 1))
         if len(constant):
+            names = [labels[k] for k in constant] if labels else constant.tolist()
             raise UserError(
                 "every label of a multilabel target occurs in some training rows and not in others",
-                f"labels {some(constant.tolist())} are in none or all of {len(values)} rows",
+                f"labels {some(names)} are in none or all of {len(values)} rows",
                 "drop these columns, or check the split",
             )
-        return cls(prior.tolist())
+        return cls(prior.tolist(), labels, metric, class_weights)
 
     def encode(self, target: np.ndarray) -> Tensor:
         """``(N, K)`` float32 of zeros and ones.
@@ -80,72 +107,48 @@ class MultilabelTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy ``(B,)``, mean over the labels."""
-        return F.binary_cross_entropy_with_logits(outputs, target.to(outputs.dtype), reduction="none").mean(dim=-1)
+        target = target.to(outputs.dtype)
+        losses = F.binary_cross_entropy_with_logits(outputs, target, reduction="none")
+        if self.class_weights is not None:
+            prior = torch.tensor(self.prior, dtype=outputs.dtype, device=outputs.device)
+            losses = losses * torch.where(target > 0, 0.5 / prior, 0.5 / (1 - prior))
+        return losses.mean(dim=-1)
+
+    def row_weights(self, target: np.ndarray) -> np.ndarray | None:
+        """``(N, K)``, or None without class weights."""
+        if self.class_weights is None:
+            return None
+        prior = np.asarray(self.prior)
+        return np.where(self.encode(target).numpy() > 0, 0.5 / prior, 0.5 / (1 - prior))
 
     def decide(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
         """``prediction`` ``(N, K)`` of zeros and ones, ``probability`` ``(N, K)``."""
         outputs = check_outputs(outputs, self.outputs)
         return {"prediction": (outputs > 0).astype(np.int64), "probability": expit(outputs)}
 
-    def metrics(self, outputs: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """The metrics of the module docstring."""
-        truth, outputs = self._pair(outputs, target)
-        guess = outputs > 0
-        both = np.flatnonzero((truth.min(axis=0) == 0) & (truth.max(axis=0) == 1))
-        precision = [sk.average_precision_score(truth[:, k], outputs[:, k]) for k in both]
-        area = [sk.roc_auc_score(truth[:, k], outputs[:, k]) for k in both]
-        return {
-            "average_precision": float(np.mean(precision)) if precision else float("nan"),
-            "average_precision_micro": (
-                float(sk.average_precision_score(truth.ravel(), outputs.ravel())) if truth.any() else float("nan")
-            ),
-            "auc": float(np.mean(area)) if area else float("nan"),
-            "f1_macro": float(_f1(truth, guess, axis=0, empty=0.0).mean()),
-            "f1_micro": float(_f1(truth, guess, axis=None, empty=0.0)),
-            "f1_samples": float(_f1(truth, guess, axis=1, empty=1.0).mean()),
-            "subset_accuracy": float((guess == truth).all(axis=1).mean()),
-            "hamming_loss": float((guess != truth).mean()),
-            "log_loss": float((np.logaddexp(0.0, outputs) - truth * outputs).mean()),
-        }
-
-    def scores(self, outputs: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """F1 of each row's set of labels, 1 where both sets are empty."""
-        truth, outputs = self._pair(outputs, target)
-        return _f1(truth, outputs > 0, axis=1, empty=1.0)
+    def judged(self, outputs: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        truth = self.encode(target).numpy().astype(np.float64)
+        return truth, (check_outputs(outputs, self.outputs, len(truth)),)
 
     def figures(self, outputs: np.ndarray, target: np.ndarray, folder: Path) -> list[Path]:
         """``roc.png``, one curve per label (if some label has both positive and negative rows)."""
-        truth, outputs = self._pair(outputs, target)
+        truth, (outputs,) = self.judged(outputs, target)
         if not ((truth.min(axis=0) == 0) & (truth.max(axis=0) == 1)).any():
             return []
-        names = [f"label {k}" for k in range(self.outputs)]
-        return [plots.roc(truth, expit(outputs), names, folder)]
+        return [plots.roc(truth, expit(outputs), self.labels, folder)]
 
     def settings(self) -> dict[str, Any]:
-        return {"prior": self.prior}
-
-    def log_probabilities(self, outputs: Tensor) -> Tensor:
-        """``(..., K, 2)``: ``K`` variables with the states "not there" and "there"."""
-        return torch.stack([F.logsigmoid(-outputs), F.logsigmoid(outputs)], dim=-1)
-
-    def from_log_probabilities(self, log_p: Tensor) -> Tensor:
-        """``(..., K)`` logits, ``log p(there) - log p(not there)``."""
-        return log_p[..., 1] - log_p[..., 0]
+        return {
+            "prior": self.prior,
+            "labels": self.labels,
+            "metric": self.primary,
+            "class_weights": self.class_weights,
+        }
 
     def log_prior(self) -> Tensor:
         """``(K, 2)``."""
         prior = torch.tensor(self.prior)
         return torch.stack([1 - prior, prior], dim=-1).log()
-
-    def _pair(self, outputs: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        truth = self.encode(target).numpy()
-        return truth, check_outputs(outputs, self.outputs, len(truth))
-
-
-def _f1(truth: np.ndarray, guess: np.ndarray, axis: int | None, empty: float) -> np.ndarray:
-    """``2 both / (true + predicted)`` over an axis of ``(N, K)``; ``empty`` where nothing is true or predicted."""
-    total = truth.sum(axis=axis) + guess.sum(axis=axis)
-    return np.where(total == 0, empty, 2 * (truth * guess).sum(axis=axis) / np.maximum(total, 1))
 
 
 def _binary(target: np.ndarray) -> np.ndarray:

@@ -229,6 +229,18 @@ def curves(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], name: str, folder
     return folder / f"{name}.png"
 
 
+def steps(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], name: str, folder: Path, **labels: str) -> Path:
+    """Step curves ``{label: (x, y)}`` on one pair of axes, each value holding until the next ``x``."""
+    with canvas(folder, name, size=(5.6, 4.2)) as (axes,):
+        for place, (label, (x, y)) in enumerate(lines.items()):
+            style = {"color": PALETTE[place % len(PALETTE)], "linestyle": LINES[place % len(LINES)]}
+            axes.step(x, y, where="post", label=label, **style)
+        axes.set(ylim=(-0.02, 1.02), **labels)
+        axes.grid(alpha=0.25)
+        axes.legend(loc="best")
+    return folder / f"{name}.png"
+
+
 def short(name: str, most: int = 18) -> str:
     """A label no longer than ``most`` characters: its beginning and its end."""
     return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"

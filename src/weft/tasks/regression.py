@@ -2,29 +2,31 @@
 
 The target ``y`` ``(N, K)`` is standardised by the training rows, ``z = (y - mean) / scale`` with the population
 standard deviation as scale. Outputs are in these standardised units, so the loss weighs every target alike; decisions
-are in the units of the table. The loss of a row is ``mean_k (output_k - z_k)^2``, and its score, for paired tests, the
-negative of that.
+are in the units of the table. The loss of a row is ``mean_k (output_k - z_k)^2``.
 
-Metrics, by scikit-learn where it has them: ``nrmse``, the primary one, ``sqrt(mean over rows and targets of
-(output - z)^2)``: it has no unit, so it means the same for any number of targets, and predicting the training mean
-gives about 1; ``mse``, ``rmse``, ``mae`` in the units of the table, and ``r2``, each the plain mean over the targets.
-With several targets each of the four is also given per target: ``"rmse[0]"``. ``r2`` is NaN with fewer than two rows.
+The metrics are ``VALUES`` of :mod:`weft.tasks.metrics`. The primary one, ``nrmse``, is ``sqrt(mean over rows and
+targets of (output - z)^2)``: without a unit, the same for any number of targets; always answering the training
+mean gives about 1. The others are in the units of the table, each the plain mean over the targets; with several
+targets each of ``mse``, ``rmse``, ``mae`` and ``r2`` is also given per target: ``"rmse[price]"``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from sklearn import metrics as sk
 from torch import Tensor
 
+from weft.data.targets import Reads
 from weft.errors import UserError, some
 from weft.tasks import plots
-from weft.tasks.base import Task, check_outputs, refuse_missing, tasks
+from weft.tasks.base import Estimator, Task, tasks
+from weft.tasks.checks import check_outputs, refuse_missing
+from weft.tasks.links import IDENTITY, Link
+from weft.tasks.metrics import VALUES, Metric
 
 
 @tasks.register("regression")
@@ -34,18 +36,30 @@ class RegressionTask(Task):
     Args:
         mean, scale: of each target, ``K`` floats.
         flat: whether the target, and so the prediction, is ``(N,)`` and not ``(N, 1)``.
+        labels: names of the targets; "0", "1", ... if not given.
+        metric: the primary metric; None: ``nrmse``.
     """
 
-    primary = "nrmse"
-    higher_is_better = False
-    probabilistic = False
+    reads: ClassVar[Reads] = "numbers"
+    link: ClassVar[Link] = IDENTITY
+    estimator: ClassVar[Estimator] = "regressor"
+    judges: ClassVar[Mapping[str, Metric]] = VALUES
 
-    def __init__(self, mean: Sequence[float], scale: Sequence[float], flat: bool = False) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float],
+        scale: Sequence[float],
+        flat: bool = False,
+        labels: Sequence[str] | None = None,
+        metric: str | None = None,
+    ) -> None:
         self.mean, self.scale, self.flat = list(mean), list(scale), flat
         self.outputs = len(self.mean)
+        self.labels = list(labels) if labels else [str(k) for k in range(self.outputs)]
+        self.choose_metric(metric, "nrmse", "it has no unit; predicting the training mean gives 1")
 
     @classmethod
-    def fit(cls, target: np.ndarray) -> Self:
+    def fit(cls, target: np.ndarray, *, labels: Sequence[str] | None = None, metric: str | None = None) -> Self:
         """Learn mean and standard deviation of each target.
 
         Raises:
@@ -55,12 +69,13 @@ class RegressionTask(Task):
         mean, scale = values.mean(axis=0), values.std(axis=0)
         constant = np.flatnonzero(values.min(axis=0) == values.max(axis=0))
         if len(constant):
+            names = [labels[k] for k in constant] if labels else constant.tolist()
             raise UserError(
                 "a regression target varies over the training rows",
-                f"target {some(constant.tolist())} is always {some(values[0, constant].tolist())}",
+                f"target {some(names)} is always {some(values[0, constant].tolist())}",
                 "drop this target, or check the split",
             )
-        return cls(mean.tolist(), scale.tolist(), np.ndim(target) == 1)
+        return cls(mean.tolist(), scale.tolist(), np.ndim(target) == 1, labels, metric)
 
     def encode(self, target: np.ndarray) -> Tensor:
         """Standardised target ``(N, K)``, float32.
@@ -79,41 +94,39 @@ class RegressionTask(Task):
         prediction = check_outputs(outputs, self.outputs) * self.scale + self.mean
         return {"prediction": prediction[:, 0] if self.flat else prediction}
 
-    def metrics(self, outputs: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """The metrics of the module docstring."""
-        truth, guess = self._pair(outputs, target)
-        each = {
-            "mse": sk.mean_squared_error(truth, guess, multioutput="raw_values"),
-            "rmse": np.sqrt(sk.mean_squared_error(truth, guess, multioutput="raw_values")),
-            "mae": sk.mean_absolute_error(truth, guess, multioutput="raw_values"),
-            "r2": np.full(self.outputs, np.nan)
-            if len(truth) < 2
-            else sk.r2_score(truth, guess, multioutput="raw_values"),
-        }
-        found = {"nrmse": float(np.sqrt(-self.scores(outputs, target).mean()))}
-        found |= {name: float(values.mean()) for name, values in each.items()}
-        if self.outputs > 1:
-            found |= {f"{name}[{k}]": float(v) for name, values in each.items() for k, v in enumerate(values)}
-        return found
+    def judged(self, outputs: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        truth = self._raw(target)
+        outputs = check_outputs(outputs, self.outputs, len(truth))
+        return truth, (outputs * self.scale + self.mean, outputs - (truth - self.mean) / self.scale)
 
-    def scores(self, outputs: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """Negative squared error of each row, in standardised units, mean over the targets."""
-        truth, guess = self._pair(outputs, target)
-        return -(((guess - truth) / self.scale) ** 2).mean(axis=1)
+    def metrics(self, outputs: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        """All metrics; with several targets some of them also per target."""
+        found, (truth, (guess, error)) = super().metrics(outputs, target), self.judged(outputs, target)
+        for name in ("mse", "rmse", "mae", "r2") if self.outputs > 1 else ():
+            for k, label in enumerate(self.labels):
+                column = slice(k, k + 1)
+                found[f"{name}[{label}]"] = VALUES[name].whole(truth[:, column], guess[:, column], error[:, column])
+        return found
 
     def figures(self, outputs: np.ndarray, target: np.ndarray, folder: Path) -> list[Path]:
         """``predicted.png`` (predicted against actual) and ``residuals.png``, one panel per target."""
-        truth, guess = self._pair(outputs, target)
+        truth, (guess, _) = self.judged(outputs, target)
         return [plots.predicted(truth, guess, folder), plots.residuals(truth, guess, folder)]
 
     def figures_of_methods(self, outputs: Mapping[str, np.ndarray], target: np.ndarray, folder: Path) -> list[Path]:
         """``predicted-methods.png`` and ``residuals-methods.png`` of the first target and the first seed."""
         truth = self._raw(target)[:, 0]
-        guess = {name: self._pair(seeds[0], target)[1][:, 0] for name, seeds in outputs.items()}
+        guess = {name: self.judged(seeds[0], target)[1][0][:, 0] for name, seeds in outputs.items()}
         return [plots.predicted_panels(truth, guess, folder), plots.residual_panels(truth, guess, folder)]
 
     def settings(self) -> dict[str, Any]:
-        return {"mean": self.mean, "scale": self.scale, "flat": self.flat}
+        return {
+            "mean": self.mean,
+            "scale": self.scale,
+            "flat": self.flat,
+            "labels": self.labels,
+            "metric": self.primary,
+        }
 
     def _raw(self, target: np.ndarray) -> np.ndarray:
         values = _values(target)
@@ -124,10 +137,6 @@ class RegressionTask(Task):
                 "give the same target columns in the same order",
             )
         return values
-
-    def _pair(self, outputs: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        truth = self._raw(target)
-        return truth, check_outputs(outputs, self.outputs, len(truth)) * self.scale + self.mean
 
 
 def _values(target: np.ndarray) -> np.ndarray:

@@ -78,7 +78,7 @@ class FusedGoal(Goal):
             combine.fit_variance(members, self._dev_encoded, there)
         outputs = self.model.decide(members, there)
         loss = float(self.model.task.loss(outputs, self._dev_encoded).mean())
-        return {"loss": loss, "score": float(self.model.task.scores(outputs.cpu().numpy(), self._dev_target).mean())}
+        return {"loss": loss, "score": self.model.task.quality(outputs.cpu().numpy(), self._dev_target)}
 
     def describe(self) -> dict[str, Any]:
         target = content_hash(choose_target(self._features, self.model.target)[1])
