@@ -24,6 +24,7 @@ from weft.compare.jobs import Job, job_path, outputs_of, run_job
 from weft.compare.methods import Method, plan_methods
 from weft.errors import UserError
 from weft.store import MemoryFeatures
+from weft.tasks.base import create_task
 from weft.tokens import Tokens
 from weft.training import FusedModel
 
@@ -348,12 +349,12 @@ def test_ties_are_what_paired_tests_do_not_tell_apart(tmp_path: Path) -> None:
     best = rng.random(400)
     evidence = object.__new__(Evidence)
     evidence.setup, evidence.group, evidence.sign = prepare(small(), quick(), tmp_path), None, 1.0
-    evidence.scores = {
+    evidence.by_rows, evidence.task = True, create_task("classification", np.arange(4) % 2)
+    evidence.values = {
         "far": best[None] - 0.5,
         "best": best[None],
         "near": np.stack([best + rng.choice([-0.2, 0.199], 400), best]),
     }
-    evidence.results = {name: [] for name in evidence.scores}
-    evidence._link = lambda mean: mean
+    evidence.results = {name: [] for name in evidence.values}
     evidence.rows = np.arange(400)
     assert evidence.tied() == sorted(["best", "near"], key=lambda name: -evidence.test(name).mean())

@@ -12,11 +12,13 @@ from sklearn.metrics import average_precision_score
 from weft.compare.statistics import (
     block_values,
     bootstrap_means,
+    exchange_test,
     holm,
     interval,
     mean_of_seeds,
     sign_flip_test,
 )
+from weft.tasks.metrics import binary_auc
 
 
 @pytest.fixture
@@ -151,3 +153,52 @@ def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
         low, high = interval(draws[0] - draws[1])
         covered += low <= 0.2 <= high
     assert 0.90 <= covered / 300 <= 0.985
+
+
+def test_exchange_of_a_mean_is_the_sign_flip_test(rng: np.random.Generator) -> None:
+    """For a mean over rows both tests ask the same; groups change places as one."""
+    a, b = rng.normal(0.25, 1, 60), rng.normal(0, 1, 60)
+    group = np.repeat(np.arange(20), 3)
+
+    def difference(swap: np.ndarray) -> float:
+        return float((np.where(swap, b, a) - np.where(swap, a, b)).mean())
+
+    for code in (None, group):
+        exact = sign_flip_test(a - b, code, resamples=99_999)
+        assert exchange_test(difference, 60, code) == pytest.approx(exact, abs=4 * np.sqrt(exact / 900) + 0.02)
+    assert exchange_test(lambda swap: 0.0, 60) == 1.0
+
+
+def test_a_clear_difference_takes_all_draws_and_none_stops_early(rng: np.random.Generator) -> None:
+    calls = []
+
+    def clear(swap: np.ndarray) -> float:
+        calls.append(1)
+        return float(1 - 2 * swap.mean())
+
+    assert exchange_test(clear, 200, resamples=99) == 0.01
+    assert len(calls) == 100
+    calls.clear()
+    noise = rng.normal(size=200)
+
+    def nothing(swap: np.ndarray) -> float:
+        calls.append(1)
+        return float(np.where(swap, -noise, noise).sum() - 0.9 * noise.sum())
+
+    assert exchange_test(nothing, 200) > 0.05
+    assert len(calls) < 400
+
+
+def test_p_values_of_a_whole_metric_are_uniform_under_the_null() -> None:
+    """Two equally good scores for the same rows, judged by AUC: no more than 5 in 100 below .05 or so."""
+    below = 0
+    for trial in range(200):
+        rng = np.random.default_rng(trial)
+        y = rng.random(60) < 0.4
+        a, b = (y + rng.normal(0, 1.5, 60) for _ in range(2))
+
+        def difference(swap: np.ndarray, y: np.ndarray = y, a: np.ndarray = a, b: np.ndarray = b) -> float:
+            return binary_auc(y, np.where(swap, b, a)) - binary_auc(y, np.where(swap, a, b))
+
+        below += exchange_test(difference, 60, resamples=199, seed=trial) < 0.05
+    assert 2 <= below <= 20

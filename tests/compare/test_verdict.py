@@ -110,11 +110,10 @@ def test_no_fusion_finished(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gain", "expected"),
     [
-        (Gain(0.1, 0.02, 0.2, 0.01, 0.1), True),
-        (Gain(0.1, -0.01, 0.2, 0.01, 0.1), False),  # the interval, with its seeds, does not exclude zero
-        (Gain(0.1, 0.02, 0.2, 0.06, 0.1), False),  # the test is not significant
-        (Gain(-0.1, -0.2, -0.02, 0.01, -0.1), False),  # significantly worse
-        (Gain(0.1, 0.02, 0.2, 0.01, -0.1), False),  # metric and row scores disagree
+        (Gain(0.1, 0.02, 0.2, 0.01), True),
+        (Gain(0.1, -0.01, 0.2, 0.01), False),  # the interval, with its seeds, does not exclude zero
+        (Gain(0.1, 0.02, 0.2, 0.06), False),  # the test is not significant
+        (Gain(-0.1, -0.2, -0.02, 0.01), False),  # significantly worse
     ],
 )
 def test_the_rule(gain: Gain, expected: bool) -> None:
@@ -149,14 +148,14 @@ class Told:
 
 def test_fusion_has_to_beat_the_single_modality_that_is_best_on_test_too() -> None:
     """Dev chose ``a``; on test ``b`` is as good as the fusion: a clear gain over ``a`` is no evidence."""
-    sure, unsure = Gain(0.3, 0.2, 0.4, 0.001, 0.3), Gain(0.01, -0.05, 0.07, 0.6, 0.01)
+    sure, unsure = Gain(0.3, 0.2, 0.4, 0.001), Gain(0.01, -0.05, 0.07, 0.6)
     figures = {"concat": 0.8, "a": 0.5, "b": 0.79}
     found = decide(cast(Evidence, Told(figures, {"a": sure, "b": unsure})))
     assert found.outcome == "does not help"
     assert found.carrier == found.single == "b"
     assert found.sentence.startswith("Fusion does not help: b alone is enough;")
     assert "0.800 on 9 test rows against 0.790 by b (gain +0.010, p = 0.6," in found.sentence
-    found = decide(cast(Evidence, Told({**figures, "b": 0.6}, {"a": sure, "b": Gain(0.2, 0.1, 0.3, 0.01, 0.2)})))
+    found = decide(cast(Evidence, Told({**figures, "b": 0.6}, {"a": sure, "b": Gain(0.2, 0.1, 0.3, 0.01)})))
     assert found.outcome == "helps"
     assert found.lead == 0.2
     words = (

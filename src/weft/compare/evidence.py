@@ -3,14 +3,14 @@
 Statistics read only the job files. A method counts with the seeds that ran in every fold. Its test rows are those of
 all folds, one below the other (with folds: each row once, out of fold), and its scores are averaged over its seeds.
 
-The primary metric is, for most tasks, a function of the mean score of the rows (accuracy: the mean itself; an RMSE: the
-root of its negative); the bootstrap then redraws means, which is exact. For the others (average precision) it redraws
-jackknife values of blocks of rows; there, a figure over folds is the mean of the folds'.
+Where the primary metric is a mean over rows, or the root of one, paired tests compare the rows and the bootstrap redraws
+means, which is exact. The others (AUC, kappa, average precision) are tested by exchanging answers of whole rows, and the
+bootstrap redraws jackknife values of blocks of rows; there, a figure over folds is the mean of the folds'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,17 +23,15 @@ from weft.compare.statistics import (
     LEVEL,
     block_values,
     bootstrap_means,
+    exchange_test,
     holm,
     interval,
     mean_of_seeds,
     sign_flip_test,
 )
 
-LINKS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
-    lambda mean: mean,
-    lambda mean: -mean,
-    lambda mean: np.sqrt(np.maximum(-mean, 0.0)),
-)
+Answers = list[tuple[np.ndarray, ...]]
+"""Of one seed, what the metrics look at, fold by fold."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,9 @@ class Row:
         gain: better than the best single modality by this much in the primary metric (positive is better).
         gain_low, gain_high: 95 % interval of ``gain``.
         p, p_holm: paired test against the best single modality, alone and corrected for all methods of the table.
-        tied: not told apart from the method that is best on test, by paired tests of the rows' scores (means over the
-            seeds) corrected for all methods (Holm) at the level of 5 %; the best itself is. The tests speak of new
-            rows, not of new training runs: see ``spread`` for those.
+        tied: not told apart from the method that is best on test, by paired tests (means over the seeds) corrected for
+            all methods (Holm) at the level of 5 %; the best itself is. The tests speak of new rows, not of new training
+            runs: see ``spread`` for those.
         metrics: all metrics on test.
         missing: ``{modality: {"rows", "full", "hidden"} or None}``, primary metric with it hidden at test time.
         parameters, flops: of the network, for one sample.
@@ -101,15 +99,13 @@ class Gain:
     Attributes:
         gain: in the primary metric.
         low, high: its 95 % interval, over rows and seeds.
-        p: two-sided, of the paired sign-flip test on row scores.
-        score: mean difference of the row scores, what ``p`` is about.
+        p: two-sided, of the paired test.
     """
 
     gain: float
     low: float
     high: float
     p: float
-    score: float
 
 
 class Evidence:
@@ -134,8 +130,9 @@ class Evidence:
         for method in self.methods:
             self._collect(method)
         self.outputs = {name: [self._outputs(seed) for seed in seeds] for name, seeds in self.results.items()}
-        self.scores = {name: np.stack([self._scores(o) for o in seeds]) for name, seeds in self.outputs.items()}
-        self._link = self._find_link()
+        self.truth, self.answers = self._judge()
+        self.by_rows = self.task.metric.rows is not None
+        self.values = {name: np.stack([self._rows_of(a) for a in s]) for name, s in self.answers.items()}
         self._bootstrap = self._redraw()
 
     def done(self, role: str) -> list[str]:
@@ -168,9 +165,29 @@ class Evidence:
         gain = self.sign * float(self.test(a).mean() - self.test(b).mean())
         draws = [mean_of_seeds(self._bootstrap[name], seed=k) for k, name in enumerate((a, b), start=1)]
         low, high = interval(self.sign * (draws[0] - draws[1]))
-        difference = self.scores[a].mean(axis=0) - self.scores[b].mean(axis=0)
-        p = sign_flip_test(difference, self.group, resamples=self.setup.config.resamples)
-        return Gain(gain, low, high, p, float(difference.mean()))
+        return Gain(gain, low, high, self.p_value(a, b))
+
+    def p_value(self, a: str, b: str) -> float:
+        """Two-sided, of the paired test of two methods on the test rows."""
+        resamples = self.setup.config.resamples
+        if self.by_rows:
+            difference = self.values[a].mean(axis=0) - self.values[b].mean(axis=0)
+            return sign_flip_test(difference, self.group, resamples=resamples)
+        ours, theirs = self.answers[a], self.answers[b]
+        pairs = [(ours[k % len(ours)], theirs[k % len(theirs)]) for k in range(max(len(ours), len(theirs)))]
+
+        def difference_of(swap: np.ndarray) -> float:
+            found = []
+            for first, second in pairs:
+                parts = []
+                for fold in range(len(self.truth)):
+                    here = swap[self._fold_of == fold]
+                    mixed = [_exchanged(x, y, here) for x, y in zip(first[fold], second[fold], strict=True)]
+                    parts.append(self._whole(fold, [m[0] for m in mixed]) - self._whole(fold, [m[1] for m in mixed]))
+                found.append(np.average(parts, weights=[len(truth) for truth in self.truth]))
+            return float(np.mean(found))
+
+        return exchange_test(difference_of, len(self.rows), self.group, resamples=resamples)
 
     def table(self, single: str | None) -> list[Row]:
         """All methods, the best on test first, then those without result; fusions are tested against ``single``."""
@@ -187,9 +204,7 @@ class Evidence:
         names = sorted(self.results, key=lambda name: -self.sign * self.test(name).mean())
         if not names:
             return []
-        means = {name: self.scores[name].mean(axis=0) for name in names}
-        resamples = self.setup.config.resamples
-        p = [sign_flip_test(means[names[0]] - means[name], self.group, resamples=resamples) for name in names[1:]]
+        p = [self.p_value(names[0], name) for name in names[1:]]
         return names[:1] + [name for name, q in zip(names[1:], holm(np.array(p)), strict=True) if q >= LEVEL]
 
     def _row(self, method: Method, gain: Gain | None, p_holm: float | None) -> Row:
@@ -247,55 +262,57 @@ class Evidence:
         """Test outputs of one seed, fold by fold."""
         return [outputs_of(self.setup, job)["test"] for job, _ in seed]
 
-    def _scores(self, outputs: list[np.ndarray]) -> np.ndarray:
-        """Scores ``(N,)`` of all test rows of one seed."""
-        parts = zip(self.setup.tasks, self.setup.splits, outputs, strict=True)
-        return np.concatenate([task.scores(o, self.setup.target[split.test]) for task, split, o in parts])
+    def _judge(self) -> tuple[list[np.ndarray], dict[str, list[Answers]]]:
+        """The truth of the test rows, fold by fold, and what every seed of every method answers, ready for metrics."""
+        parts = [
+            (task, self.setup.target[split.test])
+            for task, split in zip(self.setup.tasks, self.setup.splits, strict=True)
+        ]
+        truth: dict[int, np.ndarray] = {}
+        answers: dict[str, list[Answers]] = {}
+        for name, seeds in self.outputs.items():
+            answers[name] = []
+            for outputs in seeds:
+                found = [task.judged(o, target) for (task, target), o in zip(parts, outputs, strict=True)]
+                truth.update({fold: true for fold, (true, _) in enumerate(found)})
+                answers[name].append([answer for _, answer in found])
+        return [truth[fold] for fold in sorted(truth)], answers
 
-    def _find_link(self) -> Callable[[np.ndarray], np.ndarray] | None:
-        """The function of the mean score that is the primary metric, fold by fold; None where there is none."""
-        pairs = []
-        for name, scores in self.scores.items():
-            for seed, row in zip(self.results[name], scores, strict=True):
-                for fold, (_, result) in enumerate(seed):
-                    pairs.append((row[self._fold_of == fold].mean(), _number(result["test"][self.primary])))
-        means, metrics = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
-        for link in LINKS:
-            if len(means) and np.allclose(link(means), metrics, rtol=1e-5, atol=1e-7):
-                return link
-        return None
+    def _rows_of(self, answers: Answers) -> np.ndarray:
+        """``(N,)`` what the rows add to the metric, for one seed; nothing, where the metric is no mean over rows."""
+        rows = self.task.metric.rows
+        if rows is None:
+            return np.zeros(0)
+        return np.concatenate([rows(truth, *part) for truth, part in zip(self.truth, answers, strict=True)])
+
+    def _whole(self, fold: int, answers: Sequence[np.ndarray], rows: np.ndarray | slice = slice(None)) -> float:
+        return self.task.metric.whole(self.truth[fold][rows], *(part[rows] for part in answers))
 
     def _metric(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Primary metric of each seed ``(S,)`` over rows of the test rows, repeats allowed."""
-        if self._link is not None:
-            return self._link(self.scores[name][:, rows].mean(axis=1))
-        setup, fold, starts = (
-            self.setup,
-            self._fold_of[rows],
-            np.searchsorted(self._fold_of, range(len(self.setup.splits))),
-        )
-        values = []
-        for outputs in self.outputs[name]:
-            parts = []
-            for k, task in enumerate(setup.tasks):
-                chosen = rows[fold == k] - starts[k]
-                if len(chosen):
-                    metrics = task.metrics(outputs[k][chosen], setup.target[setup.splits[k].test[chosen]])
-                    parts.append((metrics[self.primary], len(chosen)))
-            metrics_of_folds, sizes = np.array(parts).T
-            values.append(np.average(metrics_of_folds, weights=sizes))
-        return np.array(values)
+        if self.by_rows:
+            return self.task.metric.of_mean(self.values[name][:, rows].mean(axis=1))
+        starts, fold_of = np.searchsorted(self._fold_of, range(len(self.truth))), self._fold_of[rows]
+        chosen = {fold: rows[fold_of == fold] - starts[fold] for fold in np.unique(fold_of).tolist()}
+        values = [[self._whole(fold, seed[fold], part) for fold, part in chosen.items()] for seed in self.answers[name]]
+        return np.average(np.array(values), axis=1, weights=[len(part) for part in chosen.values()])
 
     def _redraw(self) -> dict[str, np.ndarray]:
         """Bootstrapped primary metric ``(R, S)`` of every method; row ``r`` of all of them is of the same test rows."""
         names, resamples = list(self.results), self.setup.config.resamples
         if not names:
             return {}
-        if self._link is not None:
-            means = bootstrap_means([self.scores[name] for name in names], self.group, resamples=resamples)
-            return {name: self._link(mean) for name, mean in zip(names, means, strict=True)}
+        if self.by_rows:
+            means = bootstrap_means([self.values[name] for name in names], self.group, resamples=resamples)
+            return {name: self.task.metric.of_mean(mean) for name, mean in zip(names, means, strict=True)}
         values = [block_values(partial(self._metric, name), self.group, len(self.rows)) for name in names]
         return dict(zip(names, bootstrap_means(values, resamples=resamples), strict=True))
+
+
+def _exchanged(first: np.ndarray, second: np.ndarray, swap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays ``(n, ...)`` whose rows have changed places where ``swap`` ``(n,)`` is True."""
+    swap = swap.reshape(-1, *[1] * (first.ndim - 1))
+    return np.where(swap, second, first), np.where(swap, first, second)
 
 
 def _number(value: float | None) -> float:

@@ -59,7 +59,7 @@ class Verdict:
 
 def shows_gain(gain: Gain) -> bool:
     """The rule of the module docstring."""
-    return gain.gain > 0 and gain.score > 0 and gain.p < LEVEL and gain.low > 0
+    return gain.gain > 0 and gain.p < LEVEL and gain.low > 0
 
 
 def decide(evidence: Evidence) -> Verdict:
