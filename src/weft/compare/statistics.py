@@ -12,9 +12,9 @@ exact over all ``2^G`` signs while there are at most ``resamples`` of them, else
 ``p = (1 + #) / (1 + R)``, which is valid for any ``R`` (Phipson and Smyth 2010). Groups with ``D_g = 0`` do not matter.
 
 A metric that is no mean over rows (AUC, kappa, F1) is tested as a whole: ``d`` is the metric under A minus under B, the
-mean over seeds, and a coin per group exchanges the answers of A and B in its rows. That costs an evaluation per draw, so
-it stops after ``ENOUGH`` draws that are as extreme, with ``p = # / draws`` (Besag and Clifford 1991), valid as well: a
-clear difference takes all ``R`` draws, no difference takes a few dozen.
+mean over seeds, and a coin per group exchanges the answers of A and B in its rows. That costs an evaluation per draw,
+so it stops after ``ENOUGH`` draws that are as extreme, with ``p = # / draws`` (Besag and Clifford 1991), valid as well:
+a clear difference takes all ``R`` draws, no difference takes a few dozen.
 
 **Interval.** The percentile bootstrap over two levels: the groups are drawn with replacement (``G`` of ``G``, the
 cluster bootstrap of Davison and Hinkley 1997, section 3.8), and so are the seeds of each method, ``S - 1`` of ``S``,
