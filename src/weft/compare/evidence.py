@@ -4,7 +4,7 @@ Statistics read only the job files. A method counts with the seeds that ran in e
 all folds, one below the other (with folds: each row once, out of fold), and its scores are averaged over its seeds.
 
 Where the primary metric is a mean over rows, or the root of one, paired tests compare the rows and the bootstrap
-redraws means, which is exact. The others (AUC, kappa, average precision) are tested by exchanging answers of whole rows,
+redraws means, which is exact. The others (AUC, kappa, average precision) are tested by exchanging whole answers by row,
 and the bootstrap redraws jackknife values of blocks of rows; there, a figure over folds is the mean of the folds'.
 """
 
