@@ -420,6 +420,8 @@ def valid_pairs(a: Tensor, b: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
             "pair the rows of the two modalities one to one",
         )
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    if bool(valid.all()):
+        return a.to(dtype), b.to(dtype)
     return a[valid].to(dtype), b[valid].to(dtype)
 
 
