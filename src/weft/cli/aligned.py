@@ -19,14 +19,41 @@ if TYPE_CHECKING:
 Model = Annotated[Path, typer.Argument(help="Folder of an aligner: `weft fit` on retrieval data.")]
 
 
+def load_aligner(folder: Path) -> Any:
+    """What a folder holds, if it embeds modalities: an aligner, whatever class wrote it.
+
+    Raises:
+        UserError: no model is there, or one that embeds nothing.
+    """
+    from weft.training.pretrained import load_model
+
+    model = load_model(folder)
+    if not (hasattr(model, "embed") and hasattr(model, "names")):
+        found = f"{folder} holds a {type(model).__name__}"
+        raise UserError("this verb takes an aligner", found, "train one: weft fit SOURCE --fusion two-tower")
+    return model
+
+
+def kinds_of(model: AlignedModel, rows: Store | Dataset | None = None) -> dict[str, str]:
+    """The kind of every modality of a model, by its encoders or by the rows; "" where nobody knows."""
+    from weft.store import Store
+
+    kinds = {name: spec["kind"] for name, spec in (model.encoders or {}).items()}
+    if isinstance(rows, Store):
+        kinds |= {name: entry["kind"] for name, entry in rows.manifest["modalities"].items()}
+    elif rows is not None:
+        kinds |= {name: modality.kind for name, modality in rows.modalities.items()}
+    return {name: kinds.get(name, "") for name in model.names}
+
+
 def modality_of(model: AlignedModel, kind: str, chosen: str | None) -> str:
     """The modality called ``chosen``, or the only one of a kind.
 
     Raises:
         UserError: there is none, or there are several and none is chosen.
     """
-    kinds = {name: spec["kind"] for name, spec in (model.encoders or {}).items()}
-    able = [name for name in model.names if kinds.get(name) == kind]
+    kinds = kinds_of(model)
+    able = [name for name in model.names if kinds[name] == kind]
     if chosen is not None:
         if chosen not in model.names:
             raise UserError("the model has no such modality", chosen, did_you_mean(chosen, model.names, "modalities"))
@@ -37,8 +64,35 @@ def modality_of(model: AlignedModel, kind: str, chosen: str | None) -> str:
     return able[0]
 
 
-def open_rows(model: AlignedModel, source: str, root: Path | None, data: list[str], name: str) -> Store | Dataset:
-    """A store whose ``name`` was encoded as the model's was, or the data set.
+def searched(model: AlignedModel, kinds: dict[str, str], find: str | None, by: str | None) -> tuple[str, str]:
+    """The modality that is searched, and the one of the queries: as named, else the one that is not text by the text.
+
+    Raises:
+        UserError: an unknown name, or several modalities could be meant.
+    """
+    for name in (find, by):
+        if name is not None and name not in model.names:
+            raise UserError("the model has no such modality", name, did_you_mean(name, model.names, "modalities"))
+
+    def only(names: list[str], text: bool, option: str) -> str:
+        liked = [name for name in names if (kinds[name] == "text") == text]
+        for able in (liked, names):
+            if len(able) == 1:
+                return able[0]
+        found = ", ".join(f"{name} ({kinds[name] or 'unknown kind'})" for name in model.names)
+        raise UserError(f"several modalities could be meant by --{option}", found, f"name one: --{option} NAME")
+
+    if by is None:
+        by = only([name for name in model.names if name != find], True, "by")
+    if find is None:
+        find = only([name for name in model.names if name != by], False, "find")
+    return find, by
+
+
+def open_rows(
+    model: AlignedModel, source: str, root: Path | None, data: list[str], name: str | None
+) -> Store | Dataset:
+    """A store whose ``name`` was encoded as the model's was, or the data set. None: every modality they share.
 
     Raises:
         UserError: the store has no such modality, or another encoder made it.
@@ -49,27 +103,46 @@ def open_rows(model: AlignedModel, source: str, root: Path | None, data: list[st
     if not (Path(source) / "manifest.json").is_file():
         return read_source(source, root, data)
     store = Store.open(source)
-    if name not in store.dims:
+    if name is not None and name not in store.dims:
         raise UserError(f"the store has no modality {name!r}", source, did_you_mean(name, store.dims, "modalities"))
-    made_by, trained_on = store.manifest["modalities"][name]["encoder"], (model.encoders or {}).get(name, {})
-    if model.encoders is not None and made_by != trained_on.get("identity"):
-        found = f"{made_by} in {source}, {trained_on.get('identity')} in the model"
-        raise UserError(
-            f"another encoder made {name!r} of the store", found, "encode the source with the model's encoder"
-        )
+    for shared in [n for n in model.names if n in store.dims] if name is None else [name]:
+        made_by = store.manifest["modalities"][shared]["encoder"]
+        trained_on = (model.encoders or {}).get(shared, {}).get("identity")
+        if model.encoders is not None and made_by != trained_on:
+            raise UserError(
+                f"another encoder made {shared!r} of the store",
+                f"{made_by} in {source}, {trained_on} in the model",
+                "encode the source with the model's encoder",
+            )
     return store
 
 
+def values_of(rows: Store | Dataset, name: str) -> tuple[np.ndarray, str]:
+    """The number of each row's value among the different ones, ``(N,)``, -1 where absent; and a hash of them all.
+
+    Raises:
+        UserError: there is no such modality.
+    """
+    from weft.data import Dataset
+    from weft.store.encode import unique_values
+    from weft.store.files import content_hash
+
+    if not isinstance(rows, Dataset):
+        return rows._columns[name].pointer, str(rows.manifest["modalities"][name]["address"])
+    if name not in rows.modalities:
+        remedy = did_you_mean(name, rows.modalities, "modalities")
+        raise UserError(f"{rows.name} has no modality {name!r}", f"it has {some(rows.modalities)}", remedy)
+    unique = unique_values(name, rows)
+    return unique.pointer, content_hash(unique.digests)
+
+
 def vectors_of(model: AlignedModel, rows: Store | Dataset, name: str, index: np.ndarray, *, progress: bool) -> Any:
-    """Unit vectors ``(n, dim)`` of the rows ``index``."""
+    """Unit vectors ``(n, dim)`` of the rows ``index``, in all of which the modality is there."""
     from weft.data import Dataset
     from weft.training.embed import embed_values
 
     if not isinstance(rows, Dataset):
         return model.embed(rows.subset([name]), index)[name]
-    if name not in rows.modalities:
-        remedy = did_you_mean(name, rows.modalities, "modalities")
-        raise UserError(f"{rows.name} has no modality {name!r}", f"it has {some(rows.modalities)}", remedy)
     values = [rows.modalities[name].values[i] for i in index]
     absent = [rows.ids[i] for i, value in zip(index, values, strict=True) if value is None]
     if absent:
@@ -89,18 +162,37 @@ def column(targets: Any, chosen: str | None) -> str:
     return name
 
 
-def rows_of(data: Any, part: str) -> np.ndarray:
-    """Rows of ``train``, ``dev`` or ``test`` (of the official split, where there is one), or ``all``.
+def rows_of(data: Any, part: str, *models: Any) -> np.ndarray:
+    """Rows of ``train``, ``dev`` or ``test``, or ``all``: one meaning for every verb.
+
+    Where a model knows rows of the data, the parts are what they were to it, rows it has never met counting as test
+    (:func:`weft.training.seen.rows_for`). Data that are new to every model have the parts of their own split column;
+    without one, all their rows are test.
+
+    Args:
+        data: a data set or features.
+        part: which rows.
+        models: those that are asked about the rows; several must agree.
 
     Raises:
-        UserError: unknown part, or no rows in it.
+        UserError: unknown part, no rows in it, or a model whose training rows nobody knows.
     """
     import numpy as np
 
-    if part == "all" or (data.split is None and part == "test"):
-        return np.arange(len(data))
-    rows = np.flatnonzero(data.split == part) if data.split is not None else np.array([], dtype=np.int64)
+    from weft.data import make_splits
+    from weft.training.seen import rows_for
+
+    known = [model.seen for model in models if model.seen is None or model.seen.part_of(data).any()]
+    if part == "all" or known or (models and data.split is None):
+        chosen = [rows_for(seen, data, part) for seen in known or [model.seen for model in models] or [None]]
+        rows = chosen[0]
+        for other in chosen[1:]:
+            rows = np.intersect1d(rows, other)
+    else:
+        parts = make_splits(data)._asdict()
+        if part not in parts:
+            raise UserError("unknown split", part, did_you_mean(part, [*parts, "all"], "splits"))
+        rows = parts[part]
     if not len(rows):
-        known = ["all"] if data.split is None else ["all", *sorted(set(data.split))]
-        raise UserError("this part has no rows", part, did_you_mean(part, known, "parts"))
+        raise UserError("this part has no rows", part, "ask for another part, or for all")
     return rows

@@ -44,7 +44,7 @@ def pairs(
     """
     import numpy as np
 
-    from weft.cli.aligned import column, rows_of
+    from weft.cli.aligned import column, load_aligner, rows_of
     from weft.cli.output import say, write_json, write_table
     from weft.cli.source import read_source
     from weft.errors import UserError, some
@@ -59,13 +59,14 @@ def pairs(
         )
     if not model and not encoder:
         raise UserError("nothing embeds the texts", "no --model and no --encoder", "name at least one")
-    name, chosen = column(dataset.targets, target), rows_of(dataset, split)
+    aligners = {folder: load_aligner(folder) for folder in model}
+    name, chosen = column(dataset.targets, target), rows_of(dataset, split, *aligners.values())
     chosen = chosen[np.all([dataset.modalities[side].presence[chosen] for side in sides], axis=0)]
     if rows is not None and rows < len(chosen):
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, rows, replace=False))
     texts = [[dataset.modalities[side].values[i] for i in chosen] for side in sides]
     gold = dataset.targets[name][chosen]
-    scores = {who: pair_scores(a, b) for who, a, b in _systems(model, encoder, *texts)}
+    scores = {who: pair_scores(a, b) for who, a, b in _systems(aligners, encoder, *texts)}
     graded = dataset.task == "regression"
     result = {
         who: similarity_metrics(s, gold) if graded else pair_metrics(s, gold, threshold) for who, s in scores.items()
@@ -82,21 +83,19 @@ def pairs(
 
 
 def _systems(
-    models: list[Path], encoders: list[str], first: list[str], second: list[str]
+    models: dict[Path, Any], encoders: list[str], first: list[str], second: list[str]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Every system's name and its vectors of both sides."""
     from weft.encoders import create_encoder
     from weft.encoders.pooled import pooled_vectors
     from weft.errors import UserError
-    from weft.training import AlignedModel
     from weft.training.embed import embed_values
 
     both = [*first, *second]
     for spec in encoders:
         vectors = pooled_vectors(create_encoder(spec, "text"), both)
         yield f"{spec.rstrip('/').rpartition('/')[2]}, mean", vectors[: len(first)], vectors[len(first) :]
-    for folder in models:
-        aligner = AlignedModel.from_pretrained(folder)
+    for folder, aligner in models.items():
         names = [n for n in aligner.names if (aligner.encoders or {}).get(n, {}).get("kind") == "text"]
         if not names:
             raise UserError(

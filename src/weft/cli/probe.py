@@ -58,6 +58,9 @@ def probe(
 ) -> None:
     """Train heads on an aligner's embeddings of one modality (rows of train and dev) and measure them on test.
 
+    On the data that the aligner was trained on, these are its own parts. Data that are new to it are split by their
+    column, or, without one, anew: 70 % to train, 15 % each to dev and test.
+
     The original calls its head-only protocol fine-tuning; `--head official` is that. `--head fine-tune` trains the
     aligner's own encoder along, on the backbone's cached tokens; `--head fine-tune-all` trains the backbone as well,
     from raw images: hundreds of times as costly.
@@ -72,13 +75,12 @@ def probe(
     """
     import numpy as np
 
-    from weft.cli.aligned import column, modality_of, open_rows
+    from weft.cli.aligned import column, load_aligner, modality_of, open_rows, rows_of, values_of
     from weft.cli.output import write_json, write_table
     from weft.cli.source import settings
     from weft.data import Dataset, make_splits
     from weft.errors import UserError, did_you_mean
     from weft.store import encode
-    from weft.training import AlignedModel
     from weft.training.embed import pooled_outputs
     from weft.training.probe import fine_tune, fit_probe, sklearn_probe
     from weft.training.raw import make_encoder
@@ -89,7 +91,7 @@ def probe(
     if unknown:
         raise UserError("unknown head", unknown[0], did_you_mean(unknown[0], HEADS, "heads"))
     show = not (quiet or json)
-    aligner = AlignedModel.from_pretrained(model)
+    aligner = load_aligner(model)
     name = modality_of(aligner, "image", modality)
     rows: Any = open_rows(aligner, source, root, data, name)
     raw: Any = rows_to_train(aligner, name, rows, size) if "fine-tune-all" in heads else None
@@ -97,10 +99,14 @@ def probe(
         made = make_encoder(name, (aligner.encoders or {})[name])
         folder = out or Path("runs") / Path(source).stem / "store"
         rows = encode(rows, {name: made}, folder, progress=show)
-    split, label = make_splits(rows), column(rows.targets, target)
-    train = np.sort(np.concatenate([split.train, split.dev]))
+    label = column(rows.targets, target)
+    foreign = aligner.seen is not None and not aligner.seen.part_of(rows).any()
+    split = make_splits(rows)._asdict() if foreign else {p: rows_of(rows, p, aligner) for p in ("train", "dev", "test")}
+    there = values_of(raw.dataset if heads == ["fine-tune-all"] else rows, name)[0] >= 0
+    train = np.sort(np.concatenate([split["train"], split["dev"]]))
     classes, codes = np.unique(rows.targets[label], return_inverse=True)
-    parts = {"train": train, "test": split.test}
+    parts = {"train": train[there[train]], "test": split["test"][there[split["test"]]]}
+    train, test = parts.values()
     coded = {part: (index, codes[index]) for part, index in parts.items()}
     vectors = {}
     if set(heads) - {"fine-tune", "fine-tune-all"}:
@@ -114,7 +120,9 @@ def probe(
         result[kind] = []
         for seed in range(1 if kind == "sklearn" else seeds):
             if kind in ("fine-tune", "fine-tune-all"):
-                trained = (aligner, rows) if kind == "fine-tune" else (TowerModel.of(aligner, raw.towers), raw)
+                trained: tuple[Any, Any] = (
+                    (aligner, rows) if kind == "fine-tune" else (TowerModel.of(aligner, raw.towers), raw)
+                )
                 curve = fine_tune(
                     *trained, name, coded["train"], coded["test"], epochs=when, lr=lr, seed=seed, progress=show
                 )
@@ -127,7 +135,7 @@ def probe(
                 )
             result[kind].append(curve)
     if json:
-        write_json({"train": len(train), "test": len(split.test), "classes": classes, "curves": result})
+        write_json({"train": len(train), "test": len(test), "classes": classes, "curves": result})
         return
     table = []
     for kind, runs in result.items():
@@ -135,9 +143,7 @@ def probe(
             top = 100 * np.array([run[epoch]["top-1"] for run in runs])
             spread = f"{top.std(ddof=1):.2f}" if len(top) > 1 else ""
             table.append({"head": kind, "epoch": epoch or "", "top-1": f"{top.mean():.2f}", "sd": spread})
-    write_table(
-        f"{features} {name} features of {source}: {len(train)} train, {len(split.test)} test rows, percent", table
-    )
+    write_table(f"{features} {name} features of {source}: {len(train)} train, {len(test)} test rows, percent", table)
 
 
 def rows_to_train(aligner: AlignedModel, name: str, rows: Store | Dataset, size: int | None) -> RawRows:

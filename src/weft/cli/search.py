@@ -21,11 +21,17 @@ def search(
     query: Annotated[
         list[str], typer.Option(help="A text, or the path of a file. Repeat. None: measure instead.")
     ] = [],  # noqa: B006
-    find: Annotated[str, typer.Option(help="Modality to search in.")] = "image",
-    by: Annotated[str, typer.Option(help="Modality of the queries.")] = "text",
+    find: Annotated[str | None, typer.Option(help="Modality to search in (default: the one that is not text).")] = None,
+    by: Annotated[str | None, typer.Option(help="Modality of the queries (default: the text).")] = None,
     top: Annotated[int, typer.Option(min=1, help="Hits per query.")] = 5,
-    split: Annotated[str, typer.Option(help="train, dev, test or all.")] = "test",
-    index: Annotated[Path | None, typer.Option(help="Folder of the index; built there if it is not yet.")] = None,
+    split: Annotated[str, typer.Option(help="train, dev, test (rows new to the model too) or all.")] = "test",
+    index: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the index; built there if it is not yet (default: in the model's, by content)."),
+    ] = None,
+    hubs: Annotated[
+        float, typer.Option(min=0, help="Lower items that are near to every query of training and dev by this share.")
+    ] = 0.0,
     approximate: Annotated[bool, typer.Option(help="Use faiss (weft[ann]) instead of exact search.")] = False,
     figures: Annotated[
         Path | None, typer.Option(help="Folder for the curve (measuring only, as many captions to every image).")
@@ -46,17 +52,15 @@ def search(
 
         weft search runs/flickr8k/lightcrl runs/flickr8k/store --figures figures
     """
-    import numpy as np
-
-    from weft.cli.aligned import open_rows, rows_of, vectors_of
+    from weft.cli.aligned import kinds_of, load_aligner, open_rows, rows_of, searched
     from weft.cli.output import write_json, write_table
-    from weft.retrieval.search import ExactIndex, FaissIndex, model_fingerprint
-    from weft.training import AlignedModel
     from weft.training.embed import embed_values
 
-    aligner = AlignedModel.from_pretrained(model)
+    aligner = load_aligner(model)
     rows = open_rows(aligner, source, root, data, find)
-    chosen = rows_of(rows, split)
+    kinds = kinds_of(aligner, rows)
+    find, by = searched(aligner, kinds, find, by)
+    chosen = rows_of(rows, split, aligner)
     show = not (quiet or json)
     if not query:
         result = measure(aligner, rows, find, by, chosen, show, figures)
@@ -68,19 +72,8 @@ def search(
                     f"{title} ({source}, {split})", [{"what": k, "value": f"{v:.4f}"} for k, v in found.items()]
                 )
         return
-    groups = chosen if rows.group is None else rows.group[chosen]
-    _, first = np.unique(groups, return_index=True)
-    items = chosen[np.sort(first)] if find == "image" else chosen
-    kind = FaissIndex if approximate else ExactIndex
-    fingerprint = model_fingerprint(aligner)
-    if index is not None and (index / "index.json").is_file():
-        built: Any = kind.load(index, fingerprint)
-    else:
-        vectors = vectors_of(aligner, rows, find, items, progress=show)
-        built = kind(vectors, [rows.ids[i] for i in items], fingerprint=fingerprint)
-        if index is not None:
-            built.save(index)
-    asked: list[Any] = [Path(q) if aligner.encoders and aligner.encoders[by]["kind"] != "text" else q for q in query]
+    built = gallery(aligner, model, rows, find, by, chosen, split, index, hubs, approximate, show)
+    asked: list[Any] = [q if kinds[by] == "text" else Path(q) for q in query]
     hits = built.search(embed_values(aligner, by, asked), top)
     answer = [
         {"query": str(q), "rank": place + 1, "id": hits.ids[i, place], "score": float(hits.scores[i, place])}
@@ -93,13 +86,71 @@ def search(
         write_table(f"{find} by {by}", [{**row, "score": f"{row['score']:.4f}"} for row in answer])
 
 
+def gallery(
+    aligner: Any,
+    folder: Path,
+    rows: Any,
+    find: str,
+    by: str,
+    chosen: Any,
+    split: str,
+    index: Path | None,
+    hubs: float,
+    approximate: bool,
+    show: bool,
+) -> Any:
+    """The index of the different values of ``find`` in the chosen rows: opened where it is there, else built and kept.
+
+    Without ``index``, rows that have to be encoded are kept in the model's folder under a name made of their content.
+    """
+    import numpy as np
+
+    from weft.cli.aligned import rows_of, values_of, vectors_of
+    from weft.cli.output import say
+    from weft.data import Dataset
+    from weft.files import canonical, sha256
+    from weft.retrieval.hub import HubCorrection
+    from weft.retrieval.search import FILE, ExactIndex, FaissIndex, model_fingerprint
+
+    value, content = values_of(rows, find)
+    there = chosen[value[chosen] >= 0]
+    items = there[np.sort(np.unique(value[there], return_index=True)[1])]
+    ids = [rows.ids[i] for i in items]
+    if len(there) < len(chosen):
+        say(f"{len(chosen) - len(there)} of {len(chosen)} rows have no {find}: they are not searched")
+    name = rows.name if isinstance(rows, Dataset) else rows.manifest["name"]
+    about = {"source": name, "modality": find, "split": split, "rows": sha256(canonical([ids, content]))[:16]}
+    about |= {"hubs": f"{hubs:g} by {by}"} if hubs else {}
+    kind: Any = FaissIndex if approximate else ExactIndex
+    fingerprint = model_fingerprint(aligner)
+    kept = index
+    if index is None and isinstance(rows, Dataset):
+        kept = folder / "indexes" / sha256(canonical([about, kind.kind, fingerprint]))[:16]
+    if kept is not None and (kept / FILE).is_file():
+        return kind.load(kept, fingerprint, {"hubs": None, **about})
+    vectors = vectors_of(aligner, rows, find, items, progress=show)
+    bias = None
+    if hubs:
+        bank = np.concatenate([rows_of(rows, part, aligner) for part in ("train", "dev")])
+        bank = bank[values_of(rows, by)[0][bank] >= 0]
+        bias = HubCorrection(hubs).bias(vectors, vectors_of(aligner, rows, by, bank, progress=show))
+    built = kind(vectors, ids, fingerprint=fingerprint, about=about, bias=bias)
+    if kept is not None:
+        try:
+            built.save(kept)
+        except OSError:
+            if index is not None:
+                raise
+    return built
+
+
 def measure(
     aligner: Any, rows: Any, find: str, by: str, chosen: Any, show: bool, figures: Path | None
 ) -> dict[str, dict[str, float]]:
     """Recalls in both directions, and, where every image has as many captions, LightCRL's curve in both readings."""
     import numpy as np
 
-    from weft.cli.aligned import vectors_of
+    from weft.cli.aligned import values_of, vectors_of
     from weft.retrieval.repeated import captions_found, images_above, repeated_curve, unique_curve
     from weft.tasks import plots
     from weft.tasks.retrieval import RetrievalTask
@@ -107,15 +158,21 @@ def measure(
     groups = chosen if rows.group is None else rows.group[chosen]
     order = np.argsort(groups, kind="stable")
     chosen, groups = chosen[order], groups[order]
-    vectors = {name: vectors_of(aligner, rows, name, chosen, progress=show) for name in (find, by)}
+    presence = {name: values_of(rows, name)[0][chosen] >= 0 for name in (find, by)}
+    vectors = {}
+    for name, there in presence.items():
+        found = vectors_of(aligner, rows, name, chosen[there], progress=show)
+        vectors[name] = np.zeros((len(chosen), found.shape[1]), found.dtype)
+        vectors[name][there] = found
     _, first, counts = np.unique(groups, return_index=True, return_counts=True)
+    complete = all(there.all() for there in presence.values())
     repeated = len(first) < len(groups) and all(
         np.array_equal(vectors[find][start : start + n], np.repeat(vectors[find][start : start + 1], n, axis=0))
         for start, n in zip(first, counts, strict=True)
     )
     task = RetrievalTask(((find, by),), unique=(find,) if repeated else ())
-    result = {"retrieval": task.metrics(vectors, groups)}
-    if repeated and len(set(counts.tolist())) == 1:
+    result = {"retrieval": task.metrics(vectors, groups, presence)}
+    if complete and repeated and len(set(counts.tolist())) == 1:
         images, texts, n = vectors[find][first], vectors[by], int(counts[0])
         above = images_above(images, texts)
         ks = [k for k in (1, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 10000) if k <= len(texts)]

@@ -23,7 +23,7 @@ def zeroshot(
         list[str], typer.Option(help="name, photo, twice, ensemble, or a template with {}. Repeat.")
     ] = STYLES,
     target: Annotated[str | None, typer.Option(help="Target column with the class names (default: the first).")] = None,
-    split: Annotated[str, typer.Option(help="train, dev, test or all.")] = "test",
+    split: Annotated[str, typer.Option(help="train, dev, test (rows new to the model too) or all.")] = "test",
     image: Annotated[str | None, typer.Option(help="The model's image modality, if it has several.")] = None,
     text: Annotated[str | None, typer.Option(help="The model's text modality, if it has several.")] = None,
     root: Root = None,
@@ -41,16 +41,16 @@ def zeroshot(
     """
     import numpy as np
 
-    from weft.cli.aligned import column, modality_of, open_rows, rows_of, vectors_of
+    from weft.cli.aligned import column, load_aligner, modality_of, open_rows, rows_of, values_of, vectors_of
     from weft.cli.output import write_json, write_table
     from weft.tasks.zero_shot import class_codes, class_vectors, prompts, top_hits
-    from weft.training import AlignedModel
     from weft.training.embed import embed_values
 
-    aligner = AlignedModel.from_pretrained(model)
+    aligner = load_aligner(model)
     seen, read = modality_of(aligner, "image", image), modality_of(aligner, "text", text)
     rows = open_rows(aligner, source, root, data, seen)
-    name, chosen = column(rows.targets, target), rows_of(rows, split)
+    name, chosen = column(rows.targets, target), rows_of(rows, split, aligner)
+    chosen = chosen[values_of(rows, seen)[0][chosen] >= 0]
     classes = sorted({str(label) for label in rows.targets[name]})
     codes = class_codes(rows.targets[name][chosen], classes)
     written = {style: prompts(classes, style) for style in prompt}
