@@ -14,6 +14,7 @@ EXAMPLES = {
     "weft.encoders.base": "Encoder",
     "weft.store.features": "MemoryFeatures",
     "weft.tasks.base": "Task",
+    "weft.training.system": "System",
     "weft.compare": "",
 }
 

@@ -25,6 +25,7 @@ from weft.errors import UserError, did_you_mean, some
 from weft.files import canonical, lock, sha256, write_bytes
 from weft.progress import progress_bar
 from weft.store.block import damage, repair_headers, write_shard
+from weft.store.features import rows_content
 from weft.store.files import (
     DTYPES,
     FORMAT,
@@ -319,6 +320,12 @@ def unique_values(name: str, dataset: Dataset) -> Unique:
             values.append(value)
         pointer[row] = seen[digest]
     return Unique(values, list(seen), pointer)
+
+
+def raw_fingerprint(dataset: Dataset, names: Sequence[str] | None = None) -> str:
+    """Hash of raw rows: the values of some or all modalities, files by their bytes, and ids, targets, split, group."""
+    unique = {name: unique_values(name, dataset) for name in names or dataset.modalities}
+    return content_hash(([(n, u.digests, u.pointer) for n, u in unique.items()], rows_content(dataset)))
 
 
 def new_manifest(

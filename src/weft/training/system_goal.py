@@ -12,6 +12,7 @@ from torch import Tensor
 from weft.data import Dataset, Split
 from weft.errors import UserError
 from weft.registry import check_options
+from weft.store.encode import raw_fingerprint
 from weft.training.config import TrainConfig
 from weft.training.goal import Collect, Goal, Share, check_rows, ids_of
 from weft.training.loop import History, run
@@ -55,7 +56,8 @@ class SystemGoal(Goal):
         return self.model.validate(self._data, self._rows[1], self.config.batch_size, share, collect)
 
     def describe(self) -> dict[str, Any]:
-        return {"model": self.model.config(), "rows": ids_of(self._data, self._rows)}
+        rows = ids_of(self._data, self._rows)
+        return {"model": self.model.config(), "data": raw_fingerprint(self._data), "rows": rows}
 
 
 def make_system(name: str, data: Dataset, rows: np.ndarray, *, seed: int = 0, **options: Any) -> System:

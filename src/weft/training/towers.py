@@ -26,8 +26,7 @@ from weft.encoders import BadValue, create_encoder
 from weft.encoders.tower import Tower
 from weft.errors import UserError, did_you_mean, some
 from weft.store import Features
-from weft.store.encode import unique_values
-from weft.store.features import rows_content
+from weft.store.encode import raw_fingerprint, unique_values
 from weft.store.files import content_hash
 from weft.tokens import Tokens
 from weft.training.aligned import LOCAL, AlignedModel
@@ -72,9 +71,8 @@ class RawRows:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the raw values, the weights that read them, ids, targets, labels, split, group and task."""
-        values = {name: unique_values(name, self.dataset) for name in self.towers}
-        read = [(n, u.digests, u.pointer, self.towers[n].identity()) for n, u in values.items()]
-        return content_hash((read, rows_content(self)))
+        readers = [(name, tower.identity()) for name, tower in self.towers.items()]
+        return content_hash((raw_fingerprint(self.dataset, list(self.towers)), readers))
 
     def fitted(self, rows: np.ndarray) -> RawRows:
         """Towers learn by gradient: nothing is fitted before."""
