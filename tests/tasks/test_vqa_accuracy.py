@@ -41,7 +41,7 @@ def test_case_and_blanks_do_not_count_and_no_answer_is_no_match() -> None:
 
 
 def test_the_verb_reports_it_where_there_are_three_answers(tmp_path: Path) -> None:
-    from weft.training import FusedModel
+    from weft.training import FusedModel, Seen
 
     rng = np.random.default_rng(0)
     answer = np.array(["yes", "no"] * 15)
@@ -56,6 +56,7 @@ def test_the_verb_reports_it_where_there_are_three_answers(tmp_path: Path) -> No
         store = encode(data, {"text": create_encoder("precomputed", "vector")}, folder, dtype="fp32", progress=False)
         model = FusedModel.build(dims=store.dims, task=create_task("classification", answer), target="answer")
         model.standardise(store.gather(np.arange(30)))
+        model.seen = Seen.of(store, make_splits(store))
         model.save_pretrained(tmp_path / "model")
         result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "model"), str(folder), "--json"])
         found = json.loads(result.stdout)

@@ -46,7 +46,7 @@ def predict(
     if json:
         write_json(result)
         return
-    write_predictions(out, result, getattr(fused.task, "classes", ()))
+    write_predictions(out, result, fused.task.labels)
     say(f"{len(dataset)} predictions in {out}")
 
 

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from weft.data.targets import reads_of
 from weft.errors import UserError, did_you_mean, some
 
 Method = Literal["given", "random", "stratified", "grouped", "temporal"]
@@ -120,8 +121,8 @@ def _natural(data: Splittable, given: bool = True) -> str:
 
 
 def _classes(data: Splittable) -> np.ndarray | None:
-    """``(N,)`` class of every row, for classification."""
-    if data.task != "classification" or not data.targets:
+    """``(N,)`` class of every row, where the task has classes."""
+    if not data.targets or reads_of(data.task) != "classes":
         return None
     target = next(iter(data.targets.values()))
     return target if target.ndim == 1 else None

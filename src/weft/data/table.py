@@ -24,6 +24,7 @@ from weft.data.dataset import SPLITS, Dataset, Modality
 from weft.data.files import is_file
 from weft.data.kinds import Place, kind_named, kinds
 from weft.data.splits import FRACTIONS, Method, Split, make_splits
+from weft.data.targets import reads_of
 from weft.data.words import read_words
 from weft.errors import UserError, did_you_mean, some
 
@@ -96,7 +97,8 @@ class TableConfig(BaseModel):
         target: the target column, or several; the first is the one asked for by default. None for retrieval.
         time: column of dates that a ``temporal`` split goes by.
         task: registered name of what is asked.
-        labels: for ``multilabel``, the labels in the order of the outputs; None: those found, sorted.
+        labels: names in the order of the outputs: the labels of ``multilabel`` (None: those found, sorted), the classes
+            of ``ordinal``, lowest first.
         classes: ``{target: its classes}``; rows of other classes are left out. Those found, where not given.
         modalities: in the order of the modalities everywhere.
         splits: made when the table is read. None: whoever trains splits by its own seed.
@@ -251,6 +253,7 @@ def _training_rows(columns: Columns, config: TableConfig) -> _Rows:
     rows = _Rows(_ids(columns, config.id), config.task)
     for name in config.target_names:
         _read_target(columns, name, config, rows)
+    _side_by_side(config, rows)
     rows.split = None if config.split is None else _split(columns, config.split, rows.ids)
     rows.group = None if config.group is None else _group(columns, config.group, rows.ids)
     rows.time = None if config.time is None else _time(columns, config.time, rows.ids)
@@ -275,7 +278,19 @@ def _new_rows(columns: Columns, config: TableConfig) -> _Rows:
     for name in config.target_names:
         if name in columns.names:
             _read_new_target(columns, name, config, rows)
+    _side_by_side(config, rows)
     return rows
+
+
+def _side_by_side(config: TableConfig, rows: _Rows) -> None:
+    """One target ``(N, C)``, under the first name, for a task that asks for all target columns together."""
+    if reads_of(config.task) != "columns":
+        return
+    there = [name for name in config.target_names if name in rows.targets]
+    columns = [rows.targets.pop(name) for name in there]
+    if len(columns) == len(config.target_names):
+        rows.targets[there[0]] = np.stack(columns, axis=1)
+        rows.labels[there[0]] = tuple(there)
 
 
 def _parts(rows: _Rows, splits: SplitsConfig | None) -> Split:
@@ -377,21 +392,24 @@ def _read_target(columns: Columns, column: str, config: TableConfig, rows: _Rows
     """Put a target, and its labels or classes, into ``rows``."""
     cells, ids = columns.cells(column, "target"), rows.ids
     gone = [row for row, cell in zip(ids, cells, strict=True) if cell is None]
-    if gone and config.task != "multilabel":
+    reads = reads_of(config.task)
+    if gone and reads != "sets":
         raise UserError(
             f"{columns.path}: target {column!r} is missing in {len(gone)} of {len(ids)} rows",
             f"rows {some(gone)}",
             "drop these rows; or take the target out and set task: retrieval, which needs none",
         )
-    if config.task == "multilabel":
+    if reads == "sets":
         rows.targets[column], rows.labels[column] = _indicators(columns, column, config.labels, cells, ids)
         return
-    if config.task == "regression":
+    if reads in ("numbers", "columns"):
         rows.targets[column] = _numbers(columns, column, cells, ids)
         return
     rows.targets[column] = _plain_target(cells, config, column)
-    if config.task != "classification":
+    if reads is None:
         return
+    if config.labels:
+        rows.labels[column] = tuple(config.labels)
     classes = np.unique(rows.targets[column]).tolist()
     if len(classes) < 2:
         raise UserError(
@@ -403,17 +421,11 @@ def _read_target(columns: Columns, column: str, config: TableConfig, rows: _Rows
 
 
 def _plain_target(cells: Sequence[Any], config: TableConfig, column: str) -> np.ndarray:
-    """Classes; for a task that is neither classification nor retrieval, numbers where all cells are such."""
+    """Classes, those of the configuration where it lists them."""
     if column in config.classes:
         found = [as_class(cell, config.classes[column]) for cell in cells]
         return np.array(found if all(isinstance(value, int) for value in found) else [str(value) for value in found])
-    classes = classes_of(cells)
-    if config.task not in ("classification", "retrieval") and classes.dtype.kind != "i":
-        try:
-            return np.array([as_number(cell) for cell in cells], dtype=np.float64)
-        except (ValueError, TypeError):
-            return classes
-    return classes
+    return classes_of(cells)
 
 
 def _read_new_target(columns: Columns, column: str, config: TableConfig, rows: _Rows) -> None:
@@ -421,13 +433,14 @@ def _read_new_target(columns: Columns, column: str, config: TableConfig, rows: _
     cells = columns.cells(column, "target")
     if all(says_blank(cell) for cell in cells):
         return
-    if config.task == "multilabel":
+    reads = reads_of(config.task)
+    if reads == "sets":
         try:
             rows.targets[column], rows.labels[column] = _indicators(columns, column, config.labels, cells, rows.ids)
         except UserError as error:
             rows.notes.append(f"the target {column!r} of these rows is not read: {error.what}")
         return
-    if config.task == "regression":
+    if reads in ("numbers", "columns"):
         rows.targets[column] = np.array([_number_or_nan(cell) for cell in cells], dtype=np.float64)
         return
     known = config.classes.get(column, [])

@@ -32,6 +32,8 @@ def train_model(
     decision: Decision = "joint",
     rule: str = "mean",
     target: str | None = None,
+    metric: str | None = None,
+    class_weights: str | None = None,
     objective: str | None = None,
     objective_options: Mapping[str, Any] | None = None,
     config: TrainConfig | dict[str, Any] | None = None,
@@ -48,6 +50,7 @@ def train_model(
         decision: ``"joint"``, ``"late"`` or ``"hybrid"`` (fusions only).
         rule: how the decisions are combined (late and hybrid).
         target: target column; the first if not given.
+        metric, class_weights: of the task; see :meth:`weft.tasks.Task.fit`.
         objective, objective_options: of the aligner; by default the one that suits it.
         config: settings, or keywords of :class:`TrainConfig`.
 
@@ -71,7 +74,8 @@ def train_model(
         fit_aligner(model, loss, features, split, settings, folder, progress)
     else:
         column, values = choose_target(features, target)
-        task = create_task(features.task, values[split.train])
+        asked = {"metric": metric, "class_weights": class_weights}
+        task = create_task(features.task, values[split.train], labels=features.labels.get(column), **asked)
         model = FusedModel.build(
             task=task, fusion=name, fusion_options=options, decision=decision, rule=rule, target=column, **common
         )
