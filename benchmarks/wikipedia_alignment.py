@@ -39,8 +39,8 @@ class Method(NamedTuple):
 
 METHODS = {
     "Procrustes": Method("procrustes", 9),
-    "ridge (image predicts text)": Method("ridge", 9, {"target": "text"}),
-    "CCA": Method("cca", 9),
+    "ridge (image predicts text)": Method("ridge", 9, {"target": "text", "shrinkage": 1e-2}),
+    "CCA": Method("cca", 9, {"shrinkage": 1e-4}),
     "CCA, shrinkage 0.1": Method("cca", 9, {"shrinkage": 0.1}),
     "Deep CCA": Method("deep-cca", 9, {"hidden": 512}, settings={"batch_size": 512, "weight_decay": 1e-1}),
     "two-tower, InfoNCE, dim 9": Method("two-tower", 9),

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from weft.alignment import create_aligner
 from weft.alignment.closed_form import ClosedForm
 from weft.errors import UserError
-from weft.ops.correlation import cca_of_rows
+from weft.ops.correlation import cca_of_rows, usual_shrinkage
 from weft.tokens import Tokens, as_tokens
 
 DIMS = {"text": 4, "image": 6}
@@ -48,7 +48,7 @@ def embedded(aligner: ClosedForm, rows: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def test_cca_of_two_is_the_svd_form_of_its_rows() -> None:
     rows = views()
-    aligner = solved("cca", rows)
+    aligner = solved("cca", rows, shrinkage=1e-4)
     for name, expected in zip(rows, cca_of_rows(*rows.values(), 3).projections, strict=True):
         mean, matrix = aligner.solution(name)
         assert_close(matrix, expected, rtol=1e-7, atol=1e-9)
@@ -87,6 +87,15 @@ def test_ridge_predicts_the_principal_directions_of_its_target() -> None:
         x = rows[name].numpy()
         alpha = 0.1 * x.var(axis=0, ddof=1).mean() * (len(x) - 1)
         np.testing.assert_allclose(z[name], Ridge(alpha).fit(x, target * signs).predict(x), atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["cca", "ridge"])
+def test_shrinkage_follows_width_over_rows(kind: str) -> None:
+    rows = views(80, {"a": 5, "b": 5})
+    for name, (_, matrix) in {n: solved(kind, rows).solution(n) for n in rows}.items():
+        assert_close(matrix, solved(kind, rows, shrinkage=10 * 5 / 80).solution(name)[1])
+    wide = usual_shrinkage([1280, 384], 4000)
+    assert wide == [3.2, 0.96]
 
 
 @every_kind

@@ -32,12 +32,36 @@ def test_solved_on_the_standardised_training_rows_and_saved(name, tmp_path):
 
 def test_cca_is_that_of_the_training_rows_alone(tmp_path):
     features, split = pairs()
-    model = AlignedModel.build(dims=features.dims, aligner="cca", dim=6)
+    model = AlignedModel.build(dims=features.dims, aligner="cca", dim=6, aligner_options={"shrinkage": 1e-4})
     fit_aligner(model, create_objective("infonce"), features, split, progress=False)
     rows = [torch.from_numpy(x).double() for x in features.pooled(split.train).values()]
-    standard = [(x - x.mean(dim=0)) / x.std(dim=0, unbiased=False) for x in rows]
+    standard = [(x - x.mean(dim=0)) / x.var(dim=0, unbiased=False).mean().sqrt() for x in rows]
     for name, expected in zip(model.names, cca_of_rows(*standard, 6).projections, strict=True):
         torch.testing.assert_close(model.aligner.solution(name)[1], expected.float(), rtol=1e-3, atol=1e-4)
+
+
+def test_scaling_is_by_feature_or_by_modality():
+    features, split = pairs()
+    rows = features.pooled(split.train)
+    for scaling, aligner in ((None, "whitened"), ("modality", "two-tower"), ("feature", "whitened")):
+        model = AlignedModel.build(dims=features.dims, aligner=aligner, dim=6, scaling=scaling)
+        fit_aligner(model, create_objective("infonce"), features, split, {"epochs": 1}, progress=False)
+        for name, x in rows.items():
+            expected = x.std(axis=0) if scaling == "feature" else np.full(x.shape[1], np.sqrt(x.var(axis=0).mean()))
+            np.testing.assert_allclose(model.standardise.statistics(name)[1], expected, rtol=1e-5)
+    with pytest.raises(UserError, match="unknown scaling"):
+        AlignedModel.build(dims=features.dims, aligner="whitened", dim=6, scaling="rows")
+
+
+def test_whitened_chooses_by_the_recalls_of_folds_of_groups(tmp_path):
+    features, split = pairs(captions=2)
+    model = AlignedModel.build(dims=features.dims, aligner="whitened", dim=6)
+    fit_aligner(model, create_objective("infonce"), features, split, None, tmp_path, progress=False)
+    fixed = AlignedModel.build(dims=features.dims, aligner="whitened", dim=6, aligner_options={"choose": "fixed"})
+    fit_aligner(fixed, create_objective("infonce"), features, split, progress=False)
+    assert model.aligner.setting != fixed.aligner.setting
+    assert model.evaluate(features, split.test)["sum of recalls"] > 3
+    assert AlignedModel.from_pretrained(tmp_path).aligner.setting == model.aligner.setting
 
 
 def test_deep_cca_is_solved_before_every_evaluation_and_resumes_exactly(tmp_path):

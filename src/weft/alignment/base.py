@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class Aligner(nn.Module, ABC):
     Class attributes:
         arity: fewest and most modalities (None: any number).
         objective: the registered objective that suits it, where the user names none.
+        scaling: how features are best scaled for it: each to unit variance (``"feature"``), or all of a modality by one
+            number (``"modality"``).
         paper: the citation.
 
     Example:
@@ -41,6 +43,7 @@ class Aligner(nn.Module, ABC):
 
     arity: ClassVar[tuple[int, int | None]] = (1, None)
     objective: ClassVar[str] = "infonce"
+    scaling: ClassVar[Literal["feature", "modality"]] = "feature"
     paper: ClassVar[str] = ""
 
     def __init__(self, dims: Mapping[str, int], dim: int = 256) -> None:

@@ -10,8 +10,8 @@ covariance that needs one pass and ``O(D^2)`` memory whatever the number of rows
 
 Cost: ``O(N D^2 + D^3)`` once, with ``D`` the sum of widths; no epochs, no learning rate, no seed.
 
-When not to use it: fewer rows than ten times the width (raise ``shrinkage``), or a relation between modalities that is
-not linear: see ``deep-cca``.
+When not to use it: few rows, where full whitening is too much whatever the shrinkage (``whitened`` chooses how much),
+or a relation between modalities that is not linear: see ``deep-cca``.
 
 Source: Hotelling, "Relations between two sets of variates", Biometrika 1936; Kettenring, "Canonical analysis of several
 sets of variables", Biometrika 1971.
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from weft.alignment.base import aligners
 from weft.alignment.closed_form import ClosedForm, check_shrinkage
-from weft.ops.correlation import Moments, cca, maxvar
+from weft.ops.correlation import Moments, cca, maxvar, usual_shrinkage
 
 
 @aligners.register("cca")
@@ -34,7 +34,7 @@ class CCA(ClosedForm):
 
     Args:
         dims, dim: see :class:`~weft.alignment.closed_form.ClosedForm`.
-        shrinkage: added to the diagonal of each covariance, as a share of its mean.
+        shrinkage: added to the diagonal of each covariance, as a share of its mean; None: ten times width over rows.
 
     Raises:
         UserError: ``shrinkage`` is negative.
@@ -42,11 +42,13 @@ class CCA(ClosedForm):
 
     paper = "Hotelling, Biometrika 1936; Kettenring, Biometrika 1971 (MAXVAR)"
 
-    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, shrinkage: float = 1e-4) -> None:
+    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, shrinkage: float | None = None) -> None:
         super().__init__(dims, dim)
-        check_shrinkage("cca", shrinkage)
+        if shrinkage is not None:
+            check_shrinkage("cca", shrinkage)
         self.shrinkage = shrinkage
 
     def solve(self, moments: Moments) -> list[Tensor]:
-        method = cca if len(self.names) == 2 else maxvar
-        return method(moments.covariance, list(self.widths.values()), self.dim, self.shrinkage).projections
+        widths, method = list(self.widths.values()), cca if len(self.names) == 2 else maxvar
+        shrinkage = usual_shrinkage(widths, moments.rows) if self.shrinkage is None else self.shrinkage
+        return method(moments.covariance, widths, self.dim, shrinkage).projections

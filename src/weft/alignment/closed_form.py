@@ -7,8 +7,8 @@ solved, the projection is the identity, cut or padded to ``dim``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,22 @@ ROUNDING = 1e-7
 """Features whose deviation is below this share of their mean are constant: float32 has no more digits."""
 
 
+class Judge(NamedTuple):
+    """What a closed form that chooses among settings chooses by.
+
+    Attributes:
+        score: embeddings ``{name: (n, d)}`` of rows and their groups ``(n,)`` to a number; higher is better.
+        group: ``(N,)`` int64, the group of each training row, in the order of the batches.
+        dev: batches of dev rows, for a choice on those.
+        dev_group: ``(n,)`` int64, their groups.
+    """
+
+    score: Callable[[dict[str, Tensor], Tensor], float]
+    group: Tensor
+    dev: Iterable[dict[str, Tokens]] = ()
+    dev_group: Tensor | None = None
+
+
 class ClosedForm(Aligner):
     """Base of aligners with a closed form: ``embed(v) = (v - mu_m) A_m``.
 
@@ -32,6 +48,7 @@ class ClosedForm(Aligner):
     """
 
     arity: ClassVar[tuple[int, int | None]] = (2, None)
+    scaling: ClassVar[Literal["feature", "modality"]] = "modality"
 
     def __init__(self, dims: Mapping[str, int], dim: int = 256, widths: Mapping[str, int] | None = None) -> None:
         super().__init__(dims, dim)
@@ -58,24 +75,42 @@ class ClosedForm(Aligner):
         return (self.represent(name, tokens) - mean) @ matrix
 
     @torch.no_grad()
-    def fit_closed_form(self, batches: Iterable[dict[str, Tokens]]) -> None:
+    def fit_closed_form(self, batches: Iterable[dict[str, Tokens]], judge: Judge | None = None) -> None:
         """Solve on the rows in which every modality is present, in constant memory.
 
         Args:
             batches: inputs, in chunks of any size.
+            judge: for those that choose among settings; others need none.
 
         Raises:
             UserError: a value is NaN or infinite, there are no more complete rows than dimensions, every feature of a
                 modality is constant, ``dim`` is above a width, or a covariance is singular.
         """
-        width = sum(self.widths.values())
-        moments = Moments.of(self.get_buffer("mean_0").new_zeros(0, width))
+        moments = Moments.of(self.get_buffer("mean_0").new_zeros(0, sum(self.widths.values())))
+        for rows, _ in self.complete(batches):
+            moments = moments.merge(Moments.of(rows))
+        self.check(moments)
+        self.install(moments.mean, self.solve(moments))
+
+    def complete(self, batches: Iterable[dict[str, Tokens]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The vectors of each batch side by side, ``(n, sum D_m)`` float64, in its complete rows; and which those are.
+
+        Raises:
+            UserError: a value is NaN or infinite.
+        """
         for inputs in batches:
-            complete = torch.stack([present(inputs[name]) for name in self.names]).all(dim=0)
-            vectors = {name: self.represent(name, inputs[name])[complete] for name in self.names}
+            there = torch.stack([present(inputs[name]) for name in self.names]).all(dim=0)
+            vectors = {name: self.represent(name, inputs[name])[there] for name in self.names}
             for name, v in vectors.items():
                 _check_finite(name, v)
-            moments = moments.merge(Moments.of(torch.cat([v.double() for v in vectors.values()], dim=1)))
+            yield torch.cat([v.double() for v in vectors.values()], dim=1), there
+
+    def check(self, moments: Moments) -> None:
+        """Refuse too few rows, and modalities that do not vary.
+
+        Raises:
+            UserError: which.
+        """
         if moments.rows <= self.dim:
             raise UserError(
                 f"{type(self).__name__} needs more rows with all of {some(self.names)} than dimensions",
@@ -91,10 +126,14 @@ class ClosedForm(Aligner):
                 some(constant),
                 "leave the modality out, or check its encoder",
             )
-        means = moments.mean.split(list(self.widths.values()))
-        for name, mean, matrix in zip(self.names, means, self.solve(moments), strict=True):
-            for buffer, value in zip(self.solution(name), (mean, matrix), strict=True):
-                buffer.copy_(value)
+
+    def install(self, mean: Tensor, matrices: Iterable[Tensor]) -> None:
+        """Take the joint mean ``(sum D_m,)`` and the matrices ``(D_m, k)``; columns up to ``dim`` are zero."""
+        means = mean.split(list(self.widths.values()))
+        for name, part, matrix in zip(self.names, means, matrices, strict=True):
+            own_mean, own_matrix = self.solution(name)
+            own_mean.copy_(part)
+            own_matrix.zero_()[:, : matrix.shape[1]] = matrix
 
 
 def _check_finite(name: str, vectors: Tensor) -> None:

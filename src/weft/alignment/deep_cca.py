@@ -48,6 +48,7 @@ class DeepCCA(ClosedForm):
     """
 
     objective = "deep-cca"
+    scaling = "feature"
     paper = "Andrew et al., Deep Canonical Correlation Analysis, ICML 2013"
 
     def __init__(self, dims: Mapping[str, int], dim: int = 256, *, hidden: int = 512, shrinkage: float = 1e-4) -> None:

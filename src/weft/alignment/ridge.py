@@ -24,7 +24,7 @@ from torch import Tensor
 from weft.alignment.base import aligners
 from weft.alignment.closed_form import ClosedForm, check_shrinkage
 from weft.errors import UserError, did_you_mean
-from weft.ops.correlation import Moments, check_dim, relative_ridge
+from weft.ops.correlation import Moments, check_dim, relative_ridge, usual_shrinkage
 
 
 @aligners.register("ridge")
@@ -34,7 +34,8 @@ class Ridge(ClosedForm):
     Args:
         dims, dim: see :class:`~weft.alignment.closed_form.ClosedForm`; ``dim`` is at most the width of the target.
         target: the modality that is predicted; None: the last.
-        shrinkage: added to the diagonal of each covariance, as a share of its mean; above 0.
+        shrinkage: added to the diagonal of each covariance, as a share of its mean; above 0. None: ten times width over
+            rows.
 
     Raises:
         UserError: ``target`` is no modality, or ``shrinkage`` is not positive.
@@ -43,10 +44,11 @@ class Ridge(ClosedForm):
     paper = "Hoerl and Kennard, Technometrics 1970"
 
     def __init__(
-        self, dims: Mapping[str, int], dim: int = 256, *, target: str | None = None, shrinkage: float = 1e-2
+        self, dims: Mapping[str, int], dim: int = 256, *, target: str | None = None, shrinkage: float | None = None
     ) -> None:
         super().__init__(dims, dim)
-        check_shrinkage("ridge", shrinkage)
+        if shrinkage is not None:
+            check_shrinkage("ridge", shrinkage)
         if shrinkage == 0:
             raise UserError("ridge: shrinkage is above 0", "shrinkage=0", "1e-2 is usual")
         self.target, self.shrinkage = self.names[-1] if target is None else target, shrinkage
@@ -60,9 +62,9 @@ class Ridge(ClosedForm):
         check_dim(self.dim, [widths[t]])
         blocks = [row.split(widths, dim=1) for row in moments.covariance.split(widths)]
         directions = torch.linalg.eigh(blocks[t][t]).eigenvectors.flip(1)[:, : self.dim]
-        matrices = []
+        usual, matrices = usual_shrinkage(widths, moments.rows), []
         for m, row in enumerate(blocks):
             eye = torch.eye(widths[m], dtype=directions.dtype, device=directions.device)
-            ridged = row[m] + relative_ridge(row[m], self.shrinkage) * eye
+            ridged = row[m] + relative_ridge(row[m], usual[m] if self.shrinkage is None else self.shrinkage) * eye
             matrices.append(directions if m == t else torch.linalg.solve(ridged, row[t] @ directions))
         return matrices

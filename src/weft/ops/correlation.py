@@ -20,12 +20,23 @@ condition number is not squared; for ill-conditioned features, and for ``D > N``
 :math:`\min \sum_m \|G - H_m U_m\|^2 + (N - 1) r_m \|U_m\|^2`. With the eigenvectors ``V`` and values :math:`\lambda` of
 the blocks :math:`L_m^{-1} S_{mn} L_n^{-T}`, :math:`U_m = L_m^{-T} V_m \lambda^{1/2}`; no ``N x N`` matrix is made.
 
+**The whitened family**, two modalities: exponents ``a, b`` from 0 (Procrustes) to 1/2 (CCA), powers ``p_m`` of the
+weights of the columns,
+
+.. math:: T = (S_{11} + r_1 I)^{-a} S_{12} (S_{22} + r_2 I)^{-b} = U\,\mathrm{diag}(c)\,V^T, \quad
+    A_1 = (S_{11} + r_1 I)^{-a} U_k\,\mathrm{diag}(c_k)^{p_1}, \quad
+    A_2 = (S_{22} + r_2 I)^{-b} V_k\,\mathrm{diag}(c_k)^{p_2}
+
+:class:`Spectra` has both covariances in their principal components, where a power is a power of the eigenvalues and the
+components without variance (all beyond ``N - 1``) are left out: one eigendecomposition, then one small SVD for each
+setting, whatever its exponents and shrinkage.
+
 **Loss** of Deep CCA: minus the nuclear norm of ``T`` (or the sum of its ``k`` largest singular values), in float64. Its
 gradient stays finite where the spectrum of :math:`S_{mm}` repeats, as in whitened features; that of an eigenvector
 form does not.
 
 Sources: Hotelling, Biometrika 1936; Bach and Jordan, JMLR 2002 (regularised); Kettenring, Biometrika 1971 (MAXVAR);
-Andrew, Arora, Bilmes, Livescu, ICML 2013 (loss).
+Andrew, Arora, Bilmes, Livescu, ICML 2013 (loss); Vinod, Journal of Econometrics 1976 (canonical ridge).
 """
 
 from __future__ import annotations
@@ -91,21 +102,31 @@ def relative_ridge(covariance: Tensor, shrinkage: float) -> Tensor:
     return shrinkage * covariance.diagonal().mean()
 
 
-def cca(covariance: Tensor, widths: Sequence[int], dim: int, shrinkage: float = 1e-4) -> Canonical:
+def usual_shrinkage(widths: Sequence[int], rows: int) -> list[float]:
+    """A shrinkage for each modality: ten times its width over the rows.
+
+    The sampling error of a covariance's eigenvalues, as a share of their mean, grows with width over rows (Marchenko,
+    Pastur 1967); 800 photos of 1,280 features with five captions each (4,000 rows) get 3.2, 2,000 rows of ten features
+    0.05.
+    """
+    return [10 * width / rows for width in widths]
+
+
+def cca(covariance: Tensor, widths: Sequence[int], dim: int, shrinkage: float | Sequence[float] = 1e-4) -> Canonical:
     """CCA of two modalities by the Cholesky form.
 
     Args:
         covariance: ``(D_1 + D_2, D_1 + D_2)`` of the joint rows.
         widths: ``(D_1, D_2)``.
         dim: pairs of canonical variables ``k``, at most the smaller width.
-        shrinkage: see :func:`relative_ridge`.
+        shrinkage: see :func:`relative_ridge`; one number, or one for each modality.
 
     Raises:
         UserError: ``dim`` is too large, or a covariance is singular.
     """
     check_dim(dim, widths)
     (s11, s12), (_, s22) = _blocks(covariance, widths)
-    l1, l2 = (_factor(s, relative_ridge(s, shrinkage)) for s in (s11, s22))
+    l1, l2 = (_factor(s, relative_ridge(s, r)) for s, r in zip((s11, s22), _each(shrinkage, widths), strict=True))
     u, correlations, vt = torch.linalg.svd(_whiten(l1, s12, l2), full_matrices=False)
     projections = [_back(l1, u[:, :dim]), _back(l2, vt[:dim].T)]
     return Canonical(_fix_signs(projections), correlations[:dim])
@@ -129,11 +150,79 @@ def cca_of_rows(h1: Tensor, h2: Tensor, dim: int, shrinkage: float = 1e-4) -> Ca
     return Canonical(_fix_signs(projections), correlations[:dim])
 
 
-def maxvar(covariance: Tensor, widths: Sequence[int], dim: int, shrinkage: float = 1e-4) -> Canonical:
+class Spectra(NamedTuple):
+    """Two modalities in their principal components.
+
+    Attributes:
+        values: ``(K_1,)``, ``(K_2,)`` variances of the components, ascending; those that vanish are left out.
+        bases: ``(D_m, K_m)``, the components.
+        cross: ``(K_1, K_2)`` covariance of the components.
+        variances: mean variance of a feature of each modality.
+    """
+
+    values: tuple[Tensor, Tensor]
+    bases: tuple[Tensor, Tensor]
+    cross: Tensor
+    variances: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, covariance: Tensor, widths: Sequence[int]) -> Spectra:
+        """Spectra of the covariance ``(D_1 + D_2, D_1 + D_2)`` of the joint rows."""
+        (s11, s12), (_, s22) = _blocks(covariance, widths)
+        values, bases = [], []
+        for s in (s11, s22):
+            variances, components = torch.linalg.eigh(s)
+            kept = variances > variances[-1] * len(s) * torch.finfo(s.dtype).eps
+            values.append(variances[kept])
+            bases.append(components[:, kept])
+        cross = bases[0].T @ s12 @ bases[1]
+        return cls((values[0], values[1]), (bases[0], bases[1]), cross, (s11.diagonal().mean(), s22.diagonal().mean()))
+
+    def solve(self, exponents: Sequence[float], shrinkage: float) -> tuple[Tensor, Tensor, Tensor]:
+        """``(S_11 + r_1)^-a U``, ``c`` and ``(S_22 + r_2)^-b V``: ``(D_1, K)``, ``(K,)``, ``(D_2, K)``.
+
+        Args:
+            exponents: ``a`` and ``b``.
+            shrinkage: see :func:`relative_ridge`.
+
+        Raises:
+            UserError: a covariance that is raised to a power is singular, and ``shrinkage`` is 0.
+        """
+        for a, base in zip(exponents, self.bases, strict=True):
+            if a > 0 and shrinkage == 0 and base.shape[1] < base.shape[0]:
+                raise _singular()
+        roots = [
+            (value + shrinkage * mean) ** -a
+            for a, value, mean in zip(exponents, self.values, self.variances, strict=True)
+        ]
+        u, c, vt = torch.linalg.svd(roots[0][:, None] * self.cross * roots[1], full_matrices=False)
+        first, second = _fix_signs(
+            [self.bases[0] @ (roots[0][:, None] * u), self.bases[1] @ (roots[1][:, None] * vt.T)]
+        )
+        return first, c, second
+
+
+def whitened(
+    covariance: Tensor,
+    widths: Sequence[int],
+    dim: int,
+    shrinkage: float = 1.0,
+    exponents: Sequence[float] = (0.25, 0.25),
+    powers: Sequence[float] = (0.5, 0.5),
+) -> Canonical:
+    """The member of the whitened family with these settings; arguments and errors as for :func:`cca`."""
+    check_dim(dim, widths)
+    first, c, second = Spectra.of(covariance, widths).solve(exponents, shrinkage)
+    c = c[:dim]
+    return Canonical([first[:, :dim] * c ** powers[0], second[:, :dim] * c ** powers[1]], c)
+
+
+def maxvar(covariance: Tensor, widths: Sequence[int], dim: int, shrinkage: float | Sequence[float] = 1e-4) -> Canonical:
     """MAXVAR generalised CCA of any number of modalities; arguments and errors as for :func:`cca`."""
     check_dim(dim, widths)
     blocks = _blocks(covariance, widths)
-    factors = [_factor(row[m], relative_ridge(row[m], shrinkage)) for m, row in enumerate(blocks)]
+    ridges = _each(shrinkage, widths)
+    factors = [_factor(row[m], relative_ridge(row[m], ridges[m])) for m, row in enumerate(blocks)]
     whitened = [[_whiten(factors[m], block, factors[n]) for n, block in enumerate(row)] for m, row in enumerate(blocks)]
     values, vectors = torch.linalg.eigh(torch.cat([torch.cat(row, dim=1) for row in whitened]))
     values, vectors = values.flip(0)[:dim].clamp(min=0), vectors.flip(1)[:, :dim]
@@ -199,6 +288,10 @@ def _covariances(h1: Tensor, h2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     c1, c2 = (h.double() - h.double().mean(dim=0) for h in (h1, h2))
     rows = len(h1) - 1
     return c1.T @ c1 / rows, c1.T @ c2 / rows, c2.T @ c2 / rows
+
+
+def _each(shrinkage: float | Sequence[float], widths: Sequence[int]) -> list[float]:
+    return [float(shrinkage)] * len(widths) if isinstance(shrinkage, (int, float)) else list(shrinkage)
 
 
 def _blocks(covariance: Tensor, widths: Sequence[int]) -> list[tuple[Tensor, ...]]:

@@ -21,7 +21,7 @@ from weft.tokens import Tokens
 from weft.training.pretrained import Pretrained, models
 from weft.training.raw import encode_rows
 from weft.training.rows import select
-from weft.training.standardise import Standardiser
+from weft.training.standardise import Scaling, Standardiser
 
 if TYPE_CHECKING:
     from weft.store import Features, MemoryFeatures
@@ -52,14 +52,16 @@ class AlignedModel(nn.Module, Pretrained):
         *,
         dim: int = 256,
         aligner_options: Mapping[str, Any] | None = None,
+        scaling: Scaling | None = None,
         encoders: dict[str, Any] | None = None,
         table: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.dims, self.names, self.encoders, self.table = dict(dims), tuple(dims), encoders, table
         self.settings: dict[str, Any] = {"aligner": aligner, "dim": dim, "aligner_options": dict(aligner_options or {})}
-        self.standardise = Standardiser(self.dims)
         self.aligner = create_aligner(aligner, self.dims, dim, **(aligner_options or {}))
+        self.settings["scaling"] = scaling or self.aligner.scaling
+        self.standardise = Standardiser(self.dims, self.settings["scaling"])
 
     @classmethod
     def build(cls, *, dims: Mapping[str, int], seed: int = 0, **settings: Any) -> Self:

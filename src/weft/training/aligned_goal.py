@@ -7,6 +7,7 @@ closed form is solved on all training rows before every evaluation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from weft.alignment import Objective
-from weft.alignment.closed_form import ClosedForm
+from weft.alignment.closed_form import ClosedForm, Judge
 from weft.alignment.grad_cache import grad_cache
 from weft.data import Split
 from weft.errors import UserError, some
@@ -86,7 +87,7 @@ class AlignedGoal(Goal):
 
     def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
         if isinstance(self.model.aligner, ClosedForm):
-            self.model.aligner.fit_closed_form(self.model.standardise(chunk) for chunk in self._train.chunks())
+            self.model.aligner.fit_closed_form(self._chunks(self._train), self._judge())
         positions = share(np.arange(len(self._dev)))
         parts = [
             self.model(self._dev[chunk]) for chunk in pieces(positions, self.config.chunk or self.config.batch_size)
@@ -102,6 +103,18 @@ class AlignedGoal(Goal):
         metrics = self._task.metrics(embeddings, self._dev_groups, self._presence)
         return {"loss": float(torch.stack(losses).mean()), "score": metrics[self._task.primary]}
 
+    def _chunks(self, batches: Batches) -> Iterator[dict[str, Tokens]]:
+        return (self.model.standardise(chunk) for chunk in batches.chunks())
+
+    def _judge(self) -> Judge:
+        """By the task's primary metric, over the rows that a closed form holds out."""
+
+        def score(embeddings: dict[str, Tensor], group: Tensor) -> float:
+            return self._task.metrics(embeddings, group.cpu().numpy())[self._task.primary]
+
+        train, dev = (torch.from_numpy(part.codes) for part in self._groups)
+        return Judge(score, train, self._chunks(self._dev), dev)
+
     def describe(self) -> dict[str, Any]:
         return {
             "model": self.model.config(),
@@ -114,13 +127,14 @@ class _Groups:
     """Positions of rows by group; without groups every row is its own.
 
     Attributes:
+        codes: ``(N,)`` int64, the group of every position.
         first: the first position of every group.
     """
 
     def __init__(self, group: np.ndarray | None, rows: np.ndarray) -> None:
-        _, codes = np.unique(np.arange(len(rows)) if group is None else group[rows], return_inverse=True)
-        self._order = np.argsort(codes, kind="stable")
-        self._sizes = np.bincount(codes)
+        self.codes = np.unique(np.arange(len(rows)) if group is None else group[rows], return_inverse=True)[1]
+        self._order = np.argsort(self.codes, kind="stable")
+        self._sizes = np.bincount(self.codes)
         self._starts = np.cumsum(self._sizes) - self._sizes
         self.first = self._order[self._starts]
 

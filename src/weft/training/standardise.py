@@ -1,21 +1,27 @@
-r"""Standardisation of features: zero mean and unit variance per modality and feature, on the training rows.
+r"""Standardisation of features: zero mean and unit variance per modality, on the training rows.
 
 .. math:: x' = (x - \mu) / \sigma
 
 with the population variance over the real tokens of the rows where the modality is present, accumulated in float64
-chunk by chunk by scikit-learn's ``StandardScaler`` (a constant feature keeps scale 1). The figures are buffers: they
+chunk by chunk by scikit-learn's ``StandardScaler`` (a constant feature keeps scale 1). :math:`\sigma` is each feature's
+own, or with ``scaling="modality"`` one for all features of a modality, the root of their mean variance: directions
+keep the weight that the encoder gives them, which is what closed forms of alignment want. The figures are buffers: they
 are saved with the model and applied to every later row. Mean pooling commutes with it, since both are affine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weft.errors import UserError
+from weft.errors import UserError, did_you_mean
 from weft.tokens import Tokens
+
+Scaling = Literal["feature", "modality"]
 
 PIECE = 512
 """Tokens handed to scikit-learn at once: what its float64 passes read stays in the processor's cache."""
@@ -26,11 +32,17 @@ class Standardiser(nn.Module):
 
     Args:
         dims: width of each modality, ``{name: D_m}``.
+        scaling: a scale per ``"feature"``, or per ``"modality"``.
+
+    Raises:
+        UserError: an unknown scaling.
     """
 
-    def __init__(self, dims: Mapping[str, int]) -> None:
+    def __init__(self, dims: Mapping[str, int], scaling: Scaling = "feature") -> None:
         super().__init__()
-        self.dims = dict(dims)
+        if scaling not in get_args(Scaling):
+            raise UserError("unknown scaling", f"scaling={scaling!r}", did_you_mean(scaling, get_args(Scaling)))
+        self.dims, self.scaling = dict(dims), scaling
         self.register_buffer("_fitted", torch.tensor(False))
         for index, width in enumerate(self.dims.values()):
             self.register_buffer(f"mean_{index}", torch.zeros(width))
@@ -86,6 +98,9 @@ class Standardiser(nn.Module):
                     "no token to learn from",
                     "leave the modality out (features.subset), or check the split",
                 )
-            for buffer, fitted in zip(self.statistics(name), (scaler.mean_, scaler.scale_), strict=True):
+            scale = scaler.scale_
+            if self.scaling == "modality":
+                scale = np.full_like(scale, np.sqrt(scaler.var_.mean()) or 1.0)
+            for buffer, fitted in zip(self.statistics(name), (scaler.mean_, scale), strict=True):
                 buffer.copy_(torch.from_numpy(fitted))
         self.get_buffer("_fitted").fill_(True)
