@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
 def test_every_epoch_has_an_order_of_its_own(monkeypatch):
     features, split = xor(100)
     seen, original = [], FusedGoal.batch
-    monkeypatch.setattr(FusedGoal, "batch", lambda self, p: (seen.append(p), original(self, p))[1])
+    monkeypatch.setattr(FusedGoal, "batch", lambda self, p, *seed: (seen.append(p), original(self, p, *seed))[1])
     fit(build(features, split), features, split, QUICK, progress=False)
     epochs = np.concatenate(seen).reshape(QUICK["epochs"], len(split.train))
     assert (np.sort(epochs, axis=1) == np.arange(len(split.train))).all()
