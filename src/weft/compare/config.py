@@ -9,8 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from weft.data.splits import FRACTIONS
 from weft.errors import UserError, did_you_mean
+from weft.fusion import fusions
 from weft.training import TrainConfig
+from weft.training.boosted import LIBRARIES
 
+DECISIONS = ("late", "hybrid")
+ENSEMBLE, SINGLES_ENSEMBLE = "ensemble", "ensemble of singles"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -18,12 +22,21 @@ class CompareConfig(BaseModel):
     """What is compared, and with how much care. Every method gets the same rows, seeds and trials.
 
     Attributes:
-        fusions: names or shell patterns of fusion operators; empty: all that suit the features.
+        fusions: names or shell patterns of fusion operators, ``"late"`` and ``"hybrid"`` among them; empty: all that
+            suit the features.
+        only, without: names or shell patterns of methods as the table shows them, of families ("linear", "boosting",
+            "network", "ensemble") or of operators: what is compared, and what is not. Chance always is.
         options: ``{operator: its options}``.
         variants: further rows of the table, ``{name: {"fusion": operator, its options}}``: one operator several times.
         show: methods whose outputs the report draws side by side, with all seeds.
         decisions: models with one decision per modality: ``"late"``, ``"hybrid"``, each optionally with the rule that
             combines (:mod:`weft.tasks.decision`), as in ``"late:product"`` or ``"hybrid:weighted"``; empty: none.
+        boosters: libraries that boost, "lightgbm" and "scikit-learn"; empty: LightGBM where it is installed.
+        subsets: classical models on subsets of the modalities too, and the plain fusions on the best subset.
+        ensembles: average the methods by ensemble selection.
+        balanced: linear and boosted models weigh rows so that every class counts the same.
+        refit: fit the model that is kept on train and dev rows together, once its settings are chosen, where it is
+            classical or an ensemble with classical members.
         seeds: repetitions of every method whose training is random.
         sequence_seeds: repetitions of operators that read token sequences, which cost far more; None: as ``seeds``.
         folds: cross-validation folds instead of one test set.
@@ -33,8 +46,8 @@ class CompareConfig(BaseModel):
         split_seed: of the split or the folds.
         dim: width of the fused vector, and of a single modality's hidden layer.
         train: settings of the training loop, the same for every network (``lr`` and ``weight_decay`` are tuned).
-        budget: seconds after which no further job starts ("90s", "20m" and "2h" are understood). The essentials run
-            first, and what did not run is stated. None: no limit.
+        budget: seconds for everything ("90s", "20m" and "2h" are understood): jobs, contributions, tests, figures. The
+            cheap answers come first, and what did not run is stated. None: no limit.
         jobs: processes that train at the same time; figures do not depend on it. A script that asks for more than one
             keeps what it does under ``if __name__ == "__main__"``, as for every use of multiprocessing.
         threads: of torch while jobs run, in each process. One is fastest for small models, and figures do not depend on
@@ -52,6 +65,13 @@ class CompareConfig(BaseModel):
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     show: list[str] = Field(default_factory=list)
     decisions: list[str] = Field(default_factory=lambda: ["late", "hybrid"])
+    only: list[str] = Field(default_factory=list)
+    without: list[str] = Field(default_factory=list)
+    boosters: list[str] = Field(default_factory=list)
+    subsets: bool = True
+    ensembles: bool = True
+    balanced: bool = False
+    refit: bool = True
     seeds: int = Field(5, ge=1)
     sequence_seeds: int | None = Field(None, ge=1)
     folds: int | None = Field(None, ge=2)
@@ -95,17 +115,37 @@ class CompareConfig(BaseModel):
             raise ValueError("a budget is a number of seconds, or like 90s, 20m, 2h")
         return float(found[1]) * _UNITS[found[2] or "s"]
 
+    @field_validator("fusions")
+    @classmethod
+    def _found(cls, value: list[str]) -> list[str]:
+        for pattern in value:
+            if pattern.partition(":")[0] not in DECISIONS and not fusions.names(pattern):
+                known = did_you_mean(pattern, [*fusions.names(), *DECISIONS], "fusion operators")
+                raise ValueError(f"no fusion operator is called {pattern!r}; {known}")
+        return value
+
+    @field_validator("boosters")
+    @classmethod
+    def _libraries(cls, value: list[str]) -> list[str]:
+        if set(value) - set(LIBRARIES):
+            raise ValueError(f"libraries that boost are {' and '.join(LIBRARIES)}")
+        return value
+
     @field_validator("variants")
     @classmethod
     def _operators(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         nameless = [name for name, options in value.items() if "fusion" not in options]
         if nameless:
             raise ValueError(f"variant {nameless[0]!r} names its operator: {{{nameless[0]}: {{fusion: araf, ...}}}}")
+        for name, options in value.items():
+            if options["fusion"] not in fusions.names():
+                known = did_you_mean(str(options["fusion"]), fusions.names(), "fusion operators")
+                raise ValueError(f"variant {name!r}: no fusion operator is called {options['fusion']!r}; {known}")
         return value
 
     @field_validator("decisions")
     @classmethod
     def _known(cls, value: list[str]) -> list[str]:
-        if {name.partition(":")[0] for name in value} - {"late", "hybrid"}:
+        if {name.partition(":")[0] for name in value} - set(DECISIONS):
             raise ValueError("decision-level models are 'late' and 'hybrid', with a rule as in 'late:product'")
         return value

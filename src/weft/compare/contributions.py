@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from weft.compare.evidence import Evidence
-from weft.compare.jobs import Job, Setup
+from weft.compare.jobs import Setup
+from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.fusion import fusions
 

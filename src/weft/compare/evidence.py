@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from weft.compare.jobs import Job, Setup, finished, outputs_of
+from weft.compare.jobs import Setup, finished, outputs_of
+from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.compare.statistics import (
     LEVEL,

@@ -1,9 +1,7 @@
-"""One job: one method, one seed, one fold; trained, tuned on dev, measured, and kept in two files.
+"""One job: one method, one seed, one fold; trained, tuned on dev, measured, and kept in the ledger.
 
-``jobs/<key>.safetensors`` has the outputs on the dev and test rows, ``jobs/<key>.json`` everything else. The JSON is
-written last and in one step, so a job is either there or not, and a killed comparison goes on with the next one. The
-key ends in a hash of all that decides the result (method, settings, rows, features): other settings in the same folder
-find no old jobs. A job that fails keeps its message and is tried again by the next run.
+A job that fails keeps its message and is tried again by the next run. A job that the budget cuts off keeps the best of
+what it had by then, marked as cut, or nothing.
 
 Every job answers for *all* dev and test rows: where none of a method's modalities is there, it answers like chance.
 """
@@ -11,31 +9,44 @@ Every job answers for *all* dev and test rows: where none of a method's modaliti
 from __future__ import annotations
 
 import math
-import re
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
-from weft.compare.baselines import Baseline, pooled_matrix
 from weft.compare.config import CompareConfig
-from weft.compare.methods import Method
+from weft.compare.ledger import Job, Ledger
+from weft.compare.methods import STRENGTHS, Method
 from weft.data import Split
 from weft.errors import UserError
-from weft.files import read_json, read_tensors, write_json, write_tensors
-from weft.store import Features
+from weft.files import plain
+from weft.store import Features, MemoryFeatures
 from weft.tasks.base import Task
 from weft.tokens import Tokens
 from weft.training import FusedModel, fit
-from weft.training.checkpoint import fingerprint
+from weft.training.boosted import ROUNDS, BoostedModel, boost
+from weft.training.ensemble import answers
+from weft.training.linear import ChanceModel, LinearModel, chance, linear_path
+from weft.training.loop import OutOfTime
 from weft.training.model import Decision
+from weft.training.pooled import PooledInputs
+from weft.training.predictor import Predictor
 from weft.training.raw import encoder_specs, table_of
+from weft.training.seen import Seen
+
+__all__ = ["Job", "Setup", "failed_job", "finished", "outputs_of", "run_job"]
 
 BATCH = 512
+POOL_BYTES = 2 << 30
+"""Pooled features are kept in memory up to this size."""
+FEW = 200
+"""With fewer dev rows than this, settings are chosen by the loss: a count of right answers is too coarse."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +60,7 @@ class Setup:
         splits: one per fold.
         tasks: the task fitted on the training rows of each fold.
         config: the settings.
-        folder: where jobs are kept.
-        identity: what the rows are, for the keys.
+        ledger: where jobs are kept.
     """
 
     features: Features
@@ -59,174 +69,247 @@ class Setup:
     splits: list[Split]
     tasks: list[Task]
     config: CompareConfig
-    folder: Path
-    identity: dict[str, Any] = field(repr=False)
+    ledger: Ledger
+
+    @cached_property
+    def pooled(self) -> Features:
+        """The features with one token per row and modality: read once, for all that looks at no sequence."""
+        longest = max(int(lengths.max(initial=0)) for lengths in self.features.lengths.values())
+        if longest <= 1 or 4 * len(self.features) * sum(self.features.dims.values()) > POOL_BYTES:
+            return self.features
+        values = self.features.pooled(np.arange(len(self.features)))
+        return MemoryFeatures(self.features.ids, values, {self.column: self.target}, task=self.features.task)
+
+    def features_of(self, method: Method) -> Features:
+        """What a method looks at."""
+        return (self.features if method.reads_tokens else self.pooled).subset(method.modalities)
+
+    def answer(self, fold: int) -> np.ndarray:
+        """Outputs ``(K,)`` of chance."""
+        return chance(self.tasks[fold], self.target[self.splits[fold].train])
+
+    def about(self, method: Method) -> dict[str, Any]:
+        """What a model needs to know to read raw rows."""
+        encoders = encoder_specs(self.features, list(method.modalities))
+        return {"target": self.column, "encoders": encoders, "table": table_of(self.features)}
+
+    def seen(self, fold: int, split: Split | None = None) -> Seen:
+        """The rows that the models of a fold look at."""
+        return Seen.of(self.features, split or self.splits[fold], self.features.fingerprint)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One method at one seed in one fold; ``settings`` fixes what would be tuned (None: tune)."""
+@dataclass
+class Found:
+    """A fitted model with the settings that made it.
 
-    method: Method
-    seed: int
-    fold: int
-    settings: dict[str, Any] | None = None
+    Attributes:
+        model: the model.
+        settings: chosen ones and those that fitting found (rounds of boosting).
+        extra: further figures of the job (epochs).
+        cut: the deadline ended it.
+    """
 
-    @property
-    def label(self) -> str:
-        """For progress and for the list of what did not run."""
-        return f"{self.method.name}, seed {self.seed}" + (f", fold {self.fold}" if self.fold else "")
-
-
-def job_path(setup: Setup, job: Job) -> Path:
-    """The JSON of a job."""
-    config = setup.config.model_dump(include={"trials", "dim", "train"}, mode="json")
-    what = {**setup.identity, **config, "method": job.method.describe(), "settings": job.settings}
-    slug = re.sub(r"[^A-Za-z0-9_.+-]+", "-", job.method.name).strip("-")
-    return setup.folder / "jobs" / f"{slug}-s{job.seed}-f{job.fold}-{fingerprint(what)}.json"
+    model: Predictor
+    settings: dict[str, Any]
+    extra: dict[str, Any]
+    cut: bool = False
 
 
 def finished(setup: Setup, job: Job) -> dict[str, Any] | None:
     """What a job found, if it has run before, failed ones included."""
-    path = job_path(setup, job)
-    return cast("dict[str, Any]", read_json(path)) if path.exists() else None
+    return setup.ledger.get(job)
 
 
 def outputs_of(setup: Setup, job: Job) -> dict[str, np.ndarray]:
     """``{"dev": (n, K), "test": (n, K)}`` of a job that is done."""
-    return {part: t.numpy() for part, t in read_tensors(job_path(setup, job).with_suffix(".safetensors"))[0].items()}
-
-
-def run_job(setup: Setup, job: Job) -> dict[str, Any]:
-    """Do a job, or read it where it is done already. A failure is a result: ``{"status": "failed", "error": ...}``."""
-    found = finished(setup, job)
-    if found is not None and found["status"] == "done":
-        return found
-    started = time.monotonic()
-    path = job_path(setup, job)
-    try:
-        result, outputs = _measure(setup, job)
-    except Exception as error:  # a method that cannot run is a row of the table, whatever stopped it
-        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        return failed_job(setup, job, message, time.monotonic() - started)
-    write_tensors(path.with_suffix(".safetensors"), {part: torch.from_numpy(o) for part, o in outputs.items()})
-    write_json(path, {**_head(job), "status": "done", **result, "seconds": time.monotonic() - started})
-    return cast("dict[str, Any]", read_json(path))
+    return setup.ledger.outputs(job)
 
 
 def failed_job(setup: Setup, job: Job, error: str, seconds: float) -> dict[str, Any]:
     """Keep why a job failed."""
-    failed = {**_head(job), "status": "failed", "error": error, "seconds": seconds}
-    write_json(job_path(setup, job), failed)
-    return failed
+    return setup.ledger.fail(job, error, seconds)
 
 
-def _head(job: Job) -> dict[str, Any]:
-    return {"method": job.method.name, "seed": job.seed, "fold": job.fold}
+def run_job(setup: Setup, job: Job, deadline: float | None = None) -> dict[str, Any] | None:
+    """Do a job, or read it where it is done already. A failure is a result: ``{"status": "failed", "error": ...}``.
+
+    Args:
+        setup: of the comparison.
+        job: what to do.
+        deadline: of ``time.monotonic()``; a job that has nothing by then gives None and leaves nothing behind.
+    """
+    if setup.ledger.finished(job):
+        return setup.ledger.get(job)
+    started = time.monotonic()
+    try:
+        with threadpool_limits(limits=setup.config.threads):
+            found, outputs, model = _measure(setup, job, deadline)
+        return setup.ledger.put(job, {**found, "seconds": time.monotonic() - started}, outputs, model)
+    except OutOfTime:
+        return None
+    except Exception as error:  # a method that cannot run is a row of the table, whatever stopped it
+        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return setup.ledger.fail(job, message, time.monotonic() - started)
 
 
-def train_network(setup: Setup, job: Job, settings: dict[str, Any]) -> tuple[FusedModel, int]:
-    """The network of a job with these settings, and how many epochs it took."""
-    method, split, config = job.method, setup.splits[job.fold], setup.config
-    features = setup.features.subset(method.modalities)
-    model = FusedModel.build(
-        dims=features.dims,
-        task=setup.tasks[job.fold],
-        fusion=method.fusion,
-        fusion_options=method.options,
-        decision=cast("Decision", method.decision),
-        rule=method.rule,
-        dim=config.dim,
-        dropout=settings["dropout"],
-        seed=job.seed,
-        target=setup.column,
-        encoders=encoder_specs(setup.features, list(method.modalities)),
-        table=table_of(setup.features),
-    )
-    train = config.train.model_copy(
-        update={"lr": settings["lr"], "weight_decay": settings["weight_decay"], "seed": job.seed}
-    )
-    history = fit(model, features, Split(*(_answerable(features, rows) for rows in split)), train, progress=False)
-    return model, len(history.epochs)
-
-
-def _measure(setup: Setup, job: Job) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _measure(setup: Setup, job: Job, deadline: float | None) -> tuple[dict[str, Any], dict[str, np.ndarray], Predictor]:
     """Tune on dev, keep the best trial, and measure it."""
     task, split = setup.tasks[job.fold], setup.splits[job.fold]
-    best: tuple[tuple[float, float], dict[str, Any], Any, dict[str, Any]] | None = None
-    trials = []
-    for settings in _to_try(setup, job):
-        model, extra = _fit(setup, job, settings)
-        dev = _outputs(setup, job, model, split.dev)
-        rank = _rank(task, dev, setup.target[split.dev])
-        trials.append({**settings, "dev": rank[0] if task.higher_is_better else -rank[0]})
-        if best is None or rank > best[0]:
-            best = (rank, settings, model, extra)
+    best: tuple[tuple[float, float], Found, np.ndarray] | None = None
+    trials: list[dict[str, Any]] = []
+    cut = False
+    try:
+        for found in candidates(setup, job, deadline):
+            dev = outputs_for(setup, job, found.model, split.dev)
+            rank = rank_on_dev(task, dev, setup.target[split.dev])
+            trials.append({**found.settings, "dev": rank[0] if task.higher_is_better else -rank[0], "loss": -rank[1]})
+            cut = cut or found.cut
+            if best is None or ordered(rank, len(split.dev)) > ordered(best[0], len(split.dev)):
+                best = (rank, found, dev)
+    except OutOfTime:
+        cut = True
     if best is None:
-        raise UserError("a method has settings to try", "none", "give trials >= 1")
-    _, settings, model, extra = best
-    dev = _outputs(setup, job, model, split.dev)
+        raise OutOfTime
+    rank, found, dev = best
     started = time.perf_counter()
-    test = _outputs(setup, job, model, split.test)
+    test = outputs_for(setup, job, found.model, split.test)
     latency = (time.perf_counter() - started) / len(split.test)
     result = {
-        "settings": settings,
-        "trials": _plain(trials),
-        "dev": _plain(task.metrics(dev, setup.target[split.dev])),
-        "test": _plain(task.metrics(test, setup.target[split.test])),
+        "settings": found.settings,
+        "trials": trials,
+        "dev": task.metrics(dev, setup.target[split.dev]),
+        "test": task.metrics(test, setup.target[split.test]),
+        "dev_loss": -rank[1],
         "latency": latency,
-        **extra,
+        **found.extra,
+        **({"cut": True} if cut else {}),
     }
-    if isinstance(model, FusedModel) and len(job.method.modalities) > 1:
-        result["missing"] = _plain(_missing(setup, job, model))
-    return result, {"dev": dev, "test": test}
+    if isinstance(found.model, FusedModel):
+        result |= _cost(found.model, setup.features_of(job.method), split.train)
+    if job.method.role == "fusion" and isinstance(found.model, FusedModel):
+        result["missing"] = _missing(setup, job, found.model)
+    found.model.seen = setup.seen(job.fold)
+    return plain(result), {"dev": dev, "test": test}, found.model
 
 
-def _to_try(setup: Setup, job: Job) -> list[dict[str, Any]]:
+def candidates(setup: Setup, job: Job, deadline: float | None = None) -> Iterator[Found]:
+    """Models to choose from on dev, one after the other.
+
+    Raises:
+        OutOfTime: the deadline passed.
+    """
+    makers = {"network": _networks, "linear": _linear, "boosting": _boosted, "chance": _chance}
+    for found in makers[job.method.family](setup, job, deadline):
+        yield found
+        if found.cut or (deadline is not None and time.monotonic() > deadline):
+            raise OutOfTime
+
+
+def to_try(setup: Setup, job: Job) -> list[dict[str, Any]]:
     """The settings of a job: those it fixes; those the first seed was tuned to; at the first seed, all trials."""
     if job.settings is not None:
         return [job.settings]
-    first = finished(setup, Job(job.method, 0, job.fold)) if job.seed else None
+    first = setup.ledger.get(Job(job.method, 0, job.fold)) if job.seed else None
     if first is not None and first["status"] == "done":
         return [first["settings"]]
-    return job.method.trials(setup.config)
+    return job.method.trials(setup.config, max(setup.features.dims[name] for name in job.method.modalities))
 
 
-def _fit(setup: Setup, job: Job, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A fitted model and its cost columns."""
-    features, split = setup.features.subset(job.method.modalities), setup.splits[job.fold]
-    if job.method.family == "network":
-        model, epochs = train_network(setup, job, settings)
-        return model, {"epochs": epochs, **_cost(model, features, split.train)}
-    rows = _answerable(features, split.train)
-    baseline = Baseline(job.method.family, setup.tasks[job.fold], job.seed, **settings)
-    return baseline.fit(pooled_matrix(features, rows), setup.target[rows]), {}
+def _networks(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
+    method, split, config = job.method, setup.splits[job.fold], setup.config
+    features = setup.features_of(method)
+    rows = Split(*(_answerable(features, part) for part in split))
+    for settings in to_try(setup, job):
+        model = FusedModel.build(
+            dims=features.dims,
+            task=setup.tasks[job.fold],
+            fusion=method.fusion,
+            fusion_options=method.options,
+            decision=cast("Decision", method.decision),
+            rule=method.rule,
+            dim=config.dim,
+            dropout=settings["dropout"],
+            seed=job.seed,
+            **setup.about(method),
+        )
+        train = config.train.model_copy(
+            update={"lr": settings["lr"], "weight_decay": settings["weight_decay"], "seed": job.seed}
+        )
+        history = fit(model, features, rows, train, progress=False, deadline=deadline)
+        yield Found(model, settings, {"epochs": len(history.epochs)}, cut=history.cut)
 
 
-def _outputs(setup: Setup, job: Job, model: Any, rows: np.ndarray) -> np.ndarray:
+def _linear(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
+    """Every input at every strength, from strong to weak regularisation while the loss on dev still falls."""
+    task, split, features = setup.tasks[job.fold], setup.splits[job.fold], setup.features_of(job.method)
+    rows, dev = _answerable(features, split.train), _answerable(features, split.dev)
+    for settings in to_try(setup, job):
+        strengths = [settings["strength"]] if "strength" in settings else STRENGTHS
+        inputs = PooledInputs.fit(features, rows, settings["scaling"], settings["components"])
+        x, best, worse = inputs.matrix(features, rows), math.inf, 0
+        for strength, weight, bias in linear_path(task, x, setup.target[rows], strengths, setup.config.balanced):
+            model = LinearModel(task, inputs, **setup.about(job.method)).set(weight, bias)
+            yield Found(model, {**settings, "strength": strength}, {})
+            if len(dev):
+                loss = _loss(task, model.outputs(features, dev), setup.target[dev])
+                best, worse = min(best, loss), worse + 1 if loss > best else 0
+            if worse == 2:
+                break
+
+
+def _boosted(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
+    task, split, features = setup.tasks[job.fold], setup.splits[job.fold], setup.features_of(job.method)
+    rows, dev = _answerable(features, split.train), _answerable(features, split.dev)
+    made: dict[int | None, tuple[PooledInputs, np.ndarray]] = {}
+    for settings in to_try(setup, job):
+        k = settings["components"]
+        if k not in made:
+            inputs = PooledInputs.fit(features, rows, "none" if k is None else "columns", k, nan=True)
+            made[k] = (inputs, inputs.matrix(features, rows))
+        inputs, x = made[k]
+        trees, rounds = boost(
+            task,
+            (x, setup.target[rows]),
+            (inputs.matrix(features, dev), setup.target[dev]) if len(dev) else None,
+            library=job.method.options["library"],
+            leaves=settings["leaves"],
+            rate=settings["rate"],
+            columns=settings["columns"],
+            rounds=settings.get("rounds", ROUNDS),
+            balanced=setup.config.balanced,
+            seed=job.seed,
+            threads=setup.config.threads,
+            deadline=deadline,
+        )
+        cut = deadline is not None and time.monotonic() > deadline
+        model = BoostedModel(task, inputs, trees, **setup.about(job.method))
+        yield Found(model, {**settings, "rounds": rounds}, {}, cut=cut)
+
+
+def _chance(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
+    model = ChanceModel(setup.tasks[job.fold], setup.features.dims, **setup.about(job.method))
+    yield Found(model.fit(setup.target[setup.splits[job.fold].train]), {}, {})
+
+
+def outputs_for(setup: Setup, job: Job, model: Predictor, rows: np.ndarray) -> np.ndarray:
     """``(n, K)`` float32; rows without any of the method's modalities are answered like chance."""
-    features, split = setup.features.subset(job.method.modalities), setup.splits[job.fold]
-    there = features.presence[rows].any(axis=1)
-    known = rows[there]
-    if isinstance(model, FusedModel):
-        found = model.outputs(features, known, batch_size=BATCH)
-    else:
-        found = model.outputs(pooled_matrix(features, known)) if len(known) else np.zeros((0, 0))
-    if there.all():
-        return found
-    chance = Baseline("chance", setup.tasks[job.fold]).fit(np.zeros((len(split.train), 1)), setup.target[split.train])
-    outputs = chance.outputs(np.zeros((len(rows), 1)))
-    if len(known):
-        outputs[there] = found
-    return outputs
+    return answers(model, setup.features_of(job.method), rows, setup.answer(job.fold))
 
 
-def _rank(task: Task, outputs: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """For choosing on dev: the primary metric, then the loss; larger is better."""
+def rank_on_dev(task: Task, outputs: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """The primary metric, then the loss; larger is better in both."""
     primary = task.metrics(outputs, target)[task.primary]
-    loss = float(task.loss(torch.from_numpy(outputs), task.encode(target)).mean())
     gain = primary if task.higher_is_better else -primary
-    return (gain if math.isfinite(gain) else -math.inf, -loss)
+    return (gain if math.isfinite(gain) else -math.inf, -_loss(task, outputs, target))
+
+
+def ordered(rank: tuple[float, float], rows: int) -> tuple[float, float]:
+    """A rank in the order that so many dev rows can bear."""
+    return rank if rows >= FEW else rank[::-1]
+
+
+def _loss(task: Task, outputs: np.ndarray, target: np.ndarray) -> float:
+    return float(task.loss(torch.from_numpy(outputs), task.encode(target)).mean())
 
 
 def _missing(setup: Setup, job: Job, model: FusedModel) -> dict[str, dict[str, float] | None]:
@@ -235,17 +318,14 @@ def _missing(setup: Setup, job: Job, model: FusedModel) -> dict[str, dict[str, f
     ``{modality: {"rows", "full", "hidden"}}``; ``full`` is the same rows with nothing hidden. None: the operator
     refuses, or no row keeps another modality.
     """
-    task, test = setup.tasks[job.fold], setup.splits[job.fold].test
-    features = setup.features
+    task, test, part = setup.tasks[job.fold], setup.splits[job.fold].test, setup.features_of(job.method)
     found: dict[str, dict[str, float] | None] = {}
     for index, name in enumerate(job.method.modalities):
-        column = list(features.dims).index(name)
-        others = [list(features.dims).index(n) for k, n in enumerate(job.method.modalities) if k != index]
-        rows = test[features.presence[test][:, others].any(axis=1) & features.presence[test, column]]
+        others = np.delete(part.presence[test], index, axis=1)
+        rows = test[others.any(axis=1) & part.presence[test, index]]
         if not len(rows) or (model.fusion is not None and model.fusion.absent == "refuse"):
             found[name] = None
             continue
-        part = features.subset(job.method.modalities)
         full, hidden = (model.outputs(part, rows, batch_size=BATCH), outputs_without(model, part, rows, name))
         metric = [task.metrics(outputs, setup.target[rows])[task.primary] for outputs in (full, hidden)]
         found[name] = {"rows": len(rows), "full": metric[0], "hidden": metric[1]}
@@ -282,12 +362,3 @@ def _cost(model: FusedModel, features: Features, rows: np.ndarray) -> dict[str, 
 def _answerable(features: Features, rows: np.ndarray) -> np.ndarray:
     """The rows that have any of these modalities."""
     return rows[features.presence[rows].any(axis=1)]
-
-
-def _plain(value: Any) -> Any:
-    """JSON without NaN: an undefined figure is null."""
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,32 +1,41 @@
-"""What is compared: fusions, decision-level models, each modality alone, classical baselines, and chance.
+"""What is compared: fusions, decision-level models, each modality alone, classical models, ensembles, and chance.
 
 A network on a single modality is :class:`~weft.training.FusedModel` with the ``concat`` operator, which for one
 modality is a hidden ReLU layer; it gets the same loop, seeds and trials as every fusion. ``linear`` (logistic or ridge
-regression) and ``boosting`` (gradient-boosted trees) see the pooled features of all modalities side by side, or of one.
+regression) and ``boosting`` (gradient-boosted trees) see the pooled features of all modalities side by side, of some
+("linear on a+b"), or of one. Ensembles average what others answer (:mod:`weft.compare.ensembles`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass, field
-from itertools import product
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations, product
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from weft.compare.config import CompareConfig
+from weft.compare.config import DECISIONS, ENSEMBLE, SINGLES_ENSEMBLE, CompareConfig
 from weft.errors import UserError, did_you_mean
 from weft.fusion import create_fusion, fusions
 from weft.store import Features
 from weft.tokens import Tokens
+from weft.training.boosted import default_library
 
-Family = Literal["network", "linear", "boosting", "chance"]
-Role = Literal["fusion", "single", "classical", "chance"]
+Family = Literal["network", "linear", "boosting", "ensemble", "chance"]
+Role = Literal["fusion", "single", "classical", "ensemble", "chance"]
 
 RATES, DROPOUTS, DECAYS = (1e-3, 3e-3, 3e-4), (0.1, 0.0, 0.3), (1e-2, 1e-1, 1e-3)
-STRENGTHS = (1.0, 0.01, 100.0, 0.1, 10.0, 0.001, 1000.0, 0.03, 30.0, 0.3, 3.0, 0.003)
-TREES = tuple(product((31, 7, 15), (0.1, 0.03, 0.3, 0.01)))
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+REDUCED = (64, 30)
+WIDE = 128
+"""Columns from which boosting is tried on reduced or sampled columns first."""
+MOST_SUBSETS = 4
+"""Modalities up to which every subset is tried."""
+FIRST_FUSIONS = ("concat", "gated")
+SUBSET_FUSIONS = ("concat", "gated", "simple-transformer")
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Method:
         fusion: registered name of the operator (networks).
         decision: ``"joint"``, ``"late"`` or ``"hybrid"`` (networks).
         rule: how decisions are combined (late and hybrid networks).
-        options: of the operator.
+        options: of the operator, or ``{"library"}`` of boosting.
     """
 
     name: str
@@ -53,9 +62,9 @@ class Method:
 
     @property
     def role(self) -> Role:
-        """What it stands for: a fusion, a single modality (network or classical), classical on all, or chance."""
-        if self.family == "chance":
-            return "chance"
+        """What it stands for: a fusion, a single modality, classical on several, an ensemble, or chance."""
+        if self.family in ("chance", "ensemble"):
+            return "chance" if self.family == "chance" else "ensemble"
         if len(self.modalities) == 1:
             return "single"
         return "fusion" if self.family == "network" else "classical"
@@ -70,14 +79,31 @@ class Method:
         """Whether it is an operator on token sequences."""
         return self.family == "network" and self.decision != "late" and fusions.get(self.fusion).wants != "vectors"
 
-    def trials(self, config: CompareConfig) -> list[dict[str, Any]]:
-        """The settings tried on the dev rows, equally many for each method; the first is the default."""
-        if self.family == "chance":
-            return [{}]
+    def trials(self, config: CompareConfig, width: int = 0) -> list[dict[str, Any]]:
+        """The settings tried on the dev rows, the default first; equally many for every network.
+
+        Args:
+            config: of the comparison.
+            width: of the widest modality it sees.
+        """
         if self.family == "linear":
-            return [{"strength": s} for s in STRENGTHS[: config.trials]]
+            widths = [None, *(k for k in REDUCED[:1] if k < width)]
+            return [{"scaling": s, "components": k} for k in widths for s in ("block", "columns")]
         if self.family == "boosting":
-            return [{"leaves": leaves, "rate": rate} for leaves, rate in _spread(TREES, config.trials)]
+            small = {"components": None, "columns": 1.0}
+            narrow = [(31, 0.1), (7, 0.1), (15, 0.05), (31, 0.03)]
+            if width <= REDUCED[0]:
+                found = [{**small, "leaves": leaves, "rate": rate} for leaves, rate in narrow]
+            else:
+                found = [
+                    {"components": 64, "columns": 1.0, "leaves": 15, "rate": 0.1},
+                    {"components": None, "columns": 0.3, "leaves": 15, "rate": 0.1},
+                    {"components": 30, "columns": 1.0, "leaves": 7, "rate": 0.1},
+                    {"components": None, "columns": 0.3, "leaves": 31, "rate": 0.05},
+                ]
+            return found[: config.trials]
+        if self.family != "network":
+            return [{}]
         default = {"lr": config.train.lr, "dropout": DROPOUTS[0], "weight_decay": config.train.weight_decay}
         grid = tuple(product(RATES, DROPOUTS, DECAYS))
         others = [dict(zip(default, values, strict=True)) for values in _spread(grid, len(grid))]
@@ -95,60 +121,133 @@ def _spread(grid: tuple[tuple[Any, ...], ...], count: int) -> list[tuple[Any, ..
 
 
 def plan_methods(features: Features, config: CompareConfig) -> tuple[list[Method], dict[str, str]]:
-    """All methods in the order they run (the cheap and essential first), and ``{operator: why it was left out}``.
+    """The methods that need no other's result, and ``{operator: why it was left out}``.
 
     An operator asked for by its exact name always runs, and fails with its own message where it does not suit; one that
     a pattern finds is left out.
 
     Raises:
-        UserError: a name or pattern finds no operator.
+        UserError: options for an operator that is not compared, or a variant with the name of another method.
     """
     names = tuple(features.dims)
     methods = [Method("chance", "chance", names)]
-    for name in names:
-        methods += [Method(f"{name} ({family})", family, (name,)) for family in ("linear", "boosting")]
-        methods.append(Method(name, "network", (name,)))
-    if len(names) == 1:
-        return methods, {}
-    methods += [Method(family, family, names) for family in ("linear", "boosting")]
-    for name in config.decisions:
-        decision, _, rule = name.partition(":")
-        methods.append(Method(name, "network", names, decision=decision, rule=rule or "mean"))
     left_out: dict[str, str] = {}
-    chosen: dict[str, None] = {}
-    for pattern in config.fusions or ["*"]:
-        found = fusions.names(pattern)
-        if not found:
-            known = fusions.names()
-            raise UserError(
-                "no fusion operator has this name", repr(pattern), did_you_mean(pattern, known, "fusion operators")
-            )
-        for name in found:
+    if len(names) > 1:
+        methods += [Method("linear", "linear", names), *_boosted("boosting", names, config)]
+        joint, left_out = _fusions(features, config)
+        methods += joint
+    taken = {method.name for method in methods} | {ENSEMBLE, SINGLES_ENSEMBLE}
+    for name in names:
+        alone = [Method(f"{name} (linear)", "linear", (name,)), *_boosted(f"{name} (boosting)", (name,), config)]
+        for method in (Method(name, "network", (name,)), *alone):
+            methods.append(replace(method, name=unique(method.name, taken)))
+            taken.add(methods[-1].name)
+    return methods, left_out
+
+
+def subset_methods(features: Features, config: CompareConfig) -> list[Method]:
+    """Linear and boosted models on every subset of two or more modalities but all, where there are few modalities."""
+    names = tuple(features.dims)
+    if not config.subsets or not 2 < len(names) <= MOST_SUBSETS:
+        return []
+    sizes = range(len(names) - 1, 1, -1)
+    return [m for size in sizes for part in combinations(names, size) for m in classical_on(part, config)]
+
+
+def classical_on(part: tuple[str, ...], config: CompareConfig) -> list[Method]:
+    """A linear and a boosted model on some modalities."""
+    label = "+".join(part)
+    return [Method(f"linear on {label}", "linear", part), *_boosted(f"boosting on {label}", part, config)]
+
+
+def fusions_on(part: tuple[str, ...], features: Features, config: CompareConfig) -> list[Method]:
+    """The plain fusions on some modalities."""
+    label, some = "+".join(part), features.subset(part)
+    names = [name for name in SUBSET_FUSIONS if unsuited(name, some, config) is None]
+    found = [Method(f"{name} on {label}", "network", part, fusion=name) for name in names]
+    return [*found, Method(f"late on {label}", "network", part, decision="late")]
+
+
+def ensemble_methods(features: Features, config: CompareConfig) -> list[Method]:
+    """The ensemble of all methods, and that of single modalities."""
+    names = tuple(features.dims)
+    if not config.ensembles:
+        return []
+    found = [Method(ENSEMBLE, "ensemble", names)]
+    if len(names) > 1:
+        found.append(Method(SINGLES_ENSEMBLE, "ensemble", names))
+    return found
+
+
+def chosen(methods: Sequence[Method], config: CompareConfig) -> list[Method]:
+    """The methods that ``only`` names and ``without`` does not; chance stays."""
+    found = [m for m in methods if m.family == "chance" or not config.only or matches(m, config.only)]
+    return [m for m in found if m.family == "chance" or not matches(m, config.without)]
+
+
+def matches(method: Method, patterns: Iterable[str]) -> bool:
+    """Whether a pattern finds a method by its name, its family or its operator."""
+    words = {method.name, method.family, *(() if method.family != "network" else (method.fusion, method.decision))}
+    if method.family == "network" and len(method.modalities) == 1:
+        words -= {method.fusion}
+    return any(fnmatch.fnmatchcase(word, pattern) for word in words for pattern in patterns)
+
+
+def refuse_unknown(methods: Sequence[Method], config: CompareConfig) -> None:
+    """Refuse a word of ``only`` or ``without`` that finds no method, before anything runs."""
+    known = list(dict.fromkeys(m.name for m in methods))
+    for pattern in (*config.only, *config.without):
+        if not any(matches(m, [pattern]) for m in methods):
+            raise UserError("no method has this name", repr(pattern), did_you_mean(pattern, known, "methods"))
+
+
+def _boosted(name: str, part: tuple[str, ...], config: CompareConfig) -> list[Method]:
+    libraries = config.boosters or [default_library()]
+    found = [Method(name, "boosting", part, options={"library": libraries[0]})]
+    return found + [Method(f"{name} by {x}", "boosting", part, options={"library": x}) for x in libraries[1:]]
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """A name that no other method has."""
+    while name in taken:
+        name = f"{name} (network)"
+    return name
+
+
+def _fusions(features: Features, config: CompareConfig) -> tuple[list[Method], dict[str, str]]:
+    """Fusions of all modalities, those that run first first, and what was left out and why."""
+    names = tuple(features.dims)
+    joint = [pattern for pattern in config.fusions if pattern.partition(":")[0] not in DECISIONS]
+    decided = [*config.decisions, *(pattern for pattern in config.fusions if pattern not in joint)]
+    patterns = joint or ([] if config.fusions else ["*"])
+    left_out: dict[str, str] = {}
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        for name in fusions.names(pattern):
             why = None if name == pattern else unsuited(name, features, config)
             if why is None:
-                chosen[name] = None
+                found[name] = None
             else:
                 left_out[name] = why
-    unknown = [name for name in config.options if name not in chosen]
+    unknown = [name for name in config.options if name not in found]
     if unknown:
         raise UserError(
-            "options for an operator that is not compared", unknown[0], did_you_mean(unknown[0], chosen, "operators")
+            "options for an operator that is not compared", unknown[0], did_you_mean(unknown[0], found, "operators")
         )
-    for name in sorted(chosen, key=lambda name: (name != "concat", name)):
-        methods.append(Method(name, "network", names, fusion=name, options=config.options.get(name, {})))
-    methods += [_variant(name, dict(options), names) for name, options in config.variants.items()]
-    taken = [name for name, count in Counter(method.name for method in methods).items() if count > 1]
-    if taken:
-        raise UserError("a variant has a name of its own", taken[0], "choose a name that no other method has")
-    return methods, {name: why for name, why in left_out.items() if name not in chosen}
-
-
-def _variant(name: str, options: dict[str, Any], names: tuple[str, ...]) -> Method:
-    fusion = options.pop("fusion")
-    if fusion not in fusions.names():
-        remedy = did_you_mean(str(fusion), fusions.names(), "fusion operators")
-        raise UserError(f"variant {name!r}: no fusion operator has this name", repr(fusion), remedy)
-    return Method(name, "network", names, fusion=fusion, options=options)
+    methods = [
+        Method(name, "network", names, fusion=name, options=config.options.get(name, {}))
+        for name in sorted(found, key=lambda name: (name not in FIRST_FUSIONS, name))
+    ]
+    for name in dict.fromkeys(decided):
+        decision, _, rule = name.partition(":")
+        methods.append(Method(name, "network", names, decision=decision, rule=rule or "mean"))
+    taken = {method.name for method in methods}
+    for name, options in config.variants.items():
+        if name in taken:
+            raise UserError("a variant has a name of its own", name, "choose a name that no other method has")
+        given = dict(options)
+        methods.append(Method(name, "network", names, fusion=given.pop("fusion"), options=given))
+    return methods, {name: why for name, why in left_out.items() if name not in found}
 
 
 def unsuited(name: str, features: Features, config: CompareConfig) -> str | None:

@@ -1,101 +1,127 @@
-"""Do the jobs of a comparison, one after the other or several at a time, while the budget lasts.
+"""Do the jobs of a comparison, here or in several processes, while there is time.
 
 A later seed of a method needs the settings that its first seed was tuned to, so it starts after that one; everything
 else is independent. Jobs write their own files and draw their own seeds: figures do not depend on how many processes
-did them. A process that dies takes one job with it, which becomes a failed row; another process takes its place.
+did them. A process that dies takes one job with it, which becomes a failed row; another process takes its place. While
+the processes start, this one works.
+
+A job starts only if it will probably end before the deadline, and all of them look at the deadline while they run.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
-from rich.progress import Progress
 
 from weft.allocator import keep_freed_memory
-from weft.compare.jobs import Job, Setup, failed_job, finished, run_job
+from weft.compare.jobs import Setup, failed_job, finished, run_job
+from weft.compare.ledger import Job
 from weft.errors import UserError
 
 
 class Clock:
-    """Time since the comparison began, against the budget."""
+    """Time since the comparison began, against the budget.
 
-    def __init__(self, budget: float | None) -> None:
-        self._budget, self._started = budget, time.monotonic()
+    Args:
+        budget: seconds; None: no limit.
+        started: of ``time.monotonic()``; now, if not given.
+    """
+
+    def __init__(self, budget: float | None, started: float | None = None) -> None:
+        self.budget, self.started = budget, time.monotonic() if started is None else started
 
     @property
-    def over(self) -> bool:
-        return self._budget is not None and time.monotonic() - self._started >= self._budget
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    def deadline(self, reserve: float = 0.0) -> float:
+        """When ``reserve`` seconds of the budget are left, on ``time.monotonic()``; infinity without a budget."""
+        return math.inf if self.budget is None else self.started + self.budget - reserve
 
 
-def run_jobs(setup: Setup, jobs: list[Job], clock: Clock, bar: Progress, what: str) -> list[str]:
-    """Do what is not done yet, in order, while there is time; labels of what never ran."""
-    waiting = [job for job in jobs if not _done(setup, job)]
-    task = bar.add_task(what, total=len(jobs), completed=len(jobs) - len(waiting))
-    count = min(setup.config.jobs, len(waiting))
-    doing = _alone(setup, waiting, clock) if count < 2 else _together(setup, waiting, clock, count)
-    for job, ended in doing:
-        bar.update(task, description=f"{what}: {job.label}", advance=int(ended))
-    return [job.label for job in waiting if finished(setup, job) is None]
+class Watch(Protocol):
+    """Who is told what happens."""
+
+    def begins(self, job: Job, waiting: list[Job]) -> None: ...
+    def ended(self, job: Job, waiting: list[Job]) -> None: ...
+    def seconds(self, job: Job) -> float: ...
 
 
-def _done(setup: Setup, job: Job) -> bool:
-    found = finished(setup, job)
-    return found is not None and found["status"] == "done"
+class Crew:
+    """The processes of a comparison; a context that ends them.
+
+    Args:
+        setup: what they share.
+        watch: is told what happens, and guesses how long a job takes.
+    """
+
+    def __init__(self, setup: Setup, watch: Watch) -> None:
+        self.setup, self.watch = setup, watch
+        self.count = setup.config.jobs if setup.config.jobs > 1 else 0
+        self.workers: list[_Worker] = []
+        self.ready = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            worker.close()
+
+    def run(self, jobs: list[Job], deadline: float = math.inf) -> list[Job]:
+        """Do what is not done yet, in order, while there is time; the jobs that never ran."""
+        waiting = [job for job in jobs if not self.setup.ledger.finished(job)]
+        if len(waiting) > 1 and not self.workers:
+            self.workers = [_Worker(self.setup) for _ in range(self.count)]
+        todo = list(waiting)
+        limit = None if math.isinf(deadline) else deadline
+        with threads(self.setup.config.threads):
+            while True:
+                for worker in self.workers:
+                    if worker.ready and worker.job is None and (job := self._take(waiting, deadline)):
+                        worker.start(job, limit)
+                helping = not self.ready and not all(worker.ready for worker in self.workers)
+                self.ready = self.ready or not helping
+                job = self._take(waiting, deadline) if helping or not self.workers else None
+                if job is not None:
+                    run_job(self.setup, job, limit)
+                    self.watch.ended(job, waiting)
+                elif not any(worker.job is not None for worker in self.workers) and not self._restarts(waiting):
+                    return [job for job in todo if finished(self.setup, job) is None]
+                open_pipes = [worker.pipe for worker in self.workers if worker.job is not None or not worker.ready]
+                for pipe in wait(open_pipes, timeout=None if job is None else 0):
+                    worker = next(worker for worker in self.workers if worker.pipe is pipe)
+                    if (ended := worker.hear()) is not None:
+                        self.watch.ended(ended, waiting)
+
+    def _restarts(self, waiting: list[Job]) -> bool:
+        """Whether a process that takes the place of a dead one is to be waited for."""
+        return self.ready and bool(waiting) and any(not worker.ready for worker in self.workers)
+
+    def _take(self, waiting: list[Job], deadline: float) -> Job | None:
+        """The next job that will probably end in time."""
+        running = [worker.job for worker in self.workers if worker.job is not None]
+        left = deadline - time.monotonic()
+        job = next_job([job for job in waiting if self.watch.seconds(job) <= left], running, waiting)
+        if job is not None:
+            waiting.remove(job)
+            self.watch.begins(job, waiting)
+        return job
 
 
-def _alone(setup: Setup, jobs: list[Job], clock: Clock) -> Iterator[tuple[Job, bool]]:
-    """Jobs as they start and (True) end, in this process."""
-    with threads(setup.config.threads):
-        for job in jobs:
-            if clock.over:
-                return
-            yield job, False
-            run_job(setup, job)
-            yield job, True
-
-
-def _together(setup: Setup, jobs: list[Job], clock: Clock, count: int) -> Iterator[tuple[Job, bool]]:
-    """Jobs as they start and (True) end, in ``count`` processes."""
-    idle, running, waiting = [_Worker(setup) for _ in range(count)], dict[_Worker, Job](), list(jobs)
-    try:
-        for worker in idle:
-            worker.wait()
-        while True:
-            while idle and not clock.over and (job := _next(waiting, list(running.values()))):
-                worker = idle.pop()
-                waiting.remove(job)
-                worker.start(job)
-                running[worker] = job
-                yield job, False
-            if not running:
-                return
-            ended = wait([worker.pipe for worker in running])
-            for worker in [worker for worker in running if worker.pipe in ended]:
-                job = running.pop(worker)
-                worker.end(job)
-                idle.append(worker)
-                yield job, True
-    finally:
-        for worker in running:
-            worker.process.kill()
-        for worker in idle:
-            with suppress(OSError):
-                worker.pipe.send(None)
-        for worker in (*running, *idle):
-            worker.process.join()
-
-
-def _next(waiting: list[Job], running: list[Job]) -> Job | None:
-    """The first job whose tuning neither runs nor waits."""
+def next_job(able: list[Job], running: list[Job], waiting: list[Job]) -> Job | None:
+    """The first able job whose tuning neither runs nor waits."""
     open_tunings = {(job.method, job.fold) for job in (*running, *waiting) if not job.seed}
-    return next((job for job in waiting if not job.seed or (job.method, job.fold) not in open_tunings), None)
+    return next((job for job in able if not job.seed or (job.method, job.fold) not in open_tunings), None)
 
 
 class _Worker:
@@ -103,49 +129,63 @@ class _Worker:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        self.job: Job | None = None
         self._open()
 
     def _open(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=_work, args=(self.setup, other), daemon=True)
+        self.ready = False
         self.process.start()
         other.close()
 
-    def wait(self) -> None:
-        """Until the process can work.
+    def start(self, job: Job, deadline: float | None) -> None:
+        """Hand a job over; to another process, where this one died since its last."""
+        self.job = job
+        try:
+            self.pipe.send((job, deadline))
+        except BrokenPipeError:
+            self._open()
+            self.pipe.send((job, deadline))
+
+    def hear(self) -> Job | None:
+        """What the process says: that it is ready, or (the job) that its job ended, or by its end that both did.
 
         Raises:
-            UserError: it never could.
+            UserError: it could not start.
         """
         try:
             self.pipe.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            raise UserError(
-                "a process of the comparison cannot start",
-                f"it ended with exit code {self.process.exitcode}; what it said is above",
-                "jobs=1 (--jobs 1) does without; in a script, call compare under `if __name__ == '__main__'`",
-            ) from None
-
-    def start(self, job: Job) -> None:
-        """Hand a job over; to another process, where this one died since its last."""
-        try:
-            self.pipe.send(job)
-        except BrokenPipeError:
+            if not self.ready:
+                raise UserError(
+                    "a process of the comparison cannot start",
+                    f"it ended with exit code {self.process.exitcode}; what it said is above",
+                    "jobs=1 (--jobs 1) does without; in a script, call compare under `if __name__ == '__main__'`",
+                ) from None
+            if self.job is not None:
+                failed_job(self.setup, self.job, f"its process ended with exit code {self.process.exitcode}", 0.0)
             self._open()
-            self.wait()
-            self.pipe.send(job)
+            return self._done()
+        if not self.ready:
+            self.ready = True
+            return None
+        return self._done()
 
-    def end(self, job: Job) -> None:
-        """Take note that a job ended, or that its process did."""
-        try:
-            self.pipe.recv()
-        except (EOFError, ConnectionResetError):
-            self.process.join()
-            failed_job(self.setup, job, f"its process ended with exit code {self.process.exitcode}", 0.0)
-            self._open()
-            self.wait()
+    def _done(self) -> Job | None:
+        job, self.job = self.job, None
+        return job
+
+    def close(self) -> None:
+        """End the process: at once if it works, else when it hears of it."""
+        if self.job is not None or not self.ready:
+            self.process.kill()
+        else:
+            with suppress(OSError):
+                self.pipe.send(None)
+        self.process.join()
 
 
 def _work(setup: Setup, pipe: Connection[Any, Any]) -> None:
@@ -154,8 +194,8 @@ def _work(setup: Setup, pipe: Connection[Any, Any]) -> None:
     torch.set_num_threads(setup.config.threads)
     pipe.send(None)
     with suppress(EOFError):
-        while (job := pipe.recv()) is not None:
-            run_job(setup, job)
+        while (message := pipe.recv()) is not None:
+            run_job(setup, *message)
             pipe.send(None)
 
 

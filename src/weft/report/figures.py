@@ -16,6 +16,7 @@ ROLES = {
     "fusion": (PALETTE[0], "o", "fusion"),
     "classical": (PALETTE[4], "s", "classical, all modalities"),
     "single": (PALETTE[1], "D", "one modality"),
+    "ensemble": (PALETTE[2], "P", "ensemble"),
     "chance": (GREY, "X", "chance"),
 }
 LINE = 0.32

@@ -47,6 +47,10 @@ NO_EFFECT = {"log_every", "checkpoint_seconds", "cache_mb", "log_to"}
 """Settings that do not change the numbers, so a run may resume with others."""
 
 
+class OutOfTime(Exception):
+    """The deadline passed before there was anything to keep."""
+
+
 @dataclass(frozen=True)
 class History:
     """What happened.
@@ -55,13 +59,15 @@ class History:
         epochs: per epoch ``epoch`` (from 0), ``loss``, ``lr``, ``dev_loss``, ``dev_score``, ``seconds``.
         best_epoch: the epoch whose weights the model has now.
         seconds: training time, of all processes that worked on it one after the other.
-        stopped_early: patience ended it.
+        stopped_early: patience ended it, or the deadline.
+        cut: the deadline ended it.
     """
 
     epochs: list[dict[str, float]]
     best_epoch: int
     seconds: float
     stopped_early: bool
+    cut: bool = False
 
     @property
     def best(self) -> dict[str, float]:
@@ -76,6 +82,7 @@ def fit(
     config: TrainConfig | dict[str, Any] | None = None,
     folder: Path | str | None = None,
     progress: bool = True,
+    deadline: float | None = None,
 ) -> History:
     """Train a fused model on ``split.train``; it ends with the weights that were best on ``split.dev``.
 
@@ -86,12 +93,15 @@ def fit(
         config: settings, or keywords of :class:`TrainConfig`.
         folder: where checkpoints and the log go; a run killed there goes on from its last checkpoint.
         progress: show a progress bar.
+        deadline: of ``time.monotonic()``: training stops there with the best weights of the epochs so far; for one
+            process.
 
     Raises:
         UserError: a split is empty, a row has no modality, the loss is not finite, or the folder holds another run.
+        OutOfTime: the deadline passed in the first epoch.
     """
     settings = TrainConfig.of(config)
-    return run(FusedGoal(model, features, split, settings), settings, folder, progress)
+    return run(FusedGoal(model, features, split, settings), settings, folder, progress, deadline)
 
 
 def fit_aligner(
@@ -132,7 +142,13 @@ def _solve(goal: AlignedGoal, folder: Path | str | None = None) -> History:
     return History([entry], 0, seconds, False)
 
 
-def run(goal: Goal, config: TrainConfig, folder: Path | str | None = None, progress: bool = True) -> History:
+def run(
+    goal: Goal,
+    config: TrainConfig,
+    folder: Path | str | None = None,
+    progress: bool = True,
+    deadline: float | None = None,
+) -> History:
     """Minimise a goal; see :func:`fit`."""
     if config.chunk and not goal.chunked:
         raise UserError(
@@ -140,17 +156,19 @@ def run(goal: Goal, config: TrainConfig, folder: Path | str | None = None, progr
             f"chunk={config.chunk}",
             "choose a smaller batch_size",
         )
-    loop = _Loop(goal, config, None if folder is None else Path(folder), progress)
+    loop = _Loop(goal, config, None if folder is None else Path(folder), progress, deadline)
     kind = loop.device.type
     with torch.random.fork_rng([] if kind == "cpu" else [loop.device], device_type="cuda" if kind == "cpu" else kind):
         return loop.run()
 
 
 class _Loop:
-    def __init__(self, goal: Goal, config: TrainConfig, folder: Path | None, progress: bool) -> None:
+    def __init__(
+        self, goal: Goal, config: TrainConfig, folder: Path | None, progress: bool, deadline: float | None = None
+    ) -> None:
         handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
         self.accelerator = Accelerator(kwargs_handlers=handlers)
-        self.goal, self.config, self.folder = goal, config, folder
+        self.goal, self.config, self.folder, self.deadline = goal, config, folder, deadline
         self.main, self.processes = self.accelerator.is_main_process, self.accelerator.num_processes
         self.device = self.accelerator.device
         self.progress = progress and self.main
@@ -194,12 +212,19 @@ class _Loop:
         total = config.epochs * self.steps
         with RunLog(self._log_folder, total, progress=self.progress, log_to=config.log_to) as log:
             log.resume(position.epochs)
-            while not position.finished:
-                self._epoch(log, lambda: before + time.monotonic() - started)
+            cut = False
+            while not position.finished and not cut:
+                try:
+                    self._epoch(log, lambda: before + time.monotonic() - started)
+                except OutOfTime:
+                    if not position.epochs:
+                        raise
+                    cut = True
         if self.best:
             self.goal.load_state_dict(self.best)
         self.goal.eval()
-        return History(position.epochs, position.best_epoch, position.seconds, len(position.epochs) < config.epochs)
+        early = len(position.epochs) < config.epochs
+        return History(position.epochs, position.best_epoch, position.seconds, early, cut)
 
     @property
     def _log_folder(self) -> Path | None:
@@ -216,6 +241,8 @@ class _Loop:
         self.work = self._at_work(position.epoch)
         self.network.train()
         for step in range(position.step, self.steps):
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                raise OutOfTime
             self._seed(int(seeds[step]))
             drawn = (config.seed, position.epoch, step, rank) if rank else (config.seed, position.epoch, step)
             losses += self._step(batches[step], position.epoch * self.steps + step, drawn)

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weft.data import Dataset
 from weft.errors import UserError
 from weft.fusion import Fusion, create_fusion
 from weft.fusion.base import check_inputs
@@ -35,20 +34,20 @@ from weft.tasks.base import Task
 from weft.tasks.decision import DecisionCombiner
 from weft.tokens import Tokens, mean_pool, present
 from weft.training.heads import make_head, make_tower
-from weft.training.pretrained import Pretrained, models
-from weft.training.raw import encode_rows
-from weft.training.rows import choose_target, refuse_empty_rows, select
+from weft.training.predictor import Predictor
+from weft.training.pretrained import models
+from weft.training.rows import refuse_empty_rows, select
 from weft.training.standardise import Standardiser
 
 if TYPE_CHECKING:
-    from weft.store import Features, MemoryFeatures
+    from weft.store import Features
 
 Decision = Literal["joint", "late", "hybrid"]
 BRANCH_WEIGHT = 0.3
 
 
 @models.register("FusedModel")
-class FusedModel(nn.Module, Pretrained):
+class FusedModel(nn.Module, Predictor):
     """Standardiser, fusion, head(s) and task.
 
     Args:
@@ -166,14 +165,6 @@ class FusedModel(nn.Module, Pretrained):
             losses.append(self.task.loss(self.combine(members.detach(), there), target))
         return torch.stack(losses).sum(dim=0).mean()
 
-    def target_of(self, features: Features) -> np.ndarray:
-        """The column of targets this model is about: ``target``, or the first.
-
-        Raises:
-            UserError: there is no such column.
-        """
-        return choose_target(features, self.target)[1]
-
     @torch.no_grad()
     def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
         """Outputs ``(N, K)`` of rows (default: all), batch by batch, without gradient, in evaluation mode.
@@ -193,44 +184,6 @@ class FusedModel(nn.Module, Pretrained):
             parts.append(outputs.cpu().numpy())
         self.train(training)
         return np.concatenate(parts)
-
-    def predict(
-        self, source: Dataset | Features, rows: np.ndarray | None = None, *, progress: bool = True
-    ) -> dict[str, np.ndarray]:
-        """Answers for raw rows or features.
-
-        Args:
-            source: a data set, which the model's own encoders read, or features.
-            rows: which rows; all by default.
-            progress: show a bar while encoding.
-
-        Returns:
-            ``"id"`` ``(N,)`` and what the task decides: ``"prediction"``, and ``"probability"`` where it has one.
-
-        Raises:
-            UserError: a modality is missing, a row has none, or the model does not know its encoders.
-        """
-        features = self.encode(source, progress=progress) if isinstance(source, Dataset) else source
-        rows = np.arange(len(features)) if rows is None else np.asarray(rows)
-        ids = np.array([features.ids[row] for row in rows.tolist()])
-        return {"id": ids, **self.task.decide(self.outputs(features, rows))}
-
-    def encode(self, dataset: Dataset, *, progress: bool = True) -> MemoryFeatures:
-        """Features of raw rows by the encoders the model was trained with.
-
-        Raises:
-            UserError: the model does not know its encoders, a modality is missing, or a value cannot be read.
-        """
-        return encode_rows(self.encoders, dataset, progress=progress)
-
-    def evaluate(self, features: Features, rows: np.ndarray, figures: Path | str | None = None) -> dict[str, float]:
-        """Metrics of the task on rows; ``figures`` is a folder for the task's figures."""
-        outputs, target = self.outputs(features, rows), self.target_of(features)[rows]
-        if figures is not None:
-            folder = Path(figures)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.task.figures(outputs, target, folder)
-        return self.task.metrics(outputs, target)
 
     def config(self) -> dict[str, Any]:
         """Everything but the weights, as JSON."""

@@ -1,0 +1,115 @@
+"""What jobs will cost in seconds: from FLOPs and a probe before any has run, corrected by those that have."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import nn
+
+from weft.compare.jobs import Setup
+from weft.compare.ledger import Job
+from weft.compare.methods import STRENGTHS, Method
+from weft.errors import UserError
+from weft.fusion import fusions
+
+EPOCHS, ROUNDS, ITERATIONS = 25, 120, 40
+"""What early stopping usually leaves of a training run, of boosting, and of a linear fit."""
+PASSES = 3
+"""A training step costs about three forward passes."""
+
+
+class Costs:
+    """Estimates, one per kind of job, that learn from what jobs really took.
+
+    Args:
+        setup: of the comparison.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.rows = len(setup.splits[0].train)
+        self.step, self.rate = _probe(sum(setup.features.dims.values()), setup.config.dim, setup.config.threads)
+        self._flops: dict[Method, float] = {}
+        self._ratios: dict[str, list[float]] = defaultdict(list)
+
+    def seconds(self, job: Job) -> float:
+        """How long a job will probably take."""
+        ratios = self._ratios[self._kind(job.method)]
+        return self._guess(job) * (math.exp(float(np.median(ratios[-9:]))) if ratios else 1.0)
+
+    def total(self, jobs: Iterable[Job]) -> float:
+        """How long jobs will probably take on all processes."""
+        return sum(self.seconds(job) for job in jobs) / self.setup.config.jobs
+
+    def learn(self, job: Job, seconds: float) -> None:
+        """Take note of how long a job took."""
+        self._ratios[self._kind(job.method)].append(math.log(max(seconds, 1e-3) / self._guess(job)))
+
+    def _kind(self, method: Method) -> str:
+        return f"{method.family}{'-tokens' * method.reads_tokens}{method.options.get('library', '')}"
+
+    def _guess(self, job: Job) -> float:
+        method, config = job.method, self.setup.config
+        width = sum(self.setup.features.dims[name] for name in method.modalities)
+        outputs = max(2, self.setup.tasks[0].outputs)
+        tried = method.trials(config, max(self.setup.features.dims[name] for name in method.modalities))
+        trials = len(tried) if job.settings is None and not job.seed else 1
+        if method.family == "linear":
+            flops = 4.0 * self.rows * width * outputs * ITERATIONS * len(STRENGTHS)
+            return 0.05 + trials * flops / self.rate
+        if method.family == "boosting":
+            narrow = np.mean([min(width, t["components"] or width * t["columns"]) for t in tried])
+            return 0.1 + trials * ROUNDS * outputs * (5e-4 + 5e-9 * self.rows * float(narrow))
+        if method.family != "network":
+            return 0.05
+        epochs = min(EPOCHS, config.train.epochs)
+        steps = math.ceil(self.rows / config.train.batch_size)
+        once = steps * self.step + PASSES * self.rows * self._forward(method) / self.rate
+        return 0.2 + trials * epochs * once
+
+    def _forward(self, method: Method) -> float:
+        """FLOPs of one row."""
+        if method not in self._flops:
+            self._flops[method] = _flops(self.setup, method)
+        return self._flops[method]
+
+
+def _flops(setup: Setup, method: Method) -> float:
+    features, dim = setup.features, setup.config.dim
+    dims = {name: features.dims[name] for name in method.modalities}
+    if method.decision == "late":
+        return 2.0 * dim * sum(dims.values())
+    tokens = {name: max(1, int(np.median(features.lengths[name]))) if method.reads_tokens else 1 for name in dims}
+    try:
+        return float(fusions.get(method.fusion).cost(dims, dim, tokens, **method.options).flops)
+    except UserError:  # the job itself will say what is wrong
+        return 0.0
+
+
+def _probe(width: int, dim: int, threads: int) -> tuple[float, float]:
+    """Seconds of a small training step, and FLOPs per second of a matrix product."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            net = nn.Sequential(nn.Linear(min(width, 4096), dim), nn.ReLU(), nn.Linear(dim, 2))
+            optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+            x, a = torch.randn(128, min(width, 4096)), torch.randn(384, 384)
+        steps, products = [], []
+        for _ in range(6):
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            net(x).square().mean().backward()
+            optimizer.step()
+            middle = time.perf_counter()
+            a @ a
+            steps.append(middle - start)
+            products.append(time.perf_counter() - middle)
+    finally:
+        torch.set_num_threads(before)
+    return 2.0 * float(np.median(steps)), 2.0 * 384**3 / float(np.median(products))

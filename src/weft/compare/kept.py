@@ -1,0 +1,140 @@
+"""The model that is kept: the best on dev, whatever its family, as a folder that ``load_model`` reads.
+
+A method's model is that of its job (the seed and fold that do best on dev), not trained again. An ensemble is put
+together from its members' models. Once everything is chosen, classical models and the classical members of an ensemble
+may be fitted on train and dev rows together, with the settings they were chosen with (rounds of boosting grow with the
+rows), as is usual; the figures of the table stay those of the models that have not seen the dev rows.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft.compare.ensembles import Plan, members_of
+from weft.compare.jobs import Setup, candidates, run_job
+from weft.compare.ledger import Job
+from weft.data import Split
+from weft.errors import UserError
+from weft.files import lock, read_json, write_json
+from weft.training.ensemble import EnsembleModel
+from weft.training.predictor import Predictor
+from weft.training.pretrained import load_model
+
+MARK = "compare.json"
+CLASSICAL = ("linear", "boosting")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The model in ``winner/``.
+
+    Attributes:
+        method: its row of the table.
+        modalities: what it looks at.
+        refitted: whether it (or its classical members) saw the dev rows too.
+        outputs: ``(n, K)`` on the test rows of its fold.
+        target: of these rows.
+        metrics: on these rows.
+    """
+
+    method: str
+    modalities: tuple[str, ...]
+    refitted: bool
+    outputs: np.ndarray
+    target: np.ndarray
+    metrics: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values of everything but arrays."""
+        return {
+            "method": self.method,
+            "modalities": list(self.modalities),
+            "refitted": self.refitted,
+            "metrics": self.metrics,
+        }
+
+
+def keep(setup: Setup, job: Job, plan: Plan, about: dict[str, Any], refit: bool = False) -> Kept:
+    """Put the model of a job into ``winner/``, replacing what is there in one step.
+
+    Args:
+        setup: of the comparison.
+        job: the best job.
+        plan: the jobs of each method, by name; members of ensembles are among them.
+        about: what else the folder should say (the sentence).
+        refit: fit classical models on train and dev rows together.
+    """
+    folder, fold = setup.ledger.folder / "winner", job.fold
+    split, key = setup.splits[fold], setup.ledger.key(job)
+    parts = members_of(setup, job, plan) if job.method.family == "ensemble" else [(job, 1.0)]
+    refit = refit and len(setup.splits) == 1 and any(part.method.family in CLASSICAL for part, _ in parts)
+    seen = setup.seen(fold, Split(np.union1d(split.train, split.dev), split.dev[:0], split.test) if refit else None)
+    with lock(setup.ledger.folder / ".winner.lock"):
+        if _mark(folder) != (key, refit):
+            models = [_model(setup, part, refit) for part, _ in parts]
+            modalities = tuple(n for n in setup.features.dims if any(n in model.names for model in models))
+            model: Predictor = models[0]
+            whole = setup.features.presence[:, [n in modalities for n in setup.features.dims]].any(axis=1).all()
+            if job.method.family == "ensemble" or not whole:
+                names = modalities if whole else tuple(setup.features.dims)
+                facts = {**setup.about(replace(job.method, modalities=names)), "answer": setup.answer(fold)}
+                dims = {name: setup.features.dims[name] for name in names}
+                model = EnsembleModel(setup.tasks[fold], dims, models, [w for _, w in parts], **facts)
+            model.seen = seen
+            fresh = folder.with_name(".winner.new")
+            shutil.rmtree(fresh, ignore_errors=True)
+            model.save_pretrained(fresh)
+            write_json(fresh / MARK, {"job": key, "refitted": refit})
+            shutil.rmtree(folder, ignore_errors=True)
+            fresh.rename(folder)
+        write_json(folder / MARK, {"job": key, "refitted": refit, "method": job.method.name, **about})
+        model = load_model(folder)
+    outputs, target = model.outputs(setup.features, split.test), setup.target[split.test]
+    metrics = setup.tasks[fold].metrics(outputs, target)
+    return Kept(job.method.name, model.names, refit, outputs, target, metrics)
+
+
+def _mark(folder: Path) -> tuple[str, bool] | None:
+    """Job and refit of the model that is there."""
+    try:
+        found = read_json(folder / MARK)
+        return found["job"], found["refitted"]
+    except (UserError, KeyError, TypeError):
+        return None
+
+
+def _model(setup: Setup, job: Job, refit: bool) -> Predictor:
+    """The model of a job, which is done again if its folder is gone; or one fitted on train and dev rows."""
+    found = setup.ledger.get(job)
+    if refit and found is not None and job.method.family in CLASSICAL:
+        return _refitted(setup, job, found["settings"])
+    folder = setup.ledger.model(job)
+    if folder is not None:
+        try:
+            model: Predictor = load_model(folder)
+            return model
+        except UserError:  # damaged: done again below
+            pass
+    setup.ledger.forget(job)
+    run_job(setup, job)
+    folder = setup.ledger.model(job)
+    if folder is None:
+        raise UserError("the model of a job is gone and could not be made again", job.label, "see the table's errors")
+    again: Predictor = load_model(folder)
+    return again
+
+
+def _refitted(setup: Setup, job: Job, settings: dict[str, Any]) -> Predictor:
+    split = setup.splits[job.fold]
+    both = np.union1d(split.train, split.dev)
+    if "rounds" in settings:
+        settings = {**settings, "rounds": max(1, round(settings["rounds"] * len(both) / len(split.train)))}
+    splits = list(setup.splits)
+    splits[job.fold] = Split(both, split.dev[:0], split.test)
+    found = next(candidates(replace(setup, splits=splits), replace(job, settings=settings)))
+    return found.model

@@ -1,0 +1,392 @@
+r"""Gradient-boosted trees on pooled features, by LightGBM where it is installed, else by scikit-learn.
+
+.. math:: o = o_0 + \sum_{t=1}^{T} \eta\, f_t(x), \qquad x\ (P,) \text{ pooled features, NaN where a modality is absent}
+
+one tree per output and round; the number of rounds is the one that is best on the dev rows. Wide embeddings are better
+reduced first (``components``, :mod:`weft.training.pooled`) or sampled (``columns``, the share that a tree sees): trees
+split one column at a time, and their time grows with the columns.
+
+A folder keeps the trees as LightGBM's text (``trees.txt``) or as arrays (``trees.safetensors``); nothing is pickled.
+Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree, NeurIPS 2017.
+
+Cost: ``O(N P)`` per tree and level.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weft.errors import UserError
+from weft.files import read_tensors, write_bytes, write_tensors
+from weft.tasks.base import Task
+from weft.tokens import Tokens
+from weft.training.linear import checked_rows, classes_of, estimator_of, from_margins
+from weft.training.pooled import PooledInputs
+from weft.training.predictor import Predictor
+from weft.training.pretrained import models
+
+if TYPE_CHECKING:
+    from weft.store import Features
+
+ROUNDS, PATIENCE = 300, 30
+LIBRARIES = ("lightgbm", "scikit-learn")
+MARK = "\n=== next output ===\n"
+
+
+class Trees(Protocol):
+    """Fitted trees of every output."""
+
+    def raw(self, x: np.ndarray) -> np.ndarray:
+        """Margins ``(n, K)`` of rows ``(n, P)``; ``(n, 1)`` for two classes."""
+
+    def save(self, folder: Path) -> None:
+        """Write their file."""
+
+
+@models.register("BoostedModel")
+class BoostedModel(nn.Module, Predictor):
+    """Boosted trees over pooled features.
+
+    Args:
+        task: the fitted task.
+        inputs: arguments of :class:`~weft.training.pooled.PooledInputs`, or one that is fitted.
+        trees: fitted trees.
+        target, encoders, table: see :class:`~weft.training.predictor.Predictor`.
+    """
+
+    format = "BoostedModel/1"
+
+    def __init__(
+        self,
+        task: Task | dict[str, Any],
+        inputs: PooledInputs | dict[str, Any],
+        trees: Trees,
+        target: str | None = None,
+        encoders: dict[str, Any] | None = None,
+        table: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.task = task if isinstance(task, Task) else Task.from_config(task)
+        self.inputs = inputs if isinstance(inputs, PooledInputs) else PooledInputs(**inputs)
+        self.dims, self.names, self.trees = self.inputs.dims, tuple(self.inputs.dims), trees
+        self.target, self.encoders, self.table = target, encoders, table
+
+    @torch.no_grad()
+    def forward(self, inputs: dict[str, Tokens]) -> Tensor:
+        """Outputs ``(B, K)`` of the task from ``{name: Tokens}``; without gradient."""
+        return torch.from_numpy(self._outputs(self.inputs(inputs).double().cpu().numpy()))
+
+    def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
+        rows, features = checked_rows(self, features, rows)
+        return self._outputs(self.inputs.matrix(features, rows))
+
+    def _outputs(self, x: np.ndarray) -> np.ndarray:
+        found: np.ndarray = from_margins(self.task, _both(self.task, self.trees.raw(x))).float().numpy()
+        return found
+
+    def config(self) -> dict[str, Any]:
+        about = {"target": self.target, "encoders": self.encoders, "table": self.table}
+        library = "lightgbm" if isinstance(self.trees, LightGBMTrees) else "scikit-learn"
+        return {"task": self.task.config(), "inputs": self.inputs.settings(), "library": library, **about}
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """The trees first, then the files of every model."""
+        self.trees.save(Path(folder))
+        super().save_pretrained(folder)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
+        """The model with the trees of a folder."""
+        kind = LightGBMTrees if config.pop("library") == "lightgbm" else ArrayTrees
+        return cls(trees=kind.load(folder), **config)
+
+
+class LightGBMTrees:
+    """LightGBM's boosters, one for all classes, or one per label or value."""
+
+    def __init__(self, texts: list[str]) -> None:
+        lightgbm = require_lightgbm()
+        self.texts = texts
+        self._boosters = [lightgbm.Booster(model_str=text) for text in texts]
+
+    def raw(self, x: np.ndarray) -> np.ndarray:
+        """Margins ``(n, K)``."""
+        parts = [np.asarray(b.predict(x, raw_score=True, num_threads=1)).reshape(len(x), -1) for b in self._boosters]
+        return np.concatenate(parts, axis=1)
+
+    def save(self, folder: Path) -> None:
+        """``trees.txt``."""
+        write_bytes(folder / "trees.txt", MARK.join(self.texts).encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> LightGBMTrees:
+        """What :meth:`save` wrote."""
+        path = folder / "trees.txt"
+        if not path.is_file():
+            raise UserError("a model folder lacks a file", str(path), "train the model again")
+        return cls(path.read_text(encoding="utf-8").split(MARK))
+
+
+class ArrayTrees:
+    """Trees as arrays, those of scikit-learn's histogram gradient boosting.
+
+    Args:
+        arrays: ``nodes`` (n, 5) int32: feature, left, right, missing goes left, is leaf; ``split`` and ``value`` (n,);
+            ``start`` (T,): first node of each tree; ``output`` (T,): what it adds to; ``base`` (K,).
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.arrays = arrays
+
+    def raw(self, x: np.ndarray) -> np.ndarray:
+        """Margins ``(n, K)``."""
+        return self.staged(x)[-1]
+
+    def staged(self, x: np.ndarray) -> list[np.ndarray]:
+        """Margins after every round."""
+        a, every = self.arrays, np.arange(len(x))
+        margins, found = np.tile(a["base"], (len(x), 1)), []
+        for tree, (start, output) in enumerate(zip(a["start"], a["output"], strict=True)):
+            at = np.full(len(x), start)
+            while not (leaf := a["nodes"][at, 4] == 1).all():
+                feature, left, right, missing, _ = a["nodes"][at].T
+                cell = x[every, feature]
+                goes_left = np.where(np.isnan(cell), missing == 1, cell <= a["split"][at])
+                at = np.where(leaf, at, start + np.where(goes_left, left, right))
+            margins[:, output] += a["value"][at]
+            if tree + 1 == len(a["start"]) or a["output"][tree + 1] <= output:
+                found.append(margins.copy())
+        return found or [margins]
+
+    def first(self, rounds: int) -> ArrayTrees:
+        """The first rounds alone."""
+        trees = rounds * len(np.unique(self.arrays["output"]))
+        return ArrayTrees(
+            {**self.arrays, "start": self.arrays["start"][:trees], "output": self.arrays["output"][:trees]}
+        )
+
+    def save(self, folder: Path) -> None:
+        """``trees.safetensors``."""
+        write_tensors(folder / "trees.safetensors", {k: torch.from_numpy(v.copy()) for k, v in self.arrays.items()})
+
+    @classmethod
+    def load(cls, folder: Path) -> ArrayTrees:
+        """What :meth:`save` wrote."""
+        return cls({name: tensor.numpy() for name, tensor in read_tensors(folder / "trees.safetensors")[0].items()})
+
+
+def default_library() -> str:
+    """LightGBM where it is installed."""
+    return "lightgbm" if find_spec("lightgbm") else "scikit-learn"
+
+
+def require_lightgbm() -> Any:
+    """The package.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import lightgbm
+    except ImportError as error:
+        raise UserError("LightGBM is not installed", str(error), "pip install 'weft[boost]'") from None
+    return lightgbm
+
+
+def boost(
+    task: Task,
+    train: tuple[np.ndarray, np.ndarray],
+    dev: tuple[np.ndarray, np.ndarray] | None,
+    *,
+    library: str = "lightgbm",
+    leaves: int = 31,
+    rate: float = 0.1,
+    columns: float = 1.0,
+    rounds: int = ROUNDS,
+    balanced: bool = False,
+    seed: int = 0,
+    threads: int = 1,
+    deadline: float | None = None,
+) -> tuple[Trees, int]:
+    """Fit trees, and how many rounds they have.
+
+    Args:
+        task: the fitted task.
+        train: features ``(n, P)`` and the raw target of the training rows.
+        dev: likewise, for the number of rounds; None: all of them.
+        library: "lightgbm" or "scikit-learn".
+        leaves, rate, columns: of every tree; the share of columns is drawn anew for each.
+        rounds: at most.
+        balanced: weigh rows so that every class counts the same.
+        seed: of the draws.
+        threads: of the library.
+        deadline: of ``time.monotonic()``: no round starts after it.
+    """
+    if library not in LIBRARIES:
+        raise UserError("trees are grown by lightgbm or scikit-learn", repr(library), f"choose one of {LIBRARIES}")
+    x, y = train[0], task.encode(train[1]).numpy()
+    held = None if dev is None else (dev[0], task.encode(dev[1]).numpy())
+    settings = {"leaves": leaves, "rate": rate, "columns": columns, "rounds": rounds, "seed": seed, "threads": threads}
+    grow = _lightgbm if library == "lightgbm" else _scikit
+    return grow(task, x, y, held, balanced, deadline, settings)
+
+
+Targets = tuple[np.ndarray, np.ndarray] | None
+
+
+def _lightgbm(
+    task: Task, x: np.ndarray, y: np.ndarray, dev: Targets, balanced: bool, deadline: float | None, s: dict[str, Any]
+) -> tuple[Trees, int]:
+    lightgbm, estimator = require_lightgbm(), estimator_of(task)
+    common = {
+        "verbosity": -1,
+        "num_leaves": s["leaves"],
+        "learning_rate": s["rate"],
+        "feature_fraction": s["columns"],
+        "min_data_in_leaf": int(np.clip(len(x) // 30, 2, 20)),
+        "num_threads": s["threads"],
+        "seed": s["seed"],
+        "deterministic": True,
+        "force_col_wise": True,
+        "feature_pre_filter": False,
+    }
+    several = estimator == "classifier" and classes_of(task) > 2
+    common["objective"] = "regression" if estimator == "regressor" else "multiclass" if several else "binary"
+    if several:
+        common["num_class"] = classes_of(task)
+    columns = [y] if y.ndim == 1 else list(y.T)
+    held = [None] * len(columns) if dev is None else [dev[1]] if y.ndim == 1 else list(dev[1].T)
+    texts, most = [], 0
+    for column, other in zip(columns, held, strict=True):
+        weight = _balance(column) if balanced and estimator != "regressor" else None
+        data = lightgbm.Dataset(x, column, weight=weight, params={"verbosity": -1})
+        callbacks: list[Any] = [_until(lightgbm, deadline)]
+        valid = None
+        if dev is not None and other is not None:
+            valid = [lightgbm.Dataset(dev[0], other, reference=data)]
+            callbacks.append(lightgbm.early_stopping(PATIENCE, verbose=False))
+        booster = lightgbm.train(common, data, s["rounds"], valid_sets=valid, callbacks=callbacks)
+        best = booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
+        texts.append(booster.model_to_string(num_iteration=best))
+        most = max(most, best)
+    return LightGBMTrees(texts), most
+
+
+def _until(lightgbm: Any, deadline: float | None) -> Any:
+    def stop(env: Any) -> None:
+        if deadline is not None and time.monotonic() > deadline:
+            raise lightgbm.callback.EarlyStopException(env.iteration, env.evaluation_result_list or [])
+
+    return stop
+
+
+def _scikit(
+    task: Task, x: np.ndarray, y: np.ndarray, dev: Targets, balanced: bool, deadline: float | None, s: dict[str, Any]
+) -> tuple[Trees, int]:
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from threadpoolctl import threadpool_limits
+
+    values = estimator_of(task) == "regressor"
+    kind = HistGradientBoostingRegressor if values else HistGradientBoostingClassifier
+    options: dict[str, Any] = {} if values else {"class_weight": "balanced" if balanced else None}
+    parts, outputs = [], 1 if y.ndim == 1 else y.shape[1]
+    for column in [y] if y.ndim == 1 else list(y.T):
+        model = kind(
+            max_leaf_nodes=s["leaves"],
+            learning_rate=s["rate"],
+            max_features=s["columns"],
+            min_samples_leaf=int(np.clip(len(x) // 30, 2, 20)),
+            early_stopping=False,
+            random_state=s["seed"],
+            warm_start=True,
+            max_iter=1,
+            **options,
+        )
+        with threadpool_limits(limits=s["threads"]):
+            for rounds in range(10, s["rounds"] + 1, 10):
+                model.set_params(max_iter=rounds).fit(x, column)
+                if deadline is not None and time.monotonic() > deadline:
+                    break
+        parts.append(_arrays(model))
+    trees = parts[0] if outputs == 1 else _side_by_side(parts)
+    count = len(trees.arrays["start"]) // len(np.unique(trees.arrays["output"]))
+    if dev is None:
+        return trees, count
+    encoded = torch.from_numpy(dev[1])
+    losses = []
+    for margins in trees.staged(dev[0]):
+        outputs = from_margins(task, _both(task, margins)).float()
+        losses.append(float(task.loss(outputs, encoded).mean()))
+    best = int(np.argmin(losses)) + 1
+    return trees.first(best), best
+
+
+def _arrays(model: Any) -> ArrayTrees:
+    """A fitted histogram gradient boosting of scikit-learn as arrays; classes that it never saw stay at -20."""
+    nodes, split, value, start, output = [], [], [], [], []
+    classes = getattr(model, "classes_", None)
+    place = (
+        np.arange(len(model._predictors[0]))
+        if classes is None or len(model._predictors[0]) == 1
+        else classes.astype(np.int64)
+    )
+    count = 0
+    for trees in model._predictors:
+        for k, tree in enumerate(trees):
+            n = tree.nodes
+            fields = ("feature_idx", "left", "right", "missing_go_to_left", "is_leaf")
+            nodes.append(np.stack([n[field].astype(np.int32) for field in fields], axis=1))
+            split.append(n["num_threshold"].astype(np.float64))
+            value.append(n["value"].astype(np.float64))
+            start.append(count)
+            output.append(place[k])
+            count += len(n)
+    base = np.full(int(max(place)) + 1, -20.0)
+    base[place] = np.asarray(model._baseline_prediction, dtype=np.float64).reshape(-1)
+    return ArrayTrees(
+        {
+            "nodes": np.concatenate(nodes),
+            "split": np.concatenate(split),
+            "value": np.concatenate(value),
+            "start": np.array(start, dtype=np.int64),
+            "output": np.array(output, dtype=np.int64),
+            "base": base,
+        }
+    )
+
+
+def _side_by_side(parts: list[ArrayTrees]) -> ArrayTrees:
+    """Trees of single outputs as those of all, round by round; each has as many rounds as the shortest."""
+    rounds = min(len(part.arrays["start"]) for part in parts)
+    offsets = np.cumsum([0, *(len(part.arrays["nodes"]) for part in parts[:-1])])
+    arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in ("nodes", "split", "value")}
+    starts = np.stack([p.arrays["start"][:rounds] + o for p, o in zip(parts, offsets, strict=True)], axis=1)
+    return ArrayTrees(
+        {
+            **arrays,
+            "start": starts.reshape(-1),
+            "output": np.tile(np.arange(len(parts)), rounds),
+            "base": np.concatenate([part.arrays["base"] for part in parts]),
+        }
+    )
+
+
+def _both(task: Task, margins: np.ndarray) -> Tensor:
+    """Margins ``(n, K)``; that of two classes ``(n, 1)`` as one of each."""
+    if estimator_of(task) == "classifier" and margins.shape[1] == 1:
+        margins = np.concatenate([-margins / 2, margins / 2], axis=1)
+    return torch.from_numpy(margins)
+
+
+def _balance(y: np.ndarray) -> np.ndarray:
+    """Row weights under which every class counts the same."""
+    _, inverse, counts = np.unique(y, return_inverse=True, return_counts=True)
+    weights: np.ndarray = (len(y) / (len(counts) * counts))[inverse]
+    return weights

@@ -1,0 +1,119 @@
+r"""A weighted mean of what several models answer.
+
+.. math:: p(y | x) = \sum_i w_i\, p_i(y | x), \qquad w_i \ge 0,\ \sum_i w_i = 1
+
+of probabilities; for values, of the values. A member that sees some of the modalities only answers with the frequencies
+of the training rows (or their mean) where it has nothing to look at, as it did when the weights were chosen.
+
+A folder holds the weights and every member in a folder of its own. Cost: the sum of the members'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weft.tasks.base import Task
+from weft.tokens import Tokens, present
+from weft.training.predictor import Predictor
+from weft.training.pretrained import load_model, models
+from weft.training.rows import refuse_empty_rows, select
+
+if TYPE_CHECKING:
+    from weft.store import Features
+
+
+@models.register("EnsembleModel")
+class EnsembleModel(nn.Module, Predictor):
+    """Several models, averaged.
+
+    Args:
+        task: the fitted task.
+        dims: width of each modality that may be asked about.
+        members: the models.
+        weights: one per member; zeros until they are loaded.
+        answer: outputs ``(K,)`` for a member that has nothing to look at.
+        target, encoders, table: see :class:`~weft.training.predictor.Predictor`.
+    """
+
+    format = "EnsembleModel/1"
+
+    def __init__(
+        self,
+        task: Task | dict[str, Any],
+        dims: Mapping[str, int],
+        members: Sequence[Predictor],
+        weights: Sequence[float] | None = None,
+        answer: np.ndarray | None = None,
+        target: str | None = None,
+        encoders: dict[str, Any] | None = None,
+        table: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.task = task if isinstance(task, Task) else Task.from_config(task)
+        self.dims, self.names, self.members = dict(dims), tuple(dims), tuple(members)
+        self.target, self.encoders, self.table = target, encoders, table
+        self.register_buffer("weights", torch.tensor(list(weights or [0.0] * len(self.members))))
+        empty = np.zeros(self.task.outputs, dtype=np.float32)
+        self.register_buffer("answer", torch.from_numpy(empty if answer is None else answer.astype(np.float32)))
+
+    def forward(self, inputs: dict[str, Tokens]) -> Tensor:
+        """Outputs ``(B, K)`` of the task from ``{name: Tokens}``."""
+        parts = []
+        for member in self.members:
+            seen = {name: inputs[name] for name in member.names}
+            there = torch.stack([present(tokens) for tokens in seen.values()]).any(dim=0)
+            found = self.get_buffer("answer").expand(len(there), -1).clone()
+            found[there] = member({name: Tokens(*(part[there] for part in t)) for name, t in seen.items()})  # type: ignore[operator]
+            parts.append(found)
+        return mix(self.task, torch.stack(parts), self.get_buffer("weights"))
+
+    @torch.no_grad()
+    def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
+        rows = np.arange(len(features)) if rows is None else np.asarray(rows)
+        features = select(features, self.names)
+        refuse_empty_rows(features, rows)
+        parts = [answers(member, features, rows, self.get_buffer("answer").numpy()) for member in self.members]
+        found: np.ndarray = mix(self.task, torch.from_numpy(np.stack(parts)), self.get_buffer("weights")).numpy()
+        return found
+
+    def config(self) -> dict[str, Any]:
+        about = {"target": self.target, "encoders": self.encoders, "table": self.table}
+        return {"task": self.task.config(), "dims": self.dims, "members": len(self.members), **about}
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """The members first, then the files of every model."""
+        for number, member in enumerate(self.members):
+            member.save_pretrained(Path(folder) / f"member-{number}")
+        super().save_pretrained(folder)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
+        """The ensemble with the members of a folder."""
+        count = config.pop("members")
+        return cls(members=[load_model(folder / f"member-{number}") for number in range(count)], **config)
+
+
+def mix(task: Task, outputs: Tensor, weights: Tensor) -> Tensor:
+    """One answer ``(n, K)`` from outputs ``(M, n, K)`` and weights ``(M,)`` that sum to one."""
+    weights = weights.to(outputs)
+    if not task.probabilistic:
+        return torch.einsum("m,mnk->nk", weights, outputs)
+    log_p = task.log_probabilities(outputs)
+    log_w = weights.log().view(-1, *(1 for _ in log_p.shape[1:]))
+    return task.from_log_probabilities(torch.logsumexp(log_w + log_p, dim=0))
+
+
+def answers(model: Predictor, features: Features, rows: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """Outputs ``(n, K)`` float32; rows without any modality of the model get ``answer`` ``(K,)``."""
+    features = features.subset(model.names)
+    there = features.presence[rows].any(axis=1)
+    found = np.tile(np.asarray(answer, dtype=np.float32), (len(rows), 1))
+    if there.any():
+        found[there] = model.outputs(features, rows[there])
+    return found

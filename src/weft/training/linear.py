@@ -1,0 +1,254 @@
+r"""Linear models on pooled features, and chance: logistic regression for classes and labels, ridge for values.
+
+.. math:: o = x\,W + b, \qquad \min_{W, b}\; \sum_i \ell(o_i, y_i) + \frac{1}{2 C} \lVert W \rVert^2
+
+with ``x`` ``(B, P)`` the pooled modalities side by side (:mod:`weft.training.pooled`) and the strength ``C``. Fitted by
+scikit-learn: L-BFGS for logistic regression (multinomial for classes, one per label for several labels), a closed form
+for ridge (:math:`\alpha = 1/C`). :func:`linear_path` goes from strong to weak regularisation and starts each fit where
+the last one ended, so a grid costs little more than one fit.
+
+Cost: ``O(N P K)`` per iteration, or ``O(N P^2)`` once. Nothing here is trained by gradient descent in torch; the result
+is a module of buffers, which saves, loads and exports like any network.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weft.errors import UserError
+from weft.tasks.base import Task
+from weft.tasks.classification import ClassificationTask
+from weft.tasks.multilabel import MultilabelTask
+from weft.tasks.regression import RegressionTask
+from weft.tokens import Tokens, present
+from weft.training.pooled import PooledInputs
+from weft.training.predictor import Predictor
+from weft.training.pretrained import models
+from weft.training.rows import refuse_empty_rows, select
+
+if TYPE_CHECKING:
+    from weft.store import Features
+
+LOW = -20.0
+"""Logit of a class that the training rows do not have."""
+ITERATIONS = 200
+
+
+@models.register("LinearModel")
+class LinearModel(nn.Module, Predictor):
+    """A linear map of pooled features.
+
+    Args:
+        task: the fitted task.
+        inputs: arguments of :class:`~weft.training.pooled.PooledInputs`, or one that is fitted.
+        target, encoders, table: see :class:`~weft.training.predictor.Predictor`.
+    """
+
+    format = "LinearModel/1"
+
+    def __init__(
+        self,
+        task: Task | dict[str, Any],
+        inputs: PooledInputs | dict[str, Any],
+        target: str | None = None,
+        encoders: dict[str, Any] | None = None,
+        table: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.task = task if isinstance(task, Task) else Task.from_config(task)
+        self.inputs = inputs if isinstance(inputs, PooledInputs) else PooledInputs(**inputs)
+        self.dims, self.names = self.inputs.dims, tuple(self.inputs.dims)
+        self.target, self.encoders, self.table = target, encoders, table
+        self.register_buffer("weight", torch.zeros(self.inputs.width, classes_of(self.task)))
+        self.register_buffer("bias", torch.zeros(classes_of(self.task)))
+
+    def forward(self, inputs: dict[str, Tokens]) -> Tensor:
+        """Outputs ``(B, K)`` of the task from ``{name: Tokens}``."""
+        return self._outputs(self.inputs(inputs))
+
+    def set(self, weight: np.ndarray, bias: np.ndarray) -> LinearModel:
+        """Take over weights ``(P, K)`` and biases ``(K,)``."""
+        self.get_buffer("weight").copy_(torch.from_numpy(weight))
+        self.get_buffer("bias").copy_(torch.from_numpy(bias))
+        return self
+
+    def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
+        rows, features = checked_rows(self, features, rows)
+        found: np.ndarray = self._outputs(torch.from_numpy(self.inputs.matrix(features, rows)).float()).numpy()
+        return found
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        return from_margins(self.task, x @ self.get_buffer("weight") + self.get_buffer("bias"))
+
+    def config(self) -> dict[str, Any]:
+        about = {"target": self.target, "encoders": self.encoders, "table": self.table}
+        return {"task": self.task.config(), "inputs": self.inputs.settings(), **about}
+
+
+@models.register("ChanceModel")
+class ChanceModel(nn.Module, Predictor):
+    """Class frequencies, label frequencies, or the mean, whatever the row.
+
+    Args:
+        task: the fitted task.
+        dims: width of each modality.
+        target, encoders, table: see :class:`~weft.training.predictor.Predictor`.
+    """
+
+    format = "ChanceModel/1"
+
+    def __init__(
+        self,
+        task: Task | dict[str, Any],
+        dims: Mapping[str, int],
+        target: str | None = None,
+        encoders: dict[str, Any] | None = None,
+        table: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.task = task if isinstance(task, Task) else Task.from_config(task)
+        self.dims, self.names = dict(dims), tuple(dims)
+        self.target, self.encoders, self.table = target, encoders, table
+        self.register_buffer("answer", torch.zeros(self.task.outputs))
+
+    def fit(self, target: np.ndarray) -> ChanceModel:
+        """Learn the frequencies of the training target."""
+        self.get_buffer("answer").copy_(torch.from_numpy(chance(self.task, target)))
+        return self
+
+    def forward(self, inputs: dict[str, Tokens]) -> Tensor:
+        """The same outputs ``(B, K)`` for every row."""
+        rows = len(present(next(iter(inputs.values()))))
+        return self.get_buffer("answer").expand(rows, -1)
+
+    def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
+        return np.tile(self.get_buffer("answer").numpy(), (len(features) if rows is None else len(rows), 1))
+
+    def config(self) -> dict[str, Any]:
+        about = {"target": self.target, "encoders": self.encoders, "table": self.table}
+        return {"task": self.task.config(), "dims": self.dims, **about}
+
+
+def checked_rows(model: Predictor, features: Features, rows: np.ndarray | None) -> tuple[np.ndarray, Features]:
+    """The rows (default: all) and the features of a model's own modalities; rows that hold nothing are refused."""
+    rows = np.arange(len(features)) if rows is None else np.asarray(rows)
+    features = select(features, model.names)
+    refuse_empty_rows(features, rows)
+    return rows, features
+
+
+def estimator_of(task: Task) -> Literal["classifier", "per-label", "regressor"]:
+    """The classical model that can answer a task.
+
+    Raises:
+        UserError: classical models do not know the task.
+    """
+    known: dict[type[Task], Literal["classifier", "per-label", "regressor"]] = {
+        ClassificationTask: "classifier",
+        MultilabelTask: "per-label",
+        RegressionTask: "regressor",
+    }
+    for kind, estimator in known.items():
+        if isinstance(task, kind):
+            return estimator
+    raise UserError(
+        "classical models know classification, multilabel and regression",
+        type(task).__name__,
+        "leave this method out (--without)",
+    )
+
+
+def from_margins(task: Task, margins: Tensor) -> Tensor:
+    """Outputs ``(B, K)`` of a task from what a classical model adds up: logits of classes or labels, or values."""
+    estimator = estimator_of(task)
+    if estimator == "regressor":
+        return margins
+    if estimator == "classifier":
+        return task.from_log_probabilities(margins.log_softmax(dim=-1).unsqueeze(-2))
+    both = torch.stack([nn.functional.logsigmoid(-margins), nn.functional.logsigmoid(margins)], dim=-1)
+    return task.from_log_probabilities(both)
+
+
+def chance(task: Task, target: np.ndarray) -> np.ndarray:
+    """Outputs ``(K,)`` float32 of a guess that knows the training target alone."""
+    y, low = task.encode(target).numpy(), np.exp(LOW)
+    if estimator_of(task) == "classifier":
+        margins = np.log(np.maximum(np.bincount(y, minlength=classes_of(task)) / len(y), low))
+    elif estimator_of(task) == "regressor":
+        margins = y.mean(axis=0)
+    else:
+        mean = np.clip(y.mean(axis=0), low, 1 - low)
+        margins = np.log(mean / (1 - mean))
+    found: np.ndarray = from_margins(task, torch.from_numpy(margins[None])).float().numpy()[0]
+    return found
+
+
+def classes_of(task: Task) -> int:
+    """How many classes, labels or values a classical model answers for."""
+    return task.outputs
+
+
+def linear_path(
+    task: Task, x: np.ndarray, target: np.ndarray, strengths: Sequence[float], balanced: bool = False
+) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
+    """Weights ``(P, K)`` and biases ``(K,)`` at every strength, weakest first.
+
+    Args:
+        task: the fitted task.
+        x: ``(n, P)``.
+        target: raw target of these rows.
+        strengths: ``C``; larger fits closer.
+        balanced: weigh rows so that every class (or label) counts the same.
+    """
+    y, estimator = task.encode(target).numpy(), estimator_of(task)
+    ordered = sorted(strengths)
+    if estimator == "classifier":
+        yield from _classes(x, y, classes_of(task), ordered, balanced)
+    elif estimator == "regressor":
+        for strength in ordered:
+            weight, bias = _ridge(x, y, strength)
+            yield strength, weight, bias
+    else:
+        paths = [_classes(x, column.astype(np.int64), 2, ordered, balanced) for column in y.T]
+        for found in zip(*paths, strict=True):
+            weight = np.stack([w[:, 1] - w[:, 0] for _, w, _ in found], axis=1)
+            yield found[0][0], weight, np.array([b[1] - b[0] for _, _, b in found])
+
+
+def _classes(
+    x: np.ndarray, y: np.ndarray, classes: int, strengths: Sequence[float], balanced: bool
+) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
+    """Logistic regression of class numbers ``(n,)``."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    seen = np.unique(y)
+    model = LogisticRegression(max_iter=ITERATIONS, warm_start=True, class_weight="balanced" if balanced else None)
+    for strength in strengths:
+        weight, bias = np.zeros((x.shape[1], classes)), np.full(classes, LOW)
+        if len(seen) > 1:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # dev rows judge a fit, converged or not
+                model.set_params(C=strength).fit(x, y)
+            coefficients, intercept = model.coef_.T, model.intercept_
+            if len(seen) == 2:
+                coefficients = np.concatenate([-coefficients / 2, coefficients / 2], axis=1)
+                intercept = np.array([-intercept[0] / 2, intercept[0] / 2])
+            weight[:, seen], bias[seen] = coefficients, intercept
+        else:
+            bias[seen] = 0.0
+        yield strength, weight, bias
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge regression of values ``(n, K)``."""
+    from sklearn.linear_model import Ridge
+
+    model = Ridge(alpha=1 / strength).fit(x, y)
+    return np.atleast_2d(model.coef_).T, np.atleast_1d(model.intercept_)

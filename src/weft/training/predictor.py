@@ -1,0 +1,85 @@
+"""What answers for rows: a network, a classical model, an ensemble. They share how raw rows are read and judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from weft.data import Dataset
+from weft.tasks.base import Task
+from weft.training.pretrained import Pretrained
+from weft.training.raw import encode_rows
+from weft.training.rows import choose_target
+
+if TYPE_CHECKING:
+    from weft.store import Features, MemoryFeatures
+
+
+class Predictor(Pretrained):
+    """A model that gives a task's outputs for rows of features.
+
+    Attributes:
+        names: the modalities it sees.
+        task: the fitted task.
+        target: column of the targets the task was fitted on; None: the first.
+        encoders: ``{name: specification}`` of what made the features, to read raw rows; None where that is not known.
+        table: how the table behind the features is read, as JSON.
+    """
+
+    names: tuple[str, ...]
+    task: Task
+    target: str | None
+    encoders: dict[str, Any] | None
+    table: dict[str, Any] | None
+
+    def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
+        """Outputs ``(N, K)`` float32 of rows (default: all)."""
+        raise NotImplementedError
+
+    def target_of(self, features: Features) -> np.ndarray:
+        """The column of targets this model is about: ``target``, or the first.
+
+        Raises:
+            UserError: there is no such column.
+        """
+        return choose_target(features, self.target)[1]
+
+    def predict(
+        self, source: Dataset | Features, rows: np.ndarray | None = None, *, progress: bool = True
+    ) -> dict[str, np.ndarray]:
+        """Answers for raw rows or features.
+
+        Args:
+            source: a data set, which the model's own encoders read, or features.
+            rows: which rows; all by default.
+            progress: show a bar while encoding.
+
+        Returns:
+            ``"id"`` ``(N,)`` and what the task decides: ``"prediction"``, and ``"probability"`` where it has one.
+
+        Raises:
+            UserError: a modality is missing, a row has none, or the model does not know its encoders.
+        """
+        features = self.encode(source, progress=progress) if isinstance(source, Dataset) else source
+        rows = np.arange(len(features)) if rows is None else np.asarray(rows)
+        ids = np.array([features.ids[row] for row in rows.tolist()])
+        return {"id": ids, **self.task.decide(self.outputs(features, rows))}
+
+    def encode(self, dataset: Dataset, *, progress: bool = True) -> MemoryFeatures:
+        """Features of raw rows by the encoders the model was trained with.
+
+        Raises:
+            UserError: the model does not know its encoders, a modality is missing, or a value cannot be read.
+        """
+        return encode_rows(self.encoders, dataset, progress=progress)
+
+    def evaluate(self, features: Features, rows: np.ndarray, figures: Path | str | None = None) -> dict[str, float]:
+        """Metrics of the task on rows; ``figures`` is a folder for the task's figures."""
+        outputs, target = self.outputs(features, rows), self.target_of(features)[rows]
+        if figures is not None:
+            folder = Path(figures)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.task.figures(outputs, target, folder)
+        return self.task.metrics(outputs, target)
