@@ -20,9 +20,10 @@ import numpy as np
 from harness import set_threads, write_result
 
 from weft.compare import CompareConfig
-from weft.compare.comparison import prepare
+from weft.compare.prepare import prepare
 from weft.compare.evidence import Evidence
-from weft.compare.jobs import Job, run_job
+from weft.compare.jobs import run_job
+from weft.compare.ledger import Job
 from weft.compare.methods import plan_methods
 from weft.compare.verdict import Verdict, decide
 from weft.data import load_dataset

@@ -20,8 +20,9 @@ def generated(kind: str, rows: int = 600, seed: int = 0, **options: Any) -> Memo
 
 
 def quick(**settings: Any) -> CompareConfig:
-    """Two operators, one trial, no decision-level models, unless said otherwise."""
-    defaults = {"fusions": ["concat", "tfn"], "decisions": [], "seeds": 2, "trials": 1, "dim": 16, "resamples": 1999}
+    """Two operators, one trial, no decision-level models or ensembles, unless said otherwise."""
+    defaults: dict[str, Any] = {"ensembles": False, "refit": False, "fusions": ["concat", "tfn"]}
+    defaults |= {"decisions": [], "seeds": 2, "trials": 1, "dim": 16, "resamples": 1999}
     return CompareConfig(**{**defaults, "train": QUICK, **settings})
 
 

@@ -13,9 +13,9 @@ import pytest
 from tests.compare.cases import quick, small
 from tests.compare.test_compare import FAST, figures_of
 from weft.compare import compare
-from weft.compare.jobs import Job
+from weft.compare.ledger import Job
 from weft.compare.methods import Method
-from weft.compare.schedule import _next
+from weft.compare.schedule import next_job
 from weft.store import MemoryFeatures
 
 
@@ -52,8 +52,13 @@ def test_a_process_that_dies_is_a_failed_row(tmp_path: Path) -> None:
 def test_a_later_seed_waits_for_the_tuning_of_its_own_method() -> None:
     one, other = (Method(name, "network", ("a", "b")) for name in ("one", "other"))
     tune, later, elsewhere = Job(one, 0, 0), Job(one, 1, 0), Job(other, 1, 0)
-    assert _next([tune, later], []) == tune
-    assert _next([later, elsewhere], [tune]) == elsewhere
-    assert _next([later], [tune]) is None
-    assert _next([later], []) == later
-    assert _next([Job(one, 1, 1)], [tune]) == Job(one, 1, 1)
+
+    def following(waiting: list[Job], running: list[Job]) -> Job | None:
+        return next_job(waiting, running, waiting)
+
+    assert following([tune, later], []) == tune
+    assert following([later, elsewhere], [tune]) == elsewhere
+    assert following([later], [tune]) is None
+    assert following([later], []) == later
+    assert following([Job(one, 1, 1)], [tune]) == Job(one, 1, 1)
+    assert next_job([later], [], [tune, later]) is None

@@ -13,7 +13,7 @@ from tests.compare.cases import generated, quick, small
 from weft.compare import compare
 from weft.compare.evidence import Evidence, Gain
 from weft.compare.verdict import decide, shows_gain
-from weft.training import FusedModel
+from weft.training import load_model
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_xor_needs_fusion(tmp_path: Path) -> None:
     assert min(worth.leave_one_out.values()) > 0.3
     assert min(worth.shapley.values()) > 0.15
     assert found.best is not None
-    model = FusedModel.from_pretrained(found.best)
+    model = load_model(found.best)
     assert model.evaluate(features, np.arange(len(features)))["accuracy"] > 0.95
 
 
@@ -57,7 +57,7 @@ def test_redundant_modalities_do_not_reward_fusion(tmp_path: Path) -> None:
     assert found.sentence.startswith("Fusion does not help: ")
     assert found.verdict.carrier in ("a", "b")
     assert found.best is not None
-    assert FusedModel.from_pretrained(found.best).names == (found.verdict.carrier,)
+    assert load_model(found.best).names == (found.verdict.carrier,)
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_one_modality_has_nothing_to_fuse(tmp_path: Path) -> None:
     assert {row.role for row in found.rows} == {"single", "chance"}
     assert found.contributions is None
     assert found.best is not None
-    assert FusedModel.from_pretrained(found.best).names == ("b",)
+    assert load_model(found.best).names == ("b",)
 
 
 def test_no_fusion_finished(tmp_path: Path) -> None:

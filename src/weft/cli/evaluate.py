@@ -39,10 +39,10 @@ def evaluate(
     from weft.cli.source import read_source
     from weft.store import Features, Store
     from weft.tasks.vqa_accuracy import metric_of_annotators
-    from weft.training import FusedModel
+    from weft.training import load_model
     from weft.training.seen import rows_for
 
-    fused = FusedModel.from_pretrained(model)
+    fused = load_model(model)
     features: Features
     if (Path(source) / "manifest.json").is_file():
         features = Store.open(source)

@@ -38,9 +38,9 @@ def predict(
     """
     from weft.cli.output import say, write_json
     from weft.cli.source import read_new_rows
-    from weft.training import FusedModel
+    from weft.training import load_model
 
-    fused = FusedModel.from_pretrained(model)
+    fused = load_model(model)
     dataset = read_new_rows(fused.table, source, root, data)
     result = fused.predict(dataset, progress=not (quiet or json))
     if json:

@@ -190,7 +190,7 @@ def matches(method: Method, patterns: Iterable[str]) -> bool:
     words = {method.name, method.family, *(() if method.family != "network" else (method.fusion, method.decision))}
     if method.family == "network" and len(method.modalities) == 1:
         words -= {method.fusion}
-    return any(fnmatch.fnmatchcase(word, pattern) for word in words for pattern in patterns)
+    return any(word == pattern or fnmatch.fnmatchcase(word, pattern) for word in words for pattern in patterns)
 
 
 def refuse_unknown(methods: Sequence[Method], config: CompareConfig) -> None:

@@ -132,8 +132,6 @@ def notes(evidence: Evidence, verdict: Verdict) -> list[str]:
     failed = sorted(evidence.errors)
     if failed:
         found.append(f"Failed: {', '.join(failed)}; the table has the messages.")
-    if verdict.winner is not None and verdict.winner not in (verdict.fusion, verdict.single):
-        found.append(f"The model kept is {verdict.winner!r}: the best network; {verdict.single!r} is no network.")
     return found
 
 

@@ -266,11 +266,11 @@ def _lightgbm(
     texts, most = [], 0
     for column, other in zip(columns, held, strict=True):
         weight = _balance(column) if balanced and estimator != "regressor" else None
-        data = lightgbm.Dataset(x, column, weight=weight, params={"verbosity": -1})
+        data = lightgbm.Dataset(x, np.ascontiguousarray(column), weight=weight, params={"verbosity": -1})
         callbacks: list[Any] = [_until(lightgbm, deadline)]
         valid = None
         if dev is not None and other is not None:
-            valid = [lightgbm.Dataset(dev[0], other, reference=data)]
+            valid = [lightgbm.Dataset(dev[0], np.ascontiguousarray(other), reference=data)]
             callbacks.append(lightgbm.early_stopping(PATIENCE, verbose=False))
         booster = lightgbm.train(common, data, s["rounds"], valid_sets=valid, callbacks=callbacks)
         best = booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()

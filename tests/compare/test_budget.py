@@ -1,0 +1,197 @@
+"""The budget is a limit for everything, the cheap answers come first, and words are checked before anything runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.compare.cases import quick, small
+from tests.compare.test_compare import FAST
+from weft.compare import CompareConfig, compare
+from weft.compare.costs import Costs
+from weft.compare.jobs import run_job
+from weft.compare.ledger import Job
+from weft.compare.methods import Method, plan_methods
+from weft.compare.prepare import prepare
+from weft.compare.rounds import Rounds
+from weft.compare.schedule import Clock
+from weft.data import make_splits
+from weft.errors import UserError
+from weft.store import MemoryFeatures
+from weft.tasks.base import create_task
+from weft.training import FusedModel, fit, load_model
+from weft.training.loop import OutOfTime
+
+
+def three(rows: int = 240) -> MemoryFeatures:
+    """Two modalities that matter and one of wide noise."""
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(rows, 3)).astype(np.float32), rng.normal(size=(rows, 4)).astype(np.float32)
+    noise = rng.normal(size=(rows, 60)).astype(np.float32)
+    y = (a[:, 0] + b[:, 0] > 0).astype(int)
+    return MemoryFeatures([f"r{i}" for i in range(rows)], {"a": a, "b": b, "noise": noise}, {"y": y})
+
+
+def test_the_cheap_answers_come_first(tmp_path: Path) -> None:
+    features = three()
+    config = CompareConfig(fusions=["concat", "gated", "tfn", "simple-transformer"], seeds=2, budget=60)
+    rounds = Rounds(prepare(features, config, tmp_path), Clock(None), progress=False)
+    order = [(job.method.name, job.seed) for job in rounds.jobs()]
+    first = [name for name, _ in order]
+    assert first[:2] == ["chance", "linear"]
+    assert set(first[2:4]) == {"concat", "gated"}
+    assert set(first[4:7]) == {"a (linear)", "b (linear)", "noise (linear)"}
+    assert first.index("simple-transformer") < first.index("tfn")
+    assert all(seed == 0 for _, seed in order[: first.index("simple-transformer")])
+
+
+def test_a_budget_that_is_over_still_gives_a_report(tmp_path: Path) -> None:
+    found = compare(small(), quick(train=FAST, budget=0), tmp_path, progress=False)
+    assert {row.status for row in found.rows} == {"not run"}
+    assert found.verdict.outcome == "no result"
+    assert found.best is None
+    assert any(note.startswith("The budget of 0 s ended before") for note in found.notes)
+    json.loads(found.to_json())
+
+
+def test_jobs_that_do_not_fit_do_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network is said to take an hour: what is left runs, is judged and kept, and the rest is stated."""
+    guess = Costs.seconds
+    monkeypatch.setattr(
+        Costs, "seconds", lambda self, job: 3600.0 if job.method.family == "network" else min(1.0, guess(self, job))
+    )
+    found = compare(small(), quick(train=FAST, budget="10m"), tmp_path, progress=False)
+    done = {row.method for row in found.rows if row.status == "done"}
+    assert done == {"chance", "linear", "boosting", *(f"{m} ({f})" for m in "ab" for f in ("linear", "boosting"))}
+    assert found.best is not None
+    assert set(found.not_run) >= {"concat, seed 0", "concat, seed 1", "tfn, seed 0"}
+    assert any(note.startswith("The budget of 600 s ended before") for note in found.notes)
+
+
+def test_training_stops_at_the_deadline_with_the_best_so_far() -> None:
+    features = small(rows=400)
+    split = make_splits(features)
+    task = create_task("classification", features.targets["y"][split.train])
+
+    def train(deadline: float, epochs: int) -> Any:
+        model = FusedModel.build(dims=features.dims, task=task, fusion="concat", dim=8)
+        settings = {"epochs": epochs, "patience": 0, "batch_size": 8}
+        return fit(model, features, split, settings, progress=False, deadline=deadline)
+
+    history = train(time.monotonic() + 1.0, 100_000)
+    assert history.cut
+    assert 1 <= len(history.epochs) < 100_000
+    assert not train(time.monotonic() + 600.0, 1).cut
+    with pytest.raises(OutOfTime):
+        train(time.monotonic() - 1.0, 1)
+
+
+def test_a_job_that_is_cut_off_keeps_what_it_has_and_goes_on_later(tmp_path: Path) -> None:
+    setup = prepare(small(rows=400), quick(train={"epochs": 100_000, "patience": 0}, trials=2), tmp_path)
+    job = Job(Method("concat", "network", ("a", "b")), 0, 0)
+    assert run_job(setup, job, time.monotonic() - 1) is None
+    assert setup.ledger.get(job) is None
+    found = run_job(setup, job, time.monotonic() + 1.0)
+    assert found is not None
+    assert (found["status"], found["cut"], len(found["trials"])) == ("done", True, 1)
+    assert not setup.ledger.finished(job)
+    assert setup.ledger.model(job) is not None
+
+
+def test_an_answer_exists_early_and_gets_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the first answer due at once: after a few jobs there are a verdict and a model, replaced at the end."""
+    monkeypatch.setattr("weft.compare.rounds.FIRST_ANSWER", 0.0)
+    kept, answer = [], Rounds._answer
+
+    def spy(self: Rounds, *args: Any, **given: Any) -> Any:
+        found = answer(self, *args, **given)
+        kept.append((found.kept and found.kept.method, given.get("last", False)))
+        assert load_model(tmp_path / "winner").task.primary == "accuracy"
+        return found
+
+    monkeypatch.setattr(Rounds, "_answer", spy)
+    found = compare(small(), quick(train=FAST, seeds=1, ensembles=True), tmp_path, progress=False)
+    assert len(kept) >= 2
+    assert kept[0] == ("chance", False)
+    assert kept[-1] == (found.kept and found.kept.method, True)
+    early = json.loads((tmp_path / "comparison.json").read_text())
+    assert early["verdict"]["outcome"]
+
+
+def test_estimates_learn_from_what_jobs_took(tmp_path: Path) -> None:
+    features, config = small(), quick()
+    costs = Costs(prepare(features, config, tmp_path))
+    one, other = (Job(Method(name, "network", ("a", "b"), fusion=name), 0, 0) for name in ("concat", "tfn"))
+    before = costs.seconds(other)
+    costs.learn(one, 10 * costs.seconds(one))
+    assert costs.seconds(other) == pytest.approx(10 * before)
+    assert costs.seconds(Job(Method("linear", "linear", ("a", "b")), 0, 0)) < 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "there", "gone"),
+    [
+        ({"without": ["boosting"]}, {"linear", "a (linear)"}, {"boosting", "a (boosting)"}),
+        ({"without": ["late", "a"]}, {"hybrid", "b", "a (linear)"}, {"late", "a"}),
+        ({"fusions": ["late"], "decisions": []}, {"late"}, {"concat", "hybrid"}),
+        ({"fusions": ["late:product", "concat"], "decisions": []}, {"late:product", "concat"}, {"gated"}),
+        ({"only": ["linear", "conc*"]}, {"linear", "concat", "a (linear)", "chance"}, {"a", "boosting", "gated"}),
+    ],
+)
+def test_what_the_table_shows_can_be_typed(
+    settings: dict[str, Any], there: set[str], gone: set[str], tmp_path: Path
+) -> None:
+    config = CompareConfig(**settings)
+    rounds = Rounds(prepare(small(), config, tmp_path), Clock(None), progress=False)
+    names = {method.name for method in rounds.methods}
+    assert there <= names
+    assert not gone & names
+
+
+def test_words_are_checked_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'concat'"):
+        CompareConfig(fusions=["conct"])
+    with pytest.raises(UserError, match="lightgbm"):
+        CompareConfig(boosters=["xgboost"])
+    with pytest.raises(UserError, match="did you mean 'boosting'"):
+        compare(small(), quick(without=["boostin"]), tmp_path, progress=False)
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_a_modality_of_noise_is_left_out(tmp_path: Path) -> None:
+    """Subsets are candidates, plain fusions run on the best of them, and the model kept does not look at the noise."""
+    config = quick(train={"epochs": 15, "lr": 1e-2}, seeds=1, fusions=["concat"], resamples=499)
+    found = compare(three(), config, tmp_path, progress=False)
+    names = {row.method for row in found.rows}
+    assert {"linear on a+b", "boosting on a+b", "concat on a+b", "late on a+b"} <= names
+    assert "concat on a+noise" not in names
+    assert found.kept is not None
+    assert found.kept.modalities == ("a", "b")
+    assert any("of a, b" in note for note in found.notes)
+
+
+def test_trials_and_subsets_never_look_at_the_test_rows(tmp_path: Path) -> None:
+    """With the test labels shuffled, every setting, every subset and the model kept are the same."""
+    features = three()
+    test = make_splits(features).test
+    y = features.targets["y"].copy()
+    y[test] = np.random.default_rng(3).permutation(y[test])
+    split = np.full(len(features), "train", dtype=object)
+    parts = make_splits(features)
+    split[parts.dev], split[parts.test] = "dev", "test"
+    chosen = []
+    for number, target in enumerate((features.targets["y"], y)):
+        data = MemoryFeatures(features.ids, features.pooled(np.arange(len(features))), {"y": target}, split=split)
+        config = quick(train=FAST, trials=3, seeds=1, ensembles=True, fusions=["concat"], resamples=499)
+        found = compare(data, config, tmp_path / str(number), progress=False)
+        chosen.append(({row.method: row.settings for row in found.rows}, found.kept and found.kept.method))
+    settings, kept = zip(*chosen, strict=True)
+    first, second = ({m: {k: v for k, v in s.items() if k != "of"} for m, s in part.items()} for part in settings)
+    assert first == second
+    assert kept[0] == kept[1]
+    assert plan_methods(features, CompareConfig())[0]
