@@ -20,11 +20,11 @@ import numpy as np
 from harness import set_threads, write_result
 
 from weft.compare import CompareConfig
-from weft.compare.prepare import prepare
 from weft.compare.evidence import Evidence
 from weft.compare.jobs import run_job
 from weft.compare.ledger import Job
 from weft.compare.methods import plan_methods
+from weft.compare.prepare import prepare
 from weft.compare.verdict import Verdict, decide
 from weft.data import load_dataset
 from weft.store import MemoryFeatures
