@@ -35,7 +35,7 @@ def test_a_key_knows_all_that_decides_the_result(tmp_path: Path) -> None:
         (features, quick()),
         (features, quick(dim=8)),
         (features, quick(split_seed=1)),
-        (features, quick(balanced=True)),
+        (features, quick(class_weights="balanced")),
         (MemoryFeatures(features.ids, features.pooled(np.arange(120)), {"y": 1 - features.targets["y"]}), quick()),
         *((changed(row), quick()) for row in (0, 1, 77, 119)),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -34,7 +34,9 @@ class CompareConfig(BaseModel):
         boosters: libraries that boost, "lightgbm" and "scikit-learn"; empty: LightGBM where it is installed.
         subsets: classical models on subsets of the modalities too, and the plain fusions on the best subset.
         ensembles: average the methods by ensemble selection.
-        balanced: linear and boosted models weigh rows so that every class counts the same.
+        task: what is asked of the target ("ordinal"); None: what the data say.
+        metric: what everything is chosen and judged by ("auc", "mae"); None: what suits the target.
+        class_weights: "balanced": rows weigh so that every class counts the same in every loss.
         refit: fit the model that is kept on train and dev rows together, once its settings are chosen, where it is
             classical or an ensemble with classical members.
         seeds: repetitions of every method whose training is random.
@@ -70,7 +72,9 @@ class CompareConfig(BaseModel):
     boosters: list[str] = Field(default_factory=list)
     subsets: bool = True
     ensembles: bool = True
-    balanced: bool = False
+    task: str | None = None
+    metric: str | None = None
+    class_weights: Literal["balanced"] | None = None
     refit: bool = True
     seeds: int = Field(5, ge=1)
     sequence_seeds: int | None = Field(None, ge=1)

@@ -25,7 +25,6 @@ from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.files import plain
 from weft.tasks.base import Task
-from weft.training.ensemble import mix
 
 ROUNDS, BAGS = 25, 20
 Plan = Mapping[str, Sequence[Job]]
@@ -90,11 +89,7 @@ def _rank(
 def mean_of_jobs(setup: Setup, jobs: Sequence[Job], fold: int) -> dict[str, np.ndarray]:
     """``{"dev", "test"}`` outputs of a method, averaged over its seeds."""
     parts = [setup.ledger.outputs(job) for job in jobs]
-    even = torch.full((len(parts),), 1 / len(parts))
-    return {
-        part: mix(setup.tasks[fold], torch.from_numpy(np.stack([p[part] for p in parts])), even).numpy()
-        for part in ("dev", "test")
-    }
+    return {part: setup.tasks[fold].average(np.stack([p[part] for p in parts])) for part in ("dev", "test")}
 
 
 def build(setup: Setup, method: Method, members: Sequence[Method], plan: Plan, fold: int) -> Job | None:
@@ -119,12 +114,9 @@ def build(setup: Setup, method: Method, members: Sequence[Method], plan: Plan, f
     means = [mean_of_jobs(setup, jobs, fold) for jobs in done.values()]
     dev, few = np.stack([mean["dev"] for mean in means]), len(split.dev) < FEW
     target = setup.target[split.dev]
-    weights = select(task, dev, target, bags=BAGS if few else 0, by_loss=few or not _is_mean(task, dev[0], target))
+    weights = select(task, dev, target, bags=BAGS if few else 0, by_loss=few or task.metric.rows is None)
     used = [(name, w) for name, w in zip(done, weights.tolist(), strict=True) if w > 0]
-    both = {
-        part: mix(task, torch.from_numpy(np.stack([mean[part] for mean in means])), torch.from_numpy(weights)).numpy()
-        for part in ("dev", "test")
-    }
+    both = {part: task.average(np.stack([mean[part] for mean in means]), weights) for part in ("dev", "test")}
     results = {name: [setup.ledger.get(j) or {} for j in done[name]] for name, _ in used}
     every = [result for found in results.values() for result in found]
     sizes = [result["parameters"] for result in every if "parameters" in result]
@@ -154,8 +146,3 @@ def members_of(setup: Setup, job: Job, plan: Plan) -> list[tuple[Job, float]]:
 def _done(setup: Setup, job: Job) -> bool:
     found = setup.ledger.get(job)
     return found is not None and found["status"] == "done"
-
-
-def _is_mean(task: Task, outputs: np.ndarray, target: np.ndarray) -> bool:
-    """Whether the primary metric is the mean score of the rows."""
-    return bool(np.isclose(task.metrics(outputs, target)[task.primary], task.scores(outputs, target).mean()))

@@ -247,7 +247,7 @@ def _linear(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
         strengths = [settings["strength"]] if "strength" in settings else STRENGTHS
         inputs = PooledInputs.fit(features, rows, settings["scaling"], settings["components"])
         x, best, worse = inputs.matrix(features, rows), math.inf, 0
-        for strength, weight, bias in linear_path(task, x, setup.target[rows], strengths, setup.config.balanced):
+        for strength, weight, bias in linear_path(task, x, setup.target[rows], strengths):
             model = LinearModel(task, inputs, **setup.about(job.method)).set(weight, bias)
             yield Found(model, {**settings, "strength": strength}, {})
             if len(dev):
@@ -276,7 +276,6 @@ def _boosted(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
             rate=settings["rate"],
             columns=settings["columns"],
             rounds=settings.get("rounds", ROUNDS),
-            balanced=setup.config.balanced,
             seed=job.seed,
             threads=setup.config.threads,
             deadline=deadline,
@@ -298,9 +297,7 @@ def outputs_for(setup: Setup, job: Job, model: Predictor, rows: np.ndarray) -> n
 
 def rank_on_dev(task: Task, outputs: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     """The primary metric, then the loss; larger is better in both."""
-    primary = task.metrics(outputs, target)[task.primary]
-    gain = primary if task.higher_is_better else -primary
-    return (gain if math.isfinite(gain) else -math.inf, -_loss(task, outputs, target))
+    return (task.quality(outputs, target), -_loss(task, outputs, target))
 
 
 def ordered(rank: tuple[float, float], rows: int) -> tuple[float, float]:

@@ -69,7 +69,7 @@ class Ledger:
 
     def key(self, job: Job) -> str:
         """A name of 24 letters for a job and all that decides its result."""
-        settings = self.config.model_dump(include={"trials", "dim", "train", "balanced"}, mode="json")
+        settings = self.config.model_dump(include={"trials", "dim", "train"}, mode="json")
         what = {"version": VERSION, **self.identity, **settings, "method": job.method.describe()}
         return sha256(canonical({**what, "seed": job.seed, "fold": job.fold, "settings": job.settings}))[:24]
 

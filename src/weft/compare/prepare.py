@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,12 +34,13 @@ def prepare(features: Features, config: CompareConfig, folder: Path) -> Setup:
             "there is no such target column", repr(column), did_you_mean(column, features.targets, "target columns")
         )
     target = features.targets[column]
-    name = features.task if column == next(iter(features.targets)) else guess_task(target)
+    name = config.task or (features.task if column == next(iter(features.targets)) else guess_task(target))
     if config.folds is None:
         splits = [make_splits(features, fractions=config.fractions, seed=config.split_seed)]
     else:
         splits = make_folds(features, config.folds, config.split_seed)
-    tasks = [_fit_task(name, features, target, split) for split in splits]
+    asked = {"metric": config.metric, "class_weights": config.class_weights, "labels": features.labels.get(column)}
+    tasks = [_fit_task(name, features, target, split, asked) for split in splits]
     identity = {
         "features": features.fingerprint,
         "column": column,
@@ -48,7 +50,7 @@ def prepare(features: Features, config: CompareConfig, folder: Path) -> Setup:
     return Setup(features, target, column, splits, tasks, config, Ledger(folder, identity, config))
 
 
-def _fit_task(name: str, features: Features, target: np.ndarray, split: Split) -> Task:
+def _fit_task(name: str, features: Features, target: np.ndarray, split: Split, asked: dict[str, Any]) -> Task:
     for part, rows in split._asdict().items():
         if not len(rows):
             raise UserError(
@@ -57,7 +59,7 @@ def _fit_task(name: str, features: Features, target: np.ndarray, split: Split) -
                 "a comparison trains on train, chooses on dev and tests on test: give each of them rows",
             )
         refuse_empty_rows(features, rows)
-    task = create_task(name, target[split.train])
+    task = create_task(name, target[split.train], **asked)
     for rows in (split.dev, split.test):
         task.encode(target[rows])
     return task

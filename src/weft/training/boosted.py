@@ -27,7 +27,7 @@ from weft.errors import UserError
 from weft.files import read_tensors, write_bytes, write_tensors
 from weft.tasks.base import Task
 from weft.tokens import Tokens
-from weft.training.linear import checked_rows, classes_of, estimator_of, from_margins
+from weft.training.linear import checked_rows, classes_of, from_margins
 from weft.training.pooled import PooledInputs
 from weft.training.predictor import Predictor
 from weft.training.pretrained import models
@@ -210,12 +210,11 @@ def boost(
     rate: float = 0.1,
     columns: float = 1.0,
     rounds: int = ROUNDS,
-    balanced: bool = False,
     seed: int = 0,
     threads: int = 1,
     deadline: float | None = None,
 ) -> tuple[Trees, int]:
-    """Fit trees, and how many rounds they have.
+    """Fit trees, and how many rounds they have; rows weigh what the task says.
 
     Args:
         task: the fitted task.
@@ -224,27 +223,26 @@ def boost(
         library: "lightgbm" or "scikit-learn".
         leaves, rate, columns: of every tree; the share of columns is drawn anew for each.
         rounds: at most.
-        balanced: weigh rows so that every class counts the same.
         seed: of the draws.
         threads: of the library.
         deadline: of ``time.monotonic()``: no round starts after it.
     """
     if library not in LIBRARIES:
         raise UserError("trees are grown by lightgbm or scikit-learn", repr(library), f"choose one of {LIBRARIES}")
-    x, y = train[0], task.encode(train[1]).numpy()
-    held = None if dev is None else (dev[0], task.encode(dev[1]).numpy())
+    x, y, weights = train[0], task.response(train[1]), task.row_weights(train[1])
     settings = {"leaves": leaves, "rate": rate, "columns": columns, "rounds": rounds, "seed": seed, "threads": threads}
     grow = _lightgbm if library == "lightgbm" else _scikit
-    return grow(task, x, y, held, balanced, deadline, settings)
+    return grow(task, x, y, weights, dev, deadline, settings)
 
 
-Targets = tuple[np.ndarray, np.ndarray] | None
+Held = tuple[np.ndarray, np.ndarray] | None
+Weights = np.ndarray | None
 
 
 def _lightgbm(
-    task: Task, x: np.ndarray, y: np.ndarray, dev: Targets, balanced: bool, deadline: float | None, s: dict[str, Any]
+    task: Task, x: np.ndarray, y: np.ndarray, weights: Weights, dev: Held, deadline: float | None, s: dict[str, Any]
 ) -> tuple[Trees, int]:
-    lightgbm, estimator = require_lightgbm(), estimator_of(task)
+    lightgbm = require_lightgbm()
     common = {
         "verbosity": -1,
         "num_leaves": s["leaves"],
@@ -257,20 +255,19 @@ def _lightgbm(
         "force_col_wise": True,
         "feature_pre_filter": False,
     }
-    several = estimator == "classifier" and classes_of(task) > 2
-    common["objective"] = "regression" if estimator == "regressor" else "multiclass" if several else "binary"
+    several = task.estimator == "classifier" and classes_of(task) > 2
+    common["objective"] = "regression" if task.estimator == "regressor" else "multiclass" if several else "binary"
     if several:
         common["num_class"] = classes_of(task)
-    columns = [y] if y.ndim == 1 else list(y.T)
-    held = [None] * len(columns) if dev is None else [dev[1]] if y.ndim == 1 else list(dev[1].T)
+    columns = _columns(y)
+    held = [None] * len(columns) if dev is None else _columns(task.response(dev[1]))
     texts, most = [], 0
-    for column, other in zip(columns, held, strict=True):
-        weight = _balance(column) if balanced and estimator != "regressor" else None
-        data = lightgbm.Dataset(x, np.ascontiguousarray(column), weight=weight, params={"verbosity": -1})
+    for column, other, weight in zip(columns, held, _weights(weights, len(columns)), strict=True):
+        data = lightgbm.Dataset(x, column, weight=weight, params={"verbosity": -1})
         callbacks: list[Any] = [_until(lightgbm, deadline)]
         valid = None
         if dev is not None and other is not None:
-            valid = [lightgbm.Dataset(dev[0], np.ascontiguousarray(other), reference=data)]
+            valid = [lightgbm.Dataset(dev[0], other, reference=data)]
             callbacks.append(lightgbm.early_stopping(PATIENCE, verbose=False))
         booster = lightgbm.train(common, data, s["rounds"], valid_sets=valid, callbacks=callbacks)
         best = booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
@@ -288,16 +285,14 @@ def _until(lightgbm: Any, deadline: float | None) -> Any:
 
 
 def _scikit(
-    task: Task, x: np.ndarray, y: np.ndarray, dev: Targets, balanced: bool, deadline: float | None, s: dict[str, Any]
+    task: Task, x: np.ndarray, y: np.ndarray, weights: Weights, dev: Held, deadline: float | None, s: dict[str, Any]
 ) -> tuple[Trees, int]:
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from threadpoolctl import threadpool_limits
 
-    values = estimator_of(task) == "regressor"
-    kind = HistGradientBoostingRegressor if values else HistGradientBoostingClassifier
-    options: dict[str, Any] = {} if values else {"class_weight": "balanced" if balanced else None}
-    parts, outputs = [], 1 if y.ndim == 1 else y.shape[1]
-    for column in [y] if y.ndim == 1 else list(y.T):
+    kind = HistGradientBoostingRegressor if task.estimator == "regressor" else HistGradientBoostingClassifier
+    parts, columns = [], _columns(y)
+    for column, weight in zip(columns, _weights(weights, len(columns)), strict=True):
         model = kind(
             max_leaf_nodes=s["leaves"],
             learning_rate=s["rate"],
@@ -307,19 +302,18 @@ def _scikit(
             random_state=s["seed"],
             warm_start=True,
             max_iter=1,
-            **options,
         )
         with threadpool_limits(limits=s["threads"]):
             for rounds in range(10, s["rounds"] + 1, 10):
-                model.set_params(max_iter=rounds).fit(x, column)
+                model.set_params(max_iter=rounds).fit(x, column, sample_weight=weight)
                 if deadline is not None and time.monotonic() > deadline:
                     break
         parts.append(_arrays(model))
-    trees = parts[0] if outputs == 1 else _side_by_side(parts)
+    trees = parts[0] if len(parts) == 1 else _side_by_side(parts)
     count = len(trees.arrays["start"]) // len(np.unique(trees.arrays["output"]))
     if dev is None:
         return trees, count
-    encoded = torch.from_numpy(dev[1])
+    encoded = task.encode(dev[1])
     losses = []
     for margins in trees.staged(dev[0]):
         outputs = from_margins(task, _both(task, margins)).float()
@@ -380,13 +374,18 @@ def _side_by_side(parts: list[ArrayTrees]) -> ArrayTrees:
 
 def _both(task: Task, margins: np.ndarray) -> Tensor:
     """Margins ``(n, K)``; that of two classes ``(n, 1)`` as one of each."""
-    if estimator_of(task) == "classifier" and margins.shape[1] == 1:
+    if task.estimator == "classifier" and margins.shape[1] == 1:
         margins = np.concatenate([-margins / 2, margins / 2], axis=1)
     return torch.from_numpy(margins)
 
 
-def _balance(y: np.ndarray) -> np.ndarray:
-    """Row weights under which every class counts the same."""
-    _, inverse, counts = np.unique(y, return_inverse=True, return_counts=True)
-    weights: np.ndarray = (len(y) / (len(counts) * counts))[inverse]
-    return weights
+def _columns(y: np.ndarray) -> list[np.ndarray]:
+    """One column per model: all classes in one, or one per label or value."""
+    return [y] if y.ndim == 1 else [np.ascontiguousarray(column) for column in y.T]
+
+
+def _weights(weights: Weights, columns: int) -> list[Weights]:
+    """The weights of the rows for each column."""
+    if weights is None or weights.ndim == 1:
+        return [weights] * columns
+    return [np.ascontiguousarray(column) for column in weights.T]

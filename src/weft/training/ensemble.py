@@ -62,8 +62,9 @@ class EnsembleModel(nn.Module, Predictor):
         empty = np.zeros(self.task.outputs, dtype=np.float32)
         self.register_buffer("answer", torch.from_numpy(empty if answer is None else answer.astype(np.float32)))
 
+    @torch.no_grad()
     def forward(self, inputs: dict[str, Tokens]) -> Tensor:
-        """Outputs ``(B, K)`` of the task from ``{name: Tokens}``."""
+        """Outputs ``(B, K)`` of the task from ``{name: Tokens}``; without gradient."""
         parts = []
         for member in self.members:
             seen = {name: inputs[name] for name in member.names}
@@ -71,7 +72,7 @@ class EnsembleModel(nn.Module, Predictor):
             found = self.get_buffer("answer").expand(len(there), -1).clone()
             found[there] = member({name: Tokens(*(part[there] for part in t)) for name, t in seen.items()})  # type: ignore[operator]
             parts.append(found)
-        return mix(self.task, torch.stack(parts), self.get_buffer("weights"))
+        return torch.from_numpy(self._mean(torch.stack(parts).cpu().numpy()))
 
     @torch.no_grad()
     def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
@@ -79,8 +80,11 @@ class EnsembleModel(nn.Module, Predictor):
         features = select(features, self.names)
         refuse_empty_rows(features, rows)
         parts = [answers(member, features, rows, self.get_buffer("answer").numpy()) for member in self.members]
-        found: np.ndarray = mix(self.task, torch.from_numpy(np.stack(parts)), self.get_buffer("weights")).numpy()
-        return found
+        return self._mean(np.stack(parts))
+
+    def _mean(self, outputs: np.ndarray) -> np.ndarray:
+        """Of outputs ``(M, n, K)``."""
+        return self.task.average(outputs, self.get_buffer("weights").double().numpy())
 
     def config(self) -> dict[str, Any]:
         about = {"target": self.target, "encoders": self.encoders, "table": self.table}
@@ -97,16 +101,6 @@ class EnsembleModel(nn.Module, Predictor):
         """The ensemble with the members of a folder."""
         count = config.pop("members")
         return cls(members=[load_model(folder / f"member-{number}") for number in range(count)], **config)
-
-
-def mix(task: Task, outputs: Tensor, weights: Tensor) -> Tensor:
-    """One answer ``(n, K)`` from outputs ``(M, n, K)`` and weights ``(M,)`` that sum to one."""
-    weights = weights.to(outputs)
-    if not task.probabilistic:
-        return torch.einsum("m,mnk->nk", weights, outputs)
-    log_p = task.log_probabilities(outputs)
-    log_w = weights.log().view(-1, *(1 for _ in log_p.shape[1:]))
-    return task.from_log_probabilities(torch.logsumexp(log_w + log_p, dim=0))
 
 
 def answers(model: Predictor, features: Features, rows: np.ndarray, answer: np.ndarray) -> np.ndarray:

@@ -15,17 +15,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weft.errors import UserError
 from weft.tasks.base import Task
-from weft.tasks.classification import ClassificationTask
-from weft.tasks.multilabel import MultilabelTask
-from weft.tasks.regression import RegressionTask
 from weft.tokens import Tokens, present
 from weft.training.pooled import PooledInputs
 from weft.training.predictor import Predictor
@@ -143,33 +139,11 @@ def checked_rows(model: Predictor, features: Features, rows: np.ndarray | None) 
     return rows, features
 
 
-def estimator_of(task: Task) -> Literal["classifier", "per-label", "regressor"]:
-    """The classical model that can answer a task.
-
-    Raises:
-        UserError: classical models do not know the task.
-    """
-    known: dict[type[Task], Literal["classifier", "per-label", "regressor"]] = {
-        ClassificationTask: "classifier",
-        MultilabelTask: "per-label",
-        RegressionTask: "regressor",
-    }
-    for kind, estimator in known.items():
-        if isinstance(task, kind):
-            return estimator
-    raise UserError(
-        "classical models know classification, multilabel and regression",
-        type(task).__name__,
-        "leave this method out (--without)",
-    )
-
-
 def from_margins(task: Task, margins: Tensor) -> Tensor:
     """Outputs ``(B, K)`` of a task from what a classical model adds up: logits of classes or labels, or values."""
-    estimator = estimator_of(task)
-    if estimator == "regressor":
+    if task.estimator == "regressor":
         return margins
-    if estimator == "classifier":
+    if task.estimator == "classifier":
         return task.from_log_probabilities(margins.log_softmax(dim=-1).unsqueeze(-2))
     both = torch.stack([nn.functional.logsigmoid(-margins), nn.functional.logsigmoid(margins)], dim=-1)
     return task.from_log_probabilities(both)
@@ -177,10 +151,10 @@ def from_margins(task: Task, margins: Tensor) -> Tensor:
 
 def chance(task: Task, target: np.ndarray) -> np.ndarray:
     """Outputs ``(K,)`` float32 of a guess that knows the training target alone."""
-    y, low = task.encode(target).numpy(), np.exp(LOW)
-    if estimator_of(task) == "classifier":
+    y, low = task.response(target), np.exp(LOW)
+    if task.estimator == "classifier":
         margins = np.log(np.maximum(np.bincount(y, minlength=classes_of(task)) / len(y), low))
-    elif estimator_of(task) == "regressor":
+    elif task.estimator == "regressor":
         margins = y.mean(axis=0)
     else:
         mean = np.clip(y.mean(axis=0), low, 1 - low)
@@ -190,52 +164,52 @@ def chance(task: Task, target: np.ndarray) -> np.ndarray:
 
 
 def classes_of(task: Task) -> int:
-    """How many classes, labels or values a classical model answers for."""
-    return task.outputs
+    """How many classes, labels or values a classical model adds up."""
+    return len(task.labels) if task.estimator == "classifier" else task.outputs
 
 
 def linear_path(
-    task: Task, x: np.ndarray, target: np.ndarray, strengths: Sequence[float], balanced: bool = False
+    task: Task, x: np.ndarray, target: np.ndarray, strengths: Sequence[float]
 ) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-    """Weights ``(P, K)`` and biases ``(K,)`` at every strength, weakest first.
+    """Weights ``(P, K)`` and biases ``(K,)`` at every strength, weakest first; rows weigh what the task says.
 
     Args:
         task: the fitted task.
         x: ``(n, P)``.
         target: raw target of these rows.
         strengths: ``C``; larger fits closer.
-        balanced: weigh rows so that every class (or label) counts the same.
     """
-    y, estimator = task.encode(target).numpy(), estimator_of(task)
-    ordered = sorted(strengths)
-    if estimator == "classifier":
-        yield from _classes(x, y, classes_of(task), ordered, balanced)
-    elif estimator == "regressor":
+    y, weights, ordered = task.response(target), task.row_weights(target), sorted(strengths)
+    if task.estimator == "classifier":
+        yield from _classes(x, y, classes_of(task), ordered, weights)
+    elif task.estimator == "regressor":
         for strength in ordered:
-            weight, bias = _ridge(x, y, strength)
+            weight, bias = _ridge(x, y, strength, weights)
             yield strength, weight, bias
     else:
-        paths = [_classes(x, column.astype(np.int64), 2, ordered, balanced) for column in y.T]
+        columns = [None] * y.shape[1] if weights is None else list(weights.T)
+        labels = zip(y.T.astype(np.int64), columns, strict=True)
+        paths = [_classes(x, column, 2, ordered, weight) for column, weight in labels]
         for found in zip(*paths, strict=True):
             weight = np.stack([w[:, 1] - w[:, 0] for _, w, _ in found], axis=1)
             yield found[0][0], weight, np.array([b[1] - b[0] for _, _, b in found])
 
 
 def _classes(
-    x: np.ndarray, y: np.ndarray, classes: int, strengths: Sequence[float], balanced: bool
+    x: np.ndarray, y: np.ndarray, classes: int, strengths: Sequence[float], weights: np.ndarray | None
 ) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
     """Logistic regression of class numbers ``(n,)``."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     seen = np.unique(y)
-    model = LogisticRegression(max_iter=ITERATIONS, warm_start=True, class_weight="balanced" if balanced else None)
+    model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)
     for strength in strengths:
         weight, bias = np.zeros((x.shape[1], classes)), np.full(classes, LOW)
         if len(seen) > 1:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # dev rows judge a fit, converged or not
-                model.set_params(C=strength).fit(x, y)
+                model.set_params(C=strength).fit(x, y, sample_weight=weights)
             coefficients, intercept = model.coef_.T, model.intercept_
             if len(seen) == 2:
                 coefficients = np.concatenate([-coefficients / 2, coefficients / 2], axis=1)
@@ -246,9 +220,9 @@ def _classes(
         yield strength, weight, bias
 
 
-def _ridge(x: np.ndarray, y: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+def _ridge(x: np.ndarray, y: np.ndarray, strength: float, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Ridge regression of values ``(n, K)``."""
     from sklearn.linear_model import Ridge
 
-    model = Ridge(alpha=1 / strength).fit(x, y)
-    return np.atleast_2d(model.coef_).T, np.atleast_1d(model.intercept_)
+    model = Ridge(alpha=1 / strength).fit(x, y, sample_weight=weights)
+    return np.atleast_2d(model.coef_).reshape(-1, x.shape[1]).T, np.atleast_1d(model.intercept_)
