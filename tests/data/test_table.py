@@ -454,6 +454,8 @@ def test_yaml_keeps_what_a_person_wrote(tmp_path: Path) -> None:
         ("table: [", "not YAML"),
         ("- 1", "not a configuration"),
         ("modalities: {}", "modalities"),
+        ("task: clasification", "did you mean 'classification'"),
+        ("modalities: {m: {kind: imgae, column: a}}", "did you mean 'image'"),
         ("modalities: {m: {kind: image}}", "'column' or 'columns'"),
         ("modalities: {m: {kind: image, columns: [a, b]}}", "one column"),
         ("modalities: {m: {kind: image, colum: a}}", "did you mean 'column'"),

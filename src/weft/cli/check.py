@@ -26,6 +26,9 @@ def check(
 ) -> None:
     """Versions, devices and extras; with a source, also reads every sample of it and names the first bad row.
 
+    Of a source it says the classes, the columns, and what to mend before time is spent: columns that give the target
+    away, contents on both sides of the split, classes with few rows or two spellings, constants, duplicates.
+
     Examples:
 
         weft check
@@ -42,7 +45,9 @@ def check(
     if json:
         write_json(report)
     else:
-        write_table("weft check", [{"what": key, "found": value} for key, value in report.items()])
+        warnings = report.pop("warnings", [])
+        rows = [{"what": key, "found": value} for key, value in report.items()]
+        write_table("weft check", rows + [{"what": "warning", "found": warning} for warning in warnings])
 
 
 def _version(package: str) -> str:
@@ -60,18 +65,22 @@ def _devices() -> dict[str, Any]:
 
 
 def _samples(source: str, root: Any, data: list[str]) -> dict[str, Any]:
-    import numpy as np
-
     from weft.cli.source import read_source
     from weft.data import make_splits
+    from weft.data.findings import look_over
+    from weft.errors import UserError
 
     dataset = read_source(source, root, data)
-    split = make_splits(dataset)
-    found: dict[str, Any] = {"rows": len(dataset), "task": dataset.task}
-    for name, modality in dataset.modalities.items():
-        rows = [i for i, value in enumerate(modality.values) if value is not None]
+    for name in dataset.modalities:
         dataset.verify(name)
-        found[f"modality {name}"] = f"{modality.kind}, present in {len(rows)} rows"
-    for part, rows_of in zip(split._fields, split, strict=True):
-        found[f"split {part}"] = int(np.size(rows_of))
+    found: dict[str, Any] = {"rows": len(dataset), "task": dataset.task}
+    try:
+        split, why = make_splits(dataset), None
+    except UserError as error:
+        split, why = None, f"{error.what}: {error.found} ({error.remedy})"
+    findings = look_over(dataset, split)
+    found |= findings.facts
+    if split is not None:
+        found |= {f"split {part}": len(rows) for part, rows in split._asdict().items()}
+    found["warnings"] = findings.warnings + ([f"no split can be made: {why}"] if why else [])
     return found

@@ -49,15 +49,17 @@ def compare(
 
         weft compare runs/shapes/store --fusions "gated,*attention*" --folds 5 --json
     """
-    from weft.cli.output import say, write_json
+    from weft.cli.output import ask_folder, say, write_json
     from weft.cli.source import cores, open_store, settings
     from weft.compare import CompareConfig
     from weft.compare import compare as run
     from weft.report import render_terminal, write_report
 
     progress = not (quiet or json)
-    features = open_store(source, root, data, encoder, store, progress=progress)
     folder = out or Path("runs") / Path(source).stem / "compare"
+    if out is not None:
+        ask_folder(out)
+    features = open_store(source, root, data, encoder, store, progress=progress)
     given = {"fusions": fusions.split(",") if fusions else None, "folds": folds, "budget": budget}
     config = CompareConfig(
         seeds=seeds,

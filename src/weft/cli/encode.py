@@ -33,12 +33,13 @@ def encode(
 
         weft encode flickr8k --root data/flickr8k --encoder image=hf:facebook/dinov2-small
     """
-    from weft.cli.output import say, write_json
+    from weft.cli.output import ask_folder, say, write_json
     from weft.cli.source import choose_encoders, read_source
     from weft.store import encode as encode_dataset
 
-    dataset = read_source(source, root, data)
     folder = out or Path("runs") / Path(source).stem / "store"
+    dataset = read_source(source, root, data)
+    ask_folder(folder)
     store = encode_dataset(
         dataset,
         choose_encoders(dataset, source, encoder),

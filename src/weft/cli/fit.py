@@ -63,11 +63,13 @@ def fit(
         weft fit flickr8k --root data/flickr8k --fusion convirt --train-towers --encoder image=hf:microsoft/resnet-50
         --encoder text=hf:bert-base-uncased --set lr=0.0001 --set batch_size=256 --set chunk=32
     """
-    from weft.cli.output import say, write_json, write_table
+    from weft.cli.output import ask_folder, say, write_json, write_table
     from weft.cli.source import open_raw, open_store, settings
     from weft.training import train_model
 
     progress = not (quiet or json)
+    if out is not None:
+        ask_folder(out)
     features: Any = (
         open_raw(source, root, data, encoder)
         if train_towers

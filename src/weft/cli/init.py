@@ -15,23 +15,41 @@ def add_to(app: typer.Typer) -> None:
 def init(
     table: Annotated[Path, typer.Argument(help="CSV, Parquet or JSONL; one row per sample, one column per modality.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The YAML to write.")] = Path("weft.yaml"),
+    target: Annotated[str | None, typer.Option(help="Column to predict; none: retrieval.")] = None,
+    id: Annotated[str | None, typer.Option(help="Column of row ids; none: rows are numbered.")] = None,
+    group: Annotated[str | None, typer.Option(help="Rows of one value never cross a split; none: no groups.")] = None,
+    drop: Annotated[list[str], typer.Option("--drop", help="Column to leave out. Repeat.")] = [],  # noqa: B006
     force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,
 ) -> None:
     """Look at a table's columns and write a YAML that says what each one is; edit it, then `weft compare weft.yaml`.
+
+    What it guesses, it says, and why.
 
     Examples:
 
         weft init reviews.csv
 
-        weft init sensors.parquet --out sensors.yaml
+        weft init pets.csv --target AdoptionSpeed --group RescuerID --drop Name --force
     """
-    from weft.cli.output import say
-    from weft.data import guess_table, to_commented_yaml
+    from weft.cli.output import ask_file, say
+    from weft.data import propose_table, to_commented_yaml
     from weft.errors import UserError
-    from weft.files import write_bytes
 
     if out.exists() and not force:
         raise UserError("the configuration exists already", str(out), "choose another --out, or pass --force")
-    config = guess_table(table)
-    write_bytes(out, to_commented_yaml(config, out.parent).encode())
-    say(f"{out}: {', '.join(f'{n} ({m.kind})' for n, m in config.modalities.items())}. Next: weft compare {out}")
+    ask_file(out)
+    proposal = propose_table(table, target=target, id=id, group=group, drop=drop)
+    config = proposal.config
+    out.write_text(to_commented_yaml(config, out.parent, proposal), encoding="utf-8")
+    for role in ("target", "task", "id", "group", "split"):
+        why = proposal.reasons.get(role)
+        say(f"{role}: {getattr(config, role) or 'none'}{f' ({why})' if why else ''}")
+    for name, modality in config.modalities.items():
+        several = f" of {', '.join(modality.names)}" if modality.columns else ""
+        say(f"modality {name}: {modality.kind}{several}")
+    for column, why in proposal.left_out.items():
+        say(f"left out: {column or '(a column without a name)'} ({why})")
+    for what, why in proposal.reasons.items():
+        if what.startswith("column "):
+            say(f"{what}: {why}")
+    say(f"Other roles: --target, --id, --group, --drop. Written: {out}. Next: weft check {out}, weft compare {out}")

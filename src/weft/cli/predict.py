@@ -36,11 +36,13 @@ def predict(
 
         weft predict runs/shapes/compare/winner new_rows.csv --json
     """
-    from weft.cli.output import say, write_json
+    from weft.cli.output import ask_file, say, write_json
     from weft.cli.source import read_new_rows
     from weft.training import load_model
 
     fused = load_model(model)
+    if not json:
+        ask_file(out)
     dataset = read_new_rows(fused.table, source, root, data)
     result = fused.predict(dataset, progress=not (quiet or json))
     if json:
@@ -56,6 +58,8 @@ def write_predictions(path: Path, result: dict[str, Any], names: Sequence[Any]) 
     import pyarrow as pa
     import pyarrow.csv
 
+    from weft.cli.output import writing
+
     columns: dict[str, Any] = {}
     for key, value in result.items():
         array = np.asarray(value)
@@ -64,4 +68,5 @@ def write_predictions(path: Path, result: dict[str, Any], names: Sequence[Any]) 
             columns |= {f"{key}_{label}": array[:, i] for i, label in enumerate(labels)}
         else:
             columns[key] = array
-    pyarrow.csv.write_csv(pa.table(columns), path)
+    with writing(path):
+        pyarrow.csv.write_csv(pa.table(columns), path)

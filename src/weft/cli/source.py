@@ -52,8 +52,7 @@ def read_source(source: str, root: Path | None, data: list[str]) -> Dataset:
         from weft.data import load_config, read_table
 
         config = load_config(source)
-        if config.task != "retrieval":  # aligners have no task
-            return read_table(config.table, config)
+        return read_table(config.table, config)
     if source not in datasets.names():
         raise UserError(
             "the source is neither a store, nor a YAML file, nor a data set",

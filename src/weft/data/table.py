@@ -94,7 +94,8 @@ class TableConfig(BaseModel):
     Attributes:
         table: path of the CSV, Parquet or JSONL file. :func:`load_config` makes it absolute.
         id, split, group: columns, if there are such. Without ``id`` the rows are numbered.
-        target: the target column, or several; the first is the one asked for by default. None for retrieval.
+        target: the target column, or several; the first is the one asked for by default, except where the task reads
+            them side by side (survival: time and event). None for retrieval.
         time: column of dates that a ``temporal`` split goes by.
         task: registered name of what is asked.
         labels: names in the order of the outputs: the labels of ``multilabel`` (None: those found, sorted), the classes
@@ -201,7 +202,11 @@ def read_table(path: str | Path, config: TableConfig, *, require_target: bool = 
         raise UserError(
             f"{path}: modality {empty[0]!r} is empty in every row", f"columns {used}", "remove the modality"
         )
-    learned = config.model_copy(update={"modalities": chosen, "classes": {**config.classes, **rows.classes}})
+    labels = config.labels
+    if reads_of(config.task) == "sets" and rows.labels:
+        labels = list(next(iter(rows.labels.values())))
+    classes = {**config.classes, **rows.classes}
+    learned = config.model_copy(update={"modalities": chosen, "classes": classes, "labels": labels})
     dataset = Dataset(
         name=path.stem,
         ids=rows.ids,
@@ -492,7 +497,7 @@ def _numbers(columns: Columns, column: str, cells: Sequence[Any], ids: list[str]
         numbers.append(value)
     if wrong:
         raise UserError(
-            f"{columns.path}: regression target {column!r} holds cells that are no finite numbers",
+            f"{columns.path}: target {column!r} is to be a number, and holds cells that are no finite numbers",
             f"{len(wrong)} rows: {some(wrong)}",
             "correct or drop these rows, or set task: classification",
         )

@@ -8,7 +8,8 @@ r"""A table row as one token: numbers standardised, categories one-hot or by the
 
 ``mu``, ``sigma`` and the categories come from the training rows, ``t`` is days; ``m`` is 1 where the cell is missing,
 the other entries are 0 there. ``other`` is 1 for a category that training did not show, or showed too seldom to stand
-alone (once; or beyond the ``max_categories`` most frequent). A column with rare categories has, beside the one-hot
+alone (once; or beyond the ``max_categories`` most frequent). A number with at most ``levels`` different whole values,
+which may be codes, has one-hot entries of them too. A column with rare categories has, beside the one-hot
 entries, the logarithm of how often training showed the category, and ``spelling`` entries that are alike for categories
 spelt alike (signed hashed n-grams, as in ``hashed-text``), so rare and new ones are not all the same. A constant column
 has scale 1; numbers farther than 1,000 deviations off count as that far.
@@ -51,6 +52,7 @@ class Columns(Encoder):
     Args:
         max_categories: most one-hot entries of a column; rarer categories share ``other``.
         spelling: entries for the spelling of categories, in columns that have rare ones.
+        levels: most different whole numbers of a column that are one-hot as well.
     """
 
     kinds = ("tabular", "date")
@@ -61,8 +63,9 @@ class Columns(Encoder):
         *,
         max_categories: Annotated[int, Field(ge=1)] = 64,
         spelling: Annotated[int, Field(ge=0)] = 16,
+        levels: Annotated[int, Field(ge=0)] = 8,
     ) -> None:
-        self.max_categories, self.spelling = max_categories, spelling
+        self.max_categories, self.spelling, self.levels = max_categories, spelling, levels
         self.columns: list[dict[str, Any]] = []
 
     def fit(self, values: Sequence[Any]) -> None:
@@ -83,7 +86,9 @@ class Columns(Encoder):
         known = [n for n in numbers if n is not None]
         if known and len(known) == len(present):
             mean, scale = _scale(known)
-            return {"kind": "numeric", "mean": mean, "scale": scale}
+            levels = sorted(set(known)) if all(n.is_integer() for n in known) else []
+            few = 2 < len(levels) <= self.levels
+            return {"kind": "numeric", "mean": mean, "scale": scale, "levels": levels if few else []}
         counts = Counter(as_category(cell) or "" for cell in present)
         ranked = sorted(counts, key=lambda category: (-counts[category], category))
         often = [category for category in ranked if counts[category] > 1] if len(ranked) > 2 else ranked
@@ -126,7 +131,7 @@ class Columns(Encoder):
             )
         if isinstance(value, datetime):
             return _calendar(value, column)
-        return [_standard(value, (column["mean"], column["scale"]))]
+        return [_standard(value, (column["mean"], column["scale"])), *(float(value == n) for n in column["levels"])]
 
     def _category(self, category: str, column: dict[str, Any]) -> list[float]:
         one_hot = [float(category == known) for known in column["categories"]]
@@ -139,14 +144,14 @@ class Columns(Encoder):
 
     def _width(self, column: dict[str, Any]) -> int:
         if column["kind"] == "numeric":
-            return 2
+            return 2 + len(column["levels"])
         if column["kind"] == "date":
             return 4 + 2 * len(CYCLES)
         return len(column["categories"]) + 2 + (1 + self.spelling if column["counts"] else 0)
 
     def identity(self) -> dict[str, Any]:
         """Name and options; the statistics are the state."""
-        options = {"max_categories": self.max_categories, "spelling": self.spelling}
+        options = {"max_categories": self.max_categories, "spelling": self.spelling, "levels": self.levels}
         return {"name": "columns", "version": 2, **options}
 
     def state(self) -> dict[str, Any]:

@@ -1,0 +1,190 @@
+"""What a person should know of a data set before time is spent on it: classes, columns, and what can spoil a verdict.
+
+Everything is read from the raw values; nothing is encoded. A column *gives the target away* where its value alone, by a
+look-up table learned on one half of the rows, answers most of what the majority answer gets wrong in the other half.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from weft.data.cells import says_blank
+from weft.data.dataset import Dataset
+from weft.data.splits import Split
+from weft.data.targets import reads_of, tasks
+from weft.errors import some
+
+FEW_ROWS = 5
+GIVEN_AWAY = 0.6
+"""Part of the errors of the majority answer that a single column may explain before it is suspected."""
+BINS = 20
+LOOKED_AT = 20_000
+SHOWN = 12
+
+
+@dataclass
+class Findings:
+    """Facts ``{what: found}`` and warnings, in the order to print them."""
+
+    facts: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def look_over(data: Dataset, split: Split | None) -> Findings:
+    """Facts and warnings about a data set; ``split`` None: no split can be made."""
+    found = Findings(warnings=list(data.notes))
+    for name, target in data.targets.items():
+        _target(data, name, target, found)
+    if data.group is not None:
+        counts = Counter(data.group.tolist())
+        found.facts["groups"] = f"{len(counts)}, the largest of {max(counts.values())} rows"
+    for name, modality in data.modalities.items():
+        keys = [None if value is None else content_key(value) for value in modality.values]
+        _repeats(name, keys, data, split, found)
+        if modality.fields:
+            _columns(data, name, found)
+    whole = list(zip(*([content_key(v) for v in m.values] for m in data.modalities.values()), strict=True))
+    twice = len(whole) - len(set(whole))
+    if twice:
+        found.warnings.append(f"{twice} rows equal an earlier row in every modality")
+    return found
+
+
+def _target(data: Dataset, name: str, target: np.ndarray, found: Findings) -> None:
+    what = f"target {name}"
+    if target.ndim == 2:
+        labels = data.labels.get(name, tuple(map(str, range(target.shape[1]))))
+        counts = dict(zip(labels, target.sum(axis=0).tolist(), strict=True))
+        found.facts[what] = _counted(counts)
+        return
+    if target.dtype.kind == "f":
+        low, middle, high = (float(np.quantile(target, q)) for q in (0, 0.5, 1))
+        found.facts[what] = f"numbers from {low:g} to {high:g}, median {middle:g}"
+        return
+    classes = Counter(target.tolist())
+    counts = dict(sorted(classes.items(), key=lambda pair: -pair[1]))
+    found.facts[what] = f"{len(counts)} classes: {_counted(counts)}"
+    if data.task not in tasks.names() or reads_of(data.task) != "classes":
+        return
+    alike = defaultdict(list)
+    for label in counts:
+        alike[" ".join(str(label).casefold().split())].append(label)
+    for same in alike.values():
+        if len(same) > 1:
+            found.warnings.append(f"classes of {name!r} that differ in spelling alone: {some(same)}")
+    for label in counts:
+        if says_blank(str(label)):
+            found.warnings.append(f"{label!r} is a class of {name!r} in {counts[label]} rows: is it a missing value?")
+    rare = {label: count for label, count in counts.items() if count < FEW_ROWS}
+    if rare:
+        kept = [label for label in sorted(classes, key=str) if label not in rare]
+        found.warnings.append(
+            f"classes of {name!r} with few rows: {_counted(rare)}. They can hardly be learned or tested, and one with "
+            f"a single row not at all. To leave them out, list the others in the YAML: classes: {{{name!r}: {kept}}}"
+        )
+
+
+def _repeats(name: str, keys: Sequence[Hashable], data: Dataset, split: Split | None, found: Findings) -> None:
+    """Contents that several rows share, and that stand on both sides of the split."""
+    there = [key for key in keys if key is not None]
+    absent = f", absent in {len(keys) - len(there)} rows" if len(there) < len(keys) else ""
+    values = len(set(there))
+    found.facts[f"modality {name}"] = f"{data.modalities[name].kind}, present in {len(there)} rows{absent}"
+    if values < len(there):
+        found.facts[f"modality {name}"] += f", {values} different"
+    if split is None or data.modalities[name].kind == "tabular":
+        return
+    known = {keys[row] for row in split.train} - {None}
+    leaks = [data.ids[row] for row in split.test if keys[row] in known]
+    if leaks:
+        found.warnings.append(
+            f"{len(leaks)} of {len(split.test)} test rows have a {name!r} that training rows have too "
+            f"({some(leaks, 3)}): if it tells the answer, name a group"
+        )
+
+
+def _columns(data: Dataset, name: str, found: Findings) -> None:
+    """Every column of a tabular modality: type, values, gaps; constant ones and those that give the target away."""
+    modality = data.modalities[name]
+    rows = [value if value is not None else (None,) * len(modality.fields) for value in modality.values]
+    for column, cells in zip(modality.fields, zip(*rows, strict=True), strict=True):
+        present = [cell for cell in cells if cell is not None]
+        type_ = (
+            {float: "number", str: "category", datetime: "date"}.get(type(present[0]), "number") if present else "empty"
+        )
+        gaps = len(cells) - len(present)
+        missing = f", missing in {gaps} rows" if gaps else ""
+        found.facts[f"column {column}"] = f"{type_}, {len(set(present))} different{missing}"
+        if len(set(present)) < 2 and not gaps:
+            found.warnings.append(f"column {column!r} is the same in every row")
+        for target, values in data.targets.items():
+            if values.ndim == 1 and target != column:
+                _gives_away(column, cells, target, values, found)
+
+
+def _gives_away(column: str, cells: Sequence[Any], target: str, values: np.ndarray, found: Findings) -> None:
+    cells, values = cells[:LOOKED_AT], values[:LOOKED_AT]
+    codes = _binned(cells)
+    number = values.dtype.kind == "f"
+    right = base = 0.0
+    for half in (0, 1):
+        learn, ask = np.arange(half, len(codes), 2), np.arange(1 - half, len(codes), 2)
+        if not len(learn) or not len(ask):
+            return
+        seen: dict[Hashable, list[Any]] = defaultdict(list)
+        for row in learn:
+            seen[codes[row]].append(values[row])
+        if number:
+            mean = float(values[learn].mean())
+            answers = np.array([np.mean(seen[codes[row]]) if codes[row] in seen else mean for row in ask])
+            right -= float(((answers - values[ask]) ** 2).sum())
+            base -= float(((mean - values[ask]) ** 2).sum())
+        else:
+            most = Counter(values[learn].tolist()).most_common(1)[0][0]
+            table = {code: Counter(v).most_common(1)[0][0] for code, v in seen.items()}
+            right += sum(table.get(codes[row], most) == values[row] for row in ask)
+            base += sum(most == values[row] for row in ask)
+    count = len(codes)
+    explained = (right - base) / ((0.0 if number else count) - base) if base != (0.0 if number else count) else 0.0
+    if count >= 20 and explained > GIVEN_AWAY:
+        share = (
+            f"{explained:.0%} of its variance"
+            if number
+            else f"{right / count:.0%} of the rows ({base / count:.0%} without)"
+        )
+        found.warnings.append(
+            f"column {column!r} alone tells {target!r} in {share}: if it is known only after the target, leave it out "
+            f"(weft init --drop {column!r})"
+        )
+
+
+def _binned(cells: Sequence[Any]) -> list[Hashable]:
+    """Cells as few values: numbers and dates of many values by their quantile."""
+    numbers = [cell.timestamp() if isinstance(cell, datetime) else cell for cell in cells]
+    present = [n for n in numbers if isinstance(n, float | int)]
+    if len(set(present)) <= BINS or any(isinstance(n, str) for n in numbers):
+        return list(numbers)
+    edges = np.quantile(present, np.linspace(0, 1, BINS + 1)[1:-1])
+    return [None if n is None else int(np.searchsorted(edges, n, side="right")) for n in numbers]
+
+
+def content_key(value: Any) -> Hashable:
+    """Equal for equal values; files by their path."""
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype.str, value.tobytes()
+    if isinstance(value, tuple | list):
+        return tuple(content_key(part) for part in value)
+    if hasattr(value, "tobytes") and hasattr(value, "size"):
+        return value.size, value.tobytes()
+    return value if isinstance(value, Hashable) else repr(value)
+
+
+def _counted(counts: dict[Any, int]) -> str:
+    shown = ", ".join(f"{label!r} {count}" for label, count in list(counts.items())[:SHOWN])
+    return shown + (f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else "")

@@ -1,0 +1,269 @@
+"""New rows are read by what training learned, never by the rows beside them; faults of real tables, each with kin."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from weft.data import TableConfig, guess_table, propose_table, read_table
+from weft.encoders import create_encoder
+from weft.errors import UserError
+
+Rows = list[dict[str, Any]]
+
+
+def csv(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def save(path: Path, rows: Rows) -> Path:
+    names = list(rows[0])
+    if path.suffix == ".parquet":
+        pa.parquet.write_table(pa.table({name: [row[name] for row in rows] for name in names}), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        lines = [",".join(names), *(",".join("" if row[n] is None else str(row[n]) for n in names) for row in rows)]
+        path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def config(columns: list[str], **changes: Any) -> TableConfig:
+    plain = {"table": "t.csv", "target": "y", "task": "classification"}
+    return TableConfig(**{**plain, "modalities": {"facts": {"kind": "tabular", "columns": columns}}, **changes})
+
+
+def learned(path: Path, columns: list[str], **changes: Any) -> TableConfig:
+    """The configuration that a model would keep."""
+    table = read_table(path, config(columns, **changes)).table
+    assert table is not None
+    return TableConfig(**table)
+
+
+def rows(count: int = 30, **columns: Any) -> Rows:
+    return [{**{name: make(i) for name, make in columns.items()}, "y": i % 2} for i in range(count)]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_category_is_one_in_a_table_of_numbers(tmp_path: Path, suffix: str, alone: bool) -> None:
+    code = ["B", "1", "2"]
+    kept = learned(save(tmp_path / "t.csv", rows(code=lambda i: code[i % 3])), ["code"])
+    new = [{"code": 1}, {"code": 2}][: 1 if alone else 2]
+    read = read_table(save(tmp_path / f"new.{suffix}", new), kept, require_target=False)
+    assert read.modalities["facts"].values == [("1",), ("2",)][: len(new)]
+
+
+def test_a_number_is_one_whatever_stands_beside_it(tmp_path: Path) -> None:
+    kept = learned(save(tmp_path / "t.csv", rows(size=lambda i: i)), ["size"])
+    new = read_table(save(tmp_path / "new.csv", rows(2, size=lambda i: ["7", "many"][i])), kept, require_target=False)
+    assert new.modalities["facts"].values == [(7.0,), None] or new.modalities["facts"].values[0] == (7.0,)
+
+
+@pytest.mark.parametrize("target", [["1", "2", "x"], ["0", "1", "1+"], ["yes", "no", "2"]])
+def test_classes_are_words_where_training_had_words(tmp_path: Path, target: list[str]) -> None:
+    table = [{"size": i, "y": target[i % 3]} for i in range(30)]
+    kept = learned(save(tmp_path / "t.csv", table), ["size"])
+    assert kept.classes == {"y": sorted(target)}
+    number = next(word for word in target if word.isdigit())
+    new = read_table(save(tmp_path / "new.csv", [{"size": 1, "y": number}]), kept, require_target=False)
+    assert new.targets["y"].tolist() == [number]
+
+
+def test_dates_keep_the_order_that_training_showed(tmp_path: Path) -> None:
+    dates = [f"{1 + i % 28}/{1 + i % 12}/2024" for i in range(30)]
+    kept = learned(save(tmp_path / "t.csv", rows(born=lambda i: dates[i])), ["born"])
+    assert kept.modalities["facts"].types == {"born": "date, day first"}
+    new = read_table(save(tmp_path / "new.csv", [{"born": "2/1/2024"}]), kept, require_target=False)
+    assert new.modalities["facts"].values[0][0].month == 1
+
+
+@pytest.mark.parametrize("cells", [["1", "2", "3+"], ["3+", "1", "2"]])
+def test_a_target_with_one_word_is_classes(tmp_path: Path, cells: list[str]) -> None:
+    table = [{"note": f"a long note about {i}", "stars": cells[i % 3]} for i in range(30)]
+    guessed = guess_table(save(tmp_path / "t.csv", table))
+    assert (guessed.target, guessed.task) == ("stars", "classification")
+    assert read_table(tmp_path / "t.csv", guessed).targets["stars"].tolist()[:3] == cells
+
+
+@pytest.mark.parametrize("cell", ["inf", "-inf", "1e300", "1e-5x"])
+def test_what_is_no_number_is_missing_and_said(tmp_path: Path, cell: str) -> None:
+    table = rows(size=lambda i: cell if i == 3 else i / 2)
+    chosen = config(["size"])
+    chosen.modalities["facts"].types["size"] = "number"
+    data = read_table(save(tmp_path / "t.csv", table), chosen)
+    assert data.modalities["facts"].values[3] is None
+    assert any("'size'" in note and f"3: {cell}" in note for note in data.notes)
+
+
+def test_a_type_can_be_forced(tmp_path: Path) -> None:
+    chosen = config(["zip"])
+    chosen.modalities["facts"].types["zip"] = "category"
+    data = read_table(save(tmp_path / "t.csv", rows(zip=lambda i: 10001 + i % 3)), chosen)
+    assert data.modalities["facts"].values[0] == ("10001",)
+    with pytest.raises(ValueError, match="types"):
+        config(["zip"], modalities={"m": {"kind": "text", "column": "zip", "types": {"zip": "category"}}})
+
+
+# --- new tables ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["", "NA", "?", "unheard of"])
+def test_new_rows_need_no_target_split_or_id(tmp_path: Path, target: str) -> None:
+    table = [{"id": f"r{i}", "part": ["train", "dev", "test"][i % 3], "size": i, "y": "ab"[i % 2]} for i in range(30)]
+    kept = learned(save(tmp_path / "t.csv", table), ["size"], id="id", split="part")
+    new = read_table(save(tmp_path / "a.csv", [{"part": "new", "size": 1, "y": target}]), kept, require_target=False)
+    assert (new.ids, new.split) == (["0"], None)
+    both = read_table(
+        save(tmp_path / "b.csv", [{"size": 1, "y": "a"}, {"size": 2, "y": ""}]), kept, require_target=False
+    )
+    assert both.targets["y"].tolist() == ["a", None]
+
+
+@pytest.mark.parametrize("name", ["t.tsv", "T.CSV", "t.csv.gz", "t.TSV.GZ", "t.jsonl.gz", "t.txt"])
+def test_every_ending_is_read(tmp_path: Path, name: str) -> None:
+    table = rows(size=lambda i: i)
+    plain = save(tmp_path / ("p.jsonl" if "jsonl" in name else "p.csv"), table).read_text()
+    plain = plain.replace(",", "\t") if "tsv" in name.lower() else plain
+    content = plain.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.lower().endswith("gz") else content)
+    assert len(read_table(tmp_path / name, config(["size"]))) == 30
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"size,y\n1,0\n")[:-9])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_table(tmp_path / "t.csv.gz", config(["size"]))
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
+def test_delimiters_are_found(tmp_path: Path, delimiter: str) -> None:
+    lines = ["name;size;y", *(f'"a; b, c | d {i}";{i}{",5" if delimiter == ";" else ""};{i % 2}' for i in range(20))]
+    quoted = "\n".join(line if delimiter == ";" else _cut(line, delimiter) for line in lines)
+    data = read_table(csv(tmp_path / "t.csv", quoted), config(["size"]))
+    assert data.modalities["facts"].values[3] == (3.5 if delimiter == ";" else 3.0,)
+
+
+def _cut(line: str, delimiter: str) -> str:
+    """The same line with another delimiter between its fields."""
+    head, quote, rest = line.rpartition('"')
+    return head + quote + rest.replace(";", delimiter) if quote else line.replace(";", delimiter)
+
+
+# --- rare classes, splits in time ---------------------------------------------------------------------------------
+
+
+def test_classes_can_be_left_out(tmp_path: Path) -> None:
+    table = [{"size": i, "y": "x" if i == 7 else "ab"[i % 2]} for i in range(30)]
+    path = save(tmp_path / "t.csv", table)
+    data = read_table(path, config(["size"], classes={"y": ["a", "b"]}, splits={"method": "stratified"}))
+    assert len(data) == 29
+    assert "7" not in data.ids
+    assert any("'x' (1)" in note for note in data.notes)
+    with pytest.raises(UserError, match="no row"):
+        read_table(path, config(["size"], classes={"y": ["nothing"]}))
+
+
+def test_a_split_in_time(tmp_path: Path) -> None:
+    table = [{"day": f"2024-01-{1 + i // 2:02d}", "size": i, "y": i % 2} for i in range(40)][::-1]
+    data = read_table(save(tmp_path / "t.csv", table), config(["size"], time="day", splits={"method": "temporal"}))
+    assert data.split is not None
+    assert data.time is not None
+    latest = {part: data.time[data.split == part].max() for part in ("train", "dev", "test")}
+    earliest = {part: data.time[data.split == part].min() for part in ("train", "dev", "test")}
+    assert latest["train"] < earliest["dev"]
+    assert latest["dev"] < earliest["test"]
+    with pytest.raises(UserError, match="time of each row"):
+        read_table(tmp_path / "t.csv", config(["size"], splits={"method": "temporal"}))
+    broken = save(tmp_path / "b.csv", [{**row, "day": ""} if row["size"] == 3 else row for row in table])
+    with pytest.raises(UserError, match=r"without a time(.|\n)*'36'"):
+        read_table(broken, config(["size"], time="day", splits={"method": "temporal"}))
+
+
+# --- what init proposes -------------------------------------------------------------------------------------------
+
+
+def test_init_leaves_out_what_says_nothing_of_a_new_row(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    table = [
+        {
+            "": i,
+            "RowID": f"P{1000 + i}",
+            "hash": f"{random.integers(2**62):016x}",
+            "country": "NO",
+            "empty": None,
+            "Feedback Count": int(random.integers(50)),
+            "Recommended": i % 2,
+            "owner hash": f"{(i // 2) * 7919:032x}",
+            "since": f"2024-02-{1 + i % 28:02d}",
+        }
+        for i in range(40)
+    ]
+    found = propose_table(save(tmp_path / "t.csv", table))
+    assert found.config.target == "Recommended"
+    assert found.config.id == "RowID"
+    assert found.config.group == "owner hash"
+    assert set(found.left_out) == {"", "hash", "country", "empty"}
+    assert {name: m.kind for name, m in found.config.modalities.items()} == {"since": "date", "tabular": "tabular"}
+    assert found.config.modalities["tabular"].names == ["Feedback Count"]
+    assert all(found.reasons[role] for role in ("target", "id", "group", "task"))
+    other = propose_table(tmp_path / "t.csv", target="Feedback Count", id="none", group="none", drop=["since"])
+    assert (other.config.target, other.config.id, other.config.group) == ("Feedback Count", None, None)
+    assert "since" in other.left_out
+    with pytest.raises(UserError, match="did you mean 'country'"):
+        propose_table(tmp_path / "t.csv", target="cuntry")
+
+
+def test_a_photo_with_several_captions_is_the_group(tmp_path: Path) -> None:
+    for i in range(6):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    table = [{"photo": f"{i // 5}.png", "caption": f"words about number {i} here"} for i in range(30)]
+    guessed = guess_table(save(tmp_path / "t.csv", table))
+    assert guessed.group == "photo"
+    assert set(guessed.modalities) == {"photo", "caption"}
+    assert guessed.splits is not None
+    assert guessed.splits.method == "grouped"
+
+
+# --- the encoder of columns -----------------------------------------------------------------------------------------
+
+
+def test_a_constant_has_scale_one_and_far_values_are_cut() -> None:
+    encoder = create_encoder("columns", "tabular")
+    encoder.fit([(14.62,)] * 150)
+    assert encoder.encode([(14.63,)])[0][0, 0] == pytest.approx(0.01, rel=1e-3)
+    assert encoder.encode([(1e30,)])[0][0, 0] == 1000
+
+
+def test_rare_categories_are_told_apart_by_spelling() -> None:
+    encoder = create_encoder("columns", "tabular")
+    encoder.fit([(f"Domestic Hair {i}",) for i in range(100)] + [("Poodle",)] * 5)
+    alike, other, known = (encoder.encode([(c,)])[0][0] for c in ("Domestic Hair 200", "Siamese", "Poodle"))
+    near = encoder.encode([("Domestic Hair 7",)])[0][0]
+    assert near @ alike > near @ other
+    assert known[0] == 1
+
+
+def test_dates_become_calendar_entries() -> None:
+    from datetime import datetime, timedelta
+
+    encoder = create_encoder("columns", "date")
+    start = datetime(2024, 1, 1)
+    encoder.fit([(start + timedelta(days=i),) for i in range(366)])
+    january, july = (encoder.encode([(datetime(2024, month, 1, 12),)])[0][0] for month in (1, 7))
+    assert january.shape == (10,)
+    np.testing.assert_allclose(january[2:4], [0, 1], atol=1e-6)
+    np.testing.assert_allclose(july[2:4], [0, -1], atol=1e-6)
+    assert july[0] > january[0]
+    np.testing.assert_array_equal(encoder.encode([(None,)])[0][0], [0] * 9 + [1])
+    again = create_encoder("columns", "date")
+    again.load_state(json.loads(json.dumps(encoder.state())))
+    np.testing.assert_array_equal(again.encode([(start,)])[0], encoder.encode([(start,)])[0])
