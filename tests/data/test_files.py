@@ -8,6 +8,7 @@ from PIL import Image
 from scipy.io import wavfile
 
 from weft.data import read_array, read_audio, read_image
+from weft.data.files import read_frames
 from weft.errors import UserError
 
 
@@ -109,3 +110,90 @@ def test_truncated_audio_and_arrays_are_named(tmp_path: Path) -> None:
     ]:
         with pytest.raises(UserError, match=f"row 'c'.*truncated(.|\n)*{name}"):
             read(tmp_path / name, "row 'c'")
+
+
+# --- levels, transparency, lengths and types that files leave open --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("levels", "top"),
+    [
+        (np.linspace(0, 1, 2400, dtype=np.float32), 1),
+        (np.linspace(0, 255, 2400).astype(np.int32), 255),
+        (np.linspace(0, 65535, 2400).astype(np.float32), 65535),
+        (np.linspace(0, 4095, 2400).astype(np.uint16), 4095),
+    ],
+)
+def test_grey_is_read_by_its_range(tmp_path: Path, levels: np.ndarray, top: float) -> None:
+    Image.fromarray(levels.reshape(40, 60)).save(tmp_path / "grey.tiff")
+    grey = np.asarray(read_image(tmp_path / "grey.tiff"))[..., 0]
+    np.testing.assert_allclose(grey, levels.reshape(40, 60) * (255 / top), atol=1)
+
+
+@pytest.mark.parametrize("level", [-1.0, 1e6, float("nan")])
+def test_grey_of_no_known_range_is_refused(tmp_path: Path, level: float) -> None:
+    Image.fromarray(np.full((8, 8), level, np.float32)).save(tmp_path / "grey.tiff")
+    with pytest.raises(UserError, match=r"row 'a'.*grey levels(.|\n)*depth"):
+        read_image(tmp_path / "grey.tiff", "row 'a'")
+
+
+def test_sixteen_bits_keep_their_rotation(tmp_path: Path) -> None:
+    image = Image.fromarray(np.arange(2400, dtype=np.uint16).reshape(40, 60) * 27)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert read_image(tmp_path / "turned.png").size == (40, 60)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
+    image = Image.new("RGBA", (8, 8), (200, 30, 30, 0)).convert(mode)
+    image.save(tmp_path / "clear.png", **({"transparency": 0} if mode == "P" else {}))
+    assert np.asarray(read_image(tmp_path / "clear.png")).min() == 255
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32"])
+def test_integers_are_scaled_by_their_type(dtype: str) -> None:
+    info = np.iinfo(dtype)
+    middle = (info.max + info.min + 1) // 2
+    samples, _ = read_audio((np.array([info.min, middle, info.max], dtype), 8000))
+    np.testing.assert_allclose(samples, [-1, 0, 1], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "samples", [[1, -5, 300], np.array([1, 2], np.int64), np.zeros((2, 16000), np.float32), np.array([True, False])]
+)
+def test_sound_of_no_known_range_or_shape_is_refused(samples: object) -> None:
+    with pytest.raises(UserError, match="8, 16 or 32 bits"):
+        read_audio((samples, 16000))
+
+
+@pytest.mark.parametrize("chunk", [b"", b"LIST\x04\x00\x00\x00abcd"])
+def test_a_wav_from_a_pipe_is_read_to_its_end(tmp_path: Path, chunk: bytes) -> None:
+    wavfile.write(tmp_path / "whole.wav", 8000, np.arange(-400, 400, dtype=np.int16) * 50)
+    content = (tmp_path / "whole.wav").read_bytes()
+    unknown = b"\xff\xff\xff\xff"
+    piped = content[:4] + unknown + content[8:36] + chunk + content[36:40] + unknown + content[44:]
+    (tmp_path / "piped.wav").write_bytes(piped)
+    np.testing.assert_array_equal(read_audio(tmp_path / "piped.wav")[0], read_audio(tmp_path / "whole.wav")[0])
+
+
+def test_names_that_no_file_can_have_are_missing_files(tmp_path: Path) -> None:
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(UserError, match="missing"):
+            read_image(tmp_path / name)
+
+
+def test_videos(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (6, 4), (40 * i, 0, 0)) for i in range(5)]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    np.save(tmp_path / "moving.npy", np.stack([np.asarray(f) for f in frames]))
+    for value in (tmp_path / "moving.webp", tmp_path / "moving.npy", np.stack([np.asarray(f) for f in frames])):
+        read = read_frames(value, 3)
+        assert read.shape == (3, 4, 6, 3)
+        np.testing.assert_allclose(read[:, 0, 0, 0], [0, 80, 160], atol=2)
+    with pytest.raises(UserError, match="a video is"):
+        read_frames(np.zeros(5, np.uint8), 3)
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(UserError, match=r"PyAV|cannot be read"):
+        read_frames(tmp_path / "a.mp4", 3)
