@@ -63,9 +63,11 @@ def test_a_category_is_one_in_a_table_of_numbers(tmp_path: Path, suffix: str, al
 
 
 def test_a_number_is_one_whatever_stands_beside_it(tmp_path: Path) -> None:
-    kept = learned(save(tmp_path / "t.csv", rows(size=lambda i: i)), ["size"])
-    new = read_table(save(tmp_path / "new.csv", rows(2, size=lambda i: ["7", "many"][i])), kept, require_target=False)
-    assert new.modalities["facts"].values == [(7.0,), None] or new.modalities["facts"].values[0] == (7.0,)
+    kept = learned(save(tmp_path / "t.csv", rows(size=lambda i: i, other=lambda i: i)), ["size", "other"])
+    new = [{"size": "7", "other": "1"}, {"size": "many", "other": "2"}]
+    read = read_table(save(tmp_path / "new.csv", new), kept, require_target=False)
+    assert read.modalities["facts"].values == [(7.0, 1.0), (None, 2.0)]
+    assert any("'size'" in note and "1: many" in note for note in read.notes)
 
 
 @pytest.mark.parametrize("target", [["1", "2", "x"], ["0", "1", "1+"], ["yes", "no", "2"]])
@@ -96,11 +98,11 @@ def test_a_target_with_one_word_is_classes(tmp_path: Path, cells: list[str]) -> 
 
 @pytest.mark.parametrize("cell", ["inf", "-inf", "1e300", "1e-5x"])
 def test_what_is_no_number_is_missing_and_said(tmp_path: Path, cell: str) -> None:
-    table = rows(size=lambda i: cell if i == 3 else i / 2)
-    chosen = config(["size"])
+    table = rows(size=lambda i: cell if i == 3 else i / 2, other=lambda i: i)
+    chosen = config(["size", "other"])
     chosen.modalities["facts"].types["size"] = "number"
     data = read_table(save(tmp_path / "t.csv", table), chosen)
-    assert data.modalities["facts"].values[3] is None
+    assert data.modalities["facts"].values[3] == (None, 3.0)
     assert any("'size'" in note and f"3: {cell}" in note for note in data.notes)
 
 

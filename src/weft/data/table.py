@@ -166,6 +166,7 @@ def load_config(path: str | Path) -> TableConfig:
         extra = first["type"] == "extra_forbidden"
         remedy = did_you_mean(str(first["loc"][-1]), known, "keys") if extra else "correct the value"
         raise UserError(f"{path}: {key}: {first['msg']}", f"{first.get('input')!r}"[:200], remedy) from None
+    reads_of(config.task)  # refuses a task that nobody knows
     return config.model_copy(update={"table": os.path.abspath(path.parent / config.table)})
 
 
@@ -192,7 +193,7 @@ def read_table(path: str | Path, config: TableConfig, *, require_target: bool = 
     rows = _training_rows(columns, config) if require_target else _new_rows(columns, config)
     if config.splits is not None and require_target:
         rows.split = _split_names(rows, _parts(rows, config.splits))
-    teachers = _teachers(rows, config)
+    teachers = _teachers(rows, config) if require_target else np.arange(len(rows))
     modalities, chosen = {}, {}
     for name, modality in config.modalities.items():
         chosen[name], modalities[name] = _modality(columns, name, modality, rows, teachers)
