@@ -20,11 +20,24 @@ def compare(
         Path | None, typer.Option("--out", "-o", help="Result folder (default runs/SOURCE/compare).")
     ] = None,
     fusions: Annotated[
-        str | None, typer.Option(help="Comma-separated names or patterns (default: all that suit the data).")
+        str | None,
+        typer.Option(help="Comma-separated names or patterns, late and hybrid too (default: all that suit the data)."),
+    ] = None,
+    only: Annotated[
+        list[str],
+        typer.Option("--only", metavar="METHOD", help="Name or pattern of the table, or a family. Repeat."),
+    ] = [],  # noqa: B006
+    without: Annotated[
+        list[str], typer.Option("--without", metavar="METHOD", help="Leave out, e.g. boosting, late, *token*. Repeat.")
+    ] = [],  # noqa: B006
+    metric: Annotated[
+        str | None, typer.Option(help="What everything is chosen and judged by, e.g. auc, balanced_accuracy, mae.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions of every method.")] = 5,
     folds: Annotated[int | None, typer.Option(help="Cross-validation folds instead of one test set.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Time limit, e.g. 90s, 20m, 2h; the essentials run first.")] = None,
+    budget: Annotated[
+        str, typer.Option(help="Time for everything, e.g. 90s, 20m, 2h, or none; the cheap answers come first.")
+    ] = "5m",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes that train at a time (default: the cores).")
     ] = None,
@@ -39,16 +52,22 @@ def compare(
 ) -> None:
     """Compare fusions with single modalities and classical baselines; one verdict, one table, one HTML report.
 
-    Killed comparisons resume. The winner is a folder that `weft predict` and `FusedModel.from_pretrained` load.
+    Killed comparisons resume; more budget goes on from there. The winner is a folder that `weft predict` and
+    `weft.load_model` read.
 
     Examples:
 
         weft compare shapes --seeds 3
 
-        weft compare weft.yaml --budget 20m
+        weft compare weft.yaml --budget 20m --metric auc
+
+        weft compare weft.yaml --without boosting --without late
 
         weft compare runs/shapes/store --fusions "gated,*attention*" --folds 5 --json
     """
+    import time
+
+    started = time.monotonic()
     from weft.cli.output import ask_folder, say, write_json
     from weft.cli.source import cores, open_store, settings
     from weft.compare import CompareConfig
@@ -56,19 +75,22 @@ def compare(
     from weft.report import render_terminal, write_report
 
     progress = not (quiet or json)
-    folder = out or Path("runs") / Path(source).stem / "compare"
-    if out is not None:
-        ask_folder(out)
-    features = open_store(source, root, data, encoder, store, progress=progress)
-    given = {"fusions": fusions.split(",") if fusions else None, "folds": folds, "budget": budget}
+    given = {"fusions": fusions.split(",") if fusions else None, "folds": folds, "metric": metric}
     config = CompareConfig(
         seeds=seeds,
         dim=dim,
         jobs=jobs or cores(),
+        budget=None if budget == "none" else budget,
+        only=only,
+        without=without,
         **{k: v for k, v in given.items() if v is not None},
         **settings(setting, "set"),
     )
-    comparison = run(features, config, folder, progress=progress)
+    folder = out or Path("runs") / Path(source).stem / "compare"
+    if out is not None:
+        ask_folder(out)
+    features = open_store(source, root, data, encoder, store, progress=progress)
+    comparison = run(features, config, folder, progress=progress, started=started)
     write_report(comparison, folder)
     if json:
         write_json(comparison.to_dict())
