@@ -25,7 +25,7 @@ from weft.tokens import Tokens
 from weft.training.boosted import default_library
 
 Family = Literal["network", "linear", "boosting", "ensemble", "chance"]
-Role = Literal["fusion", "single", "classical", "ensemble", "chance"]
+Role = Literal["fusion", "single", "classical", "ensemble", "ensemble of singles", "system", "chance"]
 
 RATES, DROPOUTS, DECAYS = (1e-3, 3e-3, 3e-4), (0.1, 0.0, 0.3), (1e-2, 1e-1, 1e-3)
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -63,8 +63,10 @@ class Method:
     @property
     def role(self) -> Role:
         """What it stands for: a fusion, a single modality, classical on several, an ensemble, or chance."""
-        if self.family in ("chance", "ensemble"):
-            return "chance" if self.family == "chance" else "ensemble"
+        if self.family == "ensemble":
+            return "ensemble of singles" if self.name == SINGLES_ENSEMBLE else "ensemble"
+        if self.family == "chance":
+            return "chance"
         if len(self.modalities) == 1:
             return "single"
         return "fusion" if self.family == "network" else "classical"

@@ -40,7 +40,9 @@ def prepare(features: Features, config: CompareConfig, folder: Path) -> Setup:
     else:
         splits = make_folds(features, config.folds, config.split_seed)
     asked = {"metric": config.metric, "class_weights": config.class_weights, "labels": features.labels.get(column)}
-    tasks = [_fit_task(name, features, target, split, asked) for split in splits]
+    tasks = [_fit_task(name, features, target, splits[0], asked)]
+    asked["metric"] = tasks[0].primary  # of every fold, whatever its own rows would suggest
+    tasks += [_fit_task(name, features, target, split, asked) for split in splits[1:]]
     identity = {
         "features": features.fingerprint,
         "column": column,

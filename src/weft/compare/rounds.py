@@ -220,10 +220,9 @@ class Rounds:
         self, evidence: Evidence, found: Contributions | None, not_run: list[str], last: bool = False
     ) -> Comparison:
         setup, config, features = self.setup, self.setup.config, self.setup.features
-        verdict = decide(evidence)
         kept, best = None, _best(evidence)
+        verdict = decide(evidence, best)
         if best is not None:
-            verdict = replace(verdict, winner=best)
             about = {"sentence": verdict.sentence, "settings": evidence.results[best][0][0][1]["settings"]}
             kept = keep(setup, evidence.best_job(best), self.plan, about, refit=last and config.refit)
         shown = [name for name in config.show if name in evidence.outputs]

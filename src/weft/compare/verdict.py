@@ -1,178 +1,242 @@
-"""The one sentence a comparison ends in.
+"""What a comparison found, as facts; the words are written by :mod:`weft.report.sentence`.
 
-The best fusion and the best single modality (network or classical) are chosen on the dev rows alone. With few dev rows
-the choice of the opponent is noisy, and the gain over one that was chosen badly is too large; so the fusion also has to
-beat the *rival*, the single-modality method that does best on the test rows, a choice that can only make it look worse.
-**Fusion helps** if, on the test rows and against both,
+The best of each kind (fusion network, classical model on several modalities, single modality, ensemble, ensemble of
+single modalities) is chosen on the dev rows alone. With few dev rows the choice of the opponent is noisy, and the gain
+over one that was chosen badly is too large; so whatever is to help also has to beat the *rival*, the single-modality
+method that does best on the test rows, a choice that can only make it look worse.
 
-1. the two-sided paired test gives ``p < 0.05`` in its favour (by itself wrong in 2.5 % of the sets where the two are
-   equal),
+Three ways of using several modalities are asked for a gain over one of them: a fusion network, a classical model on
+their features side by side, and the mere average of single-modality models. One of them **helps** if, on the test rows
+and against both the best single modality and the rival,
+
+1. the two-sided paired test gives ``p < 0.05`` in its favour, corrected for the ways that were asked (Holm),
 2. and the 95 % interval of the gain in the primary metric, over rows and training runs, lies above zero, so that one
    lucky training run is no evidence.
 
-Both tests have to succeed, so no correction for two of them is due (an intersection-union test). The size that the
-sentence states first is the lead over the rival.
+Both opponents have to be beaten, so no correction for two of them is due (an intersection-union test). A fusion is said
+to earn a gain only where it helps itself; where only the average does, averaging earned it.
 
-``benchmarks/verdict_calibration.py`` measures how often the claim is made where it is false, and where it is true.
-Whether anything predicts the target at all is asked in the same way: the best single modality against chance.
+Whether anything predicts the target at all is asked by the metric that sees it best (an AUC sees what an accuracy at
+82 % cannot), by permuting the target; and, where the test rows are silent, over all rows out of fold with a ridge
+regression. What is not shown is stated with the *smallest gain* that this test set shows in 80 of 100 cases.
+
+``benchmarks/verdict_calibration.py`` measures how often a gain is claimed where there is none, and where there is one.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from typing import Any, Literal
 
-from weft.compare.evidence import Evidence, Gain
-from weft.compare.statistics import LEVEL
+import numpy as np
 
-Outcome = Literal["helps", "does not help", "nothing predicts", "one modality", "no fusion finished", "no result"]
+from weft.compare.evidence import Evidence, Gain, Signal
+from weft.compare.statistics import LEVEL, holm
+
+Outcome = Literal[
+    "helps",
+    "together",
+    "averaging",
+    "does not help",
+    "weak signal",
+    "nothing shown",
+    "one modality",
+    "no fusion finished",
+    "no result",
+]
+WAYS = ("fusion", "classical", "ensemble of singles")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the sentence has to know of one method.
+
+    Attributes:
+        name, role, family, modalities: of the method; of an ensemble, the modalities its members see.
+        value, low, high: the primary metric on test and its 95 % interval.
+        seeds: how many trainings.
+        lucky: whether its training is random and there is one seed only.
+        members: of an ensemble, ``{method: weight}``.
+    """
+
+    name: str
+    role: str
+    family: str
+    modalities: tuple[str, ...]
+    value: float
+    low: float
+    high: float
+    seeds: int
+    lucky: bool = False
+    members: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison found.
+    """The facts a comparison ends in.
 
     Attributes:
         outcome: in one or two words.
-        sentence: in plain words.
-        fusion, single: the best of each on dev; where the fusion beats that single modality but not the rival, the
-            rival.
-        carrier: the modality that carries the target where fusion does not help; None if none does.
-        gain: of ``fusion`` over ``single``.
-        lead: of the best fusion over the rival, in the primary metric.
-        winner: the method whose model is kept: the fusion if it helps, else the best network on one modality.
+        primary, higher_is_better: the metric.
+        reason: why this metric.
+        rows, folds: of the test.
+        modalities: all of them.
+        fusion, single, classical, ensemble, singles: the best of each kind on dev; ``singles`` is the ensemble of
+            single modalities. Where something beats ``single`` but not the rival, ``single`` is the rival.
+        rival: the single-modality method that is best on test.
+        earned: the method that helps, where one does.
+        carrier: the modality that carries the target where nothing helps; None if none is shown to.
+        gain, lead: of the method in question (``earned``, else the best fusion) over ``single``, and in the primary
+            metric over the rival.
+        over_rival: as ``gain``, over the rival.
+        others: further paired tests, ``{"A over B": gain}``.
+        winner: the method to use, best on dev of all; its model is kept.
+        leave_out: modalities that the winner does without.
+        signal: what the best single modality shows of the target; None where that is not in question.
+        said: facts of every method named here.
     """
 
     outcome: Outcome
-    sentence: str
+    primary: str = ""
+    higher_is_better: bool = True
+    reason: str = ""
+    rows: int = 0
+    folds: int = 1
+    modalities: tuple[str, ...] = ()
     fusion: str | None = None
     single: str | None = None
+    classical: str | None = None
+    ensemble: str | None = None
+    singles: str | None = None
+    rival: str | None = None
+    earned: str | None = None
     carrier: str | None = None
     gain: Gain | None = None
     lead: float | None = None
+    over_rival: Gain | None = None
+    others: dict[str, Gain] = field(default_factory=dict)
     winner: str | None = None
+    leave_out: tuple[str, ...] = ()
+    signal: Signal | None = None
+    said: dict[str, Said] = field(default_factory=dict)
+
+    @property
+    def smallest(self) -> float | None:
+        """The smallest gain over the rival that such a test set shows in 80 of 100 cases."""
+        gain = self.over_rival or self.gain
+        return None if gain is None else gain.smallest
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words. They are the report's, which stands above; so they are looked up when asked for."""
+        return str(import_module("weft.report.sentence").write_sentence(self))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return asdict(self)
+        return {**asdict(self), "smallest": self.smallest}
 
 
-def shows_gain(gain: Gain) -> bool:
-    """The rule of the module docstring."""
-    return gain.gain > 0 and gain.p < LEVEL and gain.low > 0
+def shows_gain(gain: Gain, p: float | None = None) -> bool:
+    """The rule of the module docstring, with ``p`` in place of the gain's own where tests were corrected."""
+    return gain.gain > 0 and (gain.p if p is None else p) < LEVEL and gain.low > 0
 
 
-def decide(evidence: Evidence) -> Verdict:
-    """The verdict on what is finished."""
-    singles, fused = evidence.done("single"), evidence.done("fusion")
-    single, fusion = evidence.best(singles), evidence.best(fused)
+def decide(evidence: Evidence, winner: str | None = None) -> Verdict:
+    """The facts on what is finished; ``winner`` is the method that is kept, by default the best of all on dev."""
+    best = {role: evidence.best(evidence.done(role)) for role in ("single", *WAYS, "ensemble", "system")}
+    single, fusion, classical = best["single"], best["fusion"], best["classical"]
+    features = evidence.setup.features
+    winner = winner or evidence.best([name for name in best.values() if name is not None])
+    facts: dict[str, Any] = {
+        "primary": evidence.primary,
+        "higher_is_better": evidence.sign > 0,
+        "reason": evidence.task.reason,
+        "rows": len(evidence.rows),
+        "folds": len(evidence.setup.splits),
+        "modalities": tuple(features.dims),
+        "fusion": fusion,
+        "single": single,
+        "classical": classical,
+        "ensemble": best["ensemble"],
+        "singles": best["ensemble of singles"],
+        "winner": winner,
+    }
+    named = [name for name in (*best.values(), winner) if name is not None]
+    facts["said"] = {name: said(evidence, name) for name in named}
+    if winner is not None:
+        seen = facts["said"][winner].modalities
+        facts["leave_out"] = tuple(name for name in features.dims if name not in seen)
     if single is None:
-        if fusion is None:
-            return Verdict("no result", "No method finished, so nothing can be said; the table has the errors.")
-        sentence = f"No single modality finished, so whether fusion helps cannot be said; {_reach(evidence, fusion)}."
-        return Verdict("no result", sentence, fusion=fusion, winner=fusion)
-    modality, carrier, network = _carrier(evidence, single)
-    if len(evidence.setup.features.dims) == 1:
-        skill = _reach(evidence, single) + ("" if carrier else ", which is no better than chance")
-        sentence = f"There is only one modality, {modality}, so there is nothing to fuse; {skill}."
-        return Verdict("one modality", sentence, single=single, carrier=carrier, winner=network)
+        return Verdict("no result", **facts)
+    if len(features.dims) == 1:
+        carrier, signal = _carrier(evidence, single)
+        return Verdict("one modality", **{**facts, "carrier": carrier, "signal": signal})
+    if not any(best[way] for way in WAYS):
+        return Verdict("no fusion finished", **facts)
+    rival = max(evidence.done("single"), key=lambda name: evidence.sign * float(evidence.test(name).mean()))
+    facts["rival"] = rival
+    facts["said"].setdefault(rival, said(evidence, rival))
+    ways = [name for way in WAYS if (name := best[way]) is not None]
+    over = {name: evidence.compare(name, single) for name in ways}
+    over_rival = over if rival == single else {name: evidence.compare(name, rival) for name in ways}
+    adjusted = [holm(np.array([found[name].p for name in ways])) for found in (over, over_rival)]
+    helping = [
+        name
+        for name, p, q in zip(ways, *adjusted, strict=True)
+        if shows_gain(over[name], float(p)) and shows_gain(over_rival[name], float(q))
+    ]
+    asked = helping[0] if helping else ways[0]
+    others = _others(evidence, best, winner, rival)
+    facts |= {"gain": over[asked], "over_rival": over_rival[asked], "lead": over_rival[asked].gain, "others": others}
+    if helping:
+        outcomes: dict[str | None, Outcome] = {fusion: "helps", classical: "together"}
+        return Verdict(outcomes.get(asked, "averaging"), **facts, earned=asked)
     if fusion is None:
-        sentence = f"No fusion method finished, so whether fusion helps cannot be said; {_reach(evidence, single)}."
-        return Verdict("no fusion finished", sentence, single=single, carrier=carrier, winner=network)
-    gain = evidence.compare(fusion, single)
-    rival = max(singles, key=lambda name: evidence.sign * evidence.test(name).mean())
-    hardest = gain if rival == single else evidence.compare(fusion, rival)
-    lead = hardest.gain
-    if shows_gain(gain) and shows_gain(hardest):
-        sentence = f"Fusion helps: {_reach(evidence, fusion)}, better by {lead:.3f} than the best single modality "
-        sentence += f"({_name(evidence, rival)}: {_figure(evidence, rival)})"
-        if rival != single:
-            chosen = f"{_name(evidence, single)}: {_figure(evidence, single)}; p = {gain.p:.2g}"
-            sentence += f" and by {gain.gain:.3f} than the one chosen on dev ({chosen})"
-        sentence += f"; {_sure(evidence, hardest, fusion, rival)}."
-        return Verdict("helps", sentence, fusion, single, None, gain, lead, fusion)
-    if shows_gain(gain):
-        single, gain = rival, hardest
-        modality, carrier, network = _carrier(evidence, single)
-    against = (
-        f"the best fusion, {fusion}, has {evidence.primary} {_figure(evidence, fusion)} on {len(evidence.rows)} test "
-        f"rows against {_figure(evidence, single)} by {_name(evidence, single)} (gain {gain.gain:+.3f}, "
-        f"{_sure(evidence, gain, fusion, single)})"
-    )
-    classical = evidence.best(evidence.done("classical"))
-    if classical is not None and shows_gain(together := evidence.compare(classical, single)):
-        sentence = (
-            f"No fusion network helps, but the modalities together do: the {classical} baseline on all of them reaches "
-            f"{_figure(evidence, classical)} (p = {together.p:.2g} against the best single modality); {against}."
-        )
-        return Verdict("does not help", sentence, fusion, single, None, gain, lead, network or fusion)
+        return Verdict("no fusion finished", **facts)
+    if shows_gain(over[asked]):
+        facts |= {"single": rival, "gain": over_rival[asked]}
+    carrier, signal = _carrier(evidence, facts["single"])
     if carrier is None:
-        sentence = f"Fusion does not help, and no modality predicts the target better than chance: {against}."
-        return Verdict("nothing predicts", sentence, fusion, single, None, gain, lead, network or fusion)
-    sentence = f"Fusion does not help: {modality} alone is enough; {against}."
-    return Verdict("does not help", sentence, fusion, single, modality, gain, lead, network or fusion)
+        everywhere = evidence.signal_everywhere()
+        if everywhere is not None and everywhere.p < LEVEL:
+            return Verdict("weak signal", **{**facts, "signal": everywhere})
+        return Verdict("nothing shown", **{**facts, "signal": signal})
+    return Verdict("does not help", **{**facts, "carrier": carrier, "signal": signal})
+
+
+def said(evidence: Evidence, name: str) -> Said:
+    """The facts of one method."""
+    method = next(method for method in evidence.methods if method.name == name)
+    value, low, high = evidence.figure(name)
+    members: dict[str, float] = {}
+    modalities = tuple(method.modalities)
+    if method.family == "ensemble":
+        members = dict(evidence.results[name][0][0][1]["settings"].get("weights", {}))
+        seen = {m for other in evidence.methods if other.name in members for m in other.modalities}
+        modalities = tuple(m for m in modalities if m in seen) or modalities
+    seeds = len(evidence.results[name])
+    lucky = method.random and seeds == 1
+    return Said(name, method.role, method.family, modalities, value, low, high, seeds, lucky, members)
+
+
+def _carrier(evidence: Evidence, single: str) -> tuple[str | None, Signal | None]:
+    """The modality of a single-modality method if it is shown to predict the target, and what it shows."""
+    (modality,) = next(method for method in evidence.methods if method.name == single).modalities
+    chance = evidence.done("chance")
+    signal = evidence.signal(single)
+    predicts = signal.p < LEVEL / 2 or bool(chance and shows_gain(evidence.compare(single, chance[0])))
+    return (modality if predicts else None), signal
+
+
+def _others(evidence: Evidence, best: dict[str, str | None], winner: str | None, rival: str | None) -> dict[str, Gain]:
+    """The tests that say whether fusion or averaging earned it."""
+    fusion, classical, ensemble, singles = (best[role] for role in ("fusion", "classical", "ensemble", WAYS[2]))
+    pairs = [(fusion, classical), (fusion, singles), (ensemble, fusion), (ensemble, singles), (winner, rival)]
+    return {f"{a} over {b}": evidence.compare(a, b) for a, b in pairs if a is not None and b is not None and a != b}
 
 
 def notes(evidence: Evidence, verdict: Verdict) -> list[str]:
-    """What the sentence leaves out and a reader should know."""
-    found = []
-    classical = evidence.best(evidence.done("classical"))
-    if verdict.fusion is not None and classical is not None:
-        reach = f"The classical baseline {classical!r} on all modalities reaches {_figure(evidence, classical)}"
-        if shows_gain(evidence.compare(classical, verdict.fusion)):
-            found.append(f"{reach}, better than the best fusion: features side by side are enough here.")
-        elif verdict.outcome == "helps" and not shows_gain(evidence.compare(verdict.fusion, classical)):
-            found.append(f"{reach}; the fusion is not shown to be better than that.")
-    tied = evidence.tied()
-    if len(tied) > 1:
-        found.append(f"Not told apart from the best on test, {tied[0]}: {_join(tuple(tied[1:]))}.")
-    few = [name for name in (verdict.fusion, verdict.single) if name and _one_seed(evidence, name)]
-    if few:
-        found.append(f"{' and '.join(few)}: one seed only, so the interval leaves the chance of training out.")
-    failed = sorted(evidence.errors)
-    if failed:
-        found.append(f"Failed: {', '.join(failed)}; the table has the messages.")
-    return found
-
-
-def _carrier(evidence: Evidence, single: str) -> tuple[str, str | None, str | None]:
-    """The modality of a single-modality method, again if it predicts the target, and the network to keep for it."""
-    (modality,) = _method(evidence, single).modalities
-    predicts = not evidence.done("chance") or shows_gain(evidence.compare(single, evidence.done("chance")[0]))
-    networks = [name for name in evidence.done("single") if _method(evidence, name).family == "network"]
-    return modality, modality if predicts else None, modality if modality in networks else evidence.best(networks)
-
-
-def _method(evidence: Evidence, name: str) -> Any:
-    return next(method for method in evidence.methods if method.name == name)
-
-
-def _one_seed(evidence: Evidence, name: str) -> bool:
-    return _method(evidence, name).random and len(evidence.results[name]) == 1
-
-
-def _figure(evidence: Evidence, name: str) -> str:
-    return f"{evidence.test(name).mean():.3f}"
-
-
-def _name(evidence: Evidence, name: str) -> str:
-    """A single modality's method in words: ``image, linear``."""
-    method = _method(evidence, name)
-    return method.modalities[0] + ("" if method.family == "network" else f" by the {method.family} baseline")
-
-
-def _reach(evidence: Evidence, name: str) -> str:
-    method = _method(evidence, name)
-    label = f"{name} of {_join(method.modalities)}" if method.role == "fusion" else _name(evidence, name)
-    return f"{label} reaches {evidence.primary} {_figure(evidence, name)} on {len(evidence.rows)} test rows"
-
-
-def _sure(evidence: Evidence, gain: Gain, *names: str) -> str:
-    seeds = max(len(evidence.results[name]) for name in names)
-    folds = len(evidence.setup.splits)
-    runs = f"{seeds} seed{'s' * (seeds > 1)}" + (f", {folds} folds" if folds > 1 else "")
-    return f"p = {gain.p:.2g}, 95 % CI [{gain.low:+.3f}, {gain.high:+.3f}], {runs}"
-
-
-def _join(names: tuple[str, ...]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    """What the sentence leaves out and a reader should know; in words, as the report writes them."""
+    written = import_module("weft.report.sentence").write_notes(verdict, evidence.tied(), sorted(evidence.errors))
+    return list(written)

@@ -51,6 +51,7 @@ class Task(Judge):
         estimator: the classical model that can answer: one ``"classifier"``, one ``"per-label"``, or a ``"regressor"``
             of :meth:`response`.
         judges: the metrics by name.
+        sensitive: the one of them that sees best whether anything predicts the target at all.
 
     Example:
         >>> import numpy as np
@@ -70,6 +71,7 @@ class Task(Judge):
     link: ClassVar[Link]
     estimator: ClassVar[Estimator]
     judges: ClassVar[Mapping[str, Metric]]
+    sensitive: ClassVar[str]
 
     @classmethod
     @abstractmethod

@@ -187,6 +187,7 @@ class ClassificationTask(OneOfClasses):
 
     link: ClassVar[Link] = SOFTMAX
     judges: ClassVar[Mapping[str, Metric]] = CLASSES
+    sensitive: ClassVar[str] = "auc"
 
     def __init__(
         self,

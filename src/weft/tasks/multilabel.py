@@ -47,6 +47,7 @@ class MultilabelTask(Task):
     link: ClassVar[Link] = SIGMOID
     estimator: ClassVar[Estimator] = "per-label"
     judges: ClassVar[Mapping[str, Metric]] = FLAGS
+    sensitive: ClassVar[str] = "auc"
 
     def __init__(
         self,

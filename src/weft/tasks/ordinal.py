@@ -39,6 +39,7 @@ class OrdinalTask(OneOfClasses):
 
     link: ClassVar[Link] = SEQUENTIAL
     judges: ClassVar[Mapping[str, Metric]] = ORDERED
+    sensitive: ClassVar[str] = "spearman"
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class RegressionTask(Task):
     link: ClassVar[Link] = IDENTITY
     estimator: ClassVar[Estimator] = "regressor"
     judges: ClassVar[Mapping[str, Metric]] = VALUES
+    sensitive: ClassVar[str] = "spearman"
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class SurvivalTask(Task):
     link: ClassVar[Link] = IDENTITY
     estimator: ClassVar[Estimator] = "regressor"
     judges: ClassVar[Mapping[str, Metric]] = TIMES
+    sensitive: ClassVar[str] = "concordance"
 
     def __init__(
         self,

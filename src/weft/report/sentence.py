@@ -1,0 +1,167 @@
+"""The words of a verdict: one or two sentences that say what to use, what earned it, and what could have been seen.
+
+Everything is taken from the facts (:class:`~weft.compare.verdict.Verdict`); nothing is measured here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from weft.compare.evidence import Gain, Signal
+from weft.compare.verdict import Said, Verdict, shows_gain
+
+
+def write_sentence(v: Verdict) -> str:
+    """The verdict in words."""
+    return " ".join(part for part in (_finding(v), _use(v)) if part)
+
+
+def _finding(v: Verdict) -> str:
+    if v.outcome == "no result":
+        if v.winner is None:
+            return "No method finished, so nothing can be said; the table has the errors."
+        return f"No single modality finished, so whether fusion helps cannot be said; {_reach(v, v.winner)}."
+    if v.outcome == "one modality":
+        (modality,) = v.modalities
+        shown = "" if v.carrier else f", which is not shown to be better than chance{_power(v.signal)}"
+        return f"There is only one modality, {modality}, so there is nothing to fuse; {_reach(v, v.single)}{shown}."
+    if v.outcome == "no fusion finished":
+        return f"No fusion method finished, so whether fusion helps cannot be said; {_reach(v, v.single)}."
+    if v.outcome in ("helps", "together", "averaging"):
+        return _gained(v)
+    asked = v.fusion or v.classical or v.singles
+    against = (
+        f"the best {'fusion' if asked == v.fusion else 'method on several'}, {asked}, has {v.primary} "
+        f"{_figure(v, asked)} on {v.rows:,} test rows against {_figure(v, v.single)} by {_label(v, v.single)} "
+        f"(gain {_plus(v.gain)}, {_sure(v, v.gain, asked, v.single)})"
+    )
+    could = "" if v.smallest is None else f" A gain of {v.smallest:.3f} would have been seen in 80 of 100 such tests."
+    if v.outcome == "does not help":
+        return f"Fusion is not shown to help: {v.carrier} alone is enough; {against}.{could}"
+    if v.outcome == "weak signal" and v.signal is not None:
+        return (
+            f"The {v.rows:,} test rows show nothing, but there is a weak signal: over all {v.signal.rows:,} rows, out "
+            f"of fold, {v.signal.name} reaches {v.signal.metric} {v.signal.value:.3f} where chance is "
+            f"{v.signal.chance:.3f} (p = {v.signal.p:.2g}). Whether fusion helps cannot be told here: {against}.{could}"
+        )
+    return f"No modality is shown to predict the target{_power(v.signal)}, nor does fusion: {against}.{could}"
+
+
+def _gained(v: Verdict) -> str:
+    """Something on several modalities is better than one."""
+    how = {
+        "helps": f"Fusion helps: {v.earned} of",
+        "together": f"The modalities together help, without a fusion network: {v.earned} on",
+        "averaging": "Averaging helps, fusing is not shown to: the mean of single-modality models of",
+    }[v.outcome]
+    if v.earned is None or v.over_rival is None or v.rival is None:
+        return ""
+    text = (
+        f"{how} {_join(v.said[v.earned].modalities)} reaches {v.primary} {_figure(v, v.earned)} on {v.rows:,} test "
+        f"rows, better by {abs(v.over_rival.gain):.3f} than the best single modality ({_label(v, v.rival)}: "
+        f"{_figure(v, v.rival)})"
+    )
+    if v.rival != v.single and v.gain is not None:
+        text += f" and by {v.gain.gain:.3f} than the one chosen on dev ({_label(v, v.single)}: {_figure(v, v.single)}; "
+        text += f"p = {v.gain.p:.2g})"
+    text += f"; {_sure(v, v.over_rival, v.earned, v.rival)}."
+    averaged = v.others.get(f"{v.fusion} over {v.singles}")
+    if v.outcome == "helps" and averaged is not None and not shows_gain(averaged):
+        text += f" It is not shown to be better than averaging models of single modalities ({_figure(v, v.singles)})."
+    return text
+
+
+def _use(v: Verdict) -> str:
+    """Which model to use, and what it does without."""
+    if v.winner not in v.said or v.winner is None or v.outcome == "one modality":
+        return ""
+    winner = v.said[v.winner]
+    kind = {
+        "single": f"{_label(v, v.winner)} alone",
+        "ensemble": f"the ensemble of {len(winner.members)} models" if winner.members else "the ensemble",
+        "ensemble of singles": "the average of single-modality models",
+        "classical": f"{_named(winner)} on {_join(winner.modalities)}",
+    }.get(winner.role, f"{winner.name} of {_join(winner.modalities)}")
+    text = f"Use {kind}, best on dev"
+    if v.winner not in (v.earned, v.single, v.fusion):
+        text += f" ({v.primary} {winner.value:.3f} on test)"
+    if v.leave_out:
+        text += f"; leave out {_join(v.leave_out)}"
+    return text + "."
+
+
+def write_notes(v: Verdict, tied: Sequence[str], failed: Sequence[str]) -> list[str]:
+    """What the sentence leaves out and a reader should know."""
+    found = []
+    if v.reason and v.reason != "as asked":
+        found.append(f"Judged by {v.primary}: {v.reason}.")
+    if v.classical is not None and v.fusion is not None and v.outcome == "helps":
+        gain = v.others.get(f"{v.fusion} over {v.classical}")
+        reach = f"The classical model {v.classical!r} on {_join(v.said[v.classical].modalities)} reaches "
+        if gain is not None and not shows_gain(gain):
+            found.append(f"{reach}{_figure(v, v.classical)}; the fusion is not shown to be better than that.")
+    for rival in (v.fusion, v.singles):
+        gain = v.others.get(f"{v.ensemble} over {rival}")
+        if v.ensemble is not None and rival is not None and gain is not None:
+            word = "better than" if shows_gain(gain) else "not shown to be better than"
+            what = "averaging single modalities" if rival == v.singles else f"the best fusion, {rival}"
+            found.append(f"The ensemble ({_figure(v, v.ensemble)}) is {word} {what} ({_figure(v, rival)}).")
+    if len(tied) > 1:
+        found.append(f"Not told apart from the best on test, {tied[0]}: {_join(tied[1:])}.")
+    few = [name for name in dict.fromkeys((v.fusion, v.single)) if name and v.said[name].lucky]
+    if few:
+        found.append(f"{' and '.join(few)}: one seed only, so the interval leaves the chance of training out.")
+    if failed:
+        found.append(f"Failed: {', '.join(failed)}; the table has the messages.")
+    return found
+
+
+def _power(signal: Signal | None) -> str:
+    """In brackets, what the best modality shows and what could have been seen."""
+    if signal is None:
+        return ""
+    return (
+        f" ({signal.name}: {signal.metric} {signal.value:.3f}, p = {signal.p:.2g}; {signal.smallest:.3f} would have "
+        "been seen in 80 of 100 such tests)"
+    )
+
+
+def _figure(v: Verdict, name: str | None) -> str:
+    return "" if name is None else f"{v.said[name].value:.3f}"
+
+
+def _named(method: Said) -> str:
+    """A classical model's family, whatever its subset is called."""
+    return {"linear": "a linear model", "boosting": "boosted trees"}.get(method.family, method.name)
+
+
+def _label(v: Verdict, name: str | None) -> str:
+    """A single modality's method in words: ``image by a linear model``."""
+    if name is None:
+        return ""
+    method = v.said[name]
+    return method.modalities[0] + ("" if method.family == "network" else f" by {_named(method)}")
+
+
+def _reach(v: Verdict, name: str | None) -> str:
+    if name is None:
+        return ""
+    method = v.said[name]
+    label = _label(v, name) if len(method.modalities) == 1 else f"{name} of {_join(method.modalities)}"
+    return f"{label} reaches {v.primary} {method.value:.3f} on {v.rows:,} test rows"
+
+
+def _plus(gain: Gain | None) -> str:
+    return "" if gain is None else f"{gain.gain:+.3f}"
+
+
+def _sure(v: Verdict, gain: Gain | None, *names: str | None) -> str:
+    if gain is None:
+        return ""
+    seeds = max(v.said[name].seeds for name in names if name is not None)
+    runs = f"{seeds} seed{'s' * (seeds > 1)}" + (f", {v.folds} folds" if v.folds > 1 else "")
+    return f"p = {gain.p:.2g}, 95 % CI [{gain.low:+.3f}, {gain.high:+.3f}], {runs}"
+
+
+def _join(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
