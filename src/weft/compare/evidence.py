@@ -421,7 +421,9 @@ def out_of_fold(task: Task, x: np.ndarray, target: np.ndarray, group: np.ndarray
     if x.shape[1] > WIDE:
         steps.insert(1, PCA(WIDE, random_state=0))
     folds = KFold(FOLDS, shuffle=True, random_state=0) if group is None else GroupKFold(FOLDS)
-    values = cross_val_predict(make_pipeline(*steps), x.astype(np.float64), hot, cv=folds, groups=group).reshape(len(x), -1)
+    values = cross_val_predict(make_pipeline(*steps), x.astype(np.float64), hot, cv=folds, groups=group).reshape(
+        len(x), -1
+    )
     if task.estimator != "regressor":
         values = np.clip(values, 1e-3, 1 - 1e-3)
     return task.from_estimator(values / values.sum(axis=1, keepdims=True) if task.estimator == "classifier" else values)

@@ -11,7 +11,15 @@ from rich.table import Table
 from weft.compare import Comparison
 from weft.compare.evidence import Row
 
-STYLES = {"fusion": "", "classical": "", "single": "cyan", "ensemble": "", "ensemble of singles": "", "system": "", "chance": "dim"}
+STYLES = {
+    "fusion": "",
+    "classical": "",
+    "single": "cyan",
+    "ensemble": "",
+    "ensemble of singles": "",
+    "system": "",
+    "chance": "dim",
+}
 
 
 def render_terminal(comparison: Comparison, console: Console | None = None) -> None:
