@@ -3,19 +3,25 @@
 from weft.alignment.base import (
     Aligner,
     Objective,
+    Regulariser,
     aligners,
     create_aligner,
     create_objective,
+    create_regulariser,
     list_aligners,
     objectives,
+    regularisers,
 )
 
 __all__ = [
     "Aligner",
     "Objective",
+    "Regulariser",
     "aligners",
     "create_aligner",
     "create_objective",
+    "create_regulariser",
     "list_aligners",
     "objectives",
+    "regularisers",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -120,8 +121,52 @@ def check_share(who: str, name: str, value: float) -> None:
         raise UserError(f"{who}: {name} is a share, 0 up to 1", f"{name}={value}", "0 switches it off, 0.1 is usual")
 
 
+Inputs = dict[str, Tokens]
+
+
+class Regulariser(nn.Module, ABC):
+    """What is added to an objective in training: it sees what went in beside what came out."""
+
+    paper: ClassVar[str] = ""
+
+    def prepare(
+        self,
+        batch: Callable[[np.ndarray], Inputs],
+        presence: Mapping[str, np.ndarray],
+        standardise: Callable[[Inputs], Inputs],
+    ) -> None:
+        """Look at the training rows, before the first step.
+
+        Args:
+            batch: inputs of training rows, by position.
+            presence: ``{name: (N,) bool}`` of the training rows.
+            standardise: inputs to what the aligner reads.
+        """
+
+    @abstractmethod
+    def forward(
+        self, inputs: Inputs, embeddings: dict[str, Tensor], embed: Callable[[Inputs], dict[str, Tensor]]
+    ) -> Tensor:
+        """What is added to the loss, a scalar; over several processes the mean of its gradients is what counts.
+
+        Args:
+            inputs: of a batch, as read.
+            embeddings: ``{name: (B, dim)}`` of these inputs.
+            embed: the model, for other inputs.
+        """
+
+
+def check_weight(who: str, weight: float) -> None:
+    """Refuse a weight that is not a number, 0 or more."""
+    if not 0 <= weight < float("inf"):
+        raise UserError(f"{who}: weight is a number, 0 or more", f"weight={weight}", "0 switches it off")
+
+
 aligners: Registry[Aligner] = Registry("aligner", "weft.alignment")
 objectives: Registry[Objective] = Registry("objective", "weft.alignment")
+
+
+regularisers: Registry[Regulariser] = Registry("regulariser", "weft.alignment")
 
 
 def create_aligner(name: str, dims: Mapping[str, int], dim: int = 256, **options: Any) -> Aligner:
@@ -132,6 +177,11 @@ def create_aligner(name: str, dims: Mapping[str, int], dim: int = 256, **options
 def create_objective(name: str, **options: Any) -> Objective:
     """Build a registered objective: ``create_objective("infonce", temperature=0.07)``."""
     return objectives.create(name, **options)
+
+
+def create_regulariser(name: str, **options: Any) -> Regulariser:
+    """Build a registered regulariser: ``create_regulariser("structure", weight=10.0)``."""
+    return regularisers.create(name, **options)
 
 
 def list_aligners(pattern: str = "*", exclude: str | Sequence[str] = ()) -> list[str]:

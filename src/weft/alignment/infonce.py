@@ -8,8 +8,11 @@ with unit vectors ``a, b`` ``(N, D)`` and :math:`\theta = -\log \tau`, learned b
 (at most 100 times the cosine, as CLIP). It is put back into the range before every use, so that its gradient never dies
 at the edge. :math:`T` is the identity; where rows are partners of each other (``group``: the captions of one photo), it
 is shared equally by the partners of a row (UniCL); ``smoothing`` gives a part of it to all rows. ``hardness`` weighs
-negatives by their own similarity. In training the pairs of all processes are one batch, whatever their number; see
-:mod:`weft.ops.contrastive` for the algebra, and for ``chunk``.
+negatives by their own similarity. (Where all rows of a group hold the very same ``a``, as captions of one photo do,
+groups change nothing here: partners are in the log-sums anyway, and their mean is the sum there was.)
+
+In training the pairs of all processes are one batch, whatever their number; see :mod:`weft.ops.contrastive` for the
+algebra, and for ``chunk``.
 
 Cost: ``N^2`` logits; with ``chunk`` only ``chunk^2`` at a time, for one more matrix product. Groups and smoothing are
 free; hardness takes six exponentials of a logit instead of two.

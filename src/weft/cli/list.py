@@ -11,6 +11,7 @@ REGISTRIES = {
     "fusion": ("weft.fusion", "fusions"),
     "aligner": ("weft.alignment", "aligners"),
     "objective": ("weft.alignment", "objectives"),
+    "regulariser": ("weft.alignment", "regularisers"),
     "encoder": ("weft.encoders", "encoders"),
     "dataset": ("weft.data", "datasets"),
     "task": ("weft.tasks", "tasks"),
@@ -26,7 +27,7 @@ def list_registered(
     kind: Annotated[str, typer.Option(help=f"One of {', '.join(REGISTRIES)}.")] = "fusion",
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """List fusions, aligners, objectives, encoders, data sets or tasks; of a single one, its options and source too.
+    """List what is registered: fusions by default; of a single one, its options and source too.
 
     Examples:
 

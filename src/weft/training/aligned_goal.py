@@ -1,7 +1,8 @@
 """The goal of an aligner: an objective over pairs of modalities, selected by the sum of recalls on the dev rows.
 
 With more than two modalities the loss is the mean over the unordered pairs. Rows of one group (five captions of one
-image) are no negatives of each other: an epoch draws one row of every group, so no batch holds two. An aligner with a
+image) are no negatives of each other: an epoch goes through the groups, and a step takes one row of each (drawn anew),
+all of them as partners of each other, or a mean of them with random weights, see ``per_group``. An aligner with a
 closed form is solved on all training rows before every evaluation.
 """
 
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from weft.alignment import Objective
+from weft.alignment import Objective, create_regulariser
 from weft.alignment.closed_form import ClosedForm, Judge
 from weft.alignment.grad_cache import grad_cache
 from weft.data import Split
@@ -25,6 +26,7 @@ from weft.training.aligned import AlignedModel, retrieval_task
 from weft.training.batches import Batches
 from weft.training.config import TrainConfig
 from weft.training.goal import Collect, Goal, Share, check_rows, pieces, what_is_read
+from weft.training.mixing import draw_mix, group_means, mix_rows, refuse_unequal_lengths
 from weft.training.rows import refuse_empty_rows, refuse_no_pairs, select
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class AlignedGoal(Goal):
     """An :class:`AlignedModel` under an objective."""
 
     model: AlignedModel
-    chunked = True
+    aligns = True
 
     def __init__(
         self, model: AlignedModel, objective: Objective, features: Features, split: Split, config: TrainConfig
@@ -56,6 +58,9 @@ class AlignedGoal(Goal):
         self.model, self.objective, self.config = model, objective, config
         self._groups = [_Groups(features.group, part) for part in rows]
         self._task, self._dev_groups, self._presence = retrieval_task(self._features, rows[1])
+        self.regularisers: Any = nn.ModuleList(create_regulariser(n, **o) for n, o in config.regularisers.items())
+        if config.mix or config.per_group == "mean":
+            refuse_unequal_lengths(self._features, rows[0])
         self.steps_over = len(self._groups[0])
 
     def prepare(self, device: torch.device) -> None:
@@ -63,25 +68,51 @@ class AlignedGoal(Goal):
         self._train, self._dev = (Batches(self._features, rows, device, False, limit) for rows in self._rows)
         if not self.model.standardise.fitted:
             self.model.standardise.fit(self._train.chunks())
+        presence = {n: self._features.presence[self._rows[0], i] for i, n in enumerate(self._features.dims)}
+        for regulariser in self.regularisers:
+            regulariser.prepare(self._train.__getitem__, presence, self.model.tokens)
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
         return rng.permutation(self._groups[0].draw(rng))
 
-    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = ()) -> tuple[dict[str, Tokens]]:
-        return (self._train[positions],)
+    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = ()) -> tuple[dict[str, Tokens], Tensor | None]:
+        """Inputs, and the group of each row where some are partners of each other."""
+        config, group = self.config, None
+        if config.per_group == "one":
+            inputs = self._train[positions]
+        else:
+            rows, codes = self._groups[0].members(positions)
+            inputs = self._train[rows]
+            group = torch.from_numpy(codes).to(next(iter(inputs.values())).mask.device)
+            if config.per_group == "mean":
+                inputs, group = group_means(inputs, group.unique(return_inverse=True)[1]), None
+        if config.mix:
+            mask = next(iter(inputs.values())).mask
+            partner, share = draw_mix(len(mask), config.mix, mask.device)
+            inputs = mix_rows(inputs, partner, share)
+            if group is not None:
+                group = group * len(self._groups[0]) + group[partner]
+        return inputs, group
 
-    def forward(self, inputs: dict[str, Tokens]) -> Tensor:
-        """The objective, mean over the pairs of modalities, in float32."""
+    def forward(self, inputs: dict[str, Tokens], group: Tensor | None = None) -> Tensor:
+        """The objective, mean over the pairs of modalities, in float32, and what the regularisers add."""
         chunk = self.config.chunk
         embeddings = grad_cache(self.model, inputs, chunk) if chunk else self.model(inputs)
         there = {name: present(tokens) for name, tokens in inputs.items()}
-        return self._objective(embeddings, there)
+        loss = self._objective(embeddings, there, group)
+        for regulariser in self.regularisers:
+            loss = loss + regulariser(inputs, embeddings, self.model)
+        return loss
 
-    def _objective(self, embeddings: dict[str, Tensor], there: dict[str, Tensor]) -> Tensor:
+    def _objective(
+        self, embeddings: dict[str, Tensor], there: dict[str, Tensor], group: Tensor | None = None
+    ) -> Tensor:
         pairs = list(combinations(self.model.names, 2))
+        known = () if group is None else (group,)
         with torch.autocast(embeddings[pairs[0][0]].device.type, enabled=False):
             losses = [
-                self.objective(embeddings[a].float(), embeddings[b].float(), there[a] & there[b]) for a, b in pairs
+                self.objective(embeddings[a].float(), embeddings[b].float(), there[a] & there[b], *known)
+                for a, b in pairs
             ]
         return torch.stack(losses).mean()
 
@@ -144,3 +175,10 @@ class _Groups:
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """One position of every group."""
         return self._order[self._starts + rng.integers(0, self._sizes)]
+
+    def members(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All positions of the groups of these positions, group by group, and the group of each."""
+        groups = self.codes[positions]
+        sizes = self._sizes[groups]
+        first = np.repeat(self._starts[groups] - (np.cumsum(sizes) - sizes), sizes)
+        return self._order[first + np.arange(sizes.sum())], np.repeat(groups, sizes)

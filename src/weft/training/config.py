@@ -56,6 +56,11 @@ class TrainConfig(Settings):
         modality_dropout: probability with which a present modality is hidden from a training row; never all of a row.
         chunk: rows an aligner embeds at a time, so that a batch need not fit in memory; the same gradient for one more
             forward pass (:mod:`weft.alignment.grad_cache`). 0: all at once.
+        per_group: what a step of an aligner takes of a group (the captions of one photo): ``"one"`` of its rows at
+            random, ``"all"`` of them, as partners of each other, or their ``"mean"`` with random weights
+            (:mod:`weft.training.mixing`). ``batch_size`` counts groups.
+        mix: FuseMix's alpha: rows of an aligner's batch are mixed in pairs, more evenly the larger it is; 0: not mixed.
+        regularisers: of an aligner, ``{registered name: options}``, e.g. ``{"structure": {"weight": 10}}``.
         log_every: steps between progress updates, checks for a loss that is not finite, and looks at the clock whether
             a checkpoint is due; the end of an epoch is always such a point.
         checkpoint_seconds: least time between two checkpoints; the end of training always writes one.
@@ -77,6 +82,9 @@ class TrainConfig(Settings):
     seed: int = Field(0, ge=0)
     modality_dropout: float = Field(0.0, ge=0, lt=1)
     chunk: int = Field(0, ge=0)
+    per_group: Literal["one", "all", "mean"] = "one"
+    mix: float = Field(0.0, ge=0)
+    regularisers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     log_every: int = Field(50, ge=1)
     checkpoint_seconds: float = Field(30.0, ge=0)
     cache_mb: float = Field(2048.0, ge=0)

@@ -19,6 +19,7 @@ from weft.training.rows import refuse_no_rows
 if TYPE_CHECKING:
     from weft.store import Features
 
+FOR_ALIGNERS = ("chunk", "per_group", "mix", "regularisers")
 Share = Callable[[np.ndarray], np.ndarray]
 Collect = Callable[[Tensor, int], Tensor]
 
@@ -44,13 +45,13 @@ class Goal(nn.Module, ABC):
         steps_over: how many rows an epoch has.
         phases: what a step does, known after ``prepare``; ``forward`` then takes the ``phase`` by number. Empty: all
             weights under ``forward``.
-        chunked: it heeds the setting ``chunk``.
+        aligns: it heeds the settings of aligners (``FOR_ALIGNERS``).
     """
 
     model: Trainable
     steps_over: int
     phases: Sequence[Phase] = ()
-    chunked: ClassVar[bool] = False
+    aligns: ClassVar[bool] = False
 
     @abstractmethod
     def prepare(self, device: torch.device) -> None:

@@ -33,7 +33,7 @@ from weft.training.aligned_goal import AlignedGoal
 from weft.training.checkpoint import Position, fingerprint, load_checkpoint, save_checkpoint
 from weft.training.config import TrainConfig
 from weft.training.fused_goal import FusedGoal
-from weft.training.goal import Goal
+from weft.training.goal import FOR_ALIGNERS, Goal
 from weft.training.log import RunLog
 from weft.training.model import FusedModel
 from weft.training.phase import Average, Optimizer
@@ -150,12 +150,13 @@ def run(
     deadline: float | None = None,
 ) -> History:
     """Minimise a goal; see :func:`fit`."""
-    if config.chunk and not goal.chunked:
-        raise UserError(
-            "chunk is for aligners, whose loss needs the whole batch at once",
-            f"chunk={config.chunk}",
-            "choose a smaller batch_size",
-        )
+    for name in () if goal.aligns else FOR_ALIGNERS:
+        if getattr(config, name) != getattr(TrainConfig(), name):
+            raise UserError(
+                f"{name} is for aligners, whose loss is over pairs of rows",
+                f"{name}={getattr(config, name)}",
+                "leave it out" if name != "chunk" else "choose a smaller batch_size",
+            )
     loop = _Loop(goal, config, None if folder is None else Path(folder), progress, deadline)
     kind = loop.device.type
     with torch.random.fork_rng([] if kind == "cpu" else [loop.device], device_type="cuda" if kind == "cpu" else kind):

@@ -177,7 +177,18 @@ class TowerModel(AlignedModel):
 
 
 class TowerGoal(AlignedGoal):
-    """A :class:`TowerModel` under an objective, on :class:`RawRows`."""
+    """A :class:`TowerModel` under an objective, on :class:`RawRows`.
+
+    Raises:
+        UserError: as for :class:`AlignedGoal`; rows are mixed, or a regulariser looks at frozen features.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        config = self.config
+        if config.mix or config.per_group == "mean" or config.regularisers:
+            found = f"mix={config.mix}, per_group={config.per_group}, regularisers={list(config.regularisers)}"
+            raise UserError("mixing and regularisers are for frozen features", found, "leave them out with towers")
 
     def prepare(self, device: torch.device) -> None:
         self._train, self._dev = (Batches(self._features, rows, device, False, 0) for rows in self._rows)
