@@ -27,7 +27,7 @@ from weft.ops.contrastive import info_nce, sigmoid_loss
 from weft.ops.correlation import Moments, cca
 
 WIDTH, CHUNK = 256, 1024
-SIZES = {256: 40, 1024: 10, 4096: 1, 8192: 1}
+SIZES = {256: 20, 1024: 4, 4096: 1}
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
