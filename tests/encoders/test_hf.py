@@ -74,6 +74,26 @@ def test_minilm_equals_the_direct_forward(minilm: Path):
     np.testing.assert_allclose(np.concatenate(first), direct.last_hidden_state[:, 0].numpy(), atol=1e-6)
 
 
+def test_an_inner_layer_is_that_of_the_direct_forward(minilm: Path, tiny_vit: Path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
+    batch = tokenizer(TEXTS[:1], return_tensors="pt")
+    with torch.no_grad():
+        states = transformers.AutoModel.from_pretrained(minilm).eval()(**batch, output_hidden_states=True).hidden_states
+    for layer in (0, 3, -1, -2):
+        encoder = create_encoder(f"hf:{minilm}", "text", layer=layer)
+        np.testing.assert_allclose(encoder.encode(TEXTS[:1])[0], states[layer][0].numpy(), atol=1e-5)
+        assert encoder.identity()["layer"] == layer
+    assert "layer" not in create_encoder(f"hf:{minilm}", "text").identity()
+    with pytest.raises(UserError, match="has 6 layers"):
+        create_encoder(f"hf:{minilm}", "text", layer=7).encode(TEXTS[:1])
+    with pytest.raises(UserError, match="the pooler reads the last layer"):
+        create_encoder(f"hf:{minilm}", "text", layer=1, output="pooler")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8))
+    inner, last = (create_encoder(f"hf:{tiny_vit}", "image", layer=n).encode([image])[0] for n in (0, 1))
+    assert inner.shape == last.shape == (5, 24)
+    assert np.abs(inner - last).max() > 1e-3
+
+
 def test_text_alone_equals_in_a_batch_and_is_cut(minilm: Path):
     encoder = create_encoder(f"hf:{minilm}", "text")
     for text, tokens in zip(TEXTS, encoder.encode(TEXTS), strict=True):

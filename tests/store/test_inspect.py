@@ -72,3 +72,28 @@ def test_a_damaged_shard_is_named(store):
     file.write_bytes(data)
     with pytest.raises(UserError, match=r"vector/values\.safetensors is damaged"):
         inspect_store(store.folder)
+
+
+def test_neighbours_that_two_modalities_share(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 6)).astype(np.float32)
+    views = {"x": x, "turned": x @ np.linalg.qr(rng.normal(size=(6, 6)))[0], "noise": rng.normal(size=(80, 6))}
+    views = {name: list(v.astype(np.float32)) for name, v in views.items()}
+    views["noise"][3] = None
+    split = np.array(["train"] * 60 + ["test"] * 20)
+    dataset = Dataset(
+        name="views", ids=[f"r{i}" for i in range(80)], targets={}, split=split, group=np.arange(80) // 2,
+        task="retrieval", modalities={n: Modality("vector", v) for n, v in views.items()},
+    )  # fmt: skip
+    encode(dataset, {n: create_encoder("precomputed", "vector") for n in views}, tmp_path, dtype="fp32")
+    report = inspect_store(tmp_path)
+    assert {pair: found["rows"] for pair, found in report.neighbours.items()} == {
+        "x, turned": 30,
+        "x, noise": 30,
+        "turned, noise": 30,
+    }, "training rows, one of a group"
+    assert report.neighbours["x, turned"]["overlap"] == pytest.approx(1.0)
+    assert report.neighbours["x, noise"]["overlap"] < 0.5
+    console = Console(record=True, width=200)
+    console.print(report.render())
+    assert "nearest neighbours that x, turned share" in console.export_text()

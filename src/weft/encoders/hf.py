@@ -4,9 +4,9 @@ The model runs in evaluation and inference mode, in float32 or under autocast. O
 model whose weights are incomplete is refused, and no code of the model's repository is run (``trust_remote_code`` stays
 off). ``HF_HUB_OFFLINE=1`` keeps everything local.
 
-Outputs: ``tokens`` (the last hidden state, real tokens only; a convolutional map ``(C, H, W)`` becomes ``H * W``
-tokens, row-major), or one token: their ``mean``, the first one (``cls``), or the model's own ``pooler`` output. Of a
-model with two towers the fitting one is used, of an encoder-decoder the encoder.
+Outputs: ``tokens`` (the last hidden state, or that after a ``layer``, real tokens only; a convolutional map ``(C, H,
+W)`` becomes ``H * W`` tokens, row-major), or one token: their ``mean``, the first one (``cls``), or the model's own
+``pooler`` output. Of a model with two towers the fitting one is used, of an encoder-decoder the encoder.
 
 Sound is read by each model's own rate and run in groups of equal length, without padding: models trained without an
 attention mask would otherwise give a clip another output in another batch.
@@ -46,6 +46,8 @@ class Pretrained(Encoder):
         revision: branch, tag or commit, for models by name.
         device: ``"auto"`` (a GPU if there is one), or a torch device.
         precision: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"``.
+        layer: read the hidden state after this layer (0: what goes into the first; -2: the last but one) instead of the
+            model's last. An inner layer is often nearer to another modality: `weft inspect` measures how near.
     """
 
     processor_class: str
@@ -59,9 +61,13 @@ class Pretrained(Encoder):
         revision: str | None = None,
         device: str = "auto",
         precision: Precision = "fp32",
+        layer: int | None = None,
     ) -> None:
         import transformers
 
+        if layer is not None and output == "pooler":
+            raise UserError("the pooler reads the last layer", f"layer={layer}", "use output='mean' or 'cls'")
+        self.layer = layer
         self.name, self.output, self.revision, self.precision = model, output, revision, precision
         self.device = torch.device(
             "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
@@ -123,7 +129,7 @@ class Pretrained(Encoder):
         inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
         autocast = AUTOCAST.get(self.precision)
         with torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None):
-            outputs = self.model(**inputs)
+            outputs, last = self._states(**inputs)
         if self.output == "pooler":
             pooled = outputs.get("pooler_output")
             if pooled is None:
@@ -131,7 +137,7 @@ class Pretrained(Encoder):
                     f"the model {self.name!r} has no pooler", "output='pooler'", "use output='mean' or 'cls'"
                 )
             return list(pooled.flatten(1).unsqueeze(1).float().cpu().numpy())
-        hidden = as_sequence(outputs["last_hidden_state"]).float().cpu().numpy()
+        hidden = as_sequence(last).float().cpu().numpy()
         mask = inputs["attention_mask"].bool().cpu().numpy() if self.masked else None
         kept = list(hidden) if mask is None else [values[real] for values, real in zip(hidden, mask, strict=True)]
         if self.output == "mean":
@@ -141,6 +147,20 @@ class Pretrained(Encoder):
         return [np.ascontiguousarray(values) for values in kept]
 
     masked = False
+
+    def _states(self, **inputs: Tensor) -> tuple[Any, Tensor]:
+        """All that the model puts out, and the hidden state of the chosen layer."""
+        if self.layer is None:
+            outputs = self.model(**inputs)
+            return outputs, outputs["last_hidden_state"]
+        outputs = self.model(**inputs, output_hidden_states=True)
+        states = outputs["hidden_states"]
+        if not -len(states) <= self.layer < len(states):
+            found, most = f"layer={self.layer}", len(states) - 1
+            raise UserError(
+                f"the model {self.name!r} has {most} layers", found, f"choose 0 to {most}, or -1 to {-most - 1}"
+            )
+        return outputs, states[self.layer]
 
     def identity(self) -> dict[str, Any]:
         """Model, weights, preprocessing, output, precision. A folder is known by its content, not by where it lies."""
@@ -153,6 +173,7 @@ class Pretrained(Encoder):
             "preprocessing": self._preprocessing(),
             "output": self.output,
             "precision": self.precision,
+            **({} if self.layer is None else {"layer": self.layer}),
         }
 
     def _weights(self) -> str:
@@ -176,7 +197,7 @@ class PretrainedText(Pretrained):
     """A language model over text.
 
     Args:
-        model, output, revision, device, precision: see :class:`Pretrained`.
+        model, output, revision, device, precision, layer: see :class:`Pretrained`.
         max_length: tokens beyond this many are cut off; None: the tokenizer's own limit, at most 512.
     """
 
@@ -192,8 +213,9 @@ class PretrainedText(Pretrained):
         revision: str | None = None,
         device: str = "auto",
         precision: Precision = "fp32",
+        layer: int | None = None,
     ) -> None:
-        super().__init__(model=model, output=output, revision=revision, device=device, precision=precision)
+        super().__init__(model=model, output=output, revision=revision, device=device, precision=precision, layer=layer)
         self.max_length = max_length or min(self.processor.model_max_length, 512)
         if self.processor.pad_token is None:
             self.processor.pad_token = self.processor.eos_token
@@ -219,7 +241,7 @@ class PretrainedText(Pretrained):
 
     def hidden(self, raw: Tokens) -> Tokens:
         """The last hidden state ``(n, T, D)`` of what :meth:`read` gave, with gradients."""
-        values = self.model(input_ids=raw.values, attention_mask=raw.mask.long())["last_hidden_state"]
+        values = self._states(input_ids=raw.values, attention_mask=raw.mask.long())[1]
         return Tokens(values, raw.mask)
 
     def lengths(self, values: Sequence[Any]) -> np.ndarray:
@@ -238,7 +260,7 @@ class PretrainedImage(Pretrained):
     """A vision model over images, preprocessed by the model's own image processor.
 
     Args:
-        model, output, revision, device, precision: see :class:`Pretrained`.
+        model, output, revision, device, precision, layer: see :class:`Pretrained`.
         size: side of the square that images are resized to; None: as the model's own processor says. Only for models
             that take any size (convolutional ones).
     """
@@ -255,9 +277,10 @@ class PretrainedImage(Pretrained):
         revision: str | None = None,
         device: str = "auto",
         precision: Precision = "fp32",
+        layer: int | None = None,
     ) -> None:
         self.size = size
-        super().__init__(model=model, output=output, revision=revision, device=device, precision=precision)
+        super().__init__(model=model, output=output, revision=revision, device=device, precision=precision, layer=layer)
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
         """``(tokens, D)`` per image."""
@@ -270,7 +293,7 @@ class PretrainedImage(Pretrained):
 
     def hidden(self, raw: Tokens) -> Tokens:
         """The last hidden state ``(n, T, D)`` of what :meth:`read` gave, with gradients."""
-        values = as_sequence(self.model(pixel_values=raw.values)["last_hidden_state"])
+        values = as_sequence(self._states(pixel_values=raw.values)[1])
         return Tokens(values, raw.mask.expand(values.shape[:2]))
 
     def _width(self) -> int:
@@ -290,7 +313,7 @@ class PretrainedAudio(Pretrained):
     """A model over sound, resampled to the model's rate.
 
     Args:
-        model, output, revision, device, precision: see :class:`Pretrained`.
+        model, output, revision, device, precision, layer: see :class:`Pretrained`.
     """
 
     kinds = ("audio",)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import combinations
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ import torch
 from rich.console import Group
 from rich.table import Table
 
+from weft.ops.neighbours import mutual_knn
 from weft.store.block import map_block
 from weft.store.store import Store
 
+FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 10, 5000
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
 
 
@@ -69,6 +73,8 @@ class StoreReport:
         leaks: ``{split: rows}`` outside the training split that equal a training row in every modality.
         leaking_ids: the first of their ids.
         group_leaks: groups that have rows in more than one split.
+        neighbours: ``{"a, b": {"overlap", "chance", "k", "rows"}}``: how far two modalities agree on who is near whom
+            (:mod:`weft.ops.neighbours`), over training rows, one of a group, at most ``MOST_NEIGHBOURS``.
         bytes: size on disk, all files.
     """
 
@@ -84,6 +90,7 @@ class StoreReport:
     leaks: dict[str, int]
     leaking_ids: list[str]
     group_leaks: int
+    neighbours: dict[str, dict[str, float]]
     bytes: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,6 +123,9 @@ class StoreReport:
         notes.add_row("rows equal to an earlier one in every modality", str(self.duplicates))
         notes.add_row("rows of other splits that equal a training row", counts(self.leaks))
         notes.add_row("groups in more than one split", str(self.group_leaks))
+        for pair, found in self.neighbours.items():
+            text = f"{found['overlap']:.3f}, by chance {found['chance']:.3f} (k {found['k']}, {found['rows']} rows)"
+            notes.add_row(f"nearest neighbours that {pair} share", text)
         broken = {name: facts.not_finite for name, facts in self.modalities.items() if facts.not_finite}
         notes.add_row("entries that are NaN or infinite", counts(broken))
         return Group(made, seen, there, notes)
@@ -166,8 +176,27 @@ def inspect_store(folder: str | Path) -> StoreReport:
         leaks=leaking,
         leaking_ids=[store.ids[row] for row in leaking_rows[:20]],
         group_leaks=group_leaks(store.group, store.split),
+        neighbours=shared_neighbours(store),
         bytes=sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file()),
     )
+
+
+def shared_neighbours(store: Store) -> dict[str, dict[str, float]]:
+    """Mutual nearest neighbours of every pair of modalities that some ten training rows have."""
+    rows = np.arange(len(store)) if store.split is None else np.flatnonzero(store.split == "train")
+    if store.group is not None:
+        rows = rows[np.sort(np.unique(store.group[rows], return_index=True)[1])]
+    found = {}
+    for (i, a), (j, b) in combinations(enumerate(store.dims), 2):
+        both = rows[store.presence[rows, i] & store.presence[rows, j]]
+        if len(both) > MOST_NEIGHBOURS:
+            both = np.sort(np.random.default_rng(0).choice(both, MOST_NEIGHBOURS, replace=False))
+        if len(both) >= FEWEST_NEIGHBOURS:
+            x, y = (torch.from_numpy(v) for v in store.subset([a, b]).pooled(both).values())
+            k = ceil(2 * len(both) ** (1 / 3))
+            overlap = {"overlap": mutual_knn(x, y, k), "chance": k / (len(both) - 1)}
+            found[f"{a}, {b}"] = {**overlap, "k": k, "rows": len(both)}
+    return found
 
 
 def scan(folder: Path, entry: dict[str, Any]) -> tuple[list[bytes], np.ndarray, int]:
