@@ -159,7 +159,7 @@ class Comparison:
         for row in self.rows:
             if row.test is None:
                 why = (row.error or row.status).splitlines()[0]
-                yield [row.method, row.role, why.replace("|", "\\|"), "", "", "", "", "", ""]
+                yield [row.method, row.role, why, "", "", "", "", "", ""]
                 continue
             gain = "" if row.gain is None else f"{row.gain:+.3f}"
             p = "" if row.p_holm is None else f"{row.p_holm:.2g}"
@@ -197,4 +197,5 @@ def compare(
 
 def _table_lines(head: list[str], cells: Iterator[list[str]]) -> list[str]:
     rule = ["---"] * 2 + ["---:"] * (len(head) - 2)
-    return [f"| {' | '.join(line)} |" for line in (head, rule, *cells)]
+    escaped = ([" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in (head, rule, *cells))
+    return [f"| {' | '.join(line)} |" for line in escaped]

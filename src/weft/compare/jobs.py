@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -54,13 +54,14 @@ class Setup:
     """What all jobs of a comparison share.
 
     Attributes:
-        features: all rows.
+        features: all rows; a fold looks at them through :meth:`features_at`.
         target: values of the target column, ``(N,)`` or ``(N, K)``.
         column: its name.
         splits: one per fold.
         tasks: the task fitted on the training rows of each fold.
         config: the settings.
         ledger: where jobs are kept.
+        teachers: the rows that encoders may learn from, one array per fold: its training rows.
     """
 
     features: Features
@@ -70,28 +71,46 @@ class Setup:
     tasks: list[Task]
     config: CompareConfig
     ledger: Ledger
+    teachers: list[np.ndarray]
 
     @cached_property
-    def pooled(self) -> Features:
-        """The features with one token per row and modality: read once, for all that looks at no sequence."""
-        longest = max(int(lengths.max(initial=0)) for lengths in self.features.lengths.values())
-        if longest <= 1 or 4 * len(self.features) * sum(self.features.dims.values()) > POOL_BYTES:
-            return self.features
-        values = self.features.pooled(np.arange(len(self.features)))
-        return MemoryFeatures(self.features.ids, values, {self.column: self.target}, task=self.features.task)
+    def _made(self) -> dict[tuple[str, int], Features]:
+        """What :meth:`features_at` and :meth:`pooled_at` have made."""
+        return {}
 
-    def features_of(self, method: Method) -> Features:
-        """What a method looks at."""
-        return (self.features if method.reads_tokens else self.pooled).subset(method.modalities)
+    def features_at(self, fold: int) -> Features:
+        """The rows under encoders that learned from the training rows of a fold alone."""
+        key = ("features", fold)
+        if key not in self._made:
+            self._made[key] = self.features.fitted(self.teachers[fold])
+        return self._made[key]
+
+    def pooled_at(self, fold: int) -> Features:
+        """The same with one token per row and modality: read once, for all that looks at no sequence."""
+        key, features = ("pooled", fold), self.features_at(fold)
+        longest = max(int(lengths.max(initial=0)) for lengths in features.lengths.values())
+        if longest <= 1 or 4 * len(features) * sum(features.dims.values()) > POOL_BYTES:
+            return features
+        if key not in self._made:
+            values = features.pooled(np.arange(len(features)))
+            self._made[key] = MemoryFeatures(features.ids, values, {self.column: self.target}, task=features.task)
+        return self._made[key]
+
+    def features_of(self, method: Method, fold: int) -> Features:
+        """What a method looks at in a fold."""
+        return (self.features_at(fold) if method.reads_tokens else self.pooled_at(fold)).subset(method.modalities)
 
     def answer(self, fold: int) -> np.ndarray:
         """Outputs ``(K,)`` of chance."""
         return chance(self.tasks[fold], self.target[self.splits[fold].train])
 
-    def about(self, method: Method) -> dict[str, Any]:
-        """What a model needs to know to read raw rows."""
-        encoders = encoder_specs(self.features, list(method.modalities))
-        return {"target": self.column, "encoders": encoders, "table": table_of(self.features)}
+    def about(self) -> dict[str, Any]:
+        """What a job's model keeps of where it comes from; the model that is kept knows its encoders too."""
+        return {"target": self.column, "table": table_of(self.features)}
+
+    def encoders(self, fold: int, names: Sequence[str]) -> dict[str, Any] | None:
+        """What a model needs to read raw rows."""
+        return encoder_specs(self.features_at(fold), names)
 
     def seen(self, fold: int, split: Split | None = None) -> Seen:
         """The rows that the models of a fold look at."""
@@ -185,7 +204,7 @@ def _measure(setup: Setup, job: Job, deadline: float | None) -> tuple[dict[str, 
         **({"cut": True} if cut else {}),
     }
     if isinstance(found.model, FusedModel):
-        result |= _cost(found.model, setup.features_of(job.method), split.train)
+        result |= _cost(found.model, setup.features_of(job.method, job.fold), split.train)
     if job.method.role == "fusion" and isinstance(found.model, FusedModel):
         result["missing"] = _missing(setup, job, found.model)
     found.model.seen = setup.seen(job.fold)
@@ -217,7 +236,7 @@ def to_try(setup: Setup, job: Job) -> list[dict[str, Any]]:
 
 def _networks(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
     method, split, config = job.method, setup.splits[job.fold], setup.config
-    features = setup.features_of(method)
+    features = setup.features_of(method, job.fold)
     rows = Split(*(_answerable(features, part) for part in split))
     for settings in to_try(setup, job):
         model = FusedModel.build(
@@ -230,7 +249,7 @@ def _networks(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]
             dim=config.dim,
             dropout=settings["dropout"],
             seed=job.seed,
-            **setup.about(method),
+            **setup.about(),
         )
         train = config.train.model_copy(
             update={"lr": settings["lr"], "weight_decay": settings["weight_decay"], "seed": job.seed}
@@ -241,14 +260,14 @@ def _networks(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]
 
 def _linear(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
     """Every input at every strength, from strong to weak regularisation while the loss on dev still falls."""
-    task, split, features = setup.tasks[job.fold], setup.splits[job.fold], setup.features_of(job.method)
+    task, split, features = setup.tasks[job.fold], setup.splits[job.fold], setup.features_of(job.method, job.fold)
     rows, dev = _answerable(features, split.train), _answerable(features, split.dev)
     for settings in to_try(setup, job):
         strengths = [settings["strength"]] if "strength" in settings else STRENGTHS
         inputs = PooledInputs.fit(features, rows, settings["scaling"], settings["components"])
         x, best, worse = inputs.matrix(features, rows), math.inf, 0
         for strength, weight, bias in linear_path(task, x, setup.target[rows], strengths):
-            model = LinearModel(task, inputs, **setup.about(job.method)).set(weight, bias)
+            model = LinearModel(task, inputs, **setup.about()).set(weight, bias)
             yield Found(model, {**settings, "strength": strength}, {})
             if len(dev):
                 loss = _loss(task, model.outputs(features, dev), setup.target[dev])
@@ -258,7 +277,7 @@ def _linear(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
 
 
 def _boosted(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
-    task, split, features = setup.tasks[job.fold], setup.splits[job.fold], setup.features_of(job.method)
+    task, split, features = setup.tasks[job.fold], setup.splits[job.fold], setup.features_of(job.method, job.fold)
     rows, dev = _answerable(features, split.train), _answerable(features, split.dev)
     made: dict[int | None, tuple[PooledInputs, np.ndarray]] = {}
     for settings in to_try(setup, job):
@@ -281,18 +300,18 @@ def _boosted(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
             deadline=deadline,
         )
         cut = deadline is not None and time.monotonic() > deadline
-        model = BoostedModel(task, inputs, trees, **setup.about(job.method))
+        model = BoostedModel(task, inputs, trees, **setup.about())
         yield Found(model, {**settings, "rounds": rounds}, {}, cut=cut)
 
 
 def _chance(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
-    model = ChanceModel(setup.tasks[job.fold], setup.features.dims, **setup.about(job.method))
+    model = ChanceModel(setup.tasks[job.fold], setup.features_at(job.fold).dims, **setup.about())
     yield Found(model.fit(setup.target[setup.splits[job.fold].train]), {}, {})
 
 
 def outputs_for(setup: Setup, job: Job, model: Predictor, rows: np.ndarray) -> np.ndarray:
     """``(n, K)`` float32; rows without any of the method's modalities are answered like chance."""
-    return answers(model, setup.features_of(job.method), rows, setup.answer(job.fold))
+    return answers(model, setup.features_of(job.method, job.fold), rows, setup.answer(job.fold))
 
 
 def rank_on_dev(task: Task, outputs: np.ndarray, target: np.ndarray) -> tuple[float, float]:
@@ -315,7 +334,7 @@ def _missing(setup: Setup, job: Job, model: FusedModel) -> dict[str, dict[str, f
     ``{modality: {"rows", "full", "hidden"}}``; ``full`` is the same rows with nothing hidden. None: the operator
     refuses, or no row keeps another modality.
     """
-    task, test, part = setup.tasks[job.fold], setup.splits[job.fold].test, setup.features_of(job.method)
+    task, test, part = setup.tasks[job.fold], setup.splits[job.fold].test, setup.features_of(job.method, job.fold)
     found: dict[str, dict[str, float] | None] = {}
     for index, name in enumerate(job.method.modalities):
         others = np.delete(part.presence[test], index, axis=1)

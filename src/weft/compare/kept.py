@@ -82,10 +82,10 @@ def keep(setup: Setup, job: Job, plan: Plan, about: dict[str, Any], refit: bool 
             whole = setup.features.presence[:, [n in modalities for n in setup.features.dims]].any(axis=1).all()
             if job.method.family == "ensemble" or not whole:
                 names = modalities if whole else tuple(setup.features.dims)
-                facts = {**setup.about(replace(job.method, modalities=names)), "answer": setup.answer(fold)}
-                dims = {name: setup.features.dims[name] for name in names}
+                facts = {**setup.about(), "answer": setup.answer(fold)}
+                dims = {name: setup.features_at(fold).dims[name] for name in names}
                 model = EnsembleModel(setup.tasks[fold], dims, models, [w for _, w in parts], **facts)
-            model.seen = seen
+            model.seen, model.encoders = seen, setup.encoders(fold, model.names)
             fresh = folder.with_name(".winner.new")
             shutil.rmtree(fresh, ignore_errors=True)
             model.save_pretrained(fresh)
@@ -94,7 +94,7 @@ def keep(setup: Setup, job: Job, plan: Plan, about: dict[str, Any], refit: bool 
             fresh.rename(folder)
         write_json(folder / MARK, {"job": key, "refitted": refit, "method": job.method.name, **about})
         model = load_model(folder)
-    outputs, target = model.outputs(setup.features, split.test), setup.target[split.test]
+    outputs, target = model.outputs(setup.features_at(fold), split.test), setup.target[split.test]
     metrics = setup.tasks[fold].metrics(outputs, target)
     return Kept(job.method.name, model.names, refit, outputs, target, metrics)
 

@@ -49,7 +49,8 @@ def prepare(features: Features, config: CompareConfig, folder: Path) -> Setup:
         "tasks": [task.config() for task in tasks],
         "splits": [sha256(rows.tobytes())[:16] for split in splits for rows in split],
     }
-    return Setup(features, target, column, splits, tasks, config, Ledger(folder, identity, config))
+    teachers = [split.train for split in splits]
+    return Setup(features, target, column, splits, tasks, config, Ledger(folder, identity, config), teachers)
 
 
 def _fit_task(name: str, features: Features, target: np.ndarray, split: Split, asked: dict[str, Any]) -> Task:
