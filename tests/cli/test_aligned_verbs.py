@@ -161,6 +161,21 @@ def test_hubs_are_lowered_by_what_training_asks(world: Path) -> None:
     assert int(lowered[0]["id"][:2]) % 4 == 2
 
 
+def test_one_pool_of_pictures_and_texts(world: Path, tmp_path: Path) -> None:
+    search = ["search", world / "model", world / "store", "--json", "--find", "image", "--find", "text"]
+    hits = json.loads(weft(*search, "--query", "something blue", "--top", "6", "--index", tmp_path))
+    found = [hit["id"].split("/") for hit in hits]
+    names = {name: [row for kind, row in found if kind == name] for name in ("image", "text")}
+    assert len(names["image"]) + len(names["text"]) == 6
+    assert min(len(ids) for ids in names.values()) >= 1, "each modality by its merits"
+    assert all(int(row[:2]) % 4 == 2 for row in names["image"][:2])
+    assert "blue" in caption(world, names["text"][0])
+    with pytest.raises(UserError, match="between two modalities"):
+        weft(*search)
+    with pytest.raises(UserError, match="hubs are lowered in one"):
+        weft(*search, "--query", "red", "--hubs", "1")
+
+
 def test_columns_of_any_name_and_no_split(world: Path, tmp_path: Path) -> None:
     """Kinds say what is searched; test rows are those the model has not seen, wherever they are asked for."""
     rows = [(f"r{i:02d}", world / f"flickr/Images/{i:02d}.png", f"something {list(COLOURS)[i % 4]}") for i in range(48)]

@@ -64,14 +64,14 @@ def modality_of(model: AlignedModel, kind: str, chosen: str | None) -> str:
     return able[0]
 
 
-def searched(model: AlignedModel, kinds: dict[str, str], find: str | None, by: str | None) -> tuple[str, str]:
-    """The modality that is searched, and the one of the queries: as named, else the one that is not text by the text.
+def searched(model: AlignedModel, kinds: dict[str, str], find: list[str], by: str | None) -> tuple[list[str], str]:
+    """The modalities that are searched, and the one of the queries: as named, else what is not text by the text.
 
     Raises:
         UserError: an unknown name, or several modalities could be meant.
     """
-    for name in (find, by):
-        if name is not None and name not in model.names:
+    for name in [*find, *([] if by is None else [by])]:
+        if name not in model.names:
             raise UserError("the model has no such modality", name, did_you_mean(name, model.names, "modalities"))
 
     def only(names: list[str], text: bool, option: str) -> str:
@@ -83,10 +83,8 @@ def searched(model: AlignedModel, kinds: dict[str, str], find: str | None, by: s
         raise UserError(f"several modalities could be meant by --{option}", found, f"name one: --{option} NAME")
 
     if by is None:
-        by = only([name for name in model.names if name != find], True, "by")
-    if find is None:
-        find = only([name for name in model.names if name != by], False, "find")
-    return find, by
+        by = only([name for name in model.names if name not in find] or list(model.names), True, "by")
+    return find or [only([name for name in model.names if name != by], False, "find")], by
 
 
 def open_rows(

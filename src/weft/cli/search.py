@@ -21,7 +21,10 @@ def search(
     query: Annotated[
         list[str], typer.Option(help="A text, or the path of a file. Repeat. None: measure instead.")
     ] = [],  # noqa: B006
-    find: Annotated[str | None, typer.Option(help="Modality to search in (default: the one that is not text).")] = None,
+    find: Annotated[
+        list[str],
+        typer.Option(help="Modality to search in (default: the one that is not text). Repeat: one pool of several."),
+    ] = [],  # noqa: B006
     by: Annotated[str | None, typer.Option(help="Modality of the queries (default: the text).")] = None,
     top: Annotated[int, typer.Option(min=1, help="Hits per query.")] = 5,
     split: Annotated[str, typer.Option(help="train, dev, test (rows new to the model too) or all.")] = "test",
@@ -50,20 +53,26 @@ def search(
 
         weft search runs/flickr8k/lightcrl flickr8k --root data/flickr8k --query "a dog runs on the beach"
 
+        weft search runs/flickr8k/lightcrl runs/flickr8k/store --query "a dog" --find image --find text
+
         weft search runs/flickr8k/lightcrl runs/flickr8k/store --figures figures
     """
     from weft.cli.aligned import kinds_of, load_aligner, open_rows, rows_of, searched
     from weft.cli.output import write_json, write_table
+    from weft.errors import UserError
     from weft.training.embed import embed_values
 
     aligner = load_aligner(model)
-    rows = open_rows(aligner, source, root, data, find)
+    rows = open_rows(aligner, source, root, data, find[0] if len(find) == 1 else None)
     kinds = kinds_of(aligner, rows)
-    find, by = searched(aligner, kinds, find, by)
+    names, by = searched(aligner, kinds, find, by)
     chosen = rows_of(rows, split, aligner)
     show = not (quiet or json)
     if not query:
-        result = measure(aligner, rows, find, by, chosen, show, figures)
+        if len(names) > 1:
+            found_names = ", ".join(names)
+            raise UserError("measuring goes between two modalities", found_names, "name one --find, or give a --query")
+        result = measure(aligner, rows, names[0], by, chosen, show, figures)
         if json:
             write_json(result)
         else:
@@ -72,7 +81,7 @@ def search(
                     f"{title} ({source}, {split})", [{"what": k, "value": f"{v:.4f}"} for k, v in found.items()]
                 )
         return
-    built = gallery(aligner, model, rows, find, by, chosen, split, index, hubs, approximate, show)
+    built = gallery(aligner, model, rows, names, by, chosen, split, index, hubs, approximate, show)
     asked: list[Any] = [q if kinds[by] == "text" else Path(q) for q in query]
     hits = built.search(embed_values(aligner, by, asked), top)
     answer = [
@@ -83,14 +92,14 @@ def search(
     if json:
         write_json(answer)
     else:
-        write_table(f"{find} by {by}", [{**row, "score": f"{row['score']:.4f}"} for row in answer])
+        write_table(f"{', '.join(names)} by {by}", [{**row, "score": f"{row['score']:.4f}"} for row in answer])
 
 
 def gallery(
     aligner: Any,
     folder: Path,
     rows: Any,
-    find: str,
+    names: list[str],
     by: str,
     chosen: Any,
     split: str,
@@ -99,7 +108,8 @@ def gallery(
     approximate: bool,
     show: bool,
 ) -> Any:
-    """The index of the different values of ``find`` in the chosen rows: opened where it is there, else built and kept.
+    """The index of the different values of the modalities ``names`` in the chosen rows: opened where it is there, else
+    built and kept. Several are one pool, in which a row is called MODALITY/ID.
 
     Without ``index``, rows that have to be encoded are kept in the model's folder under a name made of their content.
     """
@@ -108,19 +118,26 @@ def gallery(
     from weft.cli.aligned import rows_of, values_of, vectors_of
     from weft.cli.output import say
     from weft.data import Dataset
+    from weft.errors import UserError
     from weft.files import canonical, sha256
     from weft.retrieval.hub import HubCorrection
+    from weft.retrieval.pool import mix_pool
     from weft.retrieval.search import FILE, ExactIndex, FaissIndex, model_fingerprint
 
-    value, content = values_of(rows, find)
-    there = chosen[value[chosen] >= 0]
-    items = there[np.sort(np.unique(value[there], return_index=True)[1])]
-    ids = [rows.ids[i] for i in items]
-    if len(there) < len(chosen):
-        say(f"{len(chosen) - len(there)} of {len(chosen)} rows have no {find}: they are not searched")
-    name = rows.name if isinstance(rows, Dataset) else rows.manifest["name"]
-    about = {"source": name, "modality": find, "split": split, "rows": sha256(canonical([ids, content]))[:16]}
-    about |= {"hubs": f"{hubs:g} by {by}"} if hubs else {}
+    if hubs and len(names) > 1:
+        raise UserError("hubs are lowered in one modality", ", ".join(names), "leave out --hubs, or search one")
+    items, contents = {}, []
+    for name in names:
+        value, content = values_of(rows, name)
+        there = chosen[value[chosen] >= 0]
+        items[name] = there[np.sort(np.unique(value[there], return_index=True)[1])]
+        contents.append(content)
+        if len(there) < len(chosen):
+            say(f"{len(chosen) - len(there)} of {len(chosen)} rows have no {name}: they are not searched")
+    ids = [rows.ids[i] if len(names) == 1 else f"{name}/{rows.ids[i]}" for name in names for i in items[name]]
+    source = rows.name if isinstance(rows, Dataset) else rows.manifest["name"]
+    about = {"source": source, "modality": ", ".join(names), "split": split}
+    about |= {"rows": sha256(canonical([ids, contents]))[:16]} | ({"hubs": f"{hubs:g} by {by}"} if hubs else {})
     kind: Any = FaissIndex if approximate else ExactIndex
     fingerprint = model_fingerprint(aligner)
     kept = index
@@ -128,12 +145,15 @@ def gallery(
         kept = folder / "indexes" / sha256(canonical([about, kind.kind, fingerprint]))[:16]
     if kept is not None and (kept / FILE).is_file():
         return kind.load(kept, fingerprint, {"hubs": None, **about})
-    vectors = vectors_of(aligner, rows, find, items, progress=show)
-    bias = None
-    if hubs:
-        bank = np.concatenate([rows_of(rows, part, aligner) for part in ("train", "dev")])
-        bank = bank[values_of(rows, by)[0][bank] >= 0]
-        bias = HubCorrection(hubs).bias(vectors, vectors_of(aligner, rows, by, bank, progress=show))
+    parts = {name: vectors_of(aligner, rows, name, items[name], progress=show) for name in names}
+    vectors, bias = parts[names[0]], None
+    if hubs or len(names) > 1:
+        bank_rows = np.concatenate([rows_of(rows, part, aligner) for part in ("train", "dev")])
+        bank = vectors_of(aligner, rows, by, bank_rows[values_of(rows, by)[0][bank_rows] >= 0], progress=show)
+        if hubs:
+            bias = HubCorrection(hubs).bias(vectors, bank)
+        else:
+            vectors, bias, _ = mix_pool(parts, bank)
     built = kind(vectors, ids, fingerprint=fingerprint, about=about, bias=bias)
     if kept is not None:
         try:
