@@ -1,0 +1,79 @@
+"""Every verb on an operator, a task, a kind and a system that were registered from outside the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tests.cli.test_verbs import weft, write
+
+QUICK = ("--set", "epochs=2", "--quiet")
+
+
+def every_verb() -> None:
+    """After docs/architecture.md has run, in its folder."""
+    table = colours(Path("colours"))
+    operator_task_and_kind(table)
+    system(table)
+
+
+def colours(folder: Path, rows: int = 90) -> Path:
+    """A table with a colour, a note, its name, and a count that grows with its red."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (rows, 3))
+    cells: list[dict[str, object]] = [
+        {
+            "id": f"r{i}",
+            "shade": "#" + bytes(pixel.tolist()).hex(),
+            "note": f"seen {i % 5} times in the {'dark' if pixel.sum() < 380 else 'light'} room with {i % 11} people",
+            "name": ("red", "green", "blue")[int(pixel.argmax())],
+            "visits": int(rng.poisson(0.5 + pixel[0] / 32)),
+        }
+        for i, pixel in enumerate(pixels)
+    ]
+    return write(folder / "table.csv", cells)
+
+
+def configure(table: Path, target: str, task: str, *kinds: str) -> Path:
+    """A YAML of the table as ``weft init`` writes it, about another target."""
+    import yaml
+
+    path = table.with_name(f"{target}.yaml")
+    weft("init", table, "--out", path)
+    config = yaml.safe_load(path.read_text())
+    found = {name: m for name, m in config["modalities"].items() if name in kinds}
+    config |= {"target": target, "task": task, "modalities": found, "group": None, "splits": {"method": "random"}}
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def operator_task_and_kind(table: Path) -> None:
+    """All verbs of a table on the kind ``colour``, the operator ``loudest`` and the task ``count``."""
+    config, root = configure(table, "visits", "count", "shade", "note"), table.parent
+    assert weft("check", config, "--json")["rows"] == 90
+    store = root / "store"
+    assert weft("encode", config, "--out", store, "--json", "--quiet")["dims"]["shade"] == 6
+    assert weft("inspect", store, "--json")["rows"] == 90
+    fitted = weft("fit", config, "--fusion", "loudest", "--out", root / "model", "--store", store, "--json", *QUICK)
+    assert weft("evaluate", root / "model", config, "--json")["mae"] == fitted["test"]["mae"]
+    answers = weft("predict", root / "model", table, "--json")
+    assert min(answers["prediction"]) > 0
+    settings = ["--seeds", 1, "--set", "trials=1", "--set", "train={epochs: 2}", "--set", "resamples=99"]
+    compared = ["compare", config, "--fusions", "loudest", "--out", root / "result", "--store", store, "--json"]
+    rows = {row["method"]: row for row in weft(*compared, *settings)["table"]}
+    assert rows["loudest"]["test"] is not None
+    assert len(weft("predict", root / "result" / "winner", table, "--json")["prediction"]) == 90
+    for kind, name in (("fusion", "loudest"), ("task", "count"), ("encoder", "colour"), ("system", "colour-name")):
+        assert weft("list", name, "--kind", kind, "--json")[0]["name"] == name
+
+
+def system(table: Path) -> None:
+    """Fit, evaluate, predict and compare on the system ``colour-name``."""
+    config, root = configure(table, "name", "classification", "shade"), table.parent
+    fitted = weft("fit", config, "--system", "colour-name", "--out", root / "system", "--json", *QUICK)
+    found = weft("evaluate", root / "system", config, "--json")
+    assert found["accuracy"] == fitted["test"]["accuracy"]
+    weft("predict", root / "system", config, "--out", root / "names.csv")
+    assert len((root / "names.csv").read_text().splitlines()) == 91
