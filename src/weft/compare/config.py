@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from weft.data.splits import FRACTIONS
-from weft.errors import UserError, did_you_mean
+from weft.errors import did_you_mean, first_fault
 from weft.fusion import fusions
 from weft.training import TrainConfig
 from weft.training.boosted import LIBRARIES
@@ -94,15 +94,9 @@ class CompareConfig(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
-            if first["type"] == "extra_forbidden":
-                fields = TrainConfig.model_fields if name.startswith("train.") else CompareConfig.model_fields
-                remedy = did_you_mean(name.removeprefix("train."), fields, "settings")
-                raise UserError(f"a comparison has no setting {name!r}", f"{first['input']!r}", remedy) from None
-            raise UserError(
-                f"comparison setting {name!r}: {first['msg']}", f"{first['input']!r}", "see weft.compare.CompareConfig"
-            ) from None
+            inner = error.errors()[0]["loc"][:1] == ("train",)
+            known = (TrainConfig if inner else CompareConfig).model_fields
+            raise first_fault(error, "a comparison", "setting", known, "see weft.compare.CompareConfig") from None
 
     def seeds_of(self, reads_tokens: bool) -> int:
         """Repetitions of a random method."""

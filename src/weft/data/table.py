@@ -26,7 +26,7 @@ from weft.data.kinds import Place, kind_named, kinds
 from weft.data.splits import FRACTIONS, Method, Split, make_splits
 from weft.data.targets import reads_of
 from weft.data.words import read_words
-from weft.errors import UserError, did_you_mean, some
+from weft.errors import UserError, did_you_mean, first_fault, some
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -160,12 +160,9 @@ def load_config(path: str | Path) -> TableConfig:
     try:
         config = TableConfig(**content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole"
-        known = ModalityConfig.model_fields if first["loc"][:1] == ("modalities",) else TableConfig.model_fields
-        extra = first["type"] == "extra_forbidden"
-        remedy = did_you_mean(str(first["loc"][-1]), known, "keys") if extra else "correct the value"
-        raise UserError(f"{path}: {key}: {first['msg']}", f"{first.get('input')!r}"[:200], remedy) from None
+        inner = error.errors()[0]["loc"][:1] == ("modalities",)
+        known = (ModalityConfig if inner else TableConfig).model_fields
+        raise first_fault(error, str(path), "key", known, "correct the value") from None
     reads_of(config.task)  # refuses a task that nobody knows
     return config.model_copy(update={"table": os.path.abspath(path.parent / config.table)})
 
