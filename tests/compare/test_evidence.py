@@ -1,0 +1,87 @@
+"""What the table says of scores made by hand: corrections, groups, seeds, and who is chosen by which rows."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from weft.compare.evidence import Evidence
+from weft.compare.ledger import Job
+from weft.compare.methods import Method
+from weft.compare.statistics import holm
+from weft.tasks.metrics import Metric
+
+SHARE = Metric(lambda scores: float(scores.mean()), True, lambda scores: scores)
+
+
+class ByHand(Evidence):
+    """Evidence from scores ``{method: (S, N)}`` and figures on dev ``{method: (S,)}``; the modality of a single comes
+    after a colon in its name."""
+
+    def __init__(self, scores: dict[str, Any], dev: dict[str, Any] | None = None, group: Any = None) -> None:
+        self.values = {name: np.atleast_2d(np.asarray(v, dtype=np.float64)) for name, v in scores.items()}
+        self.setup: Any = SimpleNamespace(config=SimpleNamespace(resamples=999))
+        self.task: Any = SimpleNamespace(metric=SHARE)
+        self.sign, self.primary, self.by_rows, self.errors = 1.0, "share", True, {}
+        self.rows = np.arange(next(iter(self.values.values())).shape[1])
+        self.group = None if group is None else np.asarray(group)
+        self.methods = [method(name) for name in self.values]
+        self.results = {}
+        for one in self.methods:
+            test = self.values[one.name].mean(axis=1)
+            figures = test if dev is None else np.asarray(dev[one.name])
+            pairs = zip(figures, test, strict=True)
+            self.results[one.name] = [[(Job(one, s, 0), found(*pair))] for s, pair in enumerate(pairs)]
+        self._bootstrap = self._redraw()
+
+
+def method(name: str) -> Method:
+    return Method(name, "network", (name.split(":")[1],) if ":" in name else ("a", "b"))
+
+
+def found(dev: float, test: float) -> dict[str, Any]:
+    figures = {"dev": {"share": dev}, "test": {"share": test}}
+    return {**figures, "seconds": 1.0, "trials": [{}], "latency": 0.0, "settings": {}}
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(2)
+
+
+def test_p_values_of_the_table_are_corrected_for_all_methods_of_the_table(rng: np.random.Generator) -> None:
+    single = rng.random(60)
+    better = {name: single + rng.normal(shift, 0.4, 60) for name, shift in (("x", 0.12), ("y", 0.1), ("z", 0.02))}
+    rows = [row for row in ByHand({"single:a": single, **better}).table("single:a") if row.role == "fusion"]
+    p, adjusted = (np.array([getattr(row, key) for row in rows]) for key in ("p", "p_holm"))
+    np.testing.assert_allclose(adjusted, holm(p))
+    assert (adjusted > p).any()
+
+
+def test_copies_of_the_rows_in_their_groups_are_no_new_evidence(rng: np.random.Generator) -> None:
+    a, b, copies = rng.random(9) + 0.2, rng.random(9), np.repeat(np.arange(9), 10)
+    once = ByHand({"a": a, "b": b}).compare("a", "b")
+    tenfold = ByHand({"a": a[copies], "b": b[copies]}, group=copies).compare("a", "b")
+    assert tenfold.p == once.p
+    assert tenfold.p > ByHand({"a": a[copies], "b": b[copies]}).compare("a", "b").p
+    assert (tenfold.low, tenfold.high) == pytest.approx((once.low, once.high))
+
+
+def test_the_interval_covers_the_seeds_of_both_methods() -> None:
+    """The rows are all alike and so are the seeds of both: their draws are not, so the interval has a width."""
+    seeds = np.array([0.5, 0.7, 0.6])[:, None] * np.ones(20)
+    gain = ByHand({"a": seeds, "b": seeds}).compare("a", "b")
+    assert gain.gain == 0
+    assert gain.low < -0.05
+    assert gain.high > 0.05
+
+
+def test_methods_and_seeds_are_chosen_by_the_dev_rows() -> None:
+    test = {"x": np.full((3, 20), 0.9), "y": np.full((3, 20), 0.4)}
+    evidence = ByHand(test, dev={"x": [0.5, 0.5, 0.5], "y": [0.6, 0.8, 0.7]})
+    assert evidence.best(["x", "y"]) == "y"
+    assert evidence.best_job("y").seed == 1
+    assert [row.method for row in evidence.table(None)] == ["x", "y"], "the table is by test"

@@ -1,0 +1,38 @@
+"""What classical models read of an absent modality."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from weft.store import MemoryFeatures
+from weft.training.pooled import PooledInputs
+
+
+@pytest.mark.parametrize("components", [None, 1])
+def test_absence_itself_can_predict(components: int | None) -> None:
+    """Nothing but whether the first modality is there says the label, in rows that were not trained on."""
+    rng = np.random.default_rng(0)
+    label, values = rng.integers(0, 2, 300), rng.normal(size=(300, 4))
+    values[label == 1] = np.nan
+    ids = [str(i) for i in range(300)]
+    features = MemoryFeatures(ids, {"a": values, "b": rng.normal(size=(300, 3))}, {"y": label})
+    train, test = np.arange(200), np.arange(200, 300)
+    inputs = PooledInputs.fit(features, train, components=components)
+    model = LogisticRegression().fit(inputs.matrix(features, train), label[train])
+    assert model.score(inputs.matrix(features, test), label[test]) == 1
+    flag = inputs.matrix(features, train)[:, -1]
+    assert flag.mean() == pytest.approx(0, abs=1e-5)
+    assert flag.std() == pytest.approx(1, abs=1e-5)
+
+
+def test_absence_of_what_training_always_has_is_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(3, 2, size=(50, 4))
+    values[40:] = np.nan
+    features = MemoryFeatures([str(i) for i in range(50)], {"a": values, "b": rng.normal(size=(50, 3))}, {})
+    x = PooledInputs.fit(features, np.arange(40)).matrix(features, np.arange(50))
+    assert x.shape == (50, 7)
+    assert not x[40:, :4].any()
+    np.testing.assert_allclose(x[:40, :4].mean(axis=0), 0, atol=1e-5)
