@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_page_runs_and_its_additions_serve_every_verb(tmp_path: Path) -> None:
     """In a process of its own: what the page registers is nobody else's business."""
     blocks = BLOCK.findall((ROOT / "docs" / "architecture.md").read_text())

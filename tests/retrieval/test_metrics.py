@@ -101,6 +101,10 @@ def test_the_jth_of_p_positives_among_n_tied_negatives():
     assert found.recall[0] == pytest.approx([0.001, 0.005, 0.01])
 
 
+def test_items_of_grade_0_are_negatives():
+    assert Positives.from_grades([{1: 0.0, 2: 0.5}]).items.tolist() == [2]
+
+
 def test_average_precision_and_ndcg_are_scikit_learns():
     rng = np.random.default_rng(2)
     q, g = rng.normal(size=(40, 8)), rng.normal(size=(60, 8))

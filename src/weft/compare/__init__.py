@@ -12,7 +12,8 @@ Example:
     >>> a, b = (np.stack([sign, 0.1 * rng.normal(size=200)], axis=1) for sign in signs.T)
     >>> label = np.where(signs[:, 0] == signs[:, 1], "same", "different")
     >>> features = MemoryFeatures([f"row {i}" for i in range(200)], {"a": a, "b": b}, {"label": label})
-    >>> config = CompareConfig(fusions=["concat"], decisions=[], seeds=1, trials=1, dim=8, resamples=99)
+    >>> quick = {"fusions": ["concat"], "decisions": [], "ensembles": False, "seeds": 1, "trials": 1, "resamples": 99}
+    >>> config = CompareConfig(**quick, dim=8)
     >>> found = compare(features, config, tempfile.mkdtemp(), progress=False)
     >>> sorted(row.method for row in found.rows if row.role == "fusion")
     ['concat']
