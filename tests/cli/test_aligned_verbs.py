@@ -305,3 +305,13 @@ def test_a_class_without_a_name_has_no_prompt(world: Path, tmp_path: Path) -> No
     (tmp_path / "folder/test/red").rename(tmp_path / "folder/test/_")
     with pytest.raises(UserError, match="class names are different and not empty"):
         weft("zeroshot", world / "model", "image_folder", "--root", tmp_path / "folder")
+
+
+def test_a_store_is_read_for_some_of_its_modalities(world: Path, tmp_path: Path) -> None:
+    fit = ["fit", world / "store", "-q", "--set", "epochs=1", "-o", tmp_path / "model", "--modality"]
+    with pytest.raises(UserError, match="two modalities"):
+        weft(*fit, "image")
+    with pytest.raises(UserError, match="did you mean 'image'"):
+        weft(*fit, "imag")
+    weft(*fit, "text", "--modality", "image")
+    assert list(json.loads((tmp_path / "model/best/config.json").read_text())["dims"]) == ["text", "image"]

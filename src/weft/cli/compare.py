@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from weft.cli.source import Data, Encoders, Json, Quiet, Root, Source, StoreFolder
+from weft.cli.source import Data, Encoders, Json, Modalities, Quiet, Root, Source, StoreFolder
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,6 +46,7 @@ def compare(
     root: Root = None,
     data: Data = [],  # noqa: B006
     encoder: Encoders = [],  # noqa: B006
+    modality: Modalities = [],  # noqa: B006
     store: StoreFolder = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -90,6 +91,8 @@ def compare(
     if out is not None:
         ask_folder(out)
     features = open_store(source, root, data, encoder, store, progress=progress)
+    if modality:
+        features = features.subset(modality)
     comparison = run(features, config, folder, progress=progress, started=started)
     write_report(comparison, folder)
     if json:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from weft.cli.source import Data, Encoders, Json, Quiet, Root, Source, StoreFolder
+from weft.cli.source import Data, Encoders, Json, Modalities, Quiet, Root, Source, StoreFolder
 
 Settings = Annotated[
     list[str],
@@ -42,6 +42,7 @@ def fit(
     root: Root = None,
     data: Data = [],  # noqa: B006
     encoder: Encoders = [],  # noqa: B006
+    modality: Modalities = [],  # noqa: B006
     store: StoreFolder = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -75,6 +76,8 @@ def fit(
         if train_towers
         else open_store(source, root, data, encoder, store, progress=progress)
     )
+    if modality:
+        features = features.subset(modality)
     name = fusion or ("two-tower" if features.task == "retrieval" else "gated")
     title = name if decision == "joint" else decision if decision == "late" else f"{decision}-{name}"
     folder = out or Path("runs") / Path(source).stem / title

@@ -27,6 +27,9 @@ Encoders = Annotated[
     typer.Option("--encoder", metavar="MODALITY=NAME", help="e.g. image=hf:facebook/dinov2-small. Repeat."),
 ]
 StoreFolder = Annotated[Path | None, typer.Option("--store", help="Where the encoded features go.")]
+Modalities = Annotated[
+    list[str], typer.Option("--modality", metavar="NAME", help="Read these modalities alone (default: all). Repeat.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
