@@ -131,7 +131,8 @@ def info_nce(
         codes = torch.arange(len(all_b), device=a.device)
     known = codes if hardness else None
     log_sums = _LogSums.apply(a, all_b, scale, known, start, chunk, weight, hardness, world)
-    partners = all_b[own] if codes is None else (_group_sums(all_b, codes) / _group_sizes(codes))[codes[own]]
+    matched = all_b if world == 1 else all_b[own]
+    partners = matched if codes is None else (_group_sums(all_b, codes) / _group_sizes(codes))[codes[own]]
     right = (1 - smoothing) * (a * partners).sum()
     if smoothing:
         right = right + smoothing / len(all_b) * (a.sum(dim=0) @ all_b.sum(dim=0))
@@ -172,7 +173,7 @@ def sigmoid_loss(
     own = slice(start, start + len(a))
     codes = _codes(group, valid, gather)
     if codes is None:
-        right = scale * (a * all_b[own]).sum() + bias * len(a)
+        right = scale * (a * (all_b if world == 1 else all_b[own])).sum() + bias * len(a)
     else:
         right = scale * (a * _group_sums(all_b, codes)[codes[own]]).sum()
         right = right + bias * _group_sizes(codes)[codes[own]].sum()
@@ -316,10 +317,10 @@ class _LogSums(torch.autograd.Function):
                 share = ctx.sides[0].shares(logits, row[:, rows], right, few[0]).mul_(weight)
                 share.add_(ctx.sides[1].shares(logits, column[:, columns], right, few[1]), alpha=1 - weight)
                 grad_a[rows].addmm_(share, b[columns])
-                grad_b[columns].addmm_(share.T, a[rows])
+                grad_b[columns].addmm_(share.T, scaled)
         factor = grad * ctx.world
         grad_scale = (grad_a * a).sum() * factor
-        return grad_a.mul_(factor * scale), grad_b.mul_(factor * scale), grad_scale, *[None] * 6
+        return grad_a.mul_(factor * scale), grad_b.mul_(factor), grad_scale, *[None] * 6
 
 
 class _SoftplusSum(torch.autograd.Function):
@@ -339,15 +340,16 @@ class _SoftplusSum(torch.autograd.Function):
                     share = logits.sigmoid_()
                     grad_bias += share.sum()
                     grad_a[rows].addmm_(share, b[columns])
-                    grad_b[columns].addmm_(share.T, a[rows])
+                    grad_b[columns].addmm_(share.T, scaled)
         if needed:
-            ctx.save_for_backward(grad_a.mul(scale), grad_b.mul_(scale), (grad_a * a).sum(), grad_bias)
+            ctx.save_for_backward(grad_a, grad_b, scale, (grad_a * a).sum(), grad_bias)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *(grad * part for part in ctx.saved_tensors), None
+        grad_a, grad_b, scale, grad_scale, grad_bias = ctx.saved_tensors
+        return grad_a * (grad * scale), grad_b * grad, grad * grad_scale, grad * grad_bias, None
 
 
 def _slices(rows: int, size: int | None) -> Iterator[slice]:
