@@ -63,15 +63,15 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 def test_the_small_generator_runs_whole(tmp_path: Path) -> None:
     sizes = {"ROWS": 60, "SIZE": 16, "BASE": 2, "EPOCHS": 2, "OUT": tmp_path}
     given = [f"--set={name}={value}" for name, value in sizes.items()]
-    done = CliRunner().invoke(app, ["run", "araf/small-shapes-text-to-image", *given])
+    done = CliRunner().invoke(app, ["run", "text-to-image/small-shapes", *given])
     assert done.exit_code == 0, done.output
     assert "agreement colour" in done.output
-    assert (tmp_path / "araf-0/samples.png").stat().st_size > 10_000
+    assert (tmp_path / "araf-0/drawn.png").stat().st_size > 10_000
 
 
 def test_the_small_re_identification_runs_whole(tmp_path: Path) -> None:
     done = CliRunner().invoke(
-        app, ["run", "mutualformer/small-reid", "--set=SHARE=2", "--set=EPOCHS=1", f"--set=OUT={tmp_path}"]
+        app, ["run", "cross-spectral-reid/small-spectra", "--set=SHARE=2", "--set=EPOCHS=1", f"--set=OUT={tmp_path}"]
     )
     assert done.exit_code == 0, done.output
     assert done.output.count("CMC-1") == 6, "three networks, CMC-1 and CMC-10"

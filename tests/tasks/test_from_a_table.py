@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weft.cli.predict import write_predictions
 from weft.data import load_config, make_splits, read_table
 from weft.data.targets import tasks
 from weft.errors import UserError
 from weft.store import MemoryFeatures
 from weft.tasks.regression import RegressionTask
 from weft.training import FusedModel
+from weft.training.outputs import write_table
 from weft.training.train import train_model
 
 RNG = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def test_ordinal_words_in_their_order(tmp_path: Path) -> None:
     share = [np.unique(words[rows], return_counts=True)[1] / len(rows) for rows in make_splits(features)]
     np.testing.assert_allclose(share[0], share[2], atol=0.05)
     result = model.predict(features, progress=False)
-    write_predictions(tmp_path / "p.csv", result, model.task.labels)
+    write_table("label", tmp_path / "p.csv", result.pop("id"), result, model.task.labels)
     head = (tmp_path / "p.csv").read_text().splitlines()[0].replace('"', "").split(",")
     assert {"probability_poor", "probability_fair", "probability_good"} <= set(head)
 
@@ -73,7 +73,8 @@ def test_labels_of_a_multilabel_table_have_their_names(tmp_path: Path) -> None:
     sets = ["|".join(n for n, there in (("red", x > 0), ("big", x > 1), ("old", x < 0.5)) if there) for x in X]
     model, features, _ = trained(table(tmp_path, "multilabel", "target: tags", {"tags": sets}), tmp_path / "run")
     assert sorted(model.task.labels) == ["big", "old", "red"]
-    write_predictions(tmp_path / "p.csv", model.predict(features, progress=False), model.task.labels)
+    found = model.predict(features, progress=False)
+    write_table("label", tmp_path / "p.csv", found.pop("id"), found, model.task.labels)
     assert "probability_red" in (tmp_path / "p.csv").read_text().splitlines()[0]
 
 

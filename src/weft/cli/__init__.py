@@ -15,17 +15,15 @@ from weft.cli import (
     evaluate,
     fit,
     forecast,
-    generate,
     init,
     inspect,
     list,
     mine,
+    moved,
     pairs,
     predict,
     probe,
-    reid,
     run,
-    saliency,
     search,
     zeroshot,
 )
@@ -42,7 +40,7 @@ app = typer.Typer(
 )
 
 LEARN = (init, encode, inspect, fit, compare, forecast, evaluate, predict)
-USE = (search, pairs, mine, zeroshot, probe, saliency, reid, generate, alignment, run, list, check)
+USE = (search, pairs, mine, zeroshot, probe, alignment, run, list, check, moved)
 for verb in LEARN + USE:
     verb.add_to(app)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from weft.cli.source import Data, Encoders, Json, Modalities, Quiet, Root, Source, StoreFolder
+from weft.cli.systems import Judge, Name
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,7 +43,16 @@ def compare(
         int | None, typer.Option(min=1, help="Processes that train at a time (default: the cores).")
     ] = None,
     dim: Annotated[int, typer.Option(help="Width of the fused vector.")] = 128,
-    setting: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Comparison setting. Repeat.")] = [],  # noqa: B006
+    setting: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Setting. Repeat.")] = [],  # noqa: B006
+    system: Name = "",
+    option: Annotated[
+        list[str], typer.Option("--option", metavar="KEY=VALUE", help="Of a system, for all variants. Repeat.")
+    ] = [],  # noqa: B006
+    variant: Annotated[
+        list[str],
+        typer.Option("--variant", metavar="KEY=VALUE,...", help="Of a system; the first is tested. Repeat."),
+    ] = [],  # noqa: B006
+    judge: Judge = [],  # noqa: B006
     root: Root = None,
     data: Data = [],  # noqa: B006
     encoder: Encoders = [],  # noqa: B006
@@ -65,12 +75,34 @@ def compare(
         weft compare weft.yaml --without boosting --without late
 
         weft compare runs/shapes/store --fusions "gated,*attention*" --folds 5 --json
+
+        weft compare data/NJU2K --system rgbd-saliency --option backbone=microsoft/resnet-50 --option freeze=true
+        --variant fusion=mutualformer --variant fusion=concat --folds 5
     """
     import time
 
     started = time.monotonic()
+    from weft.cli import systems
     from weft.cli.output import ask_folder, say, write_json
     from weft.cli.source import cores, open_store, settings
+
+    if system:
+        systems.compare(
+            system,
+            source,
+            out,
+            variant,
+            settings(option, "option"),
+            settings(setting, "set"),
+            settings(judge, "judge"),
+            root,
+            data,
+            seeds=seeds,
+            folds=folds,
+            json=json,
+            quiet=quiet,
+        )
+        return
     from weft.compare import CompareConfig
     from weft.compare import compare as run
     from weft.report import render_terminal, write_report

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from weft.cli.source import Data, Json, Quiet, Root, Source
+from weft.cli.systems import BatchSize, Judge
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,6 +23,9 @@ def evaluate(
         typer.Option(help="What rows were to the model: train, dev, test (held out or new), new, all."),
     ] = "test",
     figures: Annotated[Path | None, typer.Option(help="Folder for the task's figures.")] = None,
+    judge: Judge = [],  # noqa: B006
+    system: Annotated[str, typer.Option(help="MODEL is a folder of predictions, anybody's, of this system.")] = "",
+    batch_size: BatchSize = None,
     root: Root = None,
     data: Data = [],  # noqa: B006
     json: Json = False,
@@ -34,29 +38,44 @@ def evaluate(
         weft evaluate runs/shapes/gated runs/shapes/store --figures figures
 
         weft evaluate runs/weft/compare/winner weft.yaml --json
+
+        weft evaluate runs/nju2k data/SIP --figures sip
+
+        weft evaluate maps/SIP data/SIP --system rgbd-saliency --split all
     """
+    from weft.cli import systems
     from weft.cli.output import say, write_json, write_table
-    from weft.cli.source import read_source
+    from weft.cli.source import read_source, settings
     from weft.store import Features, Store
     from weft.tasks.vqa_accuracy import metric_of_annotators
-    from weft.training import load_model
+    from weft.training.pretrained import load_model
     from weft.training.seen import rows_for
+    from weft.training.system import System
+    from weft.training.system import systems as registry
 
-    fused = load_model(model)
-    features: Features
-    if (Path(source) / "manifest.json").is_file():
-        features = Store.open(source)
+    options = settings(judge, "judge")
+    if system:
+        cls = registry.get(system)
+        dataset = systems.read_rows(cls, source, root, data)
+        count, metrics = systems.evaluate_files(cls, model, dataset, split, figures, options)
+    elif isinstance(loaded := load_model(model), System):
+        dataset = systems.read_rows(type(loaded), source, root, data)
+        count, metrics = systems.evaluate(loaded, dataset, split, figures, options, batch_size=batch_size)
     else:
-        features = fused.encode(read_source(source, root, data), progress=not (quiet or json))
-    rows = rows_for(fused.seen, features, split)
-    metrics = fused.evaluate(features, rows, figures=figures)
-    if "answers" in features.targets:
-        metrics |= metric_of_annotators(features.targets, rows, fused.predict(features, rows)["prediction"])
+        features: Features
+        if (Path(source) / "manifest.json").is_file():
+            features = Store.open(source)
+        else:
+            features = loaded.encode(read_source(source, root, data), progress=not (quiet or json))
+        rows = rows_for(loaded.seen, features, split)
+        count, metrics = len(rows), loaded.evaluate(features, rows, figures=figures)
+        if "answers" in features.targets:
+            metrics |= metric_of_annotators(features.targets, rows, loaded.predict(features, rows)["prediction"])
     if json:
-        write_json({"split": split, "rows": len(rows), **metrics})
+        write_json({"split": split, "rows": count, **metrics})
     else:
         write_table(
-            f"{model} on {split} ({len(rows)} rows)",
+            f"{model} on {split} ({count} rows)",
             [{"metric": key, "value": f"{value:.4f}"} for key, value in metrics.items()],
         )
         if figures:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from weft.cli.source import Data, Encoders, Json, Modalities, Quiet, Root, Source, StoreFolder
+from weft.cli.systems import Name
 
 Settings = Annotated[
     list[str],
@@ -25,7 +26,7 @@ def fit(
     fusion: Annotated[str, typer.Option(help="Operator (weft list), or an aligner for retrieval data.")] = "",
     dim: Annotated[int, typer.Option(help="Width of the fused vector.")] = 128,
     option: Annotated[
-        list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the operator. Repeat.")
+        list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the operator or system. Repeat.")
     ] = [],  # noqa: B006
     objective: Annotated[str, typer.Option(help="Of an aligner (weft list --kind objective); default: its own.")] = "",
     objective_option: Annotated[
@@ -38,6 +39,7 @@ def fit(
     train_towers: Annotated[
         bool, typer.Option("--train-towers", help="Train the encoders (hf:...) along with an aligner, from raw rows.")
     ] = False,
+    system: Name = "",
     setting: Settings = [],  # noqa: B006
     root: Root = None,
     data: Data = [],  # noqa: B006
@@ -47,7 +49,7 @@ def fit(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train one fusion (or, for retrieval data, one aligner) and write it as a folder. Killed runs resume exactly.
+    """Train one fusion (for retrieval data, one aligner), or a system, into a folder. Killed runs resume exactly.
 
     Examples:
 
@@ -63,9 +65,17 @@ def fit(
 
         weft fit flickr8k --root data/flickr8k --fusion convirt --train-towers --encoder image=hf:microsoft/resnet-50
         --encoder text=hf:bert-base-uncased --set lr=0.0001 --set batch_size=256 --set chunk=32
+
+        weft fit data/NJU2K --system rgbd-saliency --option backbone=microsoft/resnet-50 --set epochs=50
     """
+    from weft.cli import systems
     from weft.cli.output import ask_folder, say, write_json, write_table
     from weft.cli.source import open_raw, open_store, settings
+
+    if system:
+        options, training = settings(option, "option"), settings(setting, "set")
+        systems.fit(system, source, out, options, training, root, data, json=json, quiet=quiet)
+        return
     from weft.training import train_model
 
     progress = not (quiet or json)

@@ -14,8 +14,11 @@ REGISTRIES = {
     "regulariser": ("weft.alignment", "regularisers"),
     "encoder": ("weft.encoders", "encoders"),
     "dataset": ("weft.data", "datasets"),
-    "task": ("weft.tasks", "tasks"),
+    "task": ("weft.tasks.base", "tasks"),
+    "system": ("weft.training.system", "systems"),
+    "schedule": ("weft.training.schedule", "schedules"),
 }
+ABOUT = ("arity", "wants", "absent", "kinds", "reads", "writes", "judge", "paper")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,7 +52,9 @@ def list_registered(
             key: None if field.is_required() else field.default
             for key, field in registry.schema(name).model_fields.items()
         }
-        about = {key: getattr(cls, key) for key in ("arity", "wants", "absent", "kinds", "paper") if hasattr(cls, key)}
+        about = {key: getattr(cls, key) for key in ABOUT if hasattr(cls, key)}
+        if kind == "system":
+            about["reads"] = {role: need.kind for role, need in about["reads"].items()}
         summary = (cls.__doc__ or "").strip().splitlines()[0] if cls.__doc__ else ""
         rows.append({"name": name, "summary": summary, **about, "options": options})
     if json:
@@ -63,13 +68,15 @@ def list_registered(
         if "arity" in row:
             fewest, most = row["arity"]
             row["arity"] = f"{fewest}" if fewest == most else f"{fewest}-{most}" if most else f"{fewest}+"
+        if kind == "system":
+            row["reads"] = ", ".join(f"{role} ({kind})" for role, kind in row["reads"].items())
         if "kinds" in row:
             row["kinds"] = ", ".join(row["kinds"])
         row["options"] = ", ".join(f"{k}={v}" for k, v in row["options"].items())
     if len(rows) == 1:
         write_table(rows[0]["name"], [{"": key, kind: value} for key, value in rows[0].items() if key != "name"])
         return
-    short = ("name", "summary", "arity", "kinds")
+    short = ("name", "summary", "arity", "kinds", "reads", "writes")
     write_table(f"{len(rows)} {kind}s", [{key: row[key] for key in short if key in row} for row in rows])
     say(f"options and source of one: weft list NAME{'' if kind == 'fusion' else f' --kind {kind}'}")
 

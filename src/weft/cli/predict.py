@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from weft.cli.source import Data, Json, Quiet, Root
+from weft.cli.systems import BatchSize
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,10 +19,16 @@ def predict(
     model: Annotated[Path, typer.Argument(help="Model folder of `weft fit`, or the winner of `weft compare`.")],
     source: Annotated[
         str, typer.Argument(help="A new table of the same columns (targets may be missing), or a data set.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="CSV of id, prediction, probabilities.")] = Path(
-        "predictions.csv"
-    ),
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="CSV of id, prediction, probabilities; or a folder of files.")
+    ] = None,
+    row: Annotated[
+        list[str], typer.Option("--row", metavar="YAML", help='Instead: a row, e.g. "text: a red circle". Repeat.')
+    ] = [],  # noqa: B006
+    split: Annotated[str, typer.Option(help="Rows that were train, dev, test or new to a system; or all.")] = "all",
+    seed: Annotated[int, typer.Option(help="Of what is drawn, where predictions are samples.")] = 0,
+    batch_size: BatchSize = None,
     root: Root = None,
     data: Data = [],  # noqa: B006
     json: Json = False,
@@ -30,43 +36,41 @@ def predict(
 ) -> None:
     """Predict for a new table: the model's own encoders read it, absent modalities are left out.
 
+    Systems write what they predict: a table, or a file per row (a map, an image, a sound).
+
     Examples:
 
         weft predict runs/weft/compare/winner new_rows.csv
 
         weft predict runs/shapes/compare/winner new_rows.csv --json
-    """
-    from weft.cli.output import ask_file, say, write_json
-    from weft.cli.source import read_new_rows
-    from weft.training import load_model
 
-    fused = load_model(model)
+        weft predict runs/nju2k data/SIP -o maps/SIP
+
+        weft predict runs/shapes/text-to-image --row "text: a large red circle in the top left" -o drawn
+    """
+    from weft.cli import systems
+    from weft.cli.output import ask_file, say, write_json, writing
+    from weft.cli.source import read_new_rows
+    from weft.errors import UserError
+    from weft.training.outputs import write_table
+    from weft.training.pretrained import load_model
+    from weft.training.system import System
+
+    loaded = load_model(model)
+    if not source and not row:
+        raise UserError("predict needs rows", "no source, no --row", "give a table, a data set, or --row")
+    if isinstance(loaded, System):
+        rows = systems.rows_by_hand(type(loaded), row) if row else systems.read_rows(type(loaded), source, root, data)
+        systems.predict(loaded, rows, out, split, batch_size=batch_size, seed=seed, json=json)
+        return
+    place = out or Path("predictions.csv")
     if not json:
-        ask_file(out)
-    dataset = read_new_rows(fused.table, source, root, data)
-    result = fused.predict(dataset, progress=not (quiet or json))
+        ask_file(place)
+    dataset = read_new_rows(loaded.table, source, root, data)
+    result = loaded.predict(dataset, progress=not (quiet or json))
     if json:
         write_json(result)
         return
-    write_predictions(out, result, fused.task.labels)
-    say(f"{len(dataset)} predictions in {out}")
-
-
-def write_predictions(path: Path, result: dict[str, Any], names: Sequence[Any]) -> None:
-    """One row per sample; an array with one column per output becomes columns ``probability_<name>``."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.csv
-
-    from weft.cli.output import writing
-
-    columns: dict[str, Any] = {}
-    for key, value in result.items():
-        array = np.asarray(value)
-        if array.ndim == 2:
-            labels = names if len(names) == array.shape[1] else range(array.shape[1])
-            columns |= {f"{key}_{label}": array[:, i] for i, label in enumerate(labels)}
-        else:
-            columns[key] = array
-    with writing(path):
-        pyarrow.csv.write_csv(pa.table(columns), path)
+    with writing(place):
+        write_table("label", place, result.pop("id"), result, loaded.task.labels)
+    say(f"{len(dataset)} predictions in {place}")

@@ -289,3 +289,15 @@ def require_files(name: str, ids: Sequence[str], values: Sequence[Any]) -> None:
             f"rows {some(row for row, _ in gone)}; the first is {gone[0][1]}",
             "paths are relative to the folder of the table or data set; restore the files, or empty the cells",
         )
+
+
+def images_of(folder: Path, layout: str) -> list[Path]:
+    """The images of a folder, by name.
+
+    Raises:
+        UserError: there is no such folder, or it has no image.
+    """
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+    if not found:
+        raise UserError("a folder of the official layout is missing or empty", str(folder), f"expected {layout}")
+    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from weft.data.dataset import Dataset, FolderReader, Modality, datasets
-from weft.data.rgbn_reid import images_of
+from weft.data.files import images_of
 
 
 @datasets.register("roadscene")

@@ -1,7 +1,8 @@
 """A recipe: one published experiment as the list of ``weft`` commands that repeats it.
 
 A YAML with ``title``, ``source``, ``variables`` (names and default values, or null where the user must say) and
-``steps``, each a command line in which ``${NAME}`` stands for a variable. The shipped ones lie in ``weft/recipes``.
+``steps``, each a command line in which ``${NAME}`` stands for a variable. The shipped ones lie in ``weft/recipes``;
+those of a system in its folder.
 """
 
 from __future__ import annotations
@@ -56,10 +57,18 @@ class Recipe(BaseModel):
             raise UserError("a step of the recipe cannot be filled in", str(error), "add it to its variables") from None
 
 
+def recipe_files() -> dict[str, Path]:
+    """The shipped recipes by name: ``family/name``, or ``system/name`` for those in the folder of a system."""
+    own, systems = (Path(str(resources.files(package))) for package in ("weft.recipes", "weft.systems"))
+    found = {path.relative_to(own).with_suffix("").as_posix(): path for path in own.glob("*/*.yaml")}
+    for path in systems.glob("*/recipes/*.yaml"):
+        found[f"{path.parents[1].name.replace('_', '-')}/{path.stem}"] = path
+    return dict(sorted(found.items()))
+
+
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes, ``family/name``."""
-    root = Path(str(resources.files("weft.recipes")))
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.glob("*/*.yaml"))
+    """Names of the shipped recipes."""
+    return list(recipe_files())
 
 
 def load_recipe(name: str | Path) -> Recipe:
@@ -72,7 +81,7 @@ def load_recipe(name: str | Path) -> Recipe:
     if path.suffix not in (".yaml", ".yml"):
         if str(name) not in recipe_names():
             raise UserError("unknown recipe", str(name), did_you_mean(str(name), recipe_names(), "recipes"))
-        path = Path(str(resources.files("weft.recipes"))) / f"{name}.yaml"
+        path = recipe_files()[str(name)]
     if not path.is_file():
         raise UserError("the recipe does not exist", str(path), f"shipped ones: {', '.join(recipe_names())}")
     try:

@@ -35,6 +35,10 @@ class Judge(ABC):
             UserError: the judge looks at all rows together, and no row has a score of its own.
         """
 
+    def row_scores(self, outputs: Any, target: Any) -> dict[str, np.ndarray]:
+        """Scores ``(N,)`` by name, all that paired tests compare. Default: :meth:`scores`, as the primary metric."""
+        return {self.primary: self.scores(outputs, target)}
+
     def figures(self, outputs: Any, target: Any, folder: Path) -> list[Path]:
         """Draw figures as PNG files in ``folder``. Default: nothing."""
         return []

@@ -23,10 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from weft.files import write_bytes
+from weft.data.files import read_audio, read_grey, read_image
+from weft.errors import UserError, some
+from weft.files import read_json, read_tensors, write_bytes, write_json, write_tensors
 
-TABLES = ("label", "text", "embedding")
+TABLE = {"label": "predictions.csv", "text": "predictions.csv", "embedding": "embeddings.parquet"}
 SUFFIX = {"map": ".png", "image": ".png", "audio": ".wav"}
 
 
@@ -45,6 +48,55 @@ def write_files(writes: str, folder: Path, ids: Sequence[str], values: Iterable[
         write_bytes(folder / f"{row}{SUFFIX[writes]}", content)
         done += 1
     return done
+
+
+def keep(writes: str, folder: Path, ids: Sequence[str], values: Iterable[Any]) -> None:
+    """Keep predictions of rows so that :func:`kept` gives them back: files, or one file of all."""
+    if writes in SUFFIX:
+        write_files(writes, folder, ids, values)
+    elif writes == "text":
+        write_json(folder / "outputs.json", dict(zip(ids, values, strict=True)))
+    else:
+        write_tensors(folder / "outputs.safetensors", {"values": torch.from_numpy(np.stack(list(values)))})
+
+
+def kept(writes: str, folder: Path, ids: Sequence[str]) -> list[Any]:
+    """What :func:`keep` kept of these very rows; maps as uint8.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    if writes == "map":
+        return [(255 * one).round().astype(np.uint8) for one in read_files(writes, folder, ids)]
+    if writes in SUFFIX:
+        return read_files(writes, folder, ids)
+    if writes == "text":
+        texts = read_json(folder / "outputs.json")
+        return [texts[row] for row in ids]
+    return list(read_tensors(folder / "outputs.safetensors")[0]["values"].numpy())
+
+
+def read_files(writes: str, folder: Path, ids: Sequence[str]) -> list[Any]:
+    """Predictions as :func:`write_files` wrote them, or as anybody did, named as the rows; maps in [0, 1].
+
+    Raises:
+        UserError: predictions of this kind are no files, or rows have none.
+    """
+    if writes not in SUFFIX:
+        raise UserError("only files of predictions can be judged", f"kind {writes!r}", "give the folder of a model")
+    paths = [folder / f"{row}{SUFFIX[writes]}" for row in ids]
+    gone = [row for row, path in zip(ids, paths, strict=True) if not path.is_file()]
+    if gone:
+        raise UserError(
+            "every row has a prediction of its name",
+            f"{len(gone)} of {len(ids)} rows have none in {folder}: {some(gone)}",
+            "choose the split that was predicted, or predict again",
+        )
+    if writes == "map":
+        return [read_grey(path, f"map of row {row!r}") / 255 for row, path in zip(ids, paths, strict=True)]
+    if writes == "image":
+        return [np.asarray(read_image(path, f"image of row {row!r}")) for row, path in zip(ids, paths, strict=True)]
+    return [read_audio(path, f"audio of row {row!r}") for row, path in zip(ids, paths, strict=True)]
 
 
 def write_table(writes: str, path: Path, ids: Sequence[str], columns: Mapping[str, Any], names: Sequence[Any]) -> None:

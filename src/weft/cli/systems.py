@@ -1,0 +1,249 @@
+"""What ``fit``, ``predict``, ``evaluate`` and ``compare`` do with a system, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from weft.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from weft.data import Dataset
+    from weft.training.system import System
+
+Name = Annotated[str, typer.Option("--system", help="A published whole network (weft list --kind system).")]
+Judge = Annotated[
+    list[str], typer.Option("--judge", metavar="KEY=VALUE", help="Option of a system's judge, e.g. space=... Repeat.")
+]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows of a forward pass (systems).")]
+
+
+def read_rows(cls: type[System], source: str, root: Path | None, data: list[str]) -> Dataset:
+    """Raw rows: the folder a system was published with, a YAML, or a named data set."""
+    from weft.cli.source import read_source, settings
+    from weft.data import load_dataset
+
+    if cls.reader and not source.endswith((".yaml", ".yml")) and Path(source).is_dir():
+        return cls.arranged(load_dataset(cls.reader, source, **settings(data, "data")))
+    return cls.arranged(read_source(source, root, data))
+
+
+def rows_by_hand(cls: type[System], given: list[str]) -> Dataset:
+    """Rows of the command line, each a YAML mapping of columns: ``"text: a red circle"``; words stay words."""
+    import yaml
+
+    from weft.data import Dataset, Modality
+    from weft.data.dataset import numbered
+
+    kinds = {role: need.kind for role, need in cls.reads.items() if not need.target}
+    rows: list[dict[str, Any]] = []
+    for text in given:
+        row = yaml.load(text, yaml.BaseLoader)
+        if not isinstance(row, dict):
+            raise UserError("--row is a YAML mapping of columns", repr(text), f'--row "{next(iter(kinds))}: ..."')
+        unknown = [name for name in row if name not in kinds]
+        if unknown:
+            raise UserError(f"{cls.__name__} reads no such column", unknown[0], did_you_mean(unknown[0], kinds))
+        rows.append(row)
+    columns = {name: Modality(kind, [row.get(name) for row in rows]) for name, kind in kinds.items()}
+    return Dataset("rows", numbered("row", len(rows)), columns, {}, None, None, cls.judge)
+
+
+def training_settings(cls: type[System], name: str, given: dict[str, Any]) -> Any:
+    """The training settings, with those of the system's paper where none are given."""
+    from weft.registry import option_schema
+    from weft.training.config import TrainConfig
+
+    own = option_schema(cls, name).model_fields
+    mixed = [key for key in given if key in own and key not in TrainConfig.model_fields]
+    if mixed:
+        value = given[mixed[0]]
+        found = f"--set {mixed[0]}={value}"
+        raise UserError(f"{mixed[0]!r} is an option of {name!r}, no training setting", found, f"--option {found[6:]}")
+    return TrainConfig.of({**cls.trained_with, **given})
+
+
+def fit(
+    name: str,
+    source: str,
+    out: Path | None,
+    options: dict[str, Any],
+    setting: dict[str, Any],
+    root: Path | None,
+    data: list[str],
+    *,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Train a system and write its folder."""
+    from weft.cli.output import say, write_json
+    from weft.data import make_splits
+    from weft.training.system import systems
+    from weft.training.system_goal import fit_system, make_system
+
+    cls = systems.get(name)
+    config = training_settings(cls, name, setting)
+    rows = read_rows(cls, source, root, data)
+    split = make_splits(rows)
+    system = make_system(name, rows, split.train, seed=config.seed, **options)
+    folder = out or Path("runs") / Path(source).stem / name
+    history = fit_system(system, rows, split, config, folder, not (quiet or json))
+    weights = sum(p.numel() for p in system.parameters() if p.requires_grad)
+    counts = {part: len(r) for part, r in split._asdict().items()}
+    if json:
+        write_json({"folder": str(folder), "rows": counts, "weights": weights, **history.best})
+        return
+    score = f", dev score {history.best['dev_score']:.4f}" if "dev_score" in history.best else ""
+    say(f"{name}: {weights:,} weights, epoch {history.best_epoch + 1} of {len(history.epochs)}{score}; model: {folder}")
+    say(f"next: weft evaluate {folder} {source}")
+
+
+def predict(
+    system: System,
+    dataset: Dataset,
+    out: Path | None,
+    split: str,
+    *,
+    batch_size: int | None,
+    seed: int,
+    json: bool,
+) -> None:
+    """Write what a system says of rows: a file each, or one table."""
+    import numpy as np
+
+    from weft.cli.output import say, write_json, writing
+    from weft.training.outputs import TABLE, write_files, write_table
+    from weft.training.seen import rows_for
+
+    on_device(system)
+    rows = rows_for(system.seen, dataset, split)
+    ids = [dataset.ids[row] for row in rows]
+    values = system.predictions(dataset, rows, batch_size=batch_size, seed=seed)
+    if system.writes not in TABLE:
+        place = out or Path("predictions")
+        with writing(place):
+            write_files(system.writes, place, ids, values)
+        if json:
+            write_json({"folder": str(place), "written": len(rows)})
+        else:
+            say(f"{len(rows)} predictions in {place}/")
+        return
+    judge: Any = system.make_judge() if system.writes == "label" else None
+    columns = judge.decide(np.stack(list(values))) if judge is not None else {"prediction": list(values)}
+    if json:
+        write_json({"id": ids, **columns})
+        return
+    place = out or Path(TABLE[system.writes])
+    with writing(place):
+        write_table(system.writes, place, ids, columns, () if judge is None else judge.labels)
+    say(f"{len(rows)} predictions in {place}")
+
+
+def evaluate(
+    system: System,
+    dataset: Dataset,
+    split: str,
+    figures: Path | None,
+    judge: dict[str, Any],
+    *,
+    batch_size: int | None,
+) -> tuple[int, dict[str, float]]:
+    """How many rows, and their metrics."""
+    from weft.training.seen import rows_for
+
+    on_device(system)
+    rows = rows_for(system.seen, dataset, split)
+    return len(rows), system.evaluate(dataset, rows, figures, batch_size=batch_size, **judge)
+
+
+def evaluate_files(
+    cls: type[System], folder: Path, dataset: Dataset, split: str, figures: Path | None, judge: dict[str, Any]
+) -> tuple[int, dict[str, float]]:
+    """The same of predictions in a folder, by ``weft predict`` or anybody's, named as the rows."""
+    import numpy as np
+
+    from weft.data import make_splits
+    from weft.tasks.base import tasks
+    from weft.training.outputs import read_files
+
+    parts = {"all": np.arange(len(dataset))}
+    if split != "all":
+        given = dataset.split is not None and split == "test"
+        parts |= {"test": np.flatnonzero(dataset.split == "test")} if given else make_splits(dataset)._asdict()
+    if split not in parts:
+        raise UserError("unknown split", split, did_you_mean(split, ["train", "dev", "test", "all"], "splits"))
+    rows = parts[split]
+    values = read_files(cls.writes, folder, [dataset.ids[row] for row in rows])
+    judged: Any = tasks.create(cls.judge, **judge)
+    truth = cls.truth(dataset, rows)
+    if figures is not None:
+        figures.mkdir(parents=True, exist_ok=True)
+        judged.figures(values, truth, figures)
+    return len(rows), judged.metrics(values, truth)
+
+
+def compare(
+    name: str,
+    source: str,
+    out: Path | None,
+    variants: Sequence[str],
+    options: dict[str, Any],
+    setting: dict[str, Any],
+    judge: dict[str, Any],
+    root: Path | None,
+    data: list[str],
+    *,
+    seeds: int,
+    folds: int | None,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Compare variants of a system."""
+    from weft.cli.output import say, write_json, write_table
+    from weft.compare.systems import compare_systems
+    from weft.data import make_folds, make_splits
+    from weft.files import write_json as keep_json
+    from weft.training.system import systems
+
+    cls = systems.get(name)
+    config = training_settings(cls, name, setting)
+    rows = read_rows(cls, source, root, data)
+    splits = make_folds(rows, folds) if folds else [make_splits(rows)]
+    folder = out or Path("runs") / Path(source).stem / f"{name}-compare"
+    shared: dict[str, Any] = {"options": options, "seeds": seeds, "config": config, "judge": judge}
+    progress = not (quiet or json)
+    found = compare_systems(name, rows, splits, variants_of(cls, variants), folder=folder, progress=progress, **shared)
+    keep_json(folder / "comparison.json", found.to_dict())
+    if json:
+        write_json(found.to_dict())
+        return
+    table: list[dict[str, str]] = []
+    for variant, metrics in found.metrics.items():
+        figures = {key: f"{sum(v) / seeds:.4f} ({min(v):.4f} to {max(v):.4f})" for key, v in metrics.items()}
+        tests = found.gains.get(variant, {})
+        paired = {f"{key}, its gain": f"{-t['gain']:+.4f}, p {t['p_holm']:.4f}" for key, t in tests.items()}
+        empty = dict.fromkeys((f"{key}, its gain" for key in next(iter(found.gains.values()), {})), "")
+        table.append({"variant": variant, **figures, **empty, **paired})
+    title = f"{name} on {source}: {len(found.rows)} test rows, {len(splits)} folds, {seeds} seeds (lowest to highest)"
+    write_table(title, table)
+    say(f"{found.sentence} The best on dev: {folder / 'winner'}")
+
+
+def variants_of(cls: type[System], given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``["fusion=concat", "fusion=rgb,width=16"]`` as options by name; without any, the system's own."""
+    from weft.cli.source import settings
+
+    if not given:
+        return {name: dict(options) for name, options in cls.variants.items()} or {"system": {}}
+    return {text: settings(text.split(","), "variant") for text in given}
+
+
+def on_device(system: System) -> None:
+    """Put a system on the GPU, where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        system.to("cuda")

@@ -1,1 +1,0 @@
-"""Encoder-decoder architectures: one modality to another."""
