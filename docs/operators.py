@@ -1,4 +1,5 @@
-"""Write docs/operators.md from the registry: every fusion and aligner with arity, absence, cost, source, equations.
+"""Write docs/operators.md from the registries: every fusion and aligner with arity, absence, cost, source, equations;
+what aligners are trained with.
 
 python docs/operators.py
 """
@@ -7,10 +8,11 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weft.alignment import aligners
+from weft.alignment import aligners, objectives, regularisers
 from weft.fusion import fusions
 from weft.registry import Registry
 
@@ -32,6 +34,13 @@ def page() -> str:
         *table("Aligners: many modalities, one shared space", aligners),
         *sections(fusions),
         *sections(aligners),
+        "# Objectives and regularisers of aligners",
+        "",
+        "What else `weft fit --objective NAME` takes (some aligners above bring their own), and what",
+        "`--set 'regularisers={NAME: {OPTION: VALUE}}'` adds.",
+        "",
+        *sections(objectives, but=aligners.names()),
+        *sections(regularisers),
     ]
     return "\n".join(lines)
 
@@ -60,10 +69,10 @@ def table(title: str, registry: Registry[Any]) -> list[str]:
     return [*rows, ""]
 
 
-def sections(registry: Registry[Any]) -> list[str]:
+def sections(registry: Registry[Any], but: Sequence[str] = ()) -> list[str]:
     """A section per operator: its options and the docstring of its file."""
     lines = []
-    for name in registry.names():
+    for name in (n for n in registry.names() if n not in but):
         cls = registry.get(name)
         fields = registry.schema(name).model_fields
         options = ", ".join(f"`{key}={field.default!r}`" for key, field in fields.items())

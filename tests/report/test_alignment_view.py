@@ -138,9 +138,11 @@ def test_the_verb_draws_and_counts(tmp_path: Path) -> None:
     encoders = {name: create_encoder("precomputed", "tokens") for name in modalities}
     store = encode(data, encoders, tmp_path / "store", dtype="fp32", progress=False)
     from weft.data import make_splits
+    from weft.training import Seen
 
     split = make_splits(store, fractions=(0.5, 0.2, 0.3))
     fit(model, store, split, {"epochs": 1}, progress=False)
+    model.seen = Seen.of(store, split)
     model.save_pretrained(tmp_path / "model")
     arguments = ["alignment", str(tmp_path / "model"), str(tmp_path / "store"), "-o", str(tmp_path / "out")]
     result = CliRunner().invoke(app, [*arguments, "--split", "train", "--json"])

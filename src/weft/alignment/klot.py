@@ -42,6 +42,7 @@ class KLOT(Regulariser):
         weight: of the divergence, 0 or more.
         rows: items of each modality in a step, at least 2.
         teacher: a registered aligner with a closed form.
+        teacher_options: its options; ``{"choose": "fixed"}`` with ``whitened``, which has nobody to choose for it here.
         dim: width of the teacher's space; lower where the modalities or the pairs allow less.
         epsilon, epsilon_teacher: of the two plans, positive.
 
@@ -58,6 +59,7 @@ class KLOT(Regulariser):
         weight: float = 1.0,
         rows: int = 256,
         teacher: str = "procrustes",
+        teacher_options: dict[str, Any] | None = None,
         dim: int = 128,
         epsilon: float = 0.05,
         epsilon_teacher: float = 0.005,
@@ -71,12 +73,13 @@ class KLOT(Regulariser):
         if teacher not in solved:
             raise UserError("klot: the teacher is solved in closed form", teacher, did_you_mean(teacher, solved))
         self.weight, self.rows, self.teacher, self.dim = weight, rows, teacher, dim
+        self.teacher_options = teacher_options or {}
         self.epsilon, self.epsilon_teacher = epsilon, epsilon_teacher
 
     def extra_repr(self) -> str:
         return (
-            f"weight={self.weight}, rows={self.rows}, teacher={self.teacher!r}, dim={self.dim}, "
-            f"epsilon={self.epsilon}, epsilon_teacher={self.epsilon_teacher}"
+            f"weight={self.weight}, rows={self.rows}, teacher={self.teacher!r}, {self.teacher_options}, "
+            f"dim={self.dim}, epsilon={self.epsilon}, epsilon_teacher={self.epsilon_teacher}"
         )
 
     def prepare(
@@ -97,7 +100,7 @@ class KLOT(Regulariser):
         width = min(self.dim, len(pairs) - 1, *widths.values())
         if width < 1:
             raise UserError("klot's teacher needs complete rows", f"{len(pairs)} have every modality", "add some")
-        teacher: Any = create_aligner(self.teacher, widths, width)
+        teacher: Any = create_aligner(self.teacher, widths, width, **self.teacher_options)
         device = next(iter(batch(pairs[:1]).values())).values.device
         teacher.to(device).fit_closed_form(
             standardise(batch(pairs[start : start + 512])) for start in range(0, len(pairs), 512)

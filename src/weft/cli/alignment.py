@@ -17,7 +17,7 @@ def add_to(app: typer.Typer) -> None:
 def alignment(
     model: Annotated[Path, typer.Argument(help="Model folder of `weft fit --fusion araf --option symmetric=true`.")],
     store: Annotated[Path, typer.Argument(help="Features of `weft encode`.")],
-    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, dev, test (rows new to the model too) or all.")] = "test",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figure and the table.")] = Path("alignment"),
     json: Json = False,
 ) -> None:
@@ -29,19 +29,16 @@ def alignment(
 
         weft alignment runs/vqa/symmetric runs/vqa/store --split dev --json
     """
+    from weft.cli.aligned import rows_of
     from weft.cli.output import say, write_json, write_table
-    from weft.data import make_splits
-    from weft.errors import UserError, did_you_mean
     from weft.files import write_json as write_file
     from weft.report.alignment_view import alignment_stages, draw_stages, measure_stages
     from weft.store import Store
     from weft.training import FusedModel
 
     features = Store.open(store)
-    parts = make_splits(features)._asdict()
-    if split not in parts:
-        raise UserError("unknown split", split, did_you_mean(split, parts, "splits"))
-    stages = alignment_stages(FusedModel.from_pretrained(model), features, parts[split])
+    fused = FusedModel.from_pretrained(model)
+    stages = alignment_stages(fused, features, rows_of(features, split, fused))
     rows = measure_stages(stages)
     out.mkdir(parents=True, exist_ok=True)
     figure = draw_stages(stages, out)
