@@ -130,7 +130,8 @@ def run_scikit(table: Table, columns: dict[str, list[Any]], parts: np.ndarray) -
     """Ten lines of scikit-learn."""
     from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     known, test = parts != "test", parts == "test"
@@ -145,7 +146,7 @@ def run_scikit(table: Table, columns: dict[str, list[Any]], parts: np.ndarray) -
     numbers = np.where(np.isnan(numbers), np.nanmedian(numbers[known], axis=0), numbers)
     blocks.append(csr_matrix(StandardScaler().fit(numbers[known]).transform(numbers)))
     x = hstack(blocks).tocsr()
-    model = LogisticRegressionCV(Cs=[0.1, 1, 10], cv=5, max_iter=300)
+    model = GridSearchCV(LogisticRegression(max_iter=300), {"C": [0.1, 1, 10]}, cv=5)
     return float((model.fit(x[known], target[known]).predict(x[test]) == target[test]).mean())
 
 

@@ -62,21 +62,21 @@ def test_greedy_selection_against_all_ensembles(kind: str) -> None:
     assert found <= min(loss_of(task, outputs, target, row) for row in np.eye(3)) + 1e-9
 
 
-@pytest.mark.parametrize("by_loss", [True, False])
+@pytest.mark.parametrize("loss_alone", [True, False])
 @pytest.mark.parametrize("kind", ["classification", "regression"])
-def test_what_selection_must_not_do(kind: str, by_loss: bool) -> None:
+def test_what_selection_must_not_do(kind: str, loss_alone: bool) -> None:
     """One candidate: itself. Doubles change nothing. A chance model never raises the loss on dev."""
     target = TARGETS[kind]
     task = create_task(kind, target)
     outputs = outputs_of(task, target, 4)
-    np.testing.assert_array_equal(select(task, outputs[:1], target, by_loss=by_loss), [1.0])
-    alone = select(task, outputs, target, by_loss=by_loss)
-    doubled = select(task, np.concatenate([outputs, outputs]), target, by_loss=by_loss)
+    np.testing.assert_array_equal(select(task, outputs[:1], target, loss_alone=loss_alone), [1.0])
+    alone = select(task, outputs, target, loss_alone=loss_alone)
+    doubled = select(task, np.concatenate([outputs, outputs]), target, loss_alone=loss_alone)
     np.testing.assert_allclose(doubled[:4] + doubled[4:], alone)
     chance = np.concatenate([outputs, np.zeros_like(outputs[:1])])
     with_chance = loss_of(task, chance, target, select(task, chance, target))
     assert with_chance <= loss_of(task, outputs, target, select(task, outputs, target)) + 1e-9
-    bags = select(task, outputs, target, bags=6, by_loss=by_loss)
+    bags = select(task, outputs, target, bags=6, loss_alone=loss_alone)
     assert bags.sum() == pytest.approx(1.0)
     assert (bags > 0).sum() >= (alone > 0).sum()
 

@@ -6,8 +6,8 @@ r"""Ensemble selection: which methods to average, with which weights, chosen gre
 
 with replacement, for ``ROUNDS`` rounds; the first ``T*`` of them that do best on dev are kept. ``P_i`` are a method's
 probabilities (for values, its values), the mean over its seeds; it takes no training at all. Equals go to a member that
-is in already. With few dev rows, or where the metric is no mean over rows, what counts is the loss; else the metric,
-then the loss. With few dev rows the weights are also the mean over selections from random halves of the candidates.
+is in already. With few dev rows what counts is the loss (:func:`~weft.compare.jobs.by_loss`), else the metric, then the
+loss; with very few the weights are also the mean over selections from random halves of the candidates.
 
 Caruana, Niculescu-Mizil, Crew, Ksikes, Ensemble selection from libraries of models, ICML 2004; AutoGluon uses the same.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from weft.compare.jobs import FEW, Setup
+from weft.compare.jobs import FEW, Setup, by_loss
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.files import plain
@@ -36,7 +36,7 @@ def select(
     target: np.ndarray,
     rounds: int = ROUNDS,
     bags: int = 0,
-    by_loss: bool = True,
+    loss_alone: bool = True,
     seed: int = 0,
 ) -> np.ndarray:
     """Weights ``(C,)`` that sum to one.
@@ -47,21 +47,21 @@ def select(
         target: raw target of these rows.
         rounds: at most so many members, with repeats.
         bags: selections from random halves of the candidates, whose weights are averaged; 0: one, from all.
-        by_loss: judge by the loss alone; else by the mean score of the rows, then the loss.
+        loss_alone: judge by the loss; else by the task's metric, then the loss.
         seed: of the halves.
     """
     if bags and len(outputs) > 2:
         rng, total = np.random.default_rng(seed), np.zeros(len(outputs))
         for _ in range(bags):
             half = np.sort(rng.permutation(len(outputs))[: (len(outputs) + 1) // 2])
-            total[half] += select(task, outputs[half], target, rounds, by_loss=by_loss)
+            total[half] += select(task, outputs[half], target, rounds, loss_alone=loss_alone)
         return total / bags
     parts = _averaged(task, torch.from_numpy(np.asarray(outputs, dtype=np.float32)).double())
     encoded, sums = task.encode(target), torch.zeros_like(parts[0])
     chosen: list[int] = []
     ranks: list[tuple[float, float]] = []
     for turn in range(1, rounds + 1):
-        found = [_rank(task, (sums + part) / turn, target, encoded, by_loss) for part in parts]
+        found = [_rank(task, (sums + part) / turn, target, encoded, loss_alone) for part in parts]
         best = max(range(len(parts)), key=lambda i: (found[i], i in chosen, -i))
         chosen.append(best)
         ranks.append(found[best])
@@ -76,14 +76,12 @@ def _averaged(task: Task, outputs: torch.Tensor) -> torch.Tensor:
 
 
 def _rank(
-    task: Task, mean: torch.Tensor, target: np.ndarray, encoded: torch.Tensor, by_loss: bool
+    task: Task, mean: torch.Tensor, target: np.ndarray, encoded: torch.Tensor, loss_alone: bool
 ) -> tuple[float, float]:
     """Of averaged probabilities or values; larger is better."""
     outputs = task.from_log_probabilities(mean.clamp(min=1e-12).log()) if task.probabilistic else mean
     loss = float(task.loss(outputs, encoded).mean())
-    if by_loss:
-        return (-loss, 0.0)
-    return (float(task.scores(outputs.numpy(), target).mean()), -loss)
+    return (-loss, 0.0) if loss_alone else (task.quality(outputs.numpy(), target), -loss)
 
 
 def mean_of_jobs(setup: Setup, jobs: Sequence[Job], fold: int) -> dict[str, np.ndarray]:
@@ -112,9 +110,9 @@ def build(setup: Setup, method: Method, members: Sequence[Method], plan: Plan, f
         return job
     task, split = setup.tasks[fold], setup.splits[fold]
     means = [mean_of_jobs(setup, jobs, fold) for jobs in done.values()]
-    dev, few = np.stack([mean["dev"] for mean in means]), len(split.dev) < FEW
+    dev, rows = np.stack([mean["dev"] for mean in means]), len(split.dev)
     target = setup.target[split.dev]
-    weights = select(task, dev, target, bags=BAGS if few else 0, by_loss=few or task.metric.rows is None)
+    weights = select(task, dev, target, bags=BAGS if rows < FEW else 0, loss_alone=by_loss(task, rows))
     used = [(name, w) for name, w in zip(done, weights.tolist(), strict=True) if w > 0]
     both = {part: task.average(np.stack([mean[part] for mean in means]), weights) for part in ("dev", "test")}
     results = {name: [setup.ledger.get(j) or {} for j in done[name]] for name, _ in used}

@@ -45,8 +45,9 @@ __all__ = ["Job", "Setup", "failed_job", "finished", "outputs_of", "run_job"]
 BATCH = 512
 POOL_BYTES = 2 << 30
 """Pooled features are kept in memory up to this size."""
-FEW = 200
-"""With fewer dev rows than this, settings are chosen by the loss: a count of right answers is too coarse."""
+FEW, MANY = 200, 2000
+"""With fewer dev rows than this, what is chosen is chosen by the loss, which says more with few rows than a metric; a
+count of right answers needs the second number (its standard error is a point at 2,000 rows)."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _measure(setup: Setup, job: Job, deadline: float | None) -> tuple[dict[str, 
             rank = rank_on_dev(task, dev, setup.target[split.dev])
             trials.append({**found.settings, "dev": rank[0] if task.higher_is_better else -rank[0], "loss": -rank[1]})
             cut = cut or found.cut
-            if best is None or ordered(rank, len(split.dev)) > ordered(best[0], len(split.dev)):
+            if best is None or ordered(task, rank, len(split.dev)) > ordered(task, best[0], len(split.dev)):
                 best = (rank, found, dev)
     except OutOfTime:
         cut = True
@@ -319,9 +320,14 @@ def rank_on_dev(task: Task, outputs: np.ndarray, target: np.ndarray) -> tuple[fl
     return (task.quality(outputs, target), -_loss(task, outputs, target))
 
 
-def ordered(rank: tuple[float, float], rows: int) -> tuple[float, float]:
-    """A rank in the order that so many dev rows can bear."""
-    return rank if rows >= FEW else rank[::-1]
+def by_loss(task: Task, rows: int) -> bool:
+    """Whether so many dev rows choose better by the loss than by the primary metric."""
+    return rows < (FEW if task.metric.rows is None else MANY)
+
+
+def ordered(task: Task, rank: tuple[float, float], rows: int) -> tuple[float, float]:
+    """A rank of :func:`rank_on_dev` in the order that so many dev rows can bear."""
+    return rank[::-1] if by_loss(task, rows) else rank
 
 
 def _loss(task: Task, outputs: np.ndarray, target: np.ndarray) -> float:

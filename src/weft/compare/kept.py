@@ -99,6 +99,13 @@ def keep(setup: Setup, job: Job, plan: Plan, about: dict[str, Any], refit: bool 
     return Kept(job.method.name, model.names, refit, outputs, target, metrics)
 
 
+def refit_seconds(setup: Setup, job: Job, plan: Plan) -> float:
+    """About how long it takes to fit a job's classical models once more."""
+    parts = members_of(setup, job, plan) if job.method.family == "ensemble" else [(job, 1.0)]
+    found = [setup.ledger.get(part) for part, _ in parts if part.method.family in CLASSICAL]
+    return float(sum(result["seconds"] / len(result["trials"]) for result in found if result is not None))
+
+
 def _mark(folder: Path) -> tuple[str, bool] | None:
     """Job and refit of the model that is there."""
     try:

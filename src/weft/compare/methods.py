@@ -28,10 +28,8 @@ Family = Literal["network", "linear", "boosting", "ensemble", "chance"]
 Role = Literal["fusion", "single", "classical", "ensemble", "ensemble of singles", "system", "chance"]
 
 RATES, DROPOUTS, DECAYS = (1e-3, 3e-3, 3e-4), (0.1, 0.0, 0.3), (1e-2, 1e-1, 1e-3)
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0, 100.0)
 REDUCED = (64, 30)
-WIDE = 128
-"""Columns from which boosting is tried on reduced or sampled columns first."""
 MOST_SUBSETS = 4
 """Modalities up to which every subset is tried."""
 FIRST_FUSIONS = ("concat", "gated")
@@ -92,17 +90,10 @@ class Method:
             widths = [None, *(k for k in REDUCED[:1] if k < width)]
             return [{"scaling": s, "components": k} for k in widths for s in ("block", "columns")]
         if self.family == "boosting":
-            small = {"components": None, "columns": 1.0}
-            narrow = [(31, 0.1), (7, 0.1), (15, 0.05), (31, 0.03)]
-            if width <= REDUCED[0]:
-                found = [{**small, "leaves": leaves, "rate": rate} for leaves, rate in narrow]
-            else:
-                found = [
-                    {"components": 64, "columns": 1.0, "leaves": 15, "rate": 0.1},
-                    {"components": None, "columns": 0.3, "leaves": 15, "rate": 0.1},
-                    {"components": 30, "columns": 1.0, "leaves": 7, "rate": 0.1},
-                    {"components": None, "columns": 0.3, "leaves": 31, "rate": 0.05},
-                ]
+            narrow = [(None, 0.8, 31, 0.1), (None, 0.8, 7, 0.05), (None, 0.8, 15, 0.05), (None, 0.5, 31, 0.03)]
+            wide = [(64, 0.8, 15, 0.1), (None, 0.3, 15, 0.05), (30, 0.8, 7, 0.05), (None, 0.3, 7, 0.05)]
+            names = ("components", "columns", "leaves", "rate")
+            found = [dict(zip(names, s, strict=True)) for s in (narrow if width <= REDUCED[0] else wide)]
             return found[: config.trials]
         if self.family != "network":
             return [{}]

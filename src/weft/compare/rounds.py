@@ -26,7 +26,7 @@ from weft.compare.contributions import Contributions
 from weft.compare.costs import Costs
 from weft.compare.evidence import Evidence
 from weft.compare.jobs import Setup, ordered
-from weft.compare.kept import Kept, keep
+from weft.compare.kept import Kept, keep, refit_seconds
 from weft.compare.ledger import Job
 from weft.compare.methods import (
     FIRST_FUSIONS,
@@ -42,7 +42,7 @@ from weft.compare.methods import (
     unique,
 )
 from weft.compare.progress import Display
-from weft.compare.schedule import Clock, Crew
+from weft.compare.schedule import Busy, Clock, Crew
 from weft.compare.verdict import decide, notes
 from weft.errors import UserError, did_you_mean, some
 from weft.files import write_bytes
@@ -51,6 +51,8 @@ FIRST_ANSWER = 45.0
 """Seconds until the first verdict."""
 QUICK = 499
 """Random draws of the tests of an early verdict."""
+FIGURES, TESTS = 5.0, 1e-4
+"""CPU seconds of the figures and the report, and of the tests of one method per test row."""
 SHARE = 0.1
 """Of the budget that contributions may take."""
 LATER = 4
@@ -67,12 +69,14 @@ class Rounds:
 
     def __init__(self, setup: Setup, clock: Clock, progress: bool) -> None:
         self.setup, self.clock, config = setup, clock, setup.config
+        self.busy = Busy()
         planned, self.left_out = plan_methods(setup.features, config)
         later = [*subset_methods(setup.features, config), *ensemble_methods(setup.features, config)]
         refuse_unknown([*planned, *later], config)
         self.methods: list[Method] = []
         self.plan: dict[str, list[Job]] = {}
         self.add(planned)
+        self.busy.stop()
         unknown = [name for name in config.show if name not in {m.name for m in [*planned, *later]}]
         if unknown:
             remedy = did_you_mean(unknown[0], [m.name for m in [*planned, *later]], "methods")
@@ -93,9 +97,17 @@ class Rounds:
                 self.add(fusions_on(best, setup.features, config))
             not_run = self._do(self.jobs(), limit)
             self._ensembles()
-            evidence = Evidence(setup, self.methods, self.plan)
+            evidence = self._evidence(config.resamples if self._in_time(self._finish() / 2) else QUICK)
             found, missed = self._contributions(evidence)
         return self._answer(evidence, found, [job.label for job in [*not_run, *missed]], last=True)
+
+    def _evidence(self, resamples: int) -> Evidence:
+        config = self.setup.config.model_copy(update={"resamples": resamples})
+        return Evidence(replace(self.setup, config=config), self.methods, self.plan)
+
+    def _in_time(self, seconds: float) -> bool:
+        """Whether so much time is left."""
+        return time.monotonic() <= self.clock.deadline(seconds)
 
     def add(self, methods: Iterable[Method]) -> None:
         """Plan further methods, as far as they are wanted and new."""
@@ -209,10 +221,11 @@ class Rounds:
         if self.clock.elapsed < self._next_answer or not any(job.seed == 0 for job in self.jobs()):
             return
         before = self.clock.elapsed
+        self.busy.start()
         self._ensembles()
-        config = self.setup.config.model_copy(update={"resamples": QUICK})
-        found = self._answer(Evidence(replace(self.setup, config=config), self.methods, self.plan), None, [])
+        found = self._answer(self._evidence(QUICK), None, [])
         write_bytes(self.setup.ledger.folder / "comparison.json", found.to_json().encode())
+        self.busy.stop()
         took = self.clock.elapsed - before
         self._next_answer = max(2 * self.clock.elapsed, self.clock.elapsed + 20 * took)
 
@@ -224,7 +237,9 @@ class Rounds:
         verdict = decide(evidence, best)
         if best is not None:
             about = {"sentence": verdict.sentence, "settings": evidence.results[best][0][0][1]["settings"]}
-            kept = keep(setup, evidence.best_job(best), self.plan, about, refit=last and config.refit)
+            job = evidence.best_job(best)
+            again = refit_seconds(setup, job, self.plan) + self.busy.factor * FIGURES
+            kept = keep(setup, job, self.plan, about, refit=last and config.refit and self._in_time(again))
         shown = [name for name in config.show if name in evidence.outputs]
         said = [*_about_kept(evidence, kept), *notes(evidence, verdict), *_unfinished(not_run, config.budget)]
         counts = {part: len(rows) for part, rows in setup.splits[0]._asdict().items()}
@@ -249,8 +264,9 @@ class Rounds:
         )
 
     def _finish(self) -> float:
-        """Seconds that the tests, the figures and the report will take."""
-        return 4.0 + 0.1 * len(self.methods) * len(self.setup.splits[0].test) / 1000
+        """Seconds that the tests, the last fits, the figures and the report will take on a machine as busy as now."""
+        rows = sum(len(split.test) for split in self.setup.splits)
+        return self.busy.factor * (FIGURES + TESTS * len(self.methods) * rows)
 
 
 def _linear_on(method: Method, names: Sequence[str]) -> bool:
@@ -263,7 +279,7 @@ def _best(evidence: Evidence) -> str | None:
 
     def rank(name: str) -> tuple[float, float]:
         losses = [result["dev_loss"] for seed in evidence.results[name] for _, result in seed]
-        return ordered((evidence.sign * evidence.dev(name), -float(np.mean(losses))), rows)
+        return ordered(evidence.task, (evidence.sign * evidence.dev(name), -float(np.mean(losses))), rows)
 
     return max(evidence.results, key=rank, default=None)
 

@@ -48,6 +48,24 @@ class Clock:
         return math.inf if self.budget is None else self.started + self.budget - reserve
 
 
+class Busy:
+    """How many seconds a second of this process's work takes, by the last stretch of work that was timed."""
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+        self.start()
+
+    def start(self) -> None:
+        """A stretch of work begins."""
+        self._wall, self._cpu = time.monotonic(), time.process_time()
+
+    def stop(self) -> None:
+        """It ends; one that took next to nothing says nothing."""
+        wall, cpu = time.monotonic() - self._wall, time.process_time() - self._cpu
+        if cpu > 0.1:
+            self.factor = max(1.0, wall / cpu)
+
+
 class Watch(Protocol):
     """Who is told what happens."""
 

@@ -35,7 +35,8 @@ from weft.training.pretrained import models
 if TYPE_CHECKING:
     from weft.store import Features
 
-ROUNDS, PATIENCE = 300, 30
+ROUNDS, PATIENCE, ROW_SHARE = 300, 30, 0.8
+"""Trees at most, rounds without a better loss on dev before it ends, and LightGBM's share of rows per tree."""
 LIBRARIES = ("lightgbm", "scikit-learn")
 MARK = "\n=== next output ===\n"
 
@@ -248,6 +249,8 @@ def _lightgbm(
         "num_leaves": s["leaves"],
         "learning_rate": s["rate"],
         "feature_fraction": s["columns"],
+        "bagging_fraction": ROW_SHARE,
+        "bagging_freq": 1,
         "min_data_in_leaf": int(np.clip(len(x) // 30, 2, 20)),
         "num_threads": s["threads"],
         "seed": s["seed"],
