@@ -8,10 +8,6 @@ import numpy as np
 import yaml
 
 from tests.cli.test_verbs import weft, write
-from weft.data import load_config, make_splits, read_table
-from weft.training.pretrained import load_model
-from weft.training.system import systems
-from weft.training.system_goal import fit_system, make_system
 
 QUICK = ("--set", "epochs=2", "--quiet")
 
@@ -70,20 +66,17 @@ def operator_task_and_kind(table: Path) -> None:
     rows = {row["method"]: row for row in weft(*compared, *settings)["table"]}
     assert rows["loudest"]["test"] is not None
     assert len(weft("predict", root / "result" / "winner", table, "--json")["prediction"]) == 90
-    for kind, name in (("fusion", "loudest"), ("task", "count"), ("encoder", "colour")):
+    for kind, name in (("fusion", "loudest"), ("task", "count"), ("encoder", "colour"), ("system", "colour-name")):
         assert weft("list", name, "--kind", kind, "--json")[0]["name"] == name
 
 
 def system(table: Path) -> None:
-    """Fit, evaluate and predict on the system ``colour-name``, kept in a folder."""
-    config = load_config(configure(table, "name", "classification", "shade"))
-    data = read_table(config.table, config)
-    split = make_splits(data)
-    made = make_system("colour-name", data, split.train, width=16)
-    fit_system(made, data, split, {"epochs": 40, "lr": 0.03}, table.parent / "system", progress=False)
-    kept = load_model(table.parent / "system")
-    found = kept.evaluate(data, split.test)["accuracy"]
-    assert found == made.evaluate(data, split.test)["accuracy"] > 0.6
-    outputs = list(kept.predictions(data, split.test))
-    assert set(kept.make_judge().decide(np.stack(outputs))["prediction"]) <= {"red", "green", "blue"}
-    assert systems.names("colour*") == ["colour-name"]
+    """Fit, evaluate, predict and compare on the system ``colour-name``."""
+    config, root = configure(table, "name", "classification", "shade"), table.parent
+    training = ("--system", "colour-name", "--set", "epochs=30", "--set", "lr=0.03", "--json", "--quiet")
+    fitted = weft("fit", config, *training, "--option", "width=16", "--out", root / "system")
+    assert fitted["rows"]["train"] == 63
+    assert weft("evaluate", root / "system", config, "--json")["accuracy"] > 0.5
+    assert set(weft("predict", root / "system", config, "--json")["prediction"]) <= {"red", "green", "blue"}
+    narrow = ("--variant", "width=1", "--seeds", 1, "--out", root / "variants")
+    assert "width=1" in weft("compare", config, *training, *narrow)["metrics"]
