@@ -298,13 +298,19 @@ class _Room:
         return self._flags[: like.numel()].view(like.shape)
 
 
+def harmonic_sums(most: int, device: torch.device | None = None) -> Tensor:
+    """``(most + 1,)`` float64: 0, 1, 1 + 1/2, ..."""
+    sums = torch.zeros(most + 1, device=device, dtype=torch.float64)
+    torch.cumsum(1 / torch.arange(1, most + 1, device=device, dtype=torch.float64), 0, out=sums[1:])
+    return sums
+
+
 class _Sums:
     """Running sums over ranks ``0 .. N``: of ``1 / i``, and of the discounts."""
 
     def __init__(self, gallery: int, cuts: np.ndarray, device: torch.device) -> None:
         i = torch.arange(gallery + 1, device=device, dtype=torch.float64)
-        self.harmonic, self.discount = torch.zeros_like(i), torch.zeros_like(i)
-        torch.cumsum(1 / i[1:], 0, out=self.harmonic[1:])
+        self.harmonic, self.discount = harmonic_sums(gallery, device), torch.zeros_like(i)
         torch.cumsum(1 / torch.log2(1 + i[1:]), 0, out=self.discount[1:])
         self.cuts: list[int] = np.minimum(cuts, gallery).tolist()
         self.ks = torch.from_numpy(cuts).to(device)
@@ -343,7 +349,7 @@ def _rank_block(
         more, same = _count(s, best, room.flags(s))
         above += more
         equal += same
-    blocks = _Blocks.of(best, slot, above * real, equal * real, ties)
+    blocks = TiedBlocks.of(best, slot, above * real, equal * real, ties)
     within = [blocks.within(k) for k in sums.cuts]
     size = blocks.size.double()
     share = [r / size for r in within]
@@ -373,8 +379,8 @@ def _columns(parts: list[Tensor], rows: int, device: torch.device) -> Tensor:
     return torch.cat([torch.empty(rows, 0, device=device, dtype=torch.float64), *(p.double() for p in parts)], dim=1)
 
 
-class _Blocks(NamedTuple):
-    """The block of every positive, ``(b, P)`` int64 each, best positive first; see the module docstring.
+class TiedBlocks(NamedTuple):
+    """The block of every positive of some queries, ``(b, P)`` int64 each, best positive first; see the docstring above.
 
     Attributes:
         start: ``t``, items above the block.
@@ -389,7 +395,7 @@ class _Blocks(NamedTuple):
     right: Tensor
 
     @classmethod
-    def of(cls, best: Tensor, slot: Tensor, above: Tensor, equal: Tensor, ties: Ties) -> _Blocks:
+    def of(cls, best: Tensor, slot: Tensor, above: Tensor, equal: Tensor, ties: Ties) -> TiedBlocks:
         """Blocks of positives with similarities ``best`` ``(b, P)``, in descending order, and negatives above and
         level with each. Not at random, every positive is a block by itself, before or after the negatives."""
         one = torch.ones_like(above)

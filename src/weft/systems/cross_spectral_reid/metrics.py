@@ -1,8 +1,8 @@
 r"""Re-identification: find the same object in other cameras.
 
 Query ``q`` ranks the gallery by cosine (the order of Euclidean distance of unit vectors) after the entries
-with its identity *and* its camera are taken out. With ``rank_j`` of its ``j``-th remaining positive (negatives as
-similar as a positive count half before it, as in :mod:`weft.retrieval.metrics`):
+with its identity *and* its camera are taken out. With ``rank_j`` of its ``j``-th remaining positive (where positives
+and negatives are equally similar, the expected values of :mod:`weft.retrieval.metrics`):
 
 .. math::
     AP_q = \tfrac1{P_q} \sum_j j / rank_j, \qquad CMC_k = \text{share of queries with } rank_1 \le k
@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from weft.errors import UserError
-from weft.retrieval.metrics import check_embeddings
+from weft.retrieval.metrics import TiedBlocks, check_embeddings, harmonic_sums
 from weft.tasks.base import tasks
 from weft.tasks.judge import Judge
 
@@ -134,6 +135,7 @@ def rank_queries(
             "give labels of these very rows",
         )
     first, precision = np.full(len(q), np.nan), np.full(len(q), np.nan)
+    harmonic = harmonic_sums(len(g))
     for row, feature in enumerate(q):
         similarity = (g @ feature).float().cpu().numpy()
         same = gallery_identity == query_identity[row]
@@ -142,7 +144,7 @@ def rank_queries(
             continue
         others = np.sort(similarity[~same])
         at_most, below = np.searchsorted(others, found, "right"), np.searchsorted(others, found, "left")
-        order = np.arange(1, len(found) + 1)
-        ranks = order + (len(others) - at_most) + 0.5 * (at_most - below)
-        first[row], precision[row] = ranks[0], (order / ranks).mean()
+        above, level = (torch.from_numpy(count)[None] for count in (len(others) - at_most, at_most - below))
+        blocks = TiedBlocks.of(torch.from_numpy(found.copy())[None], torch.arange(len(found)), above, level, "mean")
+        first[row], precision[row] = blocks.first_rank().item(), blocks.precisions(harmonic).mean().item()
     return first, precision
