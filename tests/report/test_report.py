@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -16,7 +18,9 @@ from rich.console import Console
 from tests.compare.cases import QUICK, quick, small
 from weft.compare import Comparison, compare
 from weft.report import render_terminal, write_report
+from weft.report.figures import main_rows
 from weft.store import MemoryFeatures
+from weft.tasks.plots import roc
 
 VOID = {"meta", "img", "br", "hr"}
 
@@ -73,7 +77,10 @@ def test_the_html_file_stands_alone(found: Comparison, tmp_path: Path) -> None:
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert len(page.addresses) == len(list((tmp_path / "figures").glob("*.png"))) >= 7
     methods = [row[0] for row in page.rows if row]
-    assert methods == [row.method for row in found.rows]
+    assert methods == [row.method for row in main_rows(found)]
+    folded = [row.method for row in found.rows if row.test is not None and row not in main_rows(found)]
+    assert not folded or f"{len(folded)} more methods" in page.text
+    assert all(name in page.text for name in folded)
     error = next(row.error for row in found.rows if row.method == "tfn")
     assert error is not None
     assert error in "".join(page.text)
@@ -106,7 +113,7 @@ def test_json_csv_and_markdown_agree(found: Comparison, tmp_path: Path) -> None:
     assert [row["method"] for row in rows] == [row["method"] for row in value["table"]]
     assert float(rows[0]["test"]) == value["table"][0]["test"]
     markdown = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert markdown.startswith(f"**{found.sentence}**")
+    assert markdown.replace("\\", "").startswith(f"**{found.sentence}**")
 
 
 def test_the_terminal_shows_sentence_and_table_within_80_columns(found: Comparison) -> None:
@@ -114,26 +121,64 @@ def test_the_terminal_shows_sentence_and_table_within_80_columns(found: Comparis
     render_terminal(found, Console(file=out, width=80, color_system=None))
     text = out.getvalue()
     assert max(len(line) for line in text.splitlines()) <= 80
-    assert found.sentence in " ".join(line.strip("│╭╮╰╯─ ") for line in text.splitlines()[1:8]) or all(
-        word in text for word in found.sentence.split()
-    )
-    assert all(row.method in text for row in found.rows)
-    assert "…" not in text
+    lines = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
+    assert " ".join(lines) == found.sentence
+    table = text[text.index("best first;") :]
+    assert all(row.method in table for row in main_rows(found))
 
 
-def test_names_are_escaped(tmp_path: Path) -> None:
-    """A modality may be called anything."""
+ODD = "<b>[red]|c/d $x_1$ \\ `quoted` 'it' \"is\" 🐟"
+
+
+def test_names_are_data(tmp_path: Path) -> None:
+    """A modality and a class may be called anything: no page, table, figure or terminal takes it for a command."""
     features = small()
     pooled = features.pooled(np.arange(len(features)))
-    odd = MemoryFeatures(features.ids, {"<b>[red]": pooled["a"], "b|c/d": pooled["b"]}, features.targets)
-    config = quick(train={**QUICK, "epochs": 2}, seeds=1, fusions=["concat"])
+    target = np.where(features.targets["y"] > 0, "cost $_x$ [/b]", "_a|b*c*")
+    odd = MemoryFeatures(features.ids, {ODD: pooled["a"], "concat": pooled["b"]}, {"y": target})
+    config = quick(train={**QUICK, "epochs": 2}, seeds=1, fusions=["concat"], subsets=False)
     found = compare(odd, config, tmp_path, progress=False)
-    content = write_report(found, tmp_path).read_text(encoding="utf-8")
-    assert "&lt;b&gt;[red]" in content
+    write_report(found, tmp_path)
+    page = Page()
+    content = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page.feed(content)
+    assert page.open == []
+    assert f"{ODD} (linear)" in page.text
     assert "<b>[red]" not in content
     out = StringIO()
-    render_terminal(found, Console(file=out, width=100, color_system=None))
-    assert "<b>[red] (linear)" in out.getvalue()
+    render_terminal(found, Console(file=out, width=200, color_system=None))
+    assert f"{ODD} (linear)" in out.getvalue()
+    lines = [line for line in found.to_markdown().splitlines() if line.startswith("| ")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert json.loads(found.to_json())["modalities"] == [ODD, "concat"]
+    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} >= {"methods", "confusion", "roc"}
+
+
+def test_many_methods_are_folded(found: Comparison) -> None:
+    """Of forty methods a dozen are shown, and with them what is kept and the best of each role."""
+    row = next(row for row in found.rows if row.method == "concat")
+    many = [replace(row, method=f"fusion{k}", test=0.9 - k / 100) for k in range(40)]
+    rest = [r for r in found.rows if r.test is not None]
+    sign = 1 if found.higher_is_better else -1
+    rows = sorted([*many, *rest], key=lambda r: -sign * (r.test or 0))
+    shown = main_rows(replace(found, rows=rows))
+    assert 12 <= len(shown) <= 20
+    assert {row.role for row in shown} == {row.role for row in rows}
+    assert found.verdict.winner in {row.method for row in shown}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 20])
+def test_curves_are_few_enough_to_tell_apart(classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    rng = np.random.default_rng(classes)
+    y = rng.integers(0, classes, 400)
+    p = np.exp(rng.normal(size=(400, classes)) + 2 * np.eye(classes)[y])
+    drawn, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda self, *a, **k: (drawn.append(len(np.ravel(a[0]))), plot(self, *a, **k))[1])
+    roc(np.eye(classes)[y], p, [f"class {k}" for k in range(classes)], tmp_path)
+    curves = [length for length in drawn if length > classes + 1]
+    assert len(curves) <= 4
 
 
 def test_a_comparison_without_results_still_reports(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ def add_to(app: typer.Typer) -> None:
 
 def inspect(
     store: Annotated[Path, typer.Argument(help="Folder written by `weft encode`.")],
+    target: Annotated[
+        str | None, typer.Option(help="Also say what pairs of modalities tell about this target, alone and together.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Rows, widths, presence, norms, duplicates, and rows that leak across splits. Every shard's hash is checked.
@@ -25,14 +28,28 @@ def inspect(
         weft inspect runs/shapes/store
 
         weft inspect runs/shapes/store --json
+
+        weft inspect runs/shapes/store --target label
     """
     from weft.cli.output import write_json
     from weft.store import inspect_store
 
     report = inspect_store(store)
-    if json:
-        write_json(report.to_dict())
-    else:
-        from rich.console import Console
+    pairs = []
+    if target is not None:
+        from weft.compare.information import inspect_target, render
+        from weft.store import Store
 
-        Console().print(report.render())
+        pairs = inspect_target(Store.open(store), target)
+    if json:
+        about = {"target": {"column": target, "pairs": [pair.to_dict() for pair in pairs]}} if pairs else {}
+        write_json({**report.to_dict(), **about})
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(report.render())
+    if pairs:
+        console.print(render(pairs))
+        for pair in pairs:
+            console.print(f"- {pair.sentence}", markup=False)

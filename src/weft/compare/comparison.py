@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,9 +146,9 @@ class Comparison:
         interval = "95 % CI"
         head = ["method", "role", self.primary, interval, "gain", "p (Holm)", "seeds", "parameters", "s/trial"]
         lines = [
-            f"**{self.sentence}**",
+            f"**{_plain(self.sentence)}**",
             "",
-            *(f"- {note}" for note in self.notes),
+            *(f"- {_plain(note)}" for note in self.notes),
             "",
             *_table_lines(head, self._cells()),
             "",
@@ -197,5 +198,10 @@ def compare(
 
 def _table_lines(head: list[str], cells: Iterator[list[str]]) -> list[str]:
     rule = ["---"] * 2 + ["---:"] * (len(head) - 2)
-    escaped = ([" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in (head, rule, *cells))
-    return [f"| {' | '.join(line)} |" for line in escaped]
+    lines = ([_plain(cell) for cell in line] for line in cells)
+    return [f"| {' | '.join(line)} |" for line in (head, rule, *lines)]
+
+
+def _plain(cell: str) -> str:
+    """A cell as Markdown shows it, whatever is in it."""
+    return re.sub(r"([\\`*_<>|$~]|\](?=\())", r"\\\1", " ".join(cell.split()))

@@ -26,6 +26,8 @@ LINE = 0.32
 WIDE = 5.5
 """Width of a figure in inches: two stand side by side in the report."""
 LABELLED = 6
+MAIN = 12
+"""Methods shown before anything is unfolded, besides the one that is kept and the best of each role."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def draw_figures(comparison: Comparison, folder: Path) -> list[Picture]:
     done = [row for row in comparison.rows if row.test is not None]
     drawn = []
     if done:
-        drawn.append(_methods(comparison, done, folder))
+        drawn.append(_methods(comparison, main_rows(comparison), folder))
     if any(len(row.spread) > 1 for row in done):
         drawn.append(_seeds(comparison, [row for row in done if len(row.spread) > 1], folder))
     if comparison.contributions is not None:
@@ -65,6 +67,15 @@ def draw_figures(comparison: Comparison, folder: Path) -> list[Picture]:
             for path in paths
         ]
     return drawn
+
+
+def main_rows(comparison: Comparison) -> list[Row]:
+    """The best on test, the one that is kept, and the best of each role, best first."""
+    done = [row for row in comparison.rows if row.test is not None]
+    wanted = {row.method for row in done[:MAIN]} | {comparison.verdict.winner, comparison.verdict.single}
+    for role in dict.fromkeys(row.role for row in done):
+        wanted.add(next(row.method for row in done if row.role == role))
+    return [row for row in done if row.method in wanted]
 
 
 def _label(comparison: Comparison) -> str:

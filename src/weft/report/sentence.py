@@ -37,7 +37,9 @@ def _finding(v: Verdict) -> str:
     )
     could = "" if v.smallest is None else f" A gain of {v.smallest:.3f} would have been seen in 80 of 100 such tests."
     if v.outcome == "does not help":
-        return f"Fusion is not shown to help: {v.carrier} alone is enough; {against}.{could}"
+        more = v.winner in v.said and v.said[str(v.winner)].modalities != (v.carrier,)
+        alone = f"no gain over {v.carrier} alone" if more else f"{v.carrier} alone is enough"
+        return f"Fusion is not shown to help: {alone}; {against}.{could}"
     if v.outcome == "weak signal" and v.signal is not None:
         return (
             f"The {v.rows:,} test rows show nothing, but there is a weak signal: over all {v.signal.rows:,} rows, out "

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from weft.compare import Comparison
 from weft.compare.evidence import Row
+from weft.errors import some
+from weft.report.figures import main_rows
 
 STYLES = {
     "fusion": "",
@@ -30,18 +32,25 @@ def render_terminal(comparison: Comparison, console: Console | None = None) -> N
         console: where; standard output by default.
     """
     console = console or Console()
-    helps = comparison.verdict.outcome == "helps"
+    helps = comparison.verdict.outcome in ("helps", "together", "averaging")
     console.print(Panel(escape(comparison.sentence), title="verdict", border_style="green" if helps else "yellow"))
     title = f"{comparison.counts['test']} test rows, best first; = not told apart from the best"
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("method", overflow="fold", min_width=14)
     table.add_column("role", no_wrap=True)
-    for name in (comparison.primary, "95 % CI", "gain", "p (Holm)", "weights"):
+    for name in (comparison.primary, "95 % CI", "gain", "p (Holm)", "parameters"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in comparison.rows:
+    main = main_rows(comparison) or comparison.rows
+    for row in main:
         kept = row.method == comparison.verdict.winner
         table.add_row(*_cells(row), style="bold green" if kept else STYLES[row.role] if row.test is not None else "red")
     console.print(table)
+    hidden = [row for row in comparison.rows if row.test is not None and row not in main]
+    if hidden:
+        console.print(escape(f"- {len(hidden)} more methods are in the report: {some([r.method for r in hidden], 4)}"))
+    waiting = [row.method for row in comparison.rows if row.status == "not run" and row not in main]
+    if waiting:
+        console.print(escape(f"- {len(waiting)} not run: {some(waiting, 6)}"))
     for row in comparison.rows:
         if row.error:
             console.print(f"[red]{escape(row.method)}[/red]: {escape(row.error)}")

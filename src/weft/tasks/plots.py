@@ -17,6 +17,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 GREY = "#767676"
 ROW = 4
 """Panels beside one another; more go below."""
+FEW_CURVES = 3
+"""Curves that can lie over one another and still be told apart."""
 LINES = ("-", "--", "-.", ":")
 
 
@@ -37,6 +39,7 @@ def canvas(
     from matplotlib.figure import Figure
 
     style = {
+        "text.parse_math": False,  # names are data: a "$" is a dollar
         "font.size": 11,
         "axes.titlesize": 12,
         "axes.spines.top": False,
@@ -82,29 +85,49 @@ def confusion(counts: np.ndarray, names: Sequence[str], folder: Path) -> Path:
 def roc(truth: np.ndarray, p: np.ndarray, names: Sequence[str], folder: Path) -> Path:
     """ROC curves of ``K`` yes-or-no questions, from truth and probabilities ``(N, K)``.
 
-    A curve for every column that has both positive and negative rows (at most six are drawn, those with the lowest
-    area); with several such columns also their mean.
+    Questions without both positive and negative rows are left out. Up to three have a curve each; more are shown by
+    their mean, the range of all, and beside it the area of each, lowest first (at most 30).
     """
     from sklearn.metrics import auc, roc_curve
 
     columns = [k for k in range(truth.shape[1]) if 0 < truth[:, k].sum() < len(truth)]
     curves = {k: roc_curve(truth[:, k], p[:, k])[:2] for k in columns}
     area = {k: auc(*curve) for k, curve in curves.items()}
-    with canvas(folder, "roc", size=(5.0, 4.8)) as (axes,):
+    worst, many = sorted(columns, key=area.__getitem__), len(columns) > FEW_CURVES
+    with canvas(folder, "roc", columns=1 + many, size=(4.8, max(4.6, 0.24 * len(worst[:30]) + 1.2))) as panels:
+        axes = panels[0]
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
-        for place, k in enumerate(sorted(columns, key=area.__getitem__)[:6]):
-            style = {"color": PALETTE[place], "linestyle": LINES[place % len(LINES)]}
+        for place, k in enumerate([] if many else columns):
+            style = {"color": PALETTE[place], "linestyle": LINES[place]}
             axes.plot(*curves[k], label=f"{short(names[k])}, AUC {area[k]:.3f}", **style)
         if len(columns) > 1:
-            grid = np.linspace(0, 1, 501)
-            mean = np.mean([np.interp(grid, *curves[k]) for k in columns], axis=0)
-            label = f"mean of {len(columns)}, AUC {np.mean(list(area.values())):.3f}"
-            axes.plot(np.r_[0, grid], np.r_[0, mean], color="black", linewidth=2.6, label=label)
+            _mean_curve(axes, [curves[k] for k in columns], float(np.mean(list(area.values()))), many)
         title = "ROC" + (", each against the rest" if len(columns) > 1 else "")
-        title += ", six worst" if len(columns) > 6 else ""
-        axes.set(xlabel="false positive rate", ylabel="true positive rate", title=title, aspect="equal")
+        axes.set(xlabel="false positive rate", ylabel="true positive rate", title=title, box_aspect=1)
         axes.legend(loc="lower right")
+        if many:
+            shown = worst[:30]
+            panels[1].hlines(range(len(shown)), 0.5, [area[k] for k in shown], color=PALETTE[0], alpha=0.35)
+            panels[1].plot([area[k] for k in shown], range(len(shown)), "o", color=PALETTE[0])
+            panels[1].set_yticks(range(len(shown)), [short(names[k], 30) for k in shown])
+            panels[1].set_ylim(len(shown) - 0.5, -0.5)
+            title = "Area of each" + (
+                f", the lowest {len(shown)} of {len(columns)}" if len(columns) > len(shown) else ""
+            )
+            panels[1].set(xlabel="AUC", title=title)
+            panels[1].grid(axis="x", alpha=0.25)
     return folder / "roc.png"
+
+
+def _mean_curve(axes: Any, curves: Sequence[tuple[np.ndarray, np.ndarray]], area: float, spread: bool) -> None:
+    """The vertical mean of ROC curves, and the range they fill."""
+    grid = np.linspace(0, 1, 501)
+    all_curves = np.stack([np.interp(grid, *curve) for curve in curves])
+    mean, label = all_curves.mean(axis=0), f"mean of {len(curves)}, AUC {area:.3f}"
+    axes.plot(np.r_[0, grid], np.r_[0, mean], color="black", linewidth=2.4, label=label)
+    if spread:
+        low, high = all_curves.min(axis=0), all_curves.max(axis=0)
+        axes.fill_between(grid, low, high, color=PALETTE[0], alpha=0.18, linewidth=0, label="range of all")
 
 
 def roc_panels(truth: np.ndarray, p: Mapping[str, np.ndarray], names: Sequence[str], folder: Path) -> Path:
@@ -113,7 +136,7 @@ def roc_panels(truth: np.ndarray, p: Mapping[str, np.ndarray], names: Sequence[s
     Args:
         truth: ``(N, K)``, 0 or 1; columns of one kind only are left out.
         p: ``{method: (S, N, K)}`` probabilities.
-        names: of the questions; at most six are drawn, the first.
+        names: of the questions; more than three are shown by mean and range.
         folder: where ``roc-methods.png`` goes.
 
     Areas are means over the seeds, with the standard deviation between them.
@@ -130,7 +153,7 @@ def roc_panels(truth: np.ndarray, p: Mapping[str, np.ndarray], names: Sequence[s
                 drawn = [roc_curve(truth[:, k], one[:, k])[:2] for one in seeds]
                 areas[:, place] = [auc(*curve) for curve in drawn]
                 mean = np.mean([np.interp(grid, *curve) for curve in drawn], axis=0)
-                if place < len(PALETTE) - 1:
+                if len(columns) <= FEW_CURVES:
                     style = {"color": PALETTE[place], "linestyle": LINES[place % len(LINES)]}
                     axes.plot(
                         np.r_[0, grid],
@@ -138,12 +161,15 @@ def roc_panels(truth: np.ndarray, p: Mapping[str, np.ndarray], names: Sequence[s
                         label=f"{short(names[k])}, {areas[:, place].mean():.3f}",
                         **style,
                     )
+            if len(columns) > FEW_CURVES:
+                first = [roc_curve(truth[:, k], seeds[0][:, k])[:2] for k in columns]
+                _mean_curve(axes, first, float(areas.mean()), True)
             means = areas.mean(axis=1)
             axes.set_title(
                 f"{short(method, 28)}\nmean AUC {means.mean():.3f}, sd {means.std():.3f} over {len(seeds)} seeds"
             )
             axes.set(xlabel="false positive rate")
-            axes.legend(loc="lower right", title="class, AUC")
+            axes.legend(loc="lower right", title="class, AUC" if len(columns) <= FEW_CURVES else None)
         for axes in panels[::ROW]:
             axes.set(ylabel="true positive rate")
     return folder / "roc-methods.png"
@@ -242,7 +268,12 @@ def steps(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], name: str, folder:
 
 
 def short(name: str, most: int = 18) -> str:
-    """A label no longer than ``most`` characters: its beginning and its end."""
+    """A label on one line, no longer than ``most`` characters: its beginning and its end.
+
+    A leading "_" would hide it from legends, so a space goes before it.
+    """
+    name = " ".join(name.split()) or "''"
+    name = f" {name}" if name.startswith("_") else name
     return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"
 
 
