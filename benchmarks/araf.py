@@ -29,9 +29,9 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.systems.araf_literal import LiteralAlignment, LiteralEnhancement, LiteralEnhancer
+from tests.systems.araf.literal import LiteralAlignment, LiteralEnhancement, LiteralEnhancer
 from weft.fusion.araf_blocks import PublishedAlignment, PublishedEnhancement
-from weft.systems.araf_network import MultiModalEnhancer, image_names
+from weft.systems.araf.network import MultiModalEnhancer, image_names
 
 THREADS = 1  # the machine is shared: more threads than free cores would measure their waiting
 BATCH = 4

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 from tests.golden.cases import Case, golden, load
 from weft.fusion.araf_blocks import JointLayerNorm, PublishedAlignment, PublishedEnhancement
-from weft.systems.araf_network import (
+from weft.systems.araf.network import (
     ImageEncoder,
     MultiModalEnhancer,
     Residual,

@@ -68,7 +68,7 @@ class ARAF(Fusion):
         gates: the enhancement sees the modality it belongs to.
         output_projection: :math:`W_o` after the heads.
         mfe: after the projection, a LayerNorm and two blocks :math:`x + \mathrm{gelu}(\mathrm{Conv}_3(x))\,M + b` over
-            tokens, those of :class:`~weft.systems.araf_encoder.ARAFEncoder`.
+            tokens, those of :class:`~weft.systems.araf.encoder.ARAFEncoder`.
         align: else nobody asks anybody, and F is :math:`Q_a`.
         enhance: else :math:`Y = \mathrm{down}\,F`, once.
         skip: the mean of the modalities and the scale s; else :math:`z = W\,\mathrm{flatten}(Y) + b`.

@@ -29,11 +29,25 @@ from torch import Tensor, nn
 from weft.data import Dataset, Split
 from weft.errors import UserError, did_you_mean, some
 from weft.registry import Registry, check_options, option_schema
-from weft.tasks.base import tasks
+from weft.tasks.base import Task, create_task, tasks
 from weft.tasks.judge import Judge
 from weft.training.phase import Optimizer, Phase
 from weft.training.pretrained import Pretrained, models
 from weft.training.seen import Seen
+
+Share = Callable[[np.ndarray], np.ndarray]
+Collect = Callable[[Tensor, int], Tensor]
+
+
+def alone(positions: np.ndarray) -> np.ndarray:
+    """The share of the only process: all positions."""
+    return positions
+
+
+def whole(part: Tensor, count: int) -> Tensor:
+    """What the only process computed is all of it."""
+    return part
+
 
 Output = Literal["label", "map", "image", "text", "audio", "embedding"]
 """What a prediction is, and so how it is kept, see :mod:`weft.training.outputs`:
@@ -78,7 +92,7 @@ class System(Pretrained, nn.Module, ABC):
         >>> import numpy as np, torch
         >>> from torch.nn import functional as F
         >>> from weft.data import Dataset, Modality, make_splits
-        >>> from weft.tasks.base import tasks
+        >>> from weft.tasks.base import Task, create_task, tasks
         >>> from weft.tasks.judge import Judge
         >>> from weft.training.system import Need, System, systems
         >>> from weft.training.system_goal import fit_system, make_system
@@ -197,8 +211,8 @@ class System(Pretrained, nn.Module, ABC):
         data: Dataset,
         rows: np.ndarray,
         batch_size: int,
-        share: Callable[[np.ndarray], np.ndarray] = lambda positions: positions,
-        collect: Callable[[Tensor, int], Tensor] = lambda part, count: part,
+        share: Share = alone,
+        collect: Collect = whole,
     ) -> dict[str, float]:
         """``loss`` and ``score`` of the dev rows, higher is better, by which the epoch is chosen.
 
@@ -336,6 +350,56 @@ class System(Pretrained, nn.Module, ABC):
     def to_device(self, batch: Any) -> Any:
         """A batch on the device of the weights."""
         return moved(batch, self.device)
+
+
+class TaskSystem(System):
+    """Base of systems that end in the head of a task, whichever the data ask for: classification, regression, ...
+
+    A subclass reads a ``label``, gives its constructor the option ``task`` (learned, JSON), which it passes on here, and
+    writes :meth:`inputs` and ``forward``, outputs ``(B, K)`` of them.
+    """
+
+    writes = "label"
+    judge = "classification"
+
+    def __init__(self, task: dict[str, Any]) -> None:
+        super().__init__()
+        self.task, self.answers = task, Task.from_config(task)
+
+    @classmethod
+    def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
+        target = data.targets[cls.columns(data)["label"]]
+        return cls(**{"task": create_task(data.task, target[rows]).config(), **options})
+
+    @abstractmethod
+    def inputs(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> tuple[Any, ...]:
+        """The arguments of ``forward``, see :meth:`System.batch`."""
+
+    def batch(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> tuple[Any, Tensor]:
+        target = data.targets[self.columns(data)["label"]]
+        return self.inputs(data, rows, rng), self.answers.encode(target[rows])
+
+    def loss(self, batch: tuple[Any, Tensor]) -> Tensor:
+        return self.answers.loss(self(*batch[0]), batch[1])
+
+    def predict(self, data: Dataset, rows: np.ndarray) -> list[np.ndarray]:
+        """Outputs ``(K,)``."""
+        return list(self(*self.to_device(self.inputs(data, rows))).float().cpu().numpy())
+
+    def validate(
+        self, data: Dataset, rows: np.ndarray, batch_size: int, share: Share = alone, collect: Collect = whole
+    ) -> dict[str, float]:
+        target = data.targets[self.columns(data)["label"]][rows]
+        mine, size = share(np.arange(len(rows))), 4 * batch_size
+        parts = [rows[mine[start : start + size]] for start in range(0, len(mine), size)]
+        outputs = collect(
+            torch.cat([self(*self.to_device(self.inputs(data, part))).float() for part in parts]), len(rows)
+        )
+        loss = self.answers.loss(outputs, self.answers.encode(target).to(outputs.device)).mean()
+        return {"loss": float(loss), "score": self.answers.quality(outputs.cpu().numpy(), target)}
+
+    def make_judge(self, **options: Any) -> Judge:
+        return self.answers
 
 
 class Systems(Registry[System]):

@@ -8,7 +8,7 @@ others; the dev loss is their triplet loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +25,7 @@ from weft.systems.cross_spectral_reid.loss import batch_hard_triplet, identity_o
 from weft.systems.cross_spectral_reid.metrics import reid_metrics
 from weft.systems.cross_spectral_reid.network import CrossSpectralReIdNet
 from weft.training.seen import Seen
-from weft.training.system import Need, System, systems
+from weft.training.system import Collect, Need, Share, System, alone, systems, whole
 
 COLUMNS = ("identity", "camera", "part")
 
@@ -143,8 +143,8 @@ class CrossSpectralReId(System):
         data: Dataset,
         rows: np.ndarray,
         batch_size: int,
-        share: Callable[[np.ndarray], np.ndarray] = lambda positions: positions,
-        collect: Callable[[Tensor, int], Tensor] = lambda part, count: part,
+        share: Share = alone,
+        collect: Collect = whole,
     ) -> dict[str, float]:
         mine, size = share(np.arange(len(rows))), 4 * batch_size
         parts = [rows[mine[start : start + size]] for start in range(0, len(mine), size)]

@@ -15,7 +15,7 @@ from tests.fusion.loops import gelu, layer_norm
 from tests.fusion.test_araf import resample
 from weft.errors import UserError
 from weft.fusion.araf import ARAF
-from weft.systems.araf_encoder import ARAFEncoder, ImagePatches, SeriesPatches, TextTokens
+from weft.systems.araf.encoder import ARAFEncoder, ImagePatches, SeriesPatches, TextTokens
 from weft.tokens import Tokens
 
 WIDTH = 8

@@ -19,7 +19,7 @@ ARAF on top needs a hundredth of the data.
 
 Source: the figures and Algorithm 2 of "Attention-based cross-modal representation alignment and fusion mechanism for
 multitasks" (ARAF, 2023), reconstructed: its MFE (multimodal feature extraction) is drawn and named, its code is not
-published; the published network uses the encoders of :mod:`weft.systems.araf_network` instead.
+published; the published network uses the encoders of :mod:`weft.systems.araf.network` instead.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from weft.errors import UserError, some
 from weft.fusion.araf import MFEBlock, Resampler
 from weft.fusion.attention import Attention
 from weft.ops.bilinear import check_positive
-from weft.systems.araf_network import pair
+from weft.systems.araf.network import pair
 from weft.tokens import Tokens, present
 
 

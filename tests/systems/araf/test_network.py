@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tests.systems.araf_literal import LiteralEnhancer, LiteralImageEncoder, LiteralResNet
+from tests.systems.araf.literal import LiteralEnhancer, LiteralImageEncoder, LiteralResNet
 from weft.errors import UserError
-from weft.systems.araf_network import ImageEncoder, MultiModalEnhancer, ResNet1D, image_names, image_options
+from weft.systems.araf.network import ImageEncoder, MultiModalEnhancer, ResNet1D, image_names, image_options
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 SMALL: dict[str, Any] = {
