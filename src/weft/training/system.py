@@ -77,7 +77,8 @@ class System(Pretrained, nn.Module, ABC):
     """Base of every system.
 
     Class attributes:
-        reads: ``{role: Need}``. A role is played by the column of its name, or by the only one of its kind.
+        reads: ``{role: Need}``. A role is played by the column of its name, or by the only one of its kind; the only
+            label by the first target.
         writes: what :meth:`predict` gives.
         judge: name of a registered judge or task.
         reader: name of the data set that reads the folders this system was published with, if it has one.
@@ -298,6 +299,8 @@ class System(Pretrained, nn.Module, ABC):
             able = [
                 name for name, kind in kinds.items() if kind == need.kind and (name == role or name not in cls.reads)
             ]
+            if need.kind == "label" and sum(other.kind == "label" for other in cls.reads.values()) == 1:
+                able = able if role in able else able[:1]
             if need.several:
                 found[role] = able
             elif role in able or len(able) == 1:
@@ -355,8 +358,8 @@ class System(Pretrained, nn.Module, ABC):
 class TaskSystem(System):
     """Base of systems that end in the head of a task, whichever the data ask for: classification, regression, ...
 
-    A subclass reads a ``label``, gives its constructor the option ``task`` (learned, JSON), which it passes on here, and
-    writes :meth:`inputs` and ``forward``, outputs ``(B, K)`` of them.
+    A subclass reads a ``label``, has the option ``task`` (learned, JSON), which it passes on here, and writes
+    :meth:`inputs` and ``forward``, outputs ``(B, K)`` of them.
     """
 
     writes = "label"
@@ -387,14 +390,18 @@ class TaskSystem(System):
         return list(self(*self.to_device(self.inputs(data, rows))).float().cpu().numpy())
 
     def validate(
-        self, data: Dataset, rows: np.ndarray, batch_size: int, share: Share = alone, collect: Collect = whole
+        self,
+        data: Dataset,
+        rows: np.ndarray,
+        batch_size: int,
+        share: Share = alone,
+        collect: Collect = whole,
     ) -> dict[str, float]:
+        """Mean loss, and the task's primary metric of all dev rows, larger is better."""
         target = data.targets[self.columns(data)["label"]][rows]
         mine, size = share(np.arange(len(rows))), 4 * batch_size
-        parts = [rows[mine[start : start + size]] for start in range(0, len(mine), size)]
-        outputs = collect(
-            torch.cat([self(*self.to_device(self.inputs(data, part))).float() for part in parts]), len(rows)
-        )
+        batches = [self.inputs(data, rows[mine[start : start + size]]) for start in range(0, len(mine), size)]
+        outputs = collect(torch.cat([self(*self.to_device(batch)).float() for batch in batches]), len(rows))
         loss = self.answers.loss(outputs, self.answers.encode(target).to(outputs.device)).mean()
         return {"loss": float(loss), "score": self.answers.quality(outputs.cpu().numpy(), target)}
 
