@@ -157,9 +157,9 @@ def as_list(cell: Any) -> list[Any] | None:
 
 
 def npy_axes(cells: Sequence[Any], folder: Path, axes: int) -> float:
-    """The part of the cells that name ``.npy`` files, if the first of them has so many axes; else 0."""
+    """The part of the cells that name ``.npy`` files, if most do and the first of them has so many axes; else 0."""
     names = [cell for cell in cells if isinstance(cell, str) and cell.lower().endswith(".npy")]
-    if not names or read_array(folder / names[0], f"array {names[0]!r}").ndim != axes:
+    if len(names) <= len(cells) / 2 or read_array(folder / names[0], f"array {names[0]!r}").ndim != axes:
         return 0.0
     return len(names) / len(cells)
 

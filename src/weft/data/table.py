@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from weft.data.cells import CellType, as_category, as_number, is_blank, learn_type, read_cell, says_blank
+from weft.data.cells import LARGEST, CellType, as_category, as_number, is_blank, learn_type, read_cell, says_blank
 from weft.data.columns import Columns, as_list
 from weft.data.dataset import SPLITS, Dataset, Modality
 from weft.data.files import is_file
@@ -474,7 +474,7 @@ def _number_or_nan(cell: Any) -> float:
         value = as_number(cell)
     except ValueError:
         value = None
-    return float("nan") if value is None or not np.isfinite(value) else value
+    return float("nan") if value is None or not abs(value) <= LARGEST else value
 
 
 def _counted(counts: Mapping[Any, int], most: int = 5) -> str:
@@ -490,7 +490,7 @@ def _numbers(columns: Columns, column: str, cells: Sequence[Any], ids: list[str]
             value = as_number(cell, comma=comma)
         except ValueError:
             value = None
-        if value is None or not np.isfinite(value):
+        if value is None or not abs(value) <= LARGEST:
             wrong.append(f"{row}: {cell}")
         numbers.append(value)
     if wrong:

@@ -26,6 +26,7 @@ class Series(Kind):
     def looks(self, cells: Sequence[Any], folder: Path) -> float:
         """Lists of lists, or lists of numbers of unequal length, or ``.npy`` files with two axes."""
         lists = [found for cell in cells if (found := as_list(cell)) is not None]
+        lists = lists if len(lists) > len(cells) / 2 else []
         nested = share(lists, lambda items: bool(items) and isinstance(items[0], list))
         uneven = len({len(items) for items in lists}) > 1
         return max(len(lists) / len(cells) if nested > 0.5 or uneven else 0.0, npy_axes(cells, folder, 2))

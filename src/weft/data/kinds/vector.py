@@ -24,6 +24,7 @@ class Vector(Kind):
     def looks(self, cells: Sequence[Any], folder: Path) -> float:
         """Lists of numbers of one length, or ``.npy`` files with one axis."""
         lists = [found for cell in cells if (found := as_list(cell)) is not None]
+        lists = lists if len(lists) > len(cells) / 2 else []
         numbers = [
             all(isinstance(item, int | float) and not isinstance(item, bool) for item in found) for found in lists
         ]
