@@ -106,6 +106,9 @@ def test_compare_leaves_a_winner_that_predicts(config: Path, tmp_path: Path) -> 
     ("arguments", "message"),
     [
         (["compare", "shapse"], "did you mean 'shapes'"),
+        (["compare", "nowhere.yaml", "--fusions", "conct"], "did you mean 'concat'"),
+        (["compare", "nowhere.yaml", "--budget", "soon"], "90s, 20m, 2h"),
+        (["compare", "nowhere.yaml", "--set", "sede=1"], "did you mean 'seeds'"),
         (["encode", "shapes", "--data", "row=3"], "did you mean 'rows'"),
         (["encode", "shapes", "--data", "rows"], "KEY=VALUE"),
         (["encode", "shapes", "--encoder", "imgae=log-mel"], "did you mean 'image'"),
@@ -126,6 +129,19 @@ def test_a_mistake_is_answered_with_the_way_out(
     with pytest.raises(UserError) as error:
         weft(*arguments)
     assert message in str(error.value)
+
+
+def test_methods_are_checked_before_the_table_is_read(config: Path, table: Path) -> None:
+    """With the table gone: a wrong word is what is said, a right one is only found to lack the table."""
+    table.unlink()
+    for words, message in (
+        (["--without", "boostin"], "did you mean 'boosting'"),
+        (["--only", "phot (linear)"], "did you mean 'photo (linear)'"),
+        (["--without", "boosting", "--without", "late", "--only", "photo (linear)"], "table.csv"),
+    ):
+        with pytest.raises(UserError) as error:
+            weft("compare", config, *words)
+        assert message in str(error.value)
 
 
 def test_a_mistake_ends_in_status_2_and_no_traceback(

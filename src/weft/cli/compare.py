@@ -105,6 +105,8 @@ def compare(
         return
     from weft.compare import CompareConfig
     from weft.compare import compare as run
+    from weft.compare.methods import possible, refuse_unknown
+    from weft.data import load_config
     from weft.report import render_terminal, write_report
 
     progress = not (quiet or json)
@@ -122,6 +124,8 @@ def compare(
     folder = out or Path("runs") / Path(source).stem / "compare"
     if out is not None:
         ask_folder(out)
+    if source.endswith((".yaml", ".yml")):  # words are wrong before anything is read
+        refuse_unknown(possible(list(load_config(source).modalities), config), config)
     features = open_store(source, root, data, encoder, store, progress=progress)
     if modality:
         features = features.subset(modality)

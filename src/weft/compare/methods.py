@@ -131,8 +131,7 @@ def plan_methods(features: Features, config: CompareConfig) -> tuple[list[Method
         methods += joint
     taken = {method.name for method in methods} | {ENSEMBLE, SINGLES_ENSEMBLE}
     for name in names:
-        alone = [Method(f"{name} (linear)", "linear", (name,)), *_boosted(f"{name} (boosting)", (name,), config)]
-        for method in (Method(name, "network", (name,)), *alone):
+        for method in _alone(name, config):
             methods.append(replace(method, name=unique(method.name, taken)))
             taken.add(methods[-1].name)
     return methods, left_out
@@ -192,6 +191,27 @@ def refuse_unknown(methods: Sequence[Method], config: CompareConfig) -> None:
     for pattern in (*config.only, *config.without):
         if not any(matches(m, [pattern]) for m in methods):
             raise UserError("no method has this name", repr(pattern), did_you_mean(pattern, known, "methods"))
+
+
+def possible(names: Sequence[str], config: CompareConfig) -> list[Method]:
+    """Every method that a comparison of these modalities could have, before anything is read."""
+    whole = tuple(names)
+    joint = [Method(name, "network", whole, fusion=name) for name in (*fusions.names(), *config.variants)]
+    decided = {*DECISIONS, *config.decisions, *(f for f in config.fusions if f.partition(":")[0] in DECISIONS)}
+    joint += [Method(name, "network", whole, decision=name.partition(":")[0]) for name in decided]
+    parts = [part for size in range(2, len(whole)) for part in combinations(whole, size)] if len(whole) < 8 else []
+    some = [method for part in parts for method in classical_on(part, config)]
+    some += [Method(f"{f} on {'+'.join(p)}", "network", p, fusion=f) for p in parts for f in (*SUBSET_FUSIONS, "late")]
+    alone = [m for name in whole for m in _alone(name, config)]
+    averaged = [Method(name, "ensemble", whole) for name in (ENSEMBLE, SINGLES_ENSEMBLE)]
+    classical = [Method("linear", "linear", whole), *_boosted("boosting", whole, config)]
+    return [Method("chance", "chance", whole), *classical, *joint, *some, *alone, *averaged]
+
+
+def _alone(name: str, config: CompareConfig) -> list[Method]:
+    """A modality by itself."""
+    linear = Method(f"{name} (linear)", "linear", (name,))
+    return [Method(name, "network", (name,)), linear, *_boosted(f"{name} (boosting)", (name,), config)]
 
 
 def _boosted(name: str, part: tuple[str, ...], config: CompareConfig) -> list[Method]:
