@@ -25,7 +25,7 @@ from weft.tokens import Tokens, present
 from weft.training.aligned import AlignedModel, retrieval_task
 from weft.training.batches import Batches
 from weft.training.config import TrainConfig
-from weft.training.goal import Collect, Goal, Share, check_rows, pieces, what_is_read
+from weft.training.goal import Gather, Goal, Scatter, check_rows, pieces, what_is_read
 from weft.training.mixing import draw_mix, group_means, mix_rows, refuse_unequal_lengths
 from weft.training.rows import refuse_empty_rows, refuse_no_pairs, select
 
@@ -116,14 +116,14 @@ class AlignedGoal(Goal):
             ]
         return torch.stack(losses).mean()
 
-    def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
+    def evaluate(self, scatter: Scatter, gather: Gather) -> dict[str, float]:
         if isinstance(self.model.aligner, ClosedForm):
             self.model.aligner.fit_closed_form(self._chunks(self._train), self._judge())
-        positions = share(np.arange(len(self._dev)))
+        positions = scatter(np.arange(len(self._dev)))
         parts = [
             self.model(self._dev[chunk]) for chunk in pieces(positions, self.config.chunk or self.config.batch_size)
         ]
-        embeddings = {n: collect(torch.cat([p[n] for p in parts]).float(), len(self._dev)) for n in self.model.names}
+        embeddings = {n: gather(torch.cat([p[n] for p in parts]).float(), len(self._dev)) for n in self.model.names}
         there = {name: torch.from_numpy(p).to(embeddings[name].device) for name, p in self._presence.items()}
         losses = []
         for chunk in np.array_split(self._groups[1].first, max(1, len(self._groups[1]) // self.config.batch_size)):

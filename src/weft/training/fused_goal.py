@@ -14,7 +14,7 @@ from weft.store.files import content_hash
 from weft.tokens import Tokens
 from weft.training.batches import Batches, drop_modalities
 from weft.training.config import TrainConfig
-from weft.training.goal import Collect, Goal, Share, check_rows, pieces, what_is_read
+from weft.training.goal import Gather, Goal, Scatter, check_rows, pieces, what_is_read
 from weft.training.model import FusedModel
 from weft.training.rows import choose_target, refuse_absent, refuse_empty_rows, select
 
@@ -69,10 +69,10 @@ class FusedGoal(Goal):
         """The mean loss of a batch."""
         return self.model.loss(inputs, target)
 
-    def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
-        positions = share(np.arange(len(self._dev)))
+    def evaluate(self, scatter: Scatter, gather: Gather) -> dict[str, float]:
+        positions = scatter(np.arange(len(self._dev)))
         parts = [self.model.members(self._dev[chunk]) for chunk in pieces(positions, self.config.batch_size)]
-        members, there = (collect(torch.cat(part), len(self._dev)) for part in zip(*parts, strict=True))
+        members, there = (gather(torch.cat(part), len(self._dev)) for part in zip(*parts, strict=True))
         combine = self.model.combine
         if combine is not None and combine.rule == "inverse-variance":
             combine.fit_variance(members, self._dev_encoded, there)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from weft.store import Features
 
 FOR_ALIGNERS = ("chunk", "per_group", "mix", "regularisers")
-Share = Callable[[np.ndarray], np.ndarray]
-Collect = Callable[[Tensor, int], Tensor]
+Scatter = Callable[[np.ndarray], np.ndarray]
+Gather = Callable[[Tensor, int], Tensor]
 
 
 class Trainable(Protocol):
@@ -66,12 +66,12 @@ class Goal(nn.Module, ABC):
         """The arguments of ``forward`` for these positions; ``seed`` is of what is drawn in this step."""
 
     @abstractmethod
-    def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
+    def evaluate(self, scatter: Scatter, gather: Gather) -> dict[str, float]:
         """``"loss"`` and ``"score"`` (higher is better) on the dev rows; ``{}``: the last weights are kept.
 
         Args:
-            share: positions of all rows -> those this process computes.
-            collect: what all processes computed, in the order of all rows.
+            scatter: positions of all rows -> those this process computes.
+            gather: what all processes computed, in the order of all rows.
         """
 
     @abstractmethod

@@ -351,7 +351,7 @@ class _Loop:
     def _evaluate(self) -> dict[str, float]:
         self.network.eval()
         with self._autocast():
-            return self.goal.evaluate(self._share, self._collect)
+            return self.goal.evaluate(self._scatter, self._gather)
 
     def _judge(self, entry: dict[str, float]) -> None:
         """Close the epoch: keep the best weights of the last stage, lower the learning rate, stop."""
@@ -400,13 +400,13 @@ class _Loop:
         precision = self.config.precision
         return torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32")
 
-    def _share(self, positions: np.ndarray) -> np.ndarray:
+    def _scatter(self, positions: np.ndarray) -> np.ndarray:
         if self.processes == 1:
             return positions
         padded = np.resize(positions, self.processes * math.ceil(len(positions) / self.processes))
         return padded[self.accelerator.process_index :: self.processes]
 
-    def _collect(self, part: Tensor, rows: int) -> Tensor:
+    def _gather(self, part: Tensor, rows: int) -> Tensor:
         if self.processes == 1:
             return part
         parts = self.accelerator.gather(part).unflatten(0, (self.processes, -1))

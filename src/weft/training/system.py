@@ -35,8 +35,8 @@ from weft.training.phase import Optimizer, Phase
 from weft.training.pretrained import Pretrained, models
 from weft.training.seen import Seen
 
-Share = Callable[[np.ndarray], np.ndarray]
-Collect = Callable[[Tensor, int], Tensor]
+Scatter = Callable[[np.ndarray], np.ndarray]
+Gather = Callable[[Tensor, int], Tensor]
 
 
 def alone(positions: np.ndarray) -> np.ndarray:
@@ -212,8 +212,8 @@ class System(Pretrained, nn.Module, ABC):
         data: Dataset,
         rows: np.ndarray,
         batch_size: int,
-        share: Share = alone,
-        collect: Collect = whole,
+        scatter: Scatter = alone,
+        gather: Gather = whole,
     ) -> dict[str, float]:
         """``loss`` and ``score`` of the dev rows, higher is better, by which the epoch is chosen.
 
@@ -222,17 +222,17 @@ class System(Pretrained, nn.Module, ABC):
         Args:
             data, rows: the dev rows.
             batch_size: of training.
-            share: positions of all rows -> those this process computes.
-            collect: what all processes computed ``(n, ...)``, in the order of all rows.
+            scatter: positions of all rows -> those this process computes.
+            gather: what all processes computed ``(n, ...)``, in the order of all rows.
         """
         judge, found = self.make_judge(), []
-        mine, size = share(np.arange(len(rows))), 4 * batch_size
+        mine, size = scatter(np.arange(len(rows))), 4 * batch_size
         for start in range(0, len(mine), size):
             part = rows[mine[start : start + size]]
             losses, values = self.assess(data, part)
             scores = torch.from_numpy(np.asarray(judge.scores(values, self.truth(data, part)), dtype=np.float32))
             found.append(torch.stack([losses.float(), scores.to(losses.device)], dim=1))
-        loss, score = collect(torch.cat(found), len(rows)).double().mean(dim=0).tolist()
+        loss, score = gather(torch.cat(found), len(rows)).double().mean(dim=0).tolist()
         return {"loss": loss, "score": score}
 
     def assess(self, data: Dataset, rows: np.ndarray) -> tuple[Tensor, Sequence[Any]]:
@@ -394,14 +394,14 @@ class TaskSystem(System):
         data: Dataset,
         rows: np.ndarray,
         batch_size: int,
-        share: Share = alone,
-        collect: Collect = whole,
+        scatter: Scatter = alone,
+        gather: Gather = whole,
     ) -> dict[str, float]:
         """Mean loss, and the task's primary metric of all dev rows, larger is better."""
         target = data.targets[self.columns(data)["label"]][rows]
-        mine, size = share(np.arange(len(rows))), 4 * batch_size
+        mine, size = scatter(np.arange(len(rows))), 4 * batch_size
         batches = [self.inputs(data, rows[mine[start : start + size]]) for start in range(0, len(mine), size)]
-        outputs = collect(torch.cat([self(*self.to_device(batch)).float() for batch in batches]), len(rows))
+        outputs = gather(torch.cat([self(*self.to_device(batch)).float() for batch in batches]), len(rows))
         loss = self.answers.loss(outputs, self.answers.encode(target).to(outputs.device)).mean()
         return {"loss": float(loss), "score": self.answers.quality(outputs.cpu().numpy(), target)}
 

@@ -14,7 +14,7 @@ from weft.errors import UserError
 from weft.registry import check_options
 from weft.store.encode import raw_fingerprint
 from weft.training.config import TrainConfig
-from weft.training.goal import Collect, Goal, Share, check_rows, ids_of
+from weft.training.goal import Gather, Goal, Scatter, check_rows, ids_of
 from weft.training.loop import History, run
 from weft.training.seen import Seen
 from weft.training.system import System, systems
@@ -52,8 +52,8 @@ class SystemGoal(Goal):
         """The mean loss of one phase."""
         return self.phases[phase].loss(batch).mean()
 
-    def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
-        return self.model.validate(self._data, self._rows[1], self.config.batch_size, share, collect)
+    def evaluate(self, scatter: Scatter, gather: Gather) -> dict[str, float]:
+        return self.model.validate(self._data, self._rows[1], self.config.batch_size, scatter, gather)
 
     def describe(self) -> dict[str, Any]:
         rows = ids_of(self._data, self._rows)

@@ -25,7 +25,7 @@ from weft.systems.cross_spectral_reid.loss import batch_hard_triplet, identity_o
 from weft.systems.cross_spectral_reid.metrics import reid_metrics
 from weft.systems.cross_spectral_reid.network import CrossSpectralReIdNet
 from weft.training.seen import Seen
-from weft.training.system import Collect, Need, Share, System, alone, systems, whole
+from weft.training.system import Gather, Need, Scatter, System, alone, systems, whole
 
 COLUMNS = ("identity", "camera", "part")
 
@@ -143,14 +143,14 @@ class CrossSpectralReId(System):
         data: Dataset,
         rows: np.ndarray,
         batch_size: int,
-        share: Share = alone,
-        collect: Collect = whole,
+        scatter: Scatter = alone,
+        gather: Gather = whole,
     ) -> dict[str, float]:
-        mine, size = share(np.arange(len(rows))), 4 * batch_size
+        mine, size = scatter(np.arange(len(rows))), 4 * batch_size
         parts = [rows[mine[start : start + size]] for start in range(0, len(mine), size)]
         found = [self.network(self.to_device(self._images(data, part))) for part in parts]
         feature, embedding = (
-            collect(torch.cat([getattr(out, name) for out in found]), len(rows)) for name in ("feature", "embedding")
+            gather(torch.cat([getattr(out, name) for out in found]), len(rows)) for name in ("feature", "embedding")
         )
         codes = np.unique(data.targets["identity"][rows], return_inverse=True)[1]
         loss = batch_hard_triplet(feature, torch.from_numpy(codes).to(feature.device), self.margin)
