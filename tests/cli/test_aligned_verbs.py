@@ -118,6 +118,8 @@ def test_search_by_text_and_back(world: Path, tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     near = json.loads(weft(*arguments, "--query", "something blue", "--approximate"))
     assert near[0]["score"] == pytest.approx(hits[0]["score"], abs=1e-5)
+    flat = json.loads(weft(*arguments, "--query", "something blue", "--approximate", "--factory", "Flat"))
+    assert [hit["id"] for hit in flat] == [hit["id"] for hit in hits[:2]]
     weft("fit", world / "store", *FIT.split(), "--set", "seed=1", "-o", tmp_path / "other", "-q")
     with pytest.raises(UserError, match="built with another model"):
         weft("search", tmp_path / "other", "flickr8k", "--root", world / "flickr", "--query", "red", "--index", index)

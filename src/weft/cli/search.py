@@ -36,6 +36,7 @@ def search(
         float, typer.Option(min=0, help="Lower items that are near to every query of training and dev by this share.")
     ] = 0.0,
     approximate: Annotated[bool, typer.Option(help="Use faiss (weft[ann]) instead of exact search.")] = False,
+    factory: Annotated[str, typer.Option(help="faiss's name of the approximate index, e.g. IVF256,PQ32.")] = "HNSW32",
     figures: Annotated[
         Path | None, typer.Option(help="Folder for the curve (measuring only, as many captions to every image).")
     ] = None,
@@ -81,7 +82,7 @@ def search(
                     f"{title} ({source}, {split})", [{"what": k, "value": f"{v:.4f}"} for k, v in found.items()]
                 )
         return
-    built = gallery(aligner, model, rows, names, by, chosen, split, index, hubs, approximate, show)
+    built = gallery(aligner, model, rows, names, by, chosen, split, index, hubs, factory if approximate else None, show)
     asked: list[Any] = [q if kinds[by] == "text" else Path(q) for q in query]
     hits = built.search(embed_values(aligner, by, asked), top)
     answer = [
@@ -105,7 +106,7 @@ def gallery(
     split: str,
     index: Path | None,
     hubs: float,
-    approximate: bool,
+    factory: str | None,
     show: bool,
 ) -> Any:
     """The index of the different values of the modalities ``names`` in the chosen rows: opened where it is there, else
@@ -138,7 +139,8 @@ def gallery(
     source = rows.name if isinstance(rows, Dataset) else rows.manifest["name"]
     about = {"source": source, "modality": ", ".join(names), "split": split}
     about |= {"rows": sha256(canonical([ids, contents]))[:16]} | ({"hubs": f"{hubs:g} by {by}"} if hubs else {})
-    kind: Any = FaissIndex if approximate else ExactIndex
+    about |= {"factory": factory} if factory else {}
+    kind: Any = FaissIndex if factory else ExactIndex
     fingerprint = model_fingerprint(aligner)
     kept = index
     if index is None and isinstance(rows, Dataset):
@@ -154,7 +156,8 @@ def gallery(
             bias = HubCorrection(hubs).bias(vectors, bank)
         else:
             vectors, bias, _ = mix_pool(parts, bank)
-    built = kind(vectors, ids, fingerprint=fingerprint, about=about, bias=bias)
+    options = {"factory": factory} if factory else {}
+    built = kind(vectors, ids, fingerprint=fingerprint, about=about, bias=bias, **options)
     if kept is not None:
         try:
             built.save(kept)
