@@ -27,7 +27,7 @@ from weft.ops.contrastive import info_nce, sigmoid_loss
 from weft.ops.correlation import Moments, cca
 
 WIDTH, CHUNK = 256, 1024
-SIZES = {256: 20, 1024: 4, 4096: 1}
+SIZES = {256: 10, 1024: 3, 4096: 1}
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -88,7 +88,7 @@ def correlations(rows: int, widths: tuple[int, int], dim: int) -> dict[str, Any]
         return cca(Moments.of(joined).covariance, list(widths), dim, 0.0).correlations.numpy()
 
     def zoo() -> np.ndarray:
-        model = ZooCCA(latent_dimensions=dim).fit([x, y])
+        model = ZooCCA(dim).fit([x, y])
         return np.array(
             [np.corrcoef(*pair)[0, 1] for pair in zip(*(z.T for z in model.transform([x, y])), strict=True)]
         )
@@ -127,7 +127,7 @@ def main() -> None:
         figures["extras"][name] = contrast(
             f"InfoNCE with {name}", 1024, ours("infonce", **options), ours("infonce"), "plain", same=False
         )
-    figures["cca"] = correlations(1000, (64, 48), 16) | correlations(6000, (384, 1280), 128)
+    figures["cca"] = correlations(1000, (64, 48), 16) | correlations(4000, (256, 384), 64)
     write_result("objectives", figures)
 
 
