@@ -28,6 +28,9 @@ def predict(
     ] = [],  # noqa: B006
     split: Annotated[str, typer.Option(help="Rows that were train, dev, test or new to a system; or all.")] = "all",
     seed: Annotated[int, typer.Option(help="Of what is drawn, where predictions are samples.")] = 0,
+    sets: Annotated[
+        float | None, typer.Option(help="Sets or intervals that hold the truth in this share of rows: 0.8, 0.9, 0.95.")
+    ] = None,
     batch_size: BatchSize = None,
     root: Root = None,
     data: Data = [],  # noqa: B006
@@ -67,7 +70,7 @@ def predict(
     if not json:
         ask_file(place)
     dataset = read_new_rows(loaded.table, source, root, data)
-    result = loaded.predict(dataset, progress=not (quiet or json))
+    result = loaded.predict(dataset, sets=sets, progress=not (quiet or json))
     if json:
         write_json(result)
         return

@@ -21,6 +21,7 @@ from weft.compare.ledger import Job
 from weft.data import Split
 from weft.errors import UserError
 from weft.files import lock, read_json, write_json
+from weft.tasks.conformal import Conformal
 from weft.training.ensemble import EnsembleModel
 from weft.training.predictor import Predictor
 from weft.training.pretrained import load_model
@@ -86,6 +87,7 @@ def keep(setup: Setup, job: Job, plan: Plan, about: dict[str, Any], refit: bool 
                 dims = {name: setup.features_at(fold).dims[name] for name in names}
                 model = EnsembleModel(setup.tasks[fold], dims, models, [w for _, w in parts], **facts)
             model.seen, model.encoders = seen, setup.encoders(fold, model.names)
+            model.conformal = _conformal(setup, job, model.names)
             fresh = folder.with_name(".winner.new")
             shutil.rmtree(fresh, ignore_errors=True)
             model.save_pretrained(fresh)
@@ -104,6 +106,17 @@ def refit_seconds(setup: Setup, job: Job, plan: Plan) -> float:
     parts = members_of(setup, job, plan) if job.method.family == "ensemble" else [(job, 1.0)]
     found = [setup.ledger.get(part) for part, _ in parts if part.method.family in CLASSICAL]
     return float(sum(result["seconds"] / len(result["trials"]) for result in found if result is not None))
+
+
+def _conformal(setup: Setup, job: Job, names: tuple[str, ...]) -> Conformal | None:
+    """Thresholds from the dev rows, which the job's model was not trained on; None where the task has none."""
+    features, dev = setup.features, setup.splits[job.fold].dev
+    presence = features.presence[dev][:, [list(features.dims).index(name) for name in names]]
+    outputs = setup.ledger.outputs(job)["dev"]
+    try:
+        return Conformal.fit(setup.tasks[job.fold], outputs, setup.target[dev], presence, names)
+    except UserError:  # such as survival
+        return None
 
 
 def _mark(folder: Path) -> tuple[str, bool] | None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from weft.data import Dataset
+from weft.errors import UserError
+from weft.files import read_json, write_json
 from weft.tasks.base import Task
+from weft.tasks.conformal import Conformal
 from weft.training.pretrained import Pretrained
 from weft.training.raw import encode_rows
 from weft.training.rows import choose_target
 
 if TYPE_CHECKING:
     from weft.store import Features, MemoryFeatures
+
+CONFORMAL = "conformal.json"
 
 
 class Predictor(Pretrained):
@@ -26,6 +31,7 @@ class Predictor(Pretrained):
         target: column of the targets the task was fitted on; None: the first.
         encoders: ``{name: specification}`` of what made the features, to read raw rows; None where that is not known.
         table: how the table behind the features is read, as JSON.
+        conformal: thresholds for sets or intervals that hold the truth as often as they say; None: not measured.
     """
 
     names: tuple[str, ...]
@@ -33,6 +39,7 @@ class Predictor(Pretrained):
     target: str | None
     encoders: dict[str, Any] | None
     table: dict[str, Any] | None
+    conformal: Conformal | None = None
 
     def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
         """Outputs ``(N, K)`` float32 of rows (default: all)."""
@@ -47,13 +54,19 @@ class Predictor(Pretrained):
         return choose_target(features, self.target)[1]
 
     def predict(
-        self, source: Dataset | Features, rows: np.ndarray | None = None, *, progress: bool = True
+        self,
+        source: Dataset | Features,
+        rows: np.ndarray | None = None,
+        *,
+        sets: float | None = None,
+        progress: bool = True,
     ) -> dict[str, np.ndarray]:
         """Answers for raw rows or features.
 
         Args:
             source: a data set, which the model's own encoders read, or features.
             rows: which rows; all by default.
+            sets: also ``"set"``, or ``"low"`` and ``"high"``, that hold the truth in this share of rows: 0.8, .9, .95.
             progress: show a bar while encoding.
 
         Returns:
@@ -65,7 +78,46 @@ class Predictor(Pretrained):
         features = self.encode(source, progress=progress) if isinstance(source, Dataset) else source
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         ids = np.array([features.ids[row] for row in rows.tolist()])
-        return {"id": ids, **self.task.decide(self.outputs(features, rows))}
+        outputs = self.outputs(features, rows)
+        found = {"id": ids, **self.task.decide(outputs)}
+        if sets is None:
+            return found
+        if self.conformal is None:
+            raise UserError(
+                "the model has no sets or intervals",
+                f"sets={sets:g}, and no thresholds were measured",
+                "measure them on rows it was not trained on: model.calibrate(features, rows)",
+            )
+        return {**found, **self.conformal.predict(self.task, outputs, self._presence(features)[rows], sets)}
+
+    def calibrate(self, features: Features, rows: np.ndarray) -> None:
+        """Measure the thresholds of sets or intervals on rows the model was not trained on.
+
+        Raises:
+            UserError: the task has neither classes, labels nor values.
+        """
+        target, presence = self.target_of(features)[rows], self._presence(features)[rows]
+        self.conformal = Conformal.fit(self.task, self.outputs(features, rows), target, presence, self.names)
+
+    def _presence(self, features: Features) -> np.ndarray:
+        """``(N, M)`` of the modalities it sees."""
+        presence: np.ndarray = features.presence[:, [list(features.dims).index(name) for name in self.names]]
+        return presence
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write the files into a folder, each in one step."""
+        super().save_pretrained(folder)
+        if self.conformal is not None:
+            write_json(Path(folder) / CONFORMAL, self.conformal.to_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """The model in a folder, with its thresholds where it has some; see :meth:`Pretrained.from_pretrained`."""
+        model = super().from_pretrained(folder)
+        places = [Path(folder) / part / CONFORMAL for part in ("", "best")]
+        found = next((place for place in places if place.is_file()), None)
+        model.conformal = None if found is None else Conformal.from_dict(read_json(found))
+        return model
 
     def encode(self, dataset: Dataset, *, progress: bool = True) -> MemoryFeatures:
         """Features of raw rows by the encoders the model was trained with.
