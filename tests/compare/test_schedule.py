@@ -15,7 +15,7 @@ from tests.compare.test_compare import FAST, figures_of
 from weft.compare import compare
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
-from weft.compare.schedule import next_job
+from weft.compare.schedule import Crew, next_job
 from weft.store import MemoryFeatures
 
 
@@ -39,7 +39,8 @@ def test_processes_do_not_change_the_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_is_a_failed_row(tmp_path: Path) -> None:
+def test_a_process_that_dies_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Crew, "helps", False)
     whole = small()
     features = Deadly(whole.ids, whole.pooled(np.arange(len(whole))), whole.targets)
     found = compare(features, quick(train=FAST, seeds=1, jobs=2), tmp_path, progress=False)

@@ -1,6 +1,7 @@
 """The order of a comparison: cheap answers first, then what they suggest, then what costs most; an answer at all times.
 
-1. Chance, then linear, concat and gated on all modalities, then each modality alone by a linear model.
+1. Chance and linear on all modalities, however late it is: the least that is an answer. Then concat and gated on all,
+   then each modality alone by a linear model.
 2. Boosting, simple-transformer, late and hybrid on all, each modality alone by a network; classical models on subsets.
    With many modalities the subset is found by leaving out one after the other as long as the loss on dev falls.
 3. The plain fusions on the subset that is best on dev; all other methods and seeds, the cheapest first.
@@ -90,6 +91,7 @@ class Rounds:
         setup, config = self.setup, self.setup.config
         with self.display, Crew(setup, self.display) as self.crew:
             limit = self.clock.deadline(self._finish() + (0.0 if config.budget is None else SHARE * config.budget))
+            self.crew.run([job for job in self.jobs() if self._turn(job) == 0], limit, always=True)
             self.add(subset_methods(setup.features, config))
             self._do([job for job in self.jobs() if self._turn(job) < LATER], limit)
             best = self._best_subset(limit)

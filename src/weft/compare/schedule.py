@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 
@@ -80,7 +80,12 @@ class Crew:
     Args:
         setup: what they share.
         watch: is told what happens, and guesses how long a job takes.
+
+    Class attributes:
+        helps: this process does jobs while the others start.
     """
+
+    helps: ClassVar[bool] = True
 
     def __init__(self, setup: Setup, watch: Watch) -> None:
         self.setup, self.watch = setup, watch
@@ -95,8 +100,14 @@ class Crew:
         for worker in self.workers:
             worker.close()
 
-    def run(self, jobs: list[Job], deadline: float = math.inf) -> list[Job]:
-        """Do what is not done yet, in order, while there is time; the jobs that never ran."""
+    def run(self, jobs: list[Job], deadline: float = math.inf, always: bool = False) -> list[Job]:
+        """Do what is not done yet, in order, while there is time; the jobs that never ran.
+
+        Args:
+            jobs: what to do.
+            deadline: of ``time.monotonic()``.
+            always: start every job, however late it is; one that is late ends as soon as it has anything.
+        """
         waiting = [job for job in jobs if not self.setup.ledger.finished(job)]
         if len(waiting) > 1 and not self.workers:
             self.workers = [_Worker(self.setup) for _ in range(self.count)]
@@ -105,11 +116,11 @@ class Crew:
         with threads(self.setup.config.threads):
             while True:
                 for worker in self.workers:
-                    if worker.ready and worker.job is None and (job := self._take(waiting, deadline)):
+                    if worker.ready and worker.job is None and (job := self._take(waiting, deadline, always)):
                         worker.start(job, limit)
-                helping = not self.ready and not all(worker.ready for worker in self.workers)
+                helping = self.helps and not self.ready and not all(worker.ready for worker in self.workers)
                 self.ready = self.ready or not helping
-                job = self._take(waiting, deadline) if helping or not self.workers else None
+                job = self._take(waiting, deadline, always) if helping or not self.workers else None
                 if job is not None:
                     run_job(self.setup, job, limit)
                     self.watch.ended(job, waiting)
@@ -125,10 +136,10 @@ class Crew:
         """Whether a process that takes the place of a dead one is to be waited for."""
         return self.ready and bool(waiting) and any(not worker.ready for worker in self.workers)
 
-    def _take(self, waiting: list[Job], deadline: float) -> Job | None:
+    def _take(self, waiting: list[Job], deadline: float, always: bool) -> Job | None:
         """The next job that will probably end in time."""
         running = [worker.job for worker in self.workers if worker.job is not None]
-        left = deadline - time.monotonic()
+        left = math.inf if always else deadline - time.monotonic()
         job = next_job([job for job in waiting if self.watch.seconds(job) <= left], running, waiting)
         if job is not None:
             waiting.remove(job)
