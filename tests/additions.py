@@ -66,8 +66,16 @@ def operator_task_and_kind(table: Path) -> None:
     rows = {row["method"]: row for row in weft(*compared, *settings)["table"]}
     assert rows["loudest"]["test"] is not None
     assert len(weft("predict", root / "result" / "winner", table, "--json")["prediction"]) == 90
-    for kind, name in (("fusion", "loudest"), ("task", "count"), ("encoder", "colour"), ("system", "colour-name")):
+    for kind, name in (
+        ("fusion", "loudest"),
+        ("task", "count"),
+        ("encoder", "colour"),
+        ("system", "colour-name"),
+        ("column", "colour"),
+    ):
         assert weft("list", name, "--kind", kind, "--json")[0]["name"] == name
+    names = [row["name"] for row in weft("list", "l*", "--exclude", "lmf*", "--exclude", "linear*", "--json")]
+    assert names == ["loudest"]
 
 
 def system(table: Path) -> None:

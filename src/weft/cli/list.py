@@ -14,6 +14,7 @@ REGISTRIES = {
     "regulariser": ("weft.alignment", "regularisers"),
     "encoder": ("weft.encoders", "encoders"),
     "dataset": ("weft.data", "datasets"),
+    "column": ("weft.data.kinds", "kinds"),
     "task": ("weft.tasks.base", "tasks"),
     "system": ("weft.training.system", "systems"),
     "schedule": ("weft.training.schedule", "schedules"),
@@ -28,6 +29,9 @@ def add_to(app: typer.Typer) -> None:
 def list_registered(
     pattern: Annotated[str, typer.Argument(help="Shell pattern of names.")] = "*",
     kind: Annotated[str, typer.Option(help=f"One of {', '.join(REGISTRIES)}.")] = "fusion",
+    exclude: Annotated[
+        list[str], typer.Option("--exclude", metavar="PATTERN", help="Shell pattern of names to leave out. Repeat.")
+    ] = [],  # noqa: B006
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """List what is registered: fusions by default; of a single one, its options and source too.
@@ -36,7 +40,7 @@ def list_registered(
 
         weft list
 
-        weft list "*attention*"
+        weft list "*attention*" --exclude "multi*"
 
         weft list lmf
 
@@ -46,7 +50,7 @@ def list_registered(
 
     registry = _registry(kind)
     rows = []
-    for name in registry.names(pattern):
+    for name in registry.names(pattern, exclude):
         cls = registry.get(name)
         options = {
             key: None if field.is_required() else field.default
