@@ -20,6 +20,7 @@ from weft.store import MemoryFeatures
 from weft.training import AlignedModel, FusedModel, TrainConfig, fit, fit_aligner
 from weft.training.batches import Batches
 from weft.training.fused_goal import FusedGoal
+from weft.training.log import RunLog
 from weft.training.loop import make_optimizer
 
 QUICK = {"epochs": 4, "patience": 0, "batch_size": 32}
@@ -120,6 +121,14 @@ def test_the_log_has_one_line_per_epoch(tmp_path):
         "model.safetensors",
         "checkpoint.safetensors",
     }
+
+
+def test_a_figure_that_is_not_defined_is_null_in_the_log(tmp_path):
+    with RunLog(tmp_path, 1, progress=False) as log:
+        log.epoch({"epoch": 0.0, "dev_score": float("nan")})
+        assert json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=pytest.fail)["dev_score"] is None
+        log.resume([{"epoch": 0.0, "dev_score": float("nan")}])
+    assert json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=pytest.fail)["dev_score"] is None
 
 
 def test_tensorboard_events_are_written(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.errors import UserError
-from weft.files import write_bytes
+from weft.files import plain, write_bytes
 from weft.progress import progress_bar
 
 
@@ -41,7 +41,7 @@ class RunLog:
     def resume(self, epochs: list[dict[str, float]]) -> None:
         """Start the log again at the epochs a checkpoint knows."""
         if self._path is not None:
-            write_bytes(self._path, "".join(json.dumps(epoch) + "\n" for epoch in epochs).encode())
+            write_bytes(self._path, "".join(json.dumps(plain(epoch)) + "\n" for epoch in epochs).encode())
 
     def step(self, done: int) -> None:
         """``done`` steps of the whole run are done."""
@@ -53,7 +53,7 @@ class RunLog:
         self._bar.update(self._task, description=f"epoch {int(figures['epoch']) + 1}{score}")
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(figures) + "\n")
+                file.write(json.dumps(plain(figures)) + "\n")
         if self._board is not None:
             for name, value in figures.items():
                 self._board.add_scalar(name, value, int(figures["epoch"]))
