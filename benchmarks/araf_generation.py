@@ -15,7 +15,6 @@ import argparse
 import json
 import time
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,65 +23,58 @@ import torch
 from araf_results import write_section
 from real_comparisons import RESULTS, ROOT, variables
 
-from weft.data import Dataset, Split, load_dataset, make_splits
+from weft.data import Dataset, load_dataset, make_splits
 from weft.encoders import create_encoder
-from weft.report.generation import draw_grid
-from weft.store import Store, encode
-from weft.training import AlignedModel, train_model
-from weft.training.generation import GenerationModel, build_generation, fit_generation
-from weft.training.generation_metrics import evaluate_generation
-from weft.training.image_pairs import modality_of, pixels_of
+from weft.store import encode
+from weft.systems.text_to_image import TextToImage
+from weft.systems.text_to_image.figures import draw_grid
+from weft.systems.text_to_image.pairs import pixels_of
+from weft.training import train_model
+from weft.training.system_goal import fit_system, make_system
 
 RUNS = ROOT / "runs" / "araf_generation"
 WORDS = {"araf": "ARAF alignment", "attention": "word attention", "none": "sentence only"}
 ATTRIBUTES = ("colour", "position", "shape")
-RECIPE = {
-    "batch_size": 32,
-    "lr": 1e-3,
+RECIPE = {"batch_size": 32, "lr": 1e-3, "checkpoint_seconds": 30.0}
+NETWORK = {
+    "noise": 32,
+    "align_width": 32,
+    "gate": 1.0,
     "ratio": 2.0,
     "beta1": 0.0,
     "beta2": 0.9,
     "penalty": 0.1,
     "average": 0.99,
-    "checkpoint_seconds": 30.0,
 }
-NETWORK = {"noise": 32, "align_width": 32, "gate": 1.0}
 BASE = {32: 8, 64: 4}
 """Channels of the last blocks, by size of the pictures."""
 
 
-def texts(data: Dataset, folder: Path) -> Store:
-    """The captions' MiniLM tokens."""
-    name = modality_of(data, "text")
-    encoder = create_encoder(f"hf:{variables()['MINILM']}", "text")
-    return encode(replace(data, modalities={name: data.modalities[name]}), {name: encoder}, folder)
-
-
-def aligner(data: Dataset, folder: Path, images: str) -> AlignedModel:
-    """Image and caption of real pairs in one space, for R-precision."""
+def aligner(data: Dataset, folder: Path, images: str) -> str:
+    """The folder of image and caption of real pairs in one space, for R-precision."""
     specs = {"image": (images, "image"), "caption": (f"hf:{variables()['MINILM']}", "text")}
     encoders = {name: create_encoder(*spec) for name, spec in specs.items()}
     features = encode(data, encoders, folder / "store")
     train_model(features, "two-tower", folder, dim=128, config={"epochs": 30}, progress=False)
-    return AlignedModel.from_pretrained(folder)
+    return str(folder)
 
 
-def one(words: str, seed: int, data: Dataset, features: Store, epochs: int, size: int) -> tuple[GenerationModel, Any]:
+def one(words: str, seed: int, data: Dataset, epochs: int, size: int) -> tuple[TextToImage, Any]:
     """Train one generator, or take it from its folder."""
-    folder = RUNS / f"{data.name}-{len(data)}" / f"{words}-{size}-{seed}-{epochs}"
-    model = build_generation(features, seed=seed, words=words, size=size, base=BASE[size], **NETWORK)
-    settings = {**RECIPE, "epochs": epochs, "seed": seed}
-    history = fit_generation(model, data, features, make_splits(data).train, settings, folder)
-    return model, history
+    folder, split = RUNS / f"{data.name}-{len(data)}" / f"{words}-{size}-{seed}-{epochs}", make_splits(data)
+    shape: dict[str, Any] = {"words": words, "size": size, "base": BASE[size], **NETWORK}
+    text = f"hf:{variables()['MINILM']}"
+    model: Any = make_system("text-to-image", data, split.train, seed=seed, text_encoder=text, **shape)
+    return model, fit_system(model, data, split, {**RECIPE, "epochs": epochs, "seed": seed}, folder)
 
 
 def compare(epochs: int, seeds: int, rows: int, candidates: int, size: int, only: str | None) -> None:
     """The grid of runs on shapes, their figures in JSON, table and grid of the page; ``only``: training alone."""
     data = load_dataset("shapes", rows=rows, seed=1, complete=True)
-    features, split = texts(data, RUNS / f"shapes-{rows}" / "captions"), make_splits(data)
+    split = make_splits(data)
     if only is not None:
         for seed in range(seeds):
-            one(only, seed, data, features, epochs, size)
+            one(only, seed, data, epochs, size)
         return
     shown = split.test[:8]
     captions = [str(data.modalities["caption"].values[row]) for row in shown]
@@ -91,23 +83,23 @@ def compare(epochs: int, seeds: int, rows: int, candidates: int, size: int, only
     grid, models = {"real": real}, {}
     for seed in range(seeds):
         for words, label in WORDS.items():
-            models[words, seed] = one(words, seed, data, features, epochs, size)
+            models[words, seed] = one(words, seed, data, epochs, size)
             if seed == 0:
-                grid[label] = models[words, seed][0].draw(features, shown, seed=1)
+                grid[label] = np.stack(list(models[words, seed][0].predictions(data, shown, seed=1)))
     draw_grid(captions, grid, RESULTS / "figures" / f"araf_generation_{size}.png")
     images = f"hf:{variables()['WEFT_MODELS']}/mobilenet_v2_1.0_224"
-    judge, space = aligner(data, RUNS / f"shapes-{rows}" / "aligner", images), create_encoder(images, "image")
+    judge = aligner(data, RUNS / f"shapes-{rows}" / "aligner", images)
     found = []
     for (words, seed), (model, history) in models.items():
         place = RUNS / f"shapes-{rows}" / f"{words}-{size}-{seed}-{epochs}.json"
         if not place.exists():
-            measured: dict[str, Any] = {"encoder": space, "aligner": judge, "attributes": ATTRIBUTES}
-            figures = evaluate_generation(model, data, split, **measured, candidates=candidates, seed=seed)
+            asked: dict[str, Any] = {"space": images, "aligner": judge, "attributes": ATTRIBUTES}
+            figures = measured(model, data, seed, **asked, candidates=candidates)
             weights = sum(p.numel() for p in model.generator.parameters())
             about = {"words": words, "seed": seed, "weights": weights, "seconds": history.seconds}
-            about["gates"] = [block.gate.item() for block in model.average.align.values()]
+            about["gates"] = [block.gate.item() for block in gates_of(model)]
             about["loss"] = history.best["discriminator"]
-            about["closed"] = closed(model, data, split, seed)
+            about["closed"] = closed(model, data, seed)
             place.write_text(json.dumps({**about, "epochs": epochs, **figures}))
         found.append(json.loads(place.read_text()))
         print(words, seed, found[-1]["drawn"], flush=True)
@@ -115,12 +107,28 @@ def compare(epochs: int, seeds: int, rows: int, candidates: int, size: int, only
     write(f"table-{size}", found, len(split.train), epochs, options)
 
 
-def closed(model: GenerationModel, data: Dataset, split: Split, seed: int) -> dict[str, float]:
+def measured(model: TextToImage, data: Dataset, seed: int, **options: Any) -> dict[str, Any]:
+    """Figures of the test captions, ``drawn`` and ``real`` apart; ``seed`` of noise, reader and candidates."""
+    rows = make_splits(data).test
+    drawn = list(model.predictions(data, rows, seed=seed))
+    found = model.make_judge(seed=seed, **options).metrics(drawn, model.truth(data, rows, model.seen))
+    parts = {"drawn": {k: v for k, v in found.items() if not k.startswith("real ")}}
+    parts["real"] = {k.removeprefix("real "): v for k, v in found.items() if k.startswith("real ")}
+    return {"rows": len(rows), **parts}
+
+
+def gates_of(model: TextToImage) -> list[Any]:
+    """The blocks that ask the words, of the averaged generator."""
+    drawing: Any = model.average.mean
+    return list(drawing.align.values())
+
+
+def closed(model: TextToImage, data: Dataset, seed: int) -> dict[str, float]:
     """Agreement of what the trained generator draws without its words: their gates closed."""
     deaf = deepcopy(model)
-    for block in deaf.average.align.values():
+    for block in gates_of(deaf):
         block.gate.data.zero_()
-    return evaluate_generation(deaf, data, split, attributes=ATTRIBUTES, seed=seed)["drawn"]["agreement"]
+    return measured(deaf, data, seed, attributes=ATTRIBUTES)["drawn"]
 
 
 def write(section: str, found: list[dict[str, Any]], train: int, epochs: int, options: str) -> None:
@@ -128,13 +136,9 @@ def write(section: str, found: list[dict[str, Any]], train: int, epochs: int, op
 
     def cells(run: dict[str, Any], kind: str) -> list[float]:
         figures = run[kind]
-        agreement = [figures["agreement"][name] for name in (*ATTRIBUTES, "all")]
-        return [
-            figures["distance"]["frechet"],
-            1000 * figures["distance"]["kernel"],
-            figures["r_precision"],
-            *agreement,
-        ]
+        agreement = [figures[f"agreement {name}"] for name in (*ATTRIBUTES, "all")]
+        distances = [figures["distance frechet"], 1000 * figures["distance kernel"]]
+        return [*distances, figures["r_precision"], *agreement]
 
     titles = ["Frechet", "kernel x 1000", "R-precision", *ATTRIBUTES, "all three"]
     lines = [f"| generator | weights | {' | '.join(titles)} |", f"| --- |{' ---: |' * (len(titles) + 1)}"]
@@ -147,8 +151,8 @@ def write(section: str, found: list[dict[str, Any]], train: int, epochs: int, op
         lines.append(f"| {label} | {runs[0]['weights']:,} | {' | '.join(spread)} |")
         losses = ", ".join(f"{run['loss']:.2f}" for run in runs)
         gates = ", ".join(f"{gate:+.3f}" for run in runs for gate in run["gates"])
-        shapes = ", ".join(f"{run['drawn']['agreement']['shape']:.2f}" for run in runs)
-        without = ", ".join(f"{run['closed']['shape']:.2f}" for run in runs if run["gates"])
+        shapes = ", ".join(f"{run['drawn']['agreement shape']:.2f}" for run in runs)
+        without = ", ".join(f"{run['closed']['agreement shape']:.2f}" for run in runs if run["gates"])
         ends.append(f"| {label} | {losses} | {gates} | {shapes} | {without} |")
     ceiling = np.array([cells(run, "real") for run in found]).mean(axis=0)
     lines.append(f"| real images | | {' | '.join(f'{value:.3g}' for value in ceiling)} |")
@@ -166,12 +170,11 @@ def smoke(epochs: int) -> None:
     """Flickr8k at 32 pixels: that real photos and captions go through; no claim about the pictures."""
     data = load_dataset("flickr8k", Path(variables()["WEFT_DATA"]) / "flickr8k")
     data = data.take(range(0, len(data), 5))
-    features = texts(data, RUNS / "flickr8k" / "captions")
     started = time.monotonic()
-    model, history = one("araf", 0, data, features, epochs, 32)
+    model, history = one("araf", 0, data, epochs, 32)
     shown = make_splits(data).test[:8]
     captions = [str(data.modalities["text"].values[row]) for row in shown]
-    drawn = {f"noise {seed}": model.draw(features, shown, seed=seed) for seed in range(2)}
+    drawn = {f"noise {seed}": np.stack(list(model.predictions(data, shown, seed=seed))) for seed in range(2)}
     draw_grid(captions, drawn, RESULTS / "figures" / "araf_generation_flickr8k.png")
     print(json.dumps({"seconds": time.monotonic() - started, **history.best}))
 

@@ -20,9 +20,9 @@ from harness import set_threads, write_result
 from real_comparisons import RESULTS, ROOT
 
 from weft.data import Dataset, make_splits
-from weft.data.spectra import Spectra
-from weft.tasks.reid import reid_metrics
-from weft.training.reid import ReIdModel, fit_reid
+from weft.systems.cross_spectral_reid.metrics import reid_metrics
+from weft.systems.cross_spectral_reid.spectra import Spectra
+from weft.training.system_goal import fit_system, make_system
 
 RUNS = ROOT / "runs" / "reid_spectra"
 PAGE = RESULTS / "reid.md"
@@ -85,17 +85,14 @@ def run(label: str, seed: int) -> dict[str, Any]:
     data = source.make()
     split = make_splits(data, seed=seed)
     fusion, block = METHODS[label]
-    classes = len(np.unique(data.targets["identity"][split.train]))
-    options = {"size": (32, 32), "fusion": fusion, "block": {"heads": 4, **block}, "seed": seed}
-    model = ReIdModel(VIT, ("rgb", "nir"), classes, **options)
+    options = {"encoder": VIT, "size": (32, 32), "fusion": fusion, "block": {"heads": 4, **block}, "smoothing": 0.1}
+    model = make_system("cross-spectral-reid", data, split.train, seed=seed, augment=False, **options)
     started = time.process_time()
-    history = fit_reid(
-        model, data, split, {**SETTINGS, "seed": seed}, folder, progress=False, augment=False, smoothing=0.1
-    )
+    history = fit_system(model, data, split, {**SETTINGS, "seed": seed}, folder, progress=False)
     seconds = time.process_time() - started
-    queries, gallery = (model.embed(data, rows) for rows in search_rows(data))
+    queries, gallery = (np.stack(list(model.predictions(data, rows))) for rows in search_rows(data))
     result = {
-        **model.evaluate(data),
+        **model.evaluate(data, np.concatenate(search_rows(data))),
         "first": first_found(source, data, queries, gallery),
         "weights": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "cpu_s": seconds,

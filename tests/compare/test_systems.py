@@ -52,10 +52,10 @@ def test_every_figure_comes_from_predictions_out_of_fold(
     jobs: list[tuple[str, Path]] = []
     train = module._train
 
-    def watched(name: str, rows: Any, split: Any, options: Any, config: Any, place: Path, winner: Path) -> None:
+    def watched(name: str, rows: Any, split: Any, options: Any, *more: Any) -> None:
         seen.append({*split.train.tolist(), *split.dev.tolist()})
-        jobs.append((options["fusion"], place))
-        train(name, rows, split, options, config, place, winner)
+        jobs.append((options["fusion"], more[2]))
+        train(name, rows, split, options, *more)
 
     monkeypatch.setattr(module, "_train", watched)
     found = compared(data, tmp_path)

@@ -128,7 +128,7 @@ def compare_systems(
         key = sha256(canonical([name, systems.get(name).version, mine, settings.model_dump(), content, parts]))[:24]
         place = folder / "jobs" / key
         if _found(place) is None:
-            _train(name, data, splits[fold], mine, settings, place, folder / "winner")
+            _train(name, data, splits[fold], mine, settings, seed, place, folder / "winner")
         places[variant, seed, fold] = place
     judged = load_model(folder / "winner").make_judge(**(judge or {}))
     return _judge(name, data, splits, list(variants), seeds, places, judged)
@@ -144,7 +144,14 @@ def _found(place: Path) -> dict[str, Any] | None:
 
 
 def _train(
-    name: str, data: Dataset, split: Split, options: dict[str, Any], config: TrainConfig, place: Path, winner: Path
+    name: str,
+    data: Dataset,
+    split: Split,
+    options: dict[str, Any],
+    config: TrainConfig,
+    seed: int,
+    place: Path,
+    winner: Path,
 ) -> None:
     system = make_system(name, data, split.train, seed=config.seed, **options)
     history = fit_system(system, data, split, config, progress=False)
@@ -155,7 +162,8 @@ def _train(
     except (UserError, KeyError, AttributeError):
         before = None
     weights = sum(p.numel() for p in system.parameters() if p.requires_grad)
-    found = {"best": history.best, "seconds": history.seconds, "weights": weights, "options": options}
+    found = {"best": history.best, "seconds": history.seconds, "weights": weights}
+    found |= {"options": options, "seed": seed}
     if before is None or score > before:
         system.save_pretrained(winner)
         write_json(winner / JOB, found)
