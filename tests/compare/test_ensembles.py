@@ -113,6 +113,8 @@ def test_the_kept_ensemble_is_that_of_the_table(tmp_path: Path) -> None:
     assert found.kept.metrics["accuracy"] == row.test
     model = load_model(tmp_path / "winner")
     assert len(model.members) == 2
+    assert model.conformal is not None
+    assert model.conformal.rows["all"] == found.counts["dev"]
     assert model.seen is not None
     refitted = compare(features, config.model_copy(update={"refit": True}), tmp_path, progress=False)
     assert refitted.kept is not None

@@ -16,6 +16,7 @@ from weft.compare.statistics import (
     holm,
     interval,
     mean_of_seeds,
+    paired_gain,
     sign_flip_test,
 )
 from weft.tasks.metrics import binary_auc
@@ -202,3 +203,16 @@ def test_p_values_of_a_whole_metric_are_uniform_under_the_null() -> None:
 
         below += exchange_test(difference, 60, resamples=199, seed=trial) < 0.05
     assert 2 <= below <= 20
+
+
+def test_paired_gain_is_test_and_interval_in_one(rng: np.random.Generator) -> None:
+    """p is that of the sign flips; seeds of both methods are drawn separately, so equal rows leave a width."""
+    ours, theirs = rng.normal(0.4, 1, (3, 80)), rng.normal(0, 1, (2, 80))
+    found = paired_gain(ours, theirs)
+    assert found.p == sign_flip_test(ours.mean(axis=0) - theirs.mean(axis=0))
+    assert found.gain == pytest.approx(ours.mean() - theirs.mean())
+    assert found.low < found.gain < found.high
+    flat = np.array([[0.1], [0.2], [0.3], [0.4]]) + np.zeros((4, 50))
+    same = paired_gain(flat, flat)
+    assert same.gain == 0
+    assert same.high - same.low > 0.1

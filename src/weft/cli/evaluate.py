@@ -26,6 +26,9 @@ def evaluate(
     judge: Judge = [],  # noqa: B006
     system: Annotated[str, typer.Option(help="MODEL is a folder of predictions, anybody's, of this system.")] = "",
     batch_size: BatchSize = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="The share of the metric that goes when a modality is permuted.")
+    ] = False,
     root: Root = None,
     data: Data = [],  # noqa: B006
     json: Json = False,
@@ -71,6 +74,11 @@ def evaluate(
         count, metrics = len(rows), loaded.evaluate(features, rows, figures=figures)
         if "answers" in features.targets:
             metrics |= metric_of_annotators(features.targets, rows, loaded.predict(features, rows)["prediction"])
+        if explain:
+            from weft.training.explain import perceptual_scores
+
+            scores = perceptual_scores(loaded, features, rows)
+            metrics |= {f"perceptual score of {name}": value for name, value in scores.items()}
     if json:
         write_json({"split": split, "rows": count, **metrics})
     else:

@@ -31,6 +31,9 @@ def predict(
     sets: Annotated[
         float | None, typer.Option(help="Sets or intervals that hold the truth in this share of rows: 0.8, 0.9, 0.95.")
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="What each modality did for each prediction: exact Shapley values.")
+    ] = False,
     batch_size: BatchSize = None,
     root: Root = None,
     data: Data = [],  # noqa: B006
@@ -51,6 +54,8 @@ def predict(
 
         weft predict runs/shapes/text-to-image --row "text: a large red circle in the top left" -o drawn
     """
+    import numpy as np
+
     from weft.cli import systems
     from weft.cli.output import ask_file, say, write_json, writing
     from weft.cli.source import read_new_rows
@@ -70,7 +75,13 @@ def predict(
     if not json:
         ask_file(place)
     dataset = read_new_rows(loaded.table, source, root, data)
-    result = loaded.predict(dataset, sets=sets, progress=not (quiet or json))
+    features = loaded.encode(dataset, progress=not (quiet or json))
+    result = loaded.predict(features, sets=sets)
+    if explain:
+        from weft.training.explain import row_shapley
+
+        shares = row_shapley(loaded, features, np.arange(len(features)))
+        result |= {f"shapley_{name}": shares[:, k] for k, name in enumerate(loaded.names)}
     if json:
         write_json(result)
         return

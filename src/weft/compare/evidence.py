@@ -22,6 +22,9 @@ from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.compare.statistics import (
     LEVEL,
+    Z_POWER,
+    Z_SIDE,
+    Gain,
     block_values,
     bootstrap_means,
     exchange_test,
@@ -32,8 +35,6 @@ from weft.compare.statistics import (
 )
 from weft.tasks.base import Task
 
-Z_LEVEL, Z_SIDE, Z_POWER = 1.95996, 1.64485, 0.84162
-"""Normal quantiles of a two-sided and a one-sided 5 %, and of a power of 80 %."""
 DRAWS, FOLDS, WIDE = 499, 5, 200
 Answers = list[tuple[np.ndarray, ...]]
 """Of one seed, what the metrics look at, fold by fold."""
@@ -96,28 +97,6 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A against B on the test rows; positive means that A is better.
-
-    Attributes:
-        gain: in the primary metric.
-        low, high: its 95 % interval, over rows and seeds.
-        p: two-sided, of the paired test.
-    """
-
-    gain: float
-    low: float
-    high: float
-    p: float
-
-    @property
-    def smallest(self) -> float:
-        """The smallest gain that a test of this precision shows (two-sided, 5 %) in 80 of 100 cases: 2.80 standard
-        errors, of which the interval spans 3.92."""
-        return (Z_LEVEL + Z_POWER) * (self.high - self.low) / (2 * Z_LEVEL)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from weft.compare.statistics import holm, sign_flip_test
+from weft.compare.statistics import holm, paired_gain
 from weft.data import Dataset, Split
 from weft.errors import UserError, did_you_mean, some
 from weft.tasks import plots
@@ -83,8 +83,7 @@ def forecast_table(
         plots.predicted_panels(level, guess, figures)
         plots.residual_panels(level, guess, figures)
     group = None if dataset.group is None else dataset.group[split.test]
-    reference = errors[best.name][0] ** 2
-    p = [sign_flip_test((e**2).mean(axis=0) - reference, group) for e in methods.values()]
+    p = [paired_gain(-(e**2), -(errors[best.name] ** 2), group).p for e in methods.values()]
     adjusted = dict(zip(methods, holm(np.array(p)).tolist(), strict=True)) if methods else {}
     rows = [_row(name, e, adjusted.get(name)) for name, e in {**errors, **methods}.items()]
     return sorted(rows, key=lambda row: row.mse), best.name

@@ -32,6 +32,7 @@ p_(j))``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,8 +43,32 @@ BLOCKS = 40
 ENOUGH = 20
 WHOLE = 999
 """Draws at most where each costs an evaluation of the metric."""
+Z_LEVEL, Z_SIDE, Z_POWER = 1.95996, 1.64485, 0.84162
+"""Normal quantiles of a two-sided and a one-sided 5 %, and of a power of 80 %."""
 CHUNK = 2_000_000
 """Random signs or weights held at once."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A against B on the test rows; positive means that A is better.
+
+    Attributes:
+        gain: in the primary metric.
+        low, high: its 95 % interval, over rows and seeds.
+        p: two-sided, of the paired test.
+    """
+
+    gain: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def smallest(self) -> float:
+        """The smallest gain that a test of this precision shows (two-sided, 5 %) in 80 of 100 cases: 2.80 standard
+        errors, of which the interval spans 3.92."""
+        return (Z_LEVEL + Z_POWER) * (self.high - self.low) / (2 * Z_LEVEL)
 
 
 def sign_flip_test(
@@ -186,3 +211,20 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     tail = (1 - level) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def paired_gain(
+    ours: np.ndarray, theirs: np.ndarray, group: np.ndarray | None = None, *, resamples: int = RESAMPLES
+) -> Gain:
+    """A against B by scores of the same rows, higher is better: test and interval of the module docstring.
+
+    Args:
+        ours, theirs: ``(S, N)``, a line per seed; the numbers of seeds may differ.
+        group: ``(N,)``.
+        resamples: random draws.
+    """
+    difference = ours.mean(axis=0) - theirs.mean(axis=0)
+    means = bootstrap_means([ours, theirs], group, resamples=resamples)
+    draws = [mean_of_seeds(mean, seed=k) for k, mean in enumerate(means)]
+    low, high = interval(draws[0] - draws[1])
+    return Gain(float(difference.mean()), low, high, sign_flip_test(difference, group, resamples=resamples))

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from weft.compare.statistics import LEVEL, bootstrap_means, holm, interval, mean_of_seeds, sign_flip_test
+from weft.compare.statistics import LEVEL, holm, paired_gain
 from weft.data import Dataset, Split
 from weft.errors import UserError
 from weft.files import canonical, read_json, sha256, write_json
@@ -227,15 +227,7 @@ def _gains(
         there = ~np.any([np.isnan(scores[variant][key]).any(axis=0) for variant in scores], axis=0)
         kin = None if group is None else group[there]
         known = {variant: np.ascontiguousarray(scores[variant][key][:, there]) for variant in scores}
-        tests = [_gain(known[first], known[variant], kin) for variant in others]
+        tests = [asdict(paired_gain(known[first], known[variant], kin)) for variant in others]
         for variant, test, p in zip(others, tests, holm(np.array([t["p"] for t in tests])), strict=True):
             gains[variant][key] = {**test, "p_holm": float(p)}
     return gains
-
-
-def _gain(ours: np.ndarray, theirs: np.ndarray, group: np.ndarray | None) -> dict[str, float]:
-    """Of scores ``(S, N)``, higher is better."""
-    difference = ours.mean(axis=0) - theirs.mean(axis=0)
-    draws = [mean_of_seeds(means, seed=k) for k, means in enumerate(bootstrap_means([ours, theirs], group))]
-    low, high = interval(draws[0] - draws[1])
-    return {"gain": float(difference.mean()), "low": low, "high": high, "p": sign_flip_test(difference, group)}
