@@ -12,7 +12,6 @@ docs/results/saliency.md between its markers, the figure beside it.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from real_comparisons import RESULTS, ROOT, variables
 
 from weft.compare.systems import SystemComparison, compare_systems
 from weft.data import Dataset, load_dataset, make_folds, make_splits
-from weft.data.files import read_grey
 from weft.systems.images import resized
 from weft.systems.rgbd_saliency import RgbdSaliency
 from weft.systems.rgbd_saliency.figures import draw_maps, spread
@@ -40,7 +38,6 @@ RUN_OPTIONS = {
     "split": "The given split: 47 training photos, 20 test photos",
     "folds": "Five folds by scene, all 67 photos",
 }
-Maps = dict[str, list[dict[int, np.ndarray]]]
 SEEDS = {"split": 3, "folds": 3}
 HEADER = (
     "fusion | S | max F | max E | MAE | MutualFormer's gain in S (95 % CI) | p (Holm) | its gain in MAE, p (Holm) | "
@@ -88,25 +85,15 @@ def table(title: str, found: SystemComparison) -> list[str]:
     return [*lines, ""]
 
 
-def judged(data: Dataset, maps: Maps, method: str, row: int) -> tuple[np.ndarray, float]:
+def judged(data: Dataset, found: SystemComparison, method: str, row: int) -> tuple[np.ndarray, float]:
     """The map of a row that lies in the middle of the seeds by S, and the mean S of the seeds."""
-    three = [one[row] for one in maps[method]]
+    place = found.rows.index(data.ids[row])
+    three = [seed[place] for seed in found.outputs[method]]
     scores = [score_map(one, mask(data, row)).s for one in three]
     return three[int(np.argsort(scores)[len(scores) // 2])] / 255, float(np.mean(scores))
 
 
-def maps_of(name: str, data: Dataset) -> Maps:
-    """``{method: [{row: map} of every seed]}`` as the jobs kept them."""
-    found: Maps = {method: [{} for _ in range(SEEDS[name])] for method in FUSIONS}
-    place = {row: number for number, row in enumerate(data.ids)}
-    for job in sorted((RUNS / name / "jobs").glob("*/job.json")):
-        about = json.loads(job.read_text())
-        kept = found[about["options"]["fusion"]][about["seed"]]
-        kept |= {place[path.stem]: read_grey(path).astype(np.uint8) for path in job.parent.glob("*.png")}
-    return found
-
-
-def leak(data: Dataset, maps: dict[str, Maps]) -> tuple[list[str], dict[str, Any]]:
+def leak(data: Dataset, runs: dict[str, SystemComparison]) -> tuple[list[str], dict[str, Any]]:
     """The 20 test photos under both protocols, those whose scene the given split trains on apart from the others."""
     split = make_splits(photos(False))
     assert data.group is not None
@@ -120,7 +107,7 @@ def leak(data: Dataset, maps: dict[str, Maps]) -> tuple[list[str], dict[str, Any
     for part, rows in parts.items():
         for method, label in NAMES.items():
             s = [
-                float(np.mean([judged(data, maps[name], method, int(row))[1] for row in rows])) for name in RUN_OPTIONS
+                float(np.mean([judged(data, runs[name], method, int(row))[1] for row in rows])) for name in RUN_OPTIONS
             ]
             figures[f"{len(rows)}: {part}"] = {**figures.get(f"{len(rows)}: {part}", {}), method: s}
             lines.append(f"| {len(rows)}: {part} | {label} | {s[0]:.3f} | {s[1]:.3f} |")
@@ -142,9 +129,8 @@ def main() -> None:
     SEEDS["folds"] = parser.parse_args().fold_seeds
     data = photos(True)
     found = {name: run(name, data) for name in RUN_OPTIONS}
-    maps = {name: maps_of(name, data) for name in RUN_OPTIONS}
     text = [line for name, title in RUN_OPTIONS.items() for line in table(title, found[name])]
-    lines, by_scene = leak(data, maps)
+    lines, by_scene = leak(data, found)
     figures = {
         "settings": {**NETWORK, **SETTINGS},
         "seeds": SEEDS,
@@ -153,9 +139,9 @@ def main() -> None:
         "ceiling": ceiling(data, 32),
     }
     write_result("saliency_potholes", figures)
-    s = [judged(data, maps["folds"], "mutualformer", row)[1] for row in range(len(data))]
+    s = [judged(data, found["folds"], "mutualformer", row)[1] for row in range(len(data))]
     rows = spread(s, 6)
-    drawn = {label: [judged(data, maps["folds"], name, row) for row in rows] for name, label in NAMES.items()}
+    drawn = {label: [judged(data, found["folds"], name, row) for row in rows] for name, label in NAMES.items()}
     chosen = Masks(data, np.array(rows), RgbdSaliency.columns(data))
     shown, ids = [chosen.shown(i) for i in range(len(rows))], [data.ids[row] for row in rows]
     columns = {label: [one[0] for one in column] for label, column in drawn.items()}

@@ -24,7 +24,7 @@ from weft.store import Features
 from weft.tokens import Tokens
 from weft.training.boosted import default_library
 
-Family = Literal["network", "linear", "boosting", "ensemble", "chance"]
+Family = Literal["network", "linear", "boosting", "ensemble", "system", "chance"]
 Role = Literal["fusion", "single", "classical", "ensemble", "ensemble of singles", "system", "chance"]
 
 RATES, DROPOUTS, DECAYS = (1e-3, 3e-3, 3e-4), (0.1, 0.0, 0.3), (1e-2, 1e-1, 1e-3)
@@ -47,7 +47,7 @@ class Method:
         fusion: registered name of the operator (networks).
         decision: ``"joint"``, ``"late"`` or ``"hybrid"`` (networks).
         rule: how decisions are combined (late and hybrid networks).
-        options: of the operator, or ``{"library"}`` of boosting.
+        options: of the operator, of the system, or ``{"library"}`` of boosting.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Method:
         """What it stands for: a fusion, a single modality, classical on several, an ensemble, or chance."""
         if self.family == "ensemble":
             return "ensemble of singles" if self.name == SINGLES_ENSEMBLE else "ensemble"
-        if self.family == "chance":
-            return "chance"
+        if self.family in ("chance", "system"):
+            return self.family
         if len(self.modalities) == 1:
             return "single"
         return "fusion" if self.family == "network" else "classical"
@@ -72,7 +72,7 @@ class Method:
     @property
     def random(self) -> bool:
         """Whether another seed gives another result."""
-        return self.family == "network"
+        return self.family in ("network", "system")
 
     @property
     def reads_tokens(self) -> bool:

@@ -1,11 +1,10 @@
 """Variants of a system side by side: every one at every seed in every fold, judged on rows it never trained on.
 
-A job is one variant at one seed in one fold. Its folder ``jobs/<key>`` is named by a hash of all that decides its
-result and holds its predictions of the fold's test rows, as :mod:`weft.training.outputs` keeps them, then ``job.json``:
-a killed comparison goes on with the job it was at, variants and seeds may be added later, other data or settings in the
-same folder find no old jobs, and a damaged job is done again. Seeds run one after the other, so a comparison that is
-stopped has whole ones. All judgement reads what is kept: over all folds, every test row has one prediction per variant
-and seed. The model of the job with the best dev score is ``winner/``.
+A job is one variant at one seed in one fold; the :class:`~weft.compare.ledger.Ledger` keeps its predictions of the
+fold's test rows, so a killed comparison goes on with the job it was at, variants and seeds may be added later, other
+data or settings in the same folder find no old jobs, and a damaged job is done again. Seeds run one after the other, so
+a comparison that is stopped has whole ones. All judgement reads what is kept: over all folds, every test row has one
+prediction per variant and seed. The model of the job with the best dev score is ``winner/``.
 
 The first variant is compared with each other one on the scores that the judge gives a row: each row's score is averaged
 over the seeds, and the mean difference has the sign-flip p-value, adjusted by Holm's method over the variants, and the
@@ -15,27 +14,30 @@ bootstrap interval of :mod:`weft.compare.statistics`; rows of one group stay tog
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from weft.compare.config import CompareConfig
+from weft.compare.ledger import Job, Ledger
+from weft.compare.methods import Method
 from weft.compare.statistics import LEVEL, holm, paired_gain
 from weft.data import Dataset, Split
 from weft.errors import UserError
-from weft.files import canonical, read_json, sha256, write_json
+from weft.files import read_json, write_json
 from weft.store.encode import raw_fingerprint
 from weft.tasks.judge import Judge
 from weft.training.config import TrainConfig
 from weft.training.goal import ids_of
-from weft.training.outputs import keep, kept
+from weft.training.outputs import from_array, to_array
 from weft.training.pretrained import load_model
 from weft.training.seen import Seen
-from weft.training.system import systems
+from weft.training.system import System, systems
 from weft.training.system_goal import fit_system, make_system
 
-JOB = "job.json"
+KEPT = "job.json"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class SystemComparison:
         rows: ids of the test rows in order.
         primary: the metric that counts most.
         higher_is_better: whether more of it is better.
+        outputs: per variant and seed, the prediction of every row as it is kept (maps as uint8).
     """
 
     system: str
@@ -60,6 +63,7 @@ class SystemComparison:
     rows: list[str]
     primary: str
     higher_is_better: bool
+    outputs: dict[str, list[list[Any]]] = field(repr=False, default_factory=dict)
 
     @property
     def sentence(self) -> str:
@@ -80,8 +84,9 @@ class SystemComparison:
         return said
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {"sentence": self.sentence, **asdict(self)}
+        """JSON values of everything but the predictions."""
+        found = {"sentence": self.sentence, **asdict(replace(self, outputs={}))}
+        return {key: value for key, value in found.items() if key != "outputs"}
 
 
 def compare_systems(
@@ -118,95 +123,76 @@ def compare_systems(
         raise UserError("a comparison needs variants", "none", "name one or more")
     from rich.progress import track
 
-    content = raw_fingerprint(data)
-    jobs = [(fold, variant, seed) for seed in range(seeds) for fold in range(len(splits)) for variant in variants]
-    places: dict[tuple[str, int, int], Path] = {}
-    for fold, variant, seed in track(jobs, "jobs", disable=not progress):
-        settings = config.model_copy(update={"seed": config.seed + seed})
-        mine = {**options, **variants[variant]}
-        parts = [*ids_of(data, (splits[fold].train, splits[fold].dev)), *ids_of(data, (splits[fold].test,) * 2)]
-        key = sha256(canonical([name, systems.get(name).version, mine, settings.model_dump(), content, parts]))[:24]
-        place = folder / "jobs" / key
-        if _found(place) is None:
-            _train(name, data, splits[fold], mine, settings, seed, place, folder / "winner")
-        places[variant, seed, fold] = place
+    cls = systems.get(name)
+    parts = [ids_of(data, (split.train, split.dev)) + ids_of(data, (split.test, split.test))[:1] for split in splits]
+    identity = {"system": name, "version": cls.version, "options": dict(options), "splits": parts}
+    ledger = Ledger(folder, {**identity, "data": raw_fingerprint(data)}, CompareConfig(train=config))
+    seen = tuple(str(column) for column in cls.columns(data).values())
+    methods = [Method(variant, "system", seen, options=dict(own)) for variant, own in variants.items()]
+    jobs = [Job(method, seed, fold) for seed in range(seeds) for fold in range(len(splits)) for method in methods]
+    for job in track(jobs, "jobs", disable=not progress):
+        if not ledger.finished(job):
+            _train(name, data, splits[job.fold], {**options, **job.method.options}, config, ledger, job)
     judged = load_model(folder / "winner").make_judge(**(judge or {}))
-    return _judge(name, data, splits, list(variants), seeds, places, judged)
-
-
-def _found(place: Path) -> dict[str, Any] | None:
-    """What a job found; None where it has to be done."""
-    try:
-        found: dict[str, Any] = read_json(place / JOB)
-    except UserError:
-        return None
-    return found if isinstance(found, dict) else None
+    return _judge(name, data, splits, ledger, jobs, judged)
 
 
 def _train(
-    name: str,
-    data: Dataset,
-    split: Split,
-    options: dict[str, Any],
-    config: TrainConfig,
-    seed: int,
-    place: Path,
-    winner: Path,
+    name: str, data: Dataset, split: Split, options: dict[str, Any], config: TrainConfig, ledger: Ledger, job: Job
 ) -> None:
-    system = make_system(name, data, split.train, seed=config.seed, **options)
-    history = fit_system(system, data, split, config, progress=False)
-    keep(system.writes, place, [data.ids[row] for row in split.test], system.predictions(data, split.test))
-    score = history.best.get("dev_score", -np.inf)
-    try:
-        before = read_json(winner / JOB)["best"].get("dev_score", -np.inf)
-    except (UserError, KeyError, AttributeError):
-        before = None
+    settings = config.model_copy(update={"seed": config.seed + job.seed})
+    system = make_system(name, data, split.train, seed=settings.seed, **options)
+    history = fit_system(system, data, split, settings, progress=False)
+    values = zip(split.test, system.predictions(data, split.test), strict=True)
+    outputs = {data.ids[row]: to_array(system.writes, value) for row, value in values}
     weights = sum(p.numel() for p in system.parameters() if p.requires_grad)
     found = {"best": history.best, "seconds": history.seconds, "weights": weights}
-    found |= {"options": options, "seed": seed}
-    if before is None or score > before:
-        system.save_pretrained(winner)
-        write_json(winner / JOB, found)
-    write_json(place / JOB, found)
+    _keep_best(system, found, ledger.folder / "winner")
+    ledger.put(job, found, outputs, None)
+
+
+def _keep_best(system: System, found: dict[str, Any], place: Path) -> None:
+    """Put a model into a folder, if none lies there that did better on its dev rows."""
+    try:
+        before = read_json(place / KEPT)["best"].get("dev_score")
+    except (UserError, KeyError, TypeError, AttributeError):
+        before = None
+    if before is None or found["best"].get("dev_score", -np.inf) > before:
+        system.save_pretrained(place)
+        write_json(place / KEPT, found)
 
 
 def _judge(
-    name: str,
-    data: Dataset,
-    splits: Sequence[Split],
-    variants: list[str],
-    seeds: int,
-    places: dict[tuple[str, int, int], Path],
-    judge: Judge,
+    name: str, data: Dataset, splits: Sequence[Split], ledger: Ledger, jobs: list[Job], judge: Judge
 ) -> SystemComparison:
-    cls, folds = systems.get(name), range(len(splits))
-    order = np.argsort(np.concatenate([split.test for split in splits]), kind="stable")
-    rows = np.concatenate([split.test for split in splits])[order]
-    truth = cls.truth(data, rows, Seen.of(data, splits[0]) if len(splits) == 1 else None)
-    metrics: dict[str, dict[str, list[float]]] = {variant: {} for variant in variants}
-    scores: dict[str, dict[str, list[np.ndarray]]] = {variant: {} for variant in variants}
-    for variant in variants:
-        for seed in range(seeds):
-            parts = [
-                kept(cls.writes, places[variant, seed, fold], [data.ids[row] for row in splits[fold].test])
-                for fold in folds
-            ]
-            values = [value for part in parts for value in part]
-            outputs: Any = [values[place] for place in order]
-            outputs = np.stack(outputs) if cls.writes in ("label", "embedding") else outputs
-            for key, value in judge.metrics(outputs, truth).items():
-                metrics[variant].setdefault(key, []).append(value)
-            for key, of_rows in _row_scores(judge, outputs, truth).items():
-                scores[variant].setdefault(key, []).append(of_rows)
-    jobs = {
-        variant: [read_json(places[variant, seed, fold] / JOB) for seed in range(seeds) for fold in folds]
-        for variant in variants
-    }
-    cost = {v: {key: float(np.mean([job[key] for job in jobs[v]])) for key in ("seconds", "weights")} for v in variants}
-    group = None if data.group is None else data.group[rows]
-    gains = _gains({v: {key: np.stack(found) for key, found in scores[v].items()} for v in variants}, group)
+    cls = systems.get(name)
+    rows = np.sort(np.concatenate([split.test for split in splits]))
     ids = [data.ids[row] for row in rows]
-    return SystemComparison(name, metrics, gains, cost, ids, judge.primary, judge.higher_is_better)
+    truth = cls.truth(data, rows, Seen.of(data, splits[0]) if len(splits) == 1 else None)
+    arrays: dict[str, dict[int, dict[str, np.ndarray]]] = {}
+    cost: dict[str, list[list[float]]] = {}
+    for job in jobs:
+        arrays.setdefault(job.method.name, {}).setdefault(job.seed, {}).update(ledger.outputs(job))
+        kept = ledger.get(job) or {}
+        cost.setdefault(job.method.name, []).append([kept["seconds"], kept["weights"]])
+    outputs = {
+        variant: [[from_array(cls.writes, found[row]) for row in ids] for found in seeds.values()]
+        for variant, seeds in arrays.items()
+    }
+    metrics: dict[str, dict[str, list[float]]] = {variant: {} for variant in outputs}
+    scores: dict[str, dict[str, list[np.ndarray]]] = {variant: {} for variant in outputs}
+    for variant, found in outputs.items():
+        for values in found:
+            judged: Any = np.stack(values) if cls.writes in ("label", "embedding") else values
+            for key, value in judge.metrics(judged, truth).items():
+                metrics[variant].setdefault(key, []).append(value)
+            for key, of_rows in _row_scores(judge, judged, truth).items():
+                scores[variant].setdefault(key, []).append(of_rows)
+    means = {variant: np.mean(found, axis=0).tolist() for variant, found in cost.items()}
+    spent = {variant: dict(zip(("seconds", "weights"), found, strict=True)) for variant, found in means.items()}
+    group = None if data.group is None else data.group[rows]
+    gains = _gains({v: {key: np.stack(found) for key, found in scores[v].items()} for v in scores}, group)
+    return SystemComparison(name, metrics, gains, spent, ids, judge.primary, judge.higher_is_better, outputs)
 
 
 def _row_scores(judge: Judge, outputs: Any, truth: Any) -> dict[str, np.ndarray]:

@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from weft.data.files import read_audio, read_grey, read_image
 from weft.errors import UserError, some
-from weft.files import read_json, read_tensors, write_bytes, write_json, write_tensors
+from weft.files import write_bytes
 
 TABLE = {"label": "predictions.csv", "text": "predictions.csv", "embedding": "embeddings.parquet"}
 SUFFIX = {"map": ".png", "image": ".png", "audio": ".wav"}
@@ -50,30 +49,22 @@ def write_files(writes: str, folder: Path, ids: Sequence[str], values: Iterable[
     return done
 
 
-def keep(writes: str, folder: Path, ids: Sequence[str], values: Iterable[Any]) -> None:
-    """Keep predictions of rows so that :func:`kept` gives them back: files, or one file of all."""
-    if writes in SUFFIX:
-        write_files(writes, folder, ids, values)
-    elif writes == "text":
-        write_json(folder / "outputs.json", dict(zip(ids, values, strict=True)))
-    else:
-        write_tensors(folder / "outputs.safetensors", {"values": torch.from_numpy(np.stack(list(values)))})
-
-
-def kept(writes: str, folder: Path, ids: Sequence[str]) -> list[Any]:
-    """What :func:`keep` kept of these very rows; maps as uint8.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
+def to_array(writes: str, value: Any) -> np.ndarray:
+    """A prediction as an array, a map with the 256 levels it is kept with; :func:`from_array` gives it back."""
     if writes == "map":
-        return [(255 * one).round().astype(np.uint8) for one in read_files(writes, folder, ids)]
-    if writes in SUFFIX:
-        return read_files(writes, folder, ids)
+        return np.round(np.asarray(value) * 255).astype(np.uint8)
     if writes == "text":
-        texts = read_json(folder / "outputs.json")
-        return [texts[row] for row in ids]
-    return list(read_tensors(folder / "outputs.safetensors")[0]["values"].numpy())
+        return np.frombuffer(value.encode(), dtype=np.uint8).copy()
+    if writes == "audio":
+        return np.concatenate([[value[1]], value[0]]).astype(np.float32)
+    return np.ascontiguousarray(value)
+
+
+def from_array(writes: str, array: np.ndarray) -> Any:
+    """What :func:`to_array` made an array of; maps stay uint8."""
+    if writes == "text":
+        return array.tobytes().decode()
+    return (array[1:], int(array[0])) if writes == "audio" else array
 
 
 def read_files(writes: str, folder: Path, ids: Sequence[str]) -> list[Any]:
