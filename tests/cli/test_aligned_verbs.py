@@ -195,6 +195,8 @@ def test_columns_of_any_name_and_no_split(world: Path, tmp_path: Path) -> None:
             search = ["search", tmp_path / "model", tmp_path / source, "--json", "--top", "99", "--split", part]
             found[part, source] = {hit["id"] for hit in json.loads(weft(*search, "--query", "something blue"))}
         assert found[part, "store"] == found[part, "shop.yaml"]
+    with pytest.raises(UserError, match="no row here is new"):
+        weft("search", tmp_path / "model", tmp_path / "store", "--split", "new", "--query", "red")
     parts = [found[part, "store"] for part in ("train", "dev", "test")]
     assert [len(part) for part in parts] == [34, 7, 7]
     assert set.union(*parts) == found["all", "store"]

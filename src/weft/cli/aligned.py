@@ -161,7 +161,7 @@ def column(targets: Any, chosen: str | None) -> str:
 
 
 def rows_of(data: Any, part: str, *models: Any) -> np.ndarray:
-    """Rows of ``train``, ``dev`` or ``test``, or ``all``: one meaning for every verb.
+    """Rows of ``train``, ``dev``, ``test``, ``new`` or ``all``: one meaning for every verb of an aligner.
 
     Where a model knows rows of the data, the parts are what they were to it, rows it has never met counting as test
     (:func:`weft.training.seen.rows_for`). Data that are new to every model have the parts of their own split column;
@@ -181,7 +181,7 @@ def rows_of(data: Any, part: str, *models: Any) -> np.ndarray:
     from weft.training.seen import rows_for
 
     known = [model.seen for model in models if model.seen is None or model.seen.part_of(data).any()]
-    if part == "all" or known or (models and data.split is None):
+    if part in ("all", "new") or known or (models and data.split is None):
         chosen = [rows_for(seen, data, part) for seen in known or [model.seen for model in models] or [None]]
         rows = chosen[0]
         for other in chosen[1:]:
