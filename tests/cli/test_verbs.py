@@ -69,21 +69,32 @@ def test_the_whole_path(config: Path, tmp_path: Path) -> None:
     made = weft("encode", config, "--out", store, "--json", "--quiet")
     assert made["rows"] == 60
     assert set(made["dims"]) == {"photo", "note", "tabular"}
-    assert weft("inspect", store, "--json")["rows"] == 60
+    inspected = weft("inspect", store, "--target", "same", "--json")
+    assert inspected["rows"] == 60
+    assert {(pair["first"], pair["second"]) for pair in inspected["target"]["pairs"]} == {
+        ("photo", "note"), ("photo", "tabular"), ("note", "tabular")
+    }  # fmt: skip
     fast = ("--set", "epochs=3", "--quiet")
-    fitted = weft("fit", store, "--fusion", "gated", "--out", tmp_path / "model", "--json", *fast)
-    evaluated = weft("evaluate", tmp_path / "model", store, "--json", "--figures", tmp_path / "figures")
+    asked = ("--metric", "auc", "--class-weights", "balanced")
+    fitted = weft("fit", store, "--fusion", "gated", "--out", tmp_path / "model", "--json", *asked, *fast)
+    evaluated = weft("evaluate", tmp_path / "model", store, "--json", "--figures", tmp_path / "figures", "--explain")
+    assert {"perceptual score of photo", "perceptual score of note"} <= set(evaluated)
     assert evaluated["accuracy"] == pytest.approx(fitted["test"]["accuracy"])
     assert list((tmp_path / "figures").glob("*.png"))
     rows = make_rows(tmp_path, 5)
     new = write(tmp_path / "new.csv", [{k: v for k, v in row.items() if k != "same"} for row in rows])
     out = tmp_path / "predictions.csv"
-    weft("predict", tmp_path / "model", new, "--out", out)
+    weft("predict", tmp_path / "model", new, "--out", out, "--explain")
     with out.open() as file:
         predictions = list(csv.DictReader(file))
     assert [row["id"] for row in predictions] == [f"r{i}" for i in range(5)]
     assert {row["prediction"] for row in predictions} <= {"True", "False", "true", "false"}
     assert {"probability_False", "probability_True"} <= set(predictions[0])
+    parts = [float(predictions[0][f"shapley_{name}"]) for name in ("photo", "note", "tabular")]
+    confidence = float(predictions[0]["confidence"])
+    assert (
+        confidence * 0.3 < np.exp(sum(parts)) * 0.5 < confidence * 1.7
+    )  # from a share of about a half to the confidence
 
 
 def test_compare_leaves_a_winner_that_predicts(config: Path, tmp_path: Path) -> None:
@@ -98,8 +109,8 @@ def test_compare_leaves_a_winner_that_predicts(config: Path, tmp_path: Path) -> 
         assert (out / name).stat().st_size > 0, name
     again = weft("compare", config, "--fusions", "concat", "--out", out, "--store", tmp_path / "s", "--json", *settings)
     assert again["table"] == result["table"]
-    answers = weft("predict", out / "winner", config, "--json")
-    assert len(answers["prediction"]) == 60
+    answers = weft("predict", out / "winner", config, "--json", "--sets", 0.8)
+    assert len(answers["prediction"]) == len(answers["set"]) == 60
 
 
 @pytest.mark.parametrize(

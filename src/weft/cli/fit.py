@@ -28,6 +28,8 @@ def fit(
     option: Annotated[
         list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the operator or system. Repeat.")
     ] = [],  # noqa: B006
+    metric: Annotated[str, typer.Option(help="Epochs are chosen by it; default: what suits the target.")] = "",
+    class_weights: Annotated[str, typer.Option(help="'balanced': every class counts alike in the loss.")] = "",
     objective: Annotated[str, typer.Option(help="Of an aligner (weft list --kind objective); default: its own.")] = "",
     objective_option: Annotated[
         list[str], typer.Option("--objective-option", metavar="KEY=VALUE", help="Option of the objective. Repeat.")
@@ -99,6 +101,8 @@ def fit(
         options=settings(option, "option"),
         decision=decision,
         rule=rule,
+        metric=metric or None,
+        class_weights=class_weights or None,
         objective=objective or None,
         objective_options=settings(objective_option, "objective-option"),
         config=settings(setting, "set"),
