@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``path`` in one step: all of it, or nothing. Its folder is made."""
+    """Write ``path`` in one step: all of it, or nothing. Its folder is made; a device or a pipe is written into."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.store.samples import Letters
+from tests.store.samples import Letters, toy, toy_encoders
 from weft.data.dataset import Dataset, Modality
 from weft.encoders import create_encoder
 from weft.errors import UserError
@@ -97,3 +98,13 @@ def test_neighbours_that_two_modalities_share(tmp_path):
     console = Console(record=True, width=200)
     console.print(report.render())
     assert "nearest neighbours that x, turned share" in console.export_text()
+
+
+def test_leaks_are_counted_where_the_rows_have_no_split(tmp_path: Path) -> None:
+    data = toy(40)
+    same = Modality("text", ["the same"] * 40)
+    bare = replace(data, modalities={**data.modalities, "text": same}, split=None, group=None, targets={})
+    report = inspect_store(encode(bare, toy_encoders(), tmp_path / "store", progress=False).folder)
+    assert report.splits == {}
+    assert sum(report.modalities["text"].leaks.values()) == 12
+    assert report.modalities["table"].leaks == {}

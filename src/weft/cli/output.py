@@ -45,6 +45,8 @@ def ask_file(path: Path) -> None:
     there = path.exists()
     if path.is_dir():
         raise UserError("the output is a file", f"{path} is a folder", "name a file in it")
+    if there and not path.is_file():  # a device or a pipe: opening it could wait for its reader
+        return
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()

@@ -1,6 +1,7 @@
 """What is in a store: sizes, presence, token lengths, norms, and what can spoil an evaluation.
 
-A row leaks when the same feature bytes, or the same group, appear both in the training split and in another one.
+A row leaks when the same feature bytes, or the same group, appear both in the training split and in another one; where
+the rows have no split, in the one that every verb makes by default.
 Duplicates and leaks are exact: features are compared by the hash of their bytes. The cost is one pass over the store,
 one shard in memory at a time.
 """
@@ -20,6 +21,8 @@ import torch
 from rich.console import Group
 from rich.table import Table
 
+from weft.data import make_splits
+from weft.errors import UserError
 from weft.ops.neighbours import mutual_knn
 from weft.store.block import map_block
 from weft.store.store import Store
@@ -138,6 +141,7 @@ def inspect_store(folder: str | Path) -> StoreReport:
         UserError: there is no store, it is not finished, or a shard is damaged (it is named).
     """
     store = Store.open(folder)
+    split = store.split if store.split is not None else default_split(store)
     codes: dict[str, np.ndarray] = {}
     facts = {}
     for name in store.dims:
@@ -158,11 +162,11 @@ def inspect_store(folder: str | Path) -> StoreReport:
             norms=moments(norms),
             not_finite=not_finite,
             duplicates=repeats(codes[name][there]),
-            leaks=leaks(codes[name], there, store.split)[0],
+            leaks=leaks(codes[name], there, split)[0],
         )
     whole = np.unique(np.stack(list(codes.values()), axis=1), axis=0, return_inverse=True)[1].ravel()
     any_there = np.asarray(store.presence.any(axis=1))
-    leaking, leaking_rows = leaks(whole, any_there, store.split)
+    leaking, leaking_rows = leaks(whole, any_there, split)
     return StoreReport(
         folder=str(store.folder),
         name=store.manifest["name"],
@@ -175,7 +179,7 @@ def inspect_store(folder: str | Path) -> StoreReport:
         duplicates=repeats(whole[any_there]),
         leaks=leaking,
         leaking_ids=[store.ids[row] for row in leaking_rows[:20]],
-        group_leaks=group_leaks(store.group, store.split),
+        group_leaks=group_leaks(store.group, split),
         neighbours=shared_neighbours(store),
         bytes=sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file()),
     )
@@ -197,6 +201,17 @@ def shared_neighbours(store: Store) -> dict[str, dict[str, float]]:
             overlap = {"overlap": mutual_knn(x, y, k), "chance": k / (len(both) - 1)}
             found[f"{a}, {b}"] = {**overlap, "k": k, "rows": len(both)}
     return found
+
+
+def default_split(store: Store) -> np.ndarray | None:
+    """``(N,)`` the parts that training and comparison make by default; None where none can be made."""
+    try:
+        parts = make_splits(store)
+    except UserError:
+        return None
+    names = np.full(len(store), "train", dtype="<U5")
+    names[parts.dev], names[parts.test] = "dev", "test"
+    return names
 
 
 def scan(folder: Path, entry: dict[str, Any]) -> tuple[list[bytes], np.ndarray, int]:

@@ -1,0 +1,166 @@
+"""The door: what init says, what check warns of, and that outputs are asked for before the work begins."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.cli.test_verbs import weft, write
+from weft.data import load_config
+from weft.errors import UserError
+from weft.files import write_bytes
+
+WORDS = ["warp", "weft", "yarn", "loom", "silk", "wool", "linen", "cotton", "thread", "cloth"]
+
+
+def rows(count: int = 60) -> list[dict[str, object]]:
+    random = np.random.default_rng(0)
+    made: list[dict[str, object]] = []
+    for i in range(count):
+        label = ["Yes", "no"][i % 2]
+        label = "yes" if i in (4, 6) else "NA" if i in (7, 9, 11) else label
+        made.append(
+            {
+                "": i,
+                "PetID": f"p{i:04d}x",
+                "note": " ".join([*random.choice(WORDS, 5), f"number{i // 2}"]),
+                "given": f"{label} indeed",
+                "size": i % 7 + random.integers(3),
+                "constant": 5,
+                "day": f"2024-03-{1 + i % 28:02d}",
+                "adopted": label,
+            }
+        )
+    return made
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return write(tmp_path / "t.csv", rows())
+
+
+@pytest.fixture
+def config(table: Path) -> Path:
+    weft("init", table, "--out", table.with_name("weft.yaml"), "--group", "none")
+    return table.with_name("weft.yaml")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("door")
+    path = write(folder / "t.csv", rows())
+    weft("init", path, "--out", folder / "weft.yaml", "--group", "none")
+    arguments = ["--store", folder / "store", "--out", folder / "model", "--set", "epochs=1", "--quiet"]
+    weft("fit", folder / "weft.yaml", "--fusion", "gated", *arguments)
+    return folder / "model"
+
+
+def test_init_tells_every_role_and_changes_it_in_one_line(table: Path, tmp_path: Path) -> None:
+    said = weft("init", table, "--out", tmp_path / "a.yaml")
+    for part in (
+        "target: adopted (",
+        "id: PetID (",
+        "left out: (a column without a name)",
+        "left out: constant (the same",
+    ):
+        assert part in said
+    kinds = {name: m.kind for name, m in load_config(tmp_path / "a.yaml").modalities.items()}
+    assert kinds == {"note": "text", "day": "date", "tabular": "tabular"}
+    chosen = ["--target", "size", "--id", "none", "--group", "note", "--drop", "day", "--drop", "given"]
+    weft("init", table, "--out", tmp_path / "b.yaml", *chosen)
+    other = load_config(tmp_path / "b.yaml")
+    assert (other.target, other.id, other.group) == ("size", None, "note")
+    assert "day" not in other.modalities
+
+
+def test_check_says_what_would_spoil_a_verdict(config: Path) -> None:
+    found = weft("check", config, "--json")
+    assert found["target adopted"].startswith("4 classes: 'Yes' 28, 'no' 27")
+    assert found["column given"] == "category, 4 different"
+    warnings = "\n".join(found["warnings"])
+    for part in (
+        "differ in spelling alone: 'Yes', 'yes'",
+        "'NA' is a class of 'adopted' in 3 rows",
+        "'yes' 2",
+        "column 'given' alone tells 'adopted'",
+    ):
+        assert part in warnings
+    assert "warning" in weft("check", config)
+
+
+@pytest.mark.parametrize("name", ["new.tsv", "NEW.CSV", "new.csv.gz"])
+def test_new_rows_come_as_they_are(model: Path, tmp_path: Path, name: str) -> None:
+    import gzip
+
+    lines = ["note,given,size,day", ",yes indeed,3,2024-03-05", "warp and weft,,,"]
+    text = "\n".join(lines).replace(",", "\t" if name.endswith("tsv") else ",")
+    content = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    found = weft("predict", model, tmp_path / name, "--json")
+    assert found["id"] == ["0", "1"]
+    assert len(found["prediction"]) == 2
+
+
+def test_a_modality_may_be_empty_in_every_new_row(model: Path, tmp_path: Path) -> None:
+    both = write(tmp_path / "both.csv", [{"note": n, "given": "x", "size": 2, "day": ""} for n in ("", "warp yarn")])
+    alone = write(tmp_path / "alone.csv", [{"note": "", "given": "x", "size": 2, "day": ""}])
+    together, single = (weft("predict", model, path, "--json") for path in (both, alone))
+    np.testing.assert_allclose(together["probability"][0], single["probability"][0], atol=1e-5)
+
+
+def test_outputs_are_asked_for_before_the_work(model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    new = write(tmp_path / "new.csv", [{"note": "warp", "given": "x", "size": 2, "day": ""}])
+    weft("predict", model, new, "--out", tmp_path / "deep" / "er" / "p.csv", "--quiet")
+    with (tmp_path / "deep" / "er" / "p.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 1
+    (tmp_path / "file").write_text("")
+
+    def work(*_: Any, **__: Any) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr("weft.cli.source.read_new_rows", work)
+    monkeypatch.setattr("weft.cli.source.open_store", work)
+    monkeypatch.setattr("weft.data.propose_table", work)
+    for arguments in (
+        ["predict", model, new, "--out", tmp_path],
+        ["predict", model, new, "--out", tmp_path / "file" / "p.csv"],
+        ["fit", "shapes", "--out", tmp_path / "file" / "model"],
+        ["compare", "shapes", "--out", tmp_path / "file"],
+        ["init", new, "--out", tmp_path / "file" / "weft.yaml"],
+    ):
+        with pytest.raises(UserError, match=r"output"):
+            weft(*arguments)
+
+
+def test_a_full_disk_is_said(model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    new = write(tmp_path / "new.csv", [{"note": "warp", "given": "x", "size": 2, "day": ""}])
+    monkeypatch.setattr("weft.files.os.replace", full)
+    with pytest.raises(UserError, match="cannot be written"):
+        weft("predict", model, new, "--out", tmp_path / "p.csv", "--quiet")
+
+
+def test_a_pipe_is_written_into_and_never_replaced(tmp_path: Path) -> None:
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    write_bytes(pipe, b"answers")
+    reader.join()
+    assert read == [b"answers"]
+    assert pipe.is_fifo()
+
+
+def test_words_of_options_stay_words() -> None:
+    from weft.cli.source import settings
+
+    assert settings(["answers=[yes, no]", "rows=900"], "data") == {"answers": ["yes", "no"], "rows": 900}
