@@ -36,8 +36,12 @@ def gradient_difference(residual: Tensor) -> Tensor:
 
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     """``(B,)`` SSIM of pictures ``(B, 1, H, W)`` of range 1."""
-    line = torch.exp(-((torch.arange(WINDOW, dtype=a.dtype, device=a.device) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
-    line = line / line.sum()
+    return similarity_map(a, b).mean(dim=(1, 2, 3))
+
+
+def similarity_map(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM at every pixel, ``(B, 1, H, W)``."""
+    line = gaussian(a.dtype).to(a.device)
 
     def mean(x: Tensor) -> Tensor:
         rows = F.conv2d(x, line.view(1, 1, -1, 1), padding=(WINDOW // 2, 0))
@@ -47,4 +51,10 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     var_a, var_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
     covariance = mean(a * b) - mean_a * mean_b
     similarity = (2 * mean_a * mean_b + C1) * (2 * covariance + C2)
-    return (similarity / ((mean_a**2 + mean_b**2 + C1) * (var_a + var_b + C2))).mean(dim=(1, 2, 3))
+    return similarity / ((mean_a**2 + mean_b**2 + C1) * (var_a + var_b + C2))
+
+
+def gaussian(dtype: torch.dtype) -> Tensor:
+    """The window along one side, ``(11,)``, in sum 1."""
+    line = torch.exp(-((torch.arange(WINDOW, dtype=dtype) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
+    return line / line.sum()
