@@ -23,11 +23,16 @@ def made(rows: int = 90, seed: int = 0, gone: float = 0.0) -> Dataset:
     rng = np.random.default_rng(seed)
     topics = (rng.random((rows, 4)) < 0.4).astype(np.int64)
     topics[~topics.any(axis=1), 0] = 1
-    views = {"a": topics[:, :3] + rng.normal(size=(rows, 3)) * 0.3, "b": topics[:, 1:] + rng.normal(size=(rows, 3)) * 0.3}
+    views = {
+        "a": topics[:, :3] + rng.normal(size=(rows, 3)) * 0.3,
+        "b": topics[:, 1:] + rng.normal(size=(rows, 3)) * 0.3,
+    }
     columns = {}
     for name, view in views.items():
         lost = (rng.random(rows) < gone) & (np.arange(rows) % 2 == (name == "a"))
-        columns[name] = Modality("vector", [None if g else v.astype(np.float32) for v, g in zip(view, lost, strict=True)])
+        columns[name] = Modality(
+            "vector", [None if g else v.astype(np.float32) for v, g in zip(view, lost, strict=True)]
+        )
     ids = [f"r{seed}-{k}" for k in range(rows)]
     return Dataset("made", ids, columns, {"labels": topics}, None, None, "multilabel", {"labels": tuple("wxyz")})
 

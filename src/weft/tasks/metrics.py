@@ -193,6 +193,40 @@ def average_precision(positive: Array, score: Array) -> float:
     return float((np.diff(found, prepend=0) * precision).sum() / hits[-1]) if hits[-1] else float("nan")
 
 
+def _ahead(logits: Array) -> Array:
+    """``(N, K, K)`` bool, ``[n, k, j]``: label j is ranked before k, or level with it."""
+    found: Array = logits[:, None, :] >= logits[:, :, None]
+    return found
+
+
+def _ranking_precision(truth: Array, logits: Array) -> Array:
+    """Mean over a row's labels of the share of true ones among those ranked as high; 1 without labels, or with all."""
+    ahead, positive = _ahead(logits), truth == 1
+    precision = (ahead & positive[:, None, :]).sum(axis=2) / ahead.sum(axis=2)
+    counts = positive.sum(axis=1)
+    mean = (precision * positive).sum(axis=1) / np.maximum(counts, 1)
+    return np.where((counts == 0) | (counts == truth.shape[1]), 1.0, mean)
+
+
+def _ranking_loss(truth: Array, logits: Array) -> Array:
+    """Share of pairs of a true and another label in which the other is ranked as high; 0 where there is no pair."""
+    positive = truth == 1
+    pairs = positive[:, :, None] & ~positive[:, None, :]
+    wrong = (_ahead(logits) & pairs).sum(axis=(1, 2))
+    return np.asarray(wrong / np.maximum(pairs.sum(axis=(1, 2)), 1))
+
+
+def _coverage(truth: Array, logits: Array) -> Array:
+    """How many labels are ranked before the last true one; -1 in a row without any."""
+    depth: Array = np.where(truth == 1, _ahead(logits).sum(axis=2), 0).max(axis=1) - 1
+    return depth
+
+
+def _one_error(truth: Array, logits: Array) -> Array:
+    """Whether the first label is not a true one."""
+    return (truth[np.arange(len(truth)), logits.argmax(axis=1)] != 1).astype(np.float64)
+
+
 FLAGS: dict[str, Metric] = {
     "average_precision": _over_labels(average_precision),
     "average_precision_micro": Metric(lambda truth, logits: average_precision(truth.ravel() == 1, logits.ravel())),
@@ -201,6 +235,10 @@ FLAGS: dict[str, Metric] = {
     "f1_micro": Metric(lambda truth, logits: float(f1(truth, logits > 0, None, 0.0))),
     "f1_samples": _mean(lambda truth, logits: f1(truth, logits > 0, 1, 1.0)),
     "subset_accuracy": _mean(lambda truth, logits: ((logits > 0) == truth).all(axis=1).astype(np.float64)),
+    "ranking_precision": _mean(_ranking_precision),
+    "ranking_loss": _mean(_ranking_loss, False),
+    "coverage": _mean(_coverage, False),
+    "one_error": _mean(_one_error, False),
     "hamming_loss": _mean(lambda truth, logits: ((logits > 0) != truth).mean(axis=1), False),
     "log_loss": _mean(lambda truth, logits: (np.logaddexp(0.0, logits) - truth * logits).mean(axis=1), False),
 }

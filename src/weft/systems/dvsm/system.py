@@ -1,15 +1,16 @@
 """D-VSM as a system: feature vectors of any number of views to labels, over a graph of all rows.
 
-The nodes are the training rows, which the model keeps, and the rows it is asked about. ``graph="inductive"``: rows asked
-about hear training rows alone, so no answer depends on what else is asked. ``"transductive"``, as published: all rows of
-a data set are in the graph from the start, test rows without their labels; answers for a new table depend on its other
-rows. A row that lacks a view has no node there.
+The nodes are the training rows, which the model keeps, and the rows it is asked about. ``graph="inductive"``: rows that
+are asked about hear training rows alone, so no answer depends on what else is asked. ``"transductive"``, as published:
+all rows of a data set are in the graph from the start, test rows without their labels; answers for a new table depend
+on its other rows. A row that lacks a view has no node there.
 
 Training is full-batch, as published: a step sees every training row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
@@ -25,7 +26,7 @@ from weft.training.system import Need, System, systems
 
 
 class Graph(NamedTuple):
-    """Nodes of a data set: views ``(n, D_v)``, ``(V, n, k)`` neighbours, ``(n, V)`` presence, ``(N,)`` node of a row."""
+    """Nodes of a data set: views ``(n, D_v)``, neighbours ``(V, n, k)``, presence ``(n, V)``; ``(N,)`` node of rows."""
 
     views: list[Tensor]
     neighbours: Tensor
@@ -106,6 +107,19 @@ class Dvsm(System):
 
     def predict(self, data: Dataset, rows: np.ndarray) -> list[np.ndarray]:
         return list(self._answers(self.to_device(self._nodes(data, rows))).cpu().numpy())
+
+    def validate(
+        self,
+        data: Dataset,
+        rows: np.ndarray,
+        batch_size: int,
+        share: Callable[[np.ndarray], np.ndarray] = lambda positions: positions,
+        collect: Callable[[Tensor, int], Tensor] = lambda part, count: part,
+    ) -> dict[str, float]:
+        """All dev rows are in one graph, so every process judges all of them."""
+        judge, (losses, outputs) = self.make_judge(), self.assess(data, rows)
+        value = judge.metrics(np.stack(outputs), self.truth(data, rows))[judge.primary]
+        return {"loss": float(losses.mean()), "score": value if judge.higher_is_better else -value}
 
     def make_judge(self, **options: Any) -> Any:
         return self._task
