@@ -16,6 +16,7 @@ from weft.cli import app
 from weft.errors import UserError
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 180, 20), "blue": (20, 20, 200), "white": (240, 240, 240)}
+ZERO_SHOT = ("--protocol", "zero-shot")
 FIT = (
     "--fusion lightcrl --dim 16 --option heads=2 --option feedforward=32 --set epochs=15 --set batch_size=8 "
     "--set lr=0.003"
@@ -62,33 +63,25 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_zeroshot(world: Path) -> None:
-    arguments = ["zeroshot", world / "model", "image_folder", "--root", world / "folder", "--json"]
-    found = json.loads(weft(*arguments, "--prompt", "name", "--prompt", "a {} thing"))
+    arguments = ["evaluate", world / "model", "image_folder", "--root", world / "folder", "--json"]
+    arguments += ["--protocol", "zero-shot", "--option"]
+    found = json.loads(weft(*arguments, 'prompt=[name, "a {} thing"]'))
     assert found["rows"] == 16
     assert set(found["prompts"]) == {"name", "a {} thing"}
     top = found["prompts"]["name"]
     assert top["top-1"] > 0.6
     assert top["top-4"] == 1
     with pytest.raises(UserError, match="where the name goes"):
-        weft(*arguments, "--prompt", "a thing")
+        weft(*arguments, "prompt=a thing")
 
 
 def test_probe_and_fine_tune(world: Path) -> None:
     store = world / "folder-store"
-    arguments = ["probe", world / "model", "image_folder", "--root", world / "folder", "-o", store, "--json"]
-    found = json.loads(
-        weft(
-            *arguments,
-            "--head",
-            "official,linear,sklearn,fine-tune",
-            "--epochs",
-            "1,30",
-            "--seeds",
-            "2",
-            "--lr",
-            "0.01",
-        )
-    )
+    source = ["image_folder", "--root", world / "folder", "--option", f"store={store}"]
+    settings = ["head=[official, linear, sklearn, fine-tune]", "epochs=[1, 30]", "seeds=2", "lr=0.01"]
+    options = [word for setting in settings for word in ("--option", setting)]
+    probe = ["evaluate", world / "model", "--protocol", "probe", "--json"]
+    found = json.loads(weft(*probe, *source, *options))
     assert (found["train"], found["test"]) == (32, 16)
     assert {kind: len(runs) for kind, runs in found["curves"].items()} == {
         "official": 2,
@@ -98,10 +91,11 @@ def test_probe_and_fine_tune(world: Path) -> None:
     }
     for kind in ("official", "linear", "fine-tune"):
         assert found["curves"][kind][0]["30"]["top-1"] > 0.8
-    again = weft("probe", world / "model", store, "--head", "linear", "--epochs", "2", "--features", "frozen", "--json")
+    few = ["--option", "head=linear", "--option", "epochs=2", "--option", "features=frozen"]
+    again = weft(*probe, store, *few)
     assert list(json.loads(again)["curves"]["linear"][0]) == ["2"]
     with pytest.raises(UserError, match="did you mean 'linear'"):
-        weft("probe", world / "model", store, "--head", "linaer")
+        weft(*probe, store, "--option", "head=linaer")
 
 
 def test_search_by_text_and_back(world: Path, tmp_path: Path) -> None:
@@ -240,8 +234,9 @@ def test_mine_then_fit_then_pairs(world: Path, tmp_path: Path) -> None:
     lines = [f"{int(a == b)}\t{a}\t{b}\tsomething {a}\ta {b} thing\n" for a in COLOURS for b in COLOURS]
     for part in ("train", "test"):
         (tmp_path / f"mrpc/msr_paraphrase_{part}.txt").write_text(head + "".join(lines))
-    shared = ["pairs", "mrpc", "--root", tmp_path / "mrpc", "--encoder", "hashed-text", "--json"]
-    found = json.loads(weft(*shared, "--model", tmp_path / "model", "--split", "test"))
+    protocol = ["--protocol", "pairs", "--option", "encoder=hashed-text"]
+    shared = ["evaluate", tmp_path / "model", "mrpc", "--root", tmp_path / "mrpc", *protocol, "--json"]
+    found = json.loads(weft(*shared))
     assert found["rows"] == 16
     assert set(found["systems"]) == {
         "hashed-text, mean",
@@ -250,19 +245,21 @@ def test_mine_then_fit_then_pairs(world: Path, tmp_path: Path) -> None:
         "model: second x second",
     }
     assert found["systems"]["hashed-text, mean"]["AUC"] > 0.9, "equal colours share a word"
-    assert json.loads(weft(*shared, "--rows", "10", "--seed", "3"))["rows"] == 10
+    assert json.loads(weft(*shared, "--option", "rows=10", "--option", "seed=3"))["rows"] == 10
     (tmp_path / "sts").mkdir()
     scored = [f"g\tf\ty\t{i}\t{5 * (a == b)}\t{a}\t{b}\n" for i, a in enumerate(COLOURS) for b in COLOURS]
     for part in ("train", "dev", "test"):
         (tmp_path / f"sts/sts-{part}.csv").write_text("".join(scored))
-    arguments = ["pairs", "stsb", "--root", tmp_path / "sts", "--encoder", "hashed-text", "--split", "dev"]
+    arguments = ["evaluate", tmp_path / "model", "stsb", "--root", tmp_path / "sts", *protocol, "--split", "dev"]
     found = json.loads(weft(*arguments, "--figures", tmp_path / "figures", "--json"))
     assert found["systems"]["hashed-text, mean"]["Spearman"] > 0.8
     assert (tmp_path / "figures/tolerance.png").is_file()
-    with pytest.raises(UserError, match="nothing embeds"):
-        weft("pairs", "mrpc", "--root", tmp_path / "mrpc")
+    with pytest.raises(UserError, match="two text modalities"):
+        weft("evaluate", tmp_path / "model", "image_folder", "--root", world / "folder", *protocol)
     with pytest.raises(UserError, match="not exactly one"):
-        weft("zeroshot", tmp_path / "model", "image_folder", "--root", world / "folder")
+        weft("evaluate", tmp_path / "model", "image_folder", "--root", world / "folder", *ZERO_SHOT)
+    with pytest.raises(UserError, match="did you mean 'zero-shot'"):
+        weft("evaluate", tmp_path / "model", "image_folder", "--root", world / "folder", "--protocol", "zeroshot")
 
 
 def test_another_encoder_in_the_store_is_refused(world: Path, tmp_path: Path) -> None:
@@ -273,7 +270,7 @@ def test_another_encoder_in_the_store_is_refused(world: Path, tmp_path: Path) ->
     rows = load_dataset("image_folder", world / "folder")
     encode(rows, {"image": create_encoder("image-patches", "image", grid=2)}, tmp_path / "store", progress=False)
     with pytest.raises(UserError, match="another encoder"):
-        weft("zeroshot", world / "model", tmp_path / "store")
+        weft("evaluate", world / "model", tmp_path / "store", *ZERO_SHOT)
 
 
 def test_a_single_pair_is_no_batch(world: Path, tmp_path: Path) -> None:
@@ -308,7 +305,7 @@ def test_a_class_without_a_name_has_no_prompt(world: Path, tmp_path: Path) -> No
     shutil.copytree(world / "folder", tmp_path / "folder")
     (tmp_path / "folder/test/red").rename(tmp_path / "folder/test/_")
     with pytest.raises(UserError, match="class names are different and not empty"):
-        weft("zeroshot", world / "model", "image_folder", "--root", tmp_path / "folder")
+        weft("evaluate", world / "model", "image_folder", "--root", tmp_path / "folder", *ZERO_SHOT)
 
 
 def test_a_store_is_read_for_some_of_its_modalities(world: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from weft.cli.aligned import Model
 from weft.cli.source import Data, Json, Quiet, Root, Source
 
 
@@ -16,7 +15,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def search(
-    model: Model,
+    model: Annotated[Path, typer.Argument(help="Folder of an aligner: `weft fit` on retrieval data.")],
     source: Source,
     query: Annotated[
         list[str], typer.Option(help="A text, or the path of a file. Repeat. None: measure instead.")
@@ -58,13 +57,16 @@ def search(
 
         weft search runs/flickr8k/lightcrl runs/flickr8k/store --figures figures
     """
-    from weft.cli.aligned import kinds_of, load_aligner, open_rows, rows_of, searched
     from weft.cli.output import write_json, write_table
+    from weft.cli.source import open_rows
     from weft.errors import UserError
+    from weft.training import load_model
+    from weft.training.asked import kinds_of, require_aligner, rows_of, same_encoders, searched
     from weft.training.embed import embed_values
 
-    aligner = load_aligner(model)
-    rows = open_rows(aligner, source, root, data, find[0] if len(find) == 1 else None)
+    aligner = require_aligner(load_model(model))
+    rows = open_rows(source, root, data)
+    same_encoders(aligner, rows, find[0] if len(find) == 1 else None)
     kinds = kinds_of(aligner, rows)
     names, by = searched(aligner, kinds, find, by)
     chosen = rows_of(rows, split, aligner)
@@ -116,7 +118,6 @@ def gallery(
     """
     import numpy as np
 
-    from weft.cli.aligned import rows_of, values_of, vectors_of
     from weft.cli.output import say
     from weft.data import Dataset
     from weft.errors import UserError
@@ -124,6 +125,7 @@ def gallery(
     from weft.retrieval.hub import HubCorrection
     from weft.retrieval.pool import mix_pool
     from weft.retrieval.search import FILE, ExactIndex, FaissIndex, model_fingerprint
+    from weft.training.asked import rows_of, values_of, vectors_of
 
     if hubs and len(names) > 1:
         raise UserError("hubs are lowered in one modality", ", ".join(names), "leave out --hubs, or search one")
@@ -173,10 +175,10 @@ def measure(
     """Recalls in both directions, and, where every image has as many captions, LightCRL's curve in both readings."""
     import numpy as np
 
-    from weft.cli.aligned import values_of, vectors_of
     from weft.retrieval.repeated import captions_found, images_above, repeated_curve, unique_curve
     from weft.tasks import plots
     from weft.tasks.retrieval import RetrievalTask
+    from weft.training.asked import values_of, vectors_of
 
     groups = chosen if rows.group is None else rows.group[chosen]
     order = np.argsort(groups, kind="stable")

@@ -65,6 +65,13 @@ def read_source(source: str, root: Path | None, data: list[str]) -> Dataset:
     return load_dataset(source, root, **settings(data, "data"))
 
 
+def open_rows(source: str, root: Path | None, data: list[str]) -> Store | Dataset:
+    """The features of a store, or the samples of a YAML configuration or a named data set."""
+    from weft.store import Store
+
+    return Store.open(source) if (Path(source) / "manifest.json").is_file() else read_source(source, root, data)
+
+
 def read_new_rows(table: dict[str, Any] | None, source: str, root: Path | None, data: list[str]) -> Dataset:
     """Rows to predict: a table read as the model's own was (targets may be missing), a YAML, or a named data set."""
     from weft.data import TableConfig, read_table

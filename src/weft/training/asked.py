@@ -1,11 +1,9 @@
-"""What the verbs of an aligner share: which modality is meant, and vectors of a store's or a data set's rows."""
+"""What is asked of an aligner: which modality is meant, which rows, and the vectors of a store's or a data set's rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from weft.errors import UserError, did_you_mean, some
 
@@ -16,21 +14,16 @@ if TYPE_CHECKING:
     from weft.store import Store
     from weft.training import AlignedModel
 
-Model = Annotated[Path, typer.Argument(help="Folder of an aligner: `weft fit` on retrieval data.")]
 
-
-def load_aligner(folder: Path) -> Any:
-    """What a folder holds, if it embeds modalities: an aligner, whatever class wrote it.
+def require_aligner(model: Any) -> Any:
+    """The model itself, if it embeds modalities, whatever class wrote it.
 
     Raises:
-        UserError: no model is there, or one that embeds nothing.
+        UserError: it embeds nothing.
     """
-    from weft.training.pretrained import load_model
-
-    model = load_model(folder)
     if not (hasattr(model, "embed") and hasattr(model, "names")):
-        found = f"{folder} holds a {type(model).__name__}"
-        raise UserError("this verb takes an aligner", found, "train one: weft fit SOURCE --fusion two-tower")
+        found = f"a {type(model).__name__}"
+        raise UserError("this takes an aligner", found, "train one: weft fit SOURCE --fusion two-tower")
     return model
 
 
@@ -87,32 +80,28 @@ def searched(model: AlignedModel, kinds: dict[str, str], find: list[str], by: st
     return find or [only([name for name in model.names if name != by], False, "find")], by
 
 
-def open_rows(
-    model: AlignedModel, source: str, root: Path | None, data: list[str], name: str | None
-) -> Store | Dataset:
-    """A store whose ``name`` was encoded as the model's was, or the data set. None: every modality they share.
+def same_encoders(model: AlignedModel, rows: Store | Dataset, name: str | None = None) -> None:
+    """Refuse a store whose ``name`` (None: every modality they share) another encoder made than the model's.
 
     Raises:
         UserError: the store has no such modality, or another encoder made it.
     """
-    from weft.cli.source import read_source
-    from weft.store import Store
+    from weft.data import Dataset
 
-    if not (Path(source) / "manifest.json").is_file():
-        return read_source(source, root, data)
-    store = Store.open(source)
-    if name is not None and name not in store.dims:
-        raise UserError(f"the store has no modality {name!r}", source, did_you_mean(name, store.dims, "modalities"))
-    for shared in [n for n in model.names if n in store.dims] if name is None else [name]:
-        made_by = store.manifest["modalities"][shared]["encoder"]
+    if isinstance(rows, Dataset):
+        return
+    where = str(rows.folder)
+    if name is not None and name not in rows.dims:
+        raise UserError(f"the store has no modality {name!r}", where, did_you_mean(name, rows.dims, "modalities"))
+    for shared in [n for n in model.names if n in rows.dims] if name is None else [name]:
+        made_by = rows.manifest["modalities"][shared]["encoder"]
         trained_on = (model.encoders or {}).get(shared, {}).get("identity")
         if model.encoders is not None and made_by != trained_on:
             raise UserError(
                 f"another encoder made {shared!r} of the store",
-                f"{made_by} in {source}, {trained_on} in the model",
+                f"{made_by} in {where}, {trained_on} in the model",
                 "encode the source with the model's encoder",
             )
-    return store
 
 
 def values_of(rows: Store | Dataset, name: str) -> tuple[np.ndarray, str]:
