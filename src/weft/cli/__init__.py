@@ -8,7 +8,6 @@ import typer
 
 from weft.allocator import keep_freed_memory
 from weft.cli import (
-    alignment,
     check,
     compare,
     encode,
@@ -20,12 +19,9 @@ from weft.cli import (
     list,
     mine,
     moved,
-    pairs,
     predict,
-    probe,
     run,
     search,
-    zeroshot,
 )
 from weft.errors import UserError
 
@@ -39,10 +35,18 @@ app = typer.Typer(
     epilog="Start with `weft compare shapes`, or `weft init my_table.csv` for a table of your own.",
 )
 
-LEARN = (init, encode, inspect, fit, compare, forecast, evaluate, predict)
-USE = (search, pairs, mine, zeroshot, probe, alignment, run, list, check, moved)
-for verb in LEARN + USE:
-    verb.add_to(app)
+GROUPS = {
+    "Data": (init, check, encode, inspect),
+    "Models": (compare, fit, predict, evaluate, forecast),
+    "Aligned spaces": (search, mine),
+    "Everything there is": (list, run, moved),
+}
+for group, verbs in GROUPS.items():
+    before = len(app.registered_commands)
+    for verb in verbs:
+        verb.add_to(app)
+    for command in app.registered_commands[before:]:
+        command.rich_help_panel = group
 
 
 def main() -> None:

@@ -25,6 +25,10 @@ def evaluate(
     figures: Annotated[Path | None, typer.Option(help="Folder for the task's figures.")] = None,
     judge: Judge = [],  # noqa: B006
     system: Annotated[str, typer.Option(help="MODEL is a folder of predictions, anybody's, of this system.")] = "",
+    protocol: Annotated[str, typer.Option(help="A published way to evaluate (weft list --kind protocol).")] = "",
+    option: Annotated[
+        list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the protocol. Repeat.")
+    ] = [],  # noqa: B006
     batch_size: BatchSize = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="The share of the metric that goes when a modality is permuted.")
@@ -45,17 +49,37 @@ def evaluate(
         weft evaluate runs/nju2k data/SIP --figures sip
 
         weft evaluate maps/SIP data/SIP --system rgbd-saliency --split all
+
+        weft evaluate runs/coco/lightcrl cifar10 --root data/cifar10 --protocol zero-shot --option prompt=photo
+
+        weft evaluate runs/coco/lightcrl cifar100 --root data/cifar100 --protocol probe --option seeds=3
+
+        weft evaluate runs/pairs/lightcrl stsb --root data/STS-B --protocol pairs --split dev --figures figures
     """
     from weft.cli import systems
     from weft.cli.output import say, write_json, write_table
-    from weft.cli.source import read_source, settings
+    from weft.cli.source import open_rows, read_source, settings
+    from weft.errors import UserError
     from weft.store import Features, Store
     from weft.tasks.vqa_accuracy import metric_of_annotators
     from weft.training.pretrained import load_model
+    from weft.training.protocol import protocols
     from weft.training.seen import rows_for
     from weft.training.system import System
     from weft.training.system import systems as registry
 
+    if option and not protocol:
+        raise UserError("--option is for a protocol", option[0], "name one: --protocol (weft list --kind protocol)")
+    if protocol:
+        way = protocols.create(protocol, **settings(option, "option"))
+        report = way.run(load_model(model), open_rows(source, root, data), split, figures, progress=not (quiet or json))
+        if json:
+            write_json(report.values)
+        else:
+            write_table(f"{source}: {report.title}", report.table)
+        for file in report.files:
+            say(f"figure: {file}")
+        return
     options = settings(judge, "judge")
     if system:
         cls = registry.get(system)

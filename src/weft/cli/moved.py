@@ -9,6 +9,10 @@ from weft.errors import UserError
 NOW = {
     "saliency": "weft fit FOLDER --system rgbd-saliency --option backbone=..., then weft predict, evaluate, compare",
     "reid": "weft fit SOURCE --system cross-spectral-reid --option encoder=..., then weft evaluate",
+    "zeroshot": "weft evaluate MODEL SOURCE --protocol zero-shot --option 'prompt=[name, photo]'",
+    "probe": "weft evaluate MODEL SOURCE --protocol probe --option head=linear",
+    "pairs": "weft evaluate MODEL SOURCE --protocol pairs --option encoder=hf:NAME",
+    "alignment": "weft evaluate MODEL STORE --protocol araf-stages --figures FOLDER",
     "generate": 'weft fit SOURCE --system text-to-image, then weft predict MODEL --row "text: ...", weft evaluate',
 }
 

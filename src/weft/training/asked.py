@@ -1,8 +1,7 @@
-"""What is asked of an aligner: which modality is meant, which rows, and the vectors of a store's or a data set's rows."""
+"""What is asked of an aligner: which modality is meant, which rows, and the vectors of rows of a store or data set."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import UserError, did_you_mean, some

@@ -85,7 +85,9 @@ class Probe(Protocol):
         ready: Any = rows
         if isinstance(rows, Dataset) and heads != ["fine-tune-all"]:
             made = make_encoder(name, (aligner.encoders or {})[name])
-            ready = encode(rows, {name: made}, Path(self.store or Path("runs") / rows.name / "store"), progress=progress)
+            ready = encode(
+                rows, {name: made}, Path(self.store or Path("runs") / rows.name / "store"), progress=progress
+            )
         label = column(ready.targets, self.target)
         foreign = aligner.seen is not None and not aligner.seen.part_of(ready).any()
         parts = ("train", "dev", "test")
@@ -109,7 +111,8 @@ class Probe(Protocol):
                 if kind in ("fine-tune", "fine-tune-all"):
                     frozen = kind == "fine-tune"
                     trained: Any = (aligner, ready) if frozen else (TowerModel.of(aligner, raw.towers), raw)
-                    curve = fine_tune(*trained, name, coded["train"], coded["test"], progress=progress, **shared)
+                    sets = coded["train"], coded["test"]
+                    curve = fine_tune(trained[0], trained[1], name, *sets, progress=progress, **shared)
                 elif kind == "sklearn":
                     curve = {0: {"top-1": sklearn_probe(fixed["train"], fixed["test"])}}
                 else:
