@@ -164,3 +164,18 @@ def test_words_of_options_stay_words() -> None:
     from weft.cli.source import settings
 
     assert settings(["answers=[yes, no]", "rows=900"], "data") == {"answers": ["yes", "no"], "rows": 900}
+
+
+def test_a_class_with_one_row_is_named_before_anything_is_encoded(tmp_path: Path) -> None:
+    rows = [{"size": i % 5, "note": f"warp {i}", "y": "z" if i == 3 else "ab"[i % 2]} for i in range(30)]
+    table = write(tmp_path / "t.csv", rows)
+    weft("init", table, "--out", tmp_path / "weft.yaml", "--target", "y")
+    with pytest.raises(UserError, match=r"(?s)z: 1.*classes"):
+        weft("compare", tmp_path / "weft.yaml", "--folds", 3, "--store", tmp_path / "store", "--out", tmp_path / "out")
+    assert not (tmp_path / "store").exists()
+    assert any("'z' 1" in warning for warning in weft("check", tmp_path / "weft.yaml", "--json")["warnings"])
+
+
+def test_what_reading_found_is_said(model: Path, tmp_path: Path) -> None:
+    new = write(tmp_path / "new.csv", [{"note": "warp", "given": "x", "size": "inf", "day": ""}])
+    assert "'size' (number): 1 cells cannot be read so" in weft("predict", model, new, "--out", tmp_path / "p.csv")

@@ -126,7 +126,7 @@ def compare(
         ask_folder(out)
     if source.endswith((".yaml", ".yml")):  # words are wrong before anything is read
         refuse_unknown(possible(list(load_config(source).modalities), config), config)
-    features = open_store(source, root, data, encoder, store, progress=progress)
+    features = open_store(source, root, data, encoder, store, progress=progress, folds=folds)
     if modality:
         features = features.subset(modality)
     comparison = run(features, config, folder, progress=progress, started=started)

@@ -55,7 +55,7 @@ def read_source(source: str, root: Path | None, data: list[str]) -> Dataset:
         from weft.data import load_config, read_table
 
         config = load_config(source)
-        return read_table(config.table, config)
+        return said(read_table(config.table, config))
     if source not in datasets.names():
         raise UserError(
             "the source is neither a store, nor a YAML file, nor a data set",
@@ -72,6 +72,15 @@ def open_rows(source: str, root: Path | None, data: list[str]) -> Store | Datase
     return Store.open(source) if (Path(source) / "manifest.json").is_file() else read_source(source, root, data)
 
 
+def said(dataset: Dataset) -> Dataset:
+    """The data set, after what reading it found has been said: cells that count as missing, rows left out."""
+    from weft.cli.output import say
+
+    for note in dataset.notes:
+        say(f"{dataset.name}: {note}")
+    return dataset
+
+
 def read_new_rows(table: dict[str, Any] | None, source: str, root: Path | None, data: list[str]) -> Dataset:
     """Rows to predict: a table read as the model's own was (targets may be missing), a YAML, or a named data set."""
     from weft.data import TableConfig, read_table
@@ -85,7 +94,7 @@ def read_new_rows(table: dict[str, Any] | None, source: str, root: Path | None, 
             "it was trained on a named data set or a store",
             "pass a YAML of weft init, a data set, or train from a YAML: weft compare weft.yaml",
         )
-    return read_table(source, TableConfig(**{**table, "table": source}), require_target=False)
+    return said(read_table(source, TableConfig(**{**table, "table": source}), require_target=False))
 
 
 def choose_encoders(dataset: Dataset, source: str, chosen: list[str]) -> dict[str, Encoder]:
@@ -111,14 +120,27 @@ def choose_encoders(dataset: Dataset, source: str, chosen: list[str]) -> dict[st
 
 
 def open_store(
-    source: str, root: Path | None, data: list[str], chosen: list[str], folder: Path | None, *, progress: bool
+    source: str,
+    root: Path | None,
+    data: list[str],
+    chosen: list[str],
+    folder: Path | None,
+    *,
+    progress: bool,
+    folds: int | None = None,
 ) -> Store:
-    """The features of a source; encodes what is not yet in the store (nothing, when the store is complete)."""
+    """The features of a source; encodes what is not yet in the store (nothing, when the store is complete).
+
+    Folds that cannot be made (a class with one row) are refused before anything is encoded.
+    """
+    from weft.data import make_folds
     from weft.store import Store, encode
 
     if (Path(source) / "manifest.json").is_file():
         return Store.open(source)
     dataset = read_source(source, root, data)
+    if folds is not None:
+        make_folds(dataset, folds)
     folder = folder or Path("runs") / Path(source).stem / "store"
     return encode(dataset, choose_encoders(dataset, source, chosen), folder, progress=progress)
 
