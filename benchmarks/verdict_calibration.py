@@ -5,7 +5,7 @@ modality predicts, beside two that are noise), ``xor`` (only both together predi
 fusion network) or "together" (a classical model on several modalities). The promise: at most 5 in 100 on the first
 three, at least 95 on the last. Small sets and quick training (see ``CONFIG``): two operators, linear and boosted models
 on all, on one and on subsets of the modalities, the ensemble of all and that of single modalities; the rule is the one
-every comparison uses. "nothing predicts" is counted wrong where a set has a signal.
+every comparison uses.
 
 Run: ``python benchmarks/verdict_calibration.py [sets per kind] [processes]``.
 """

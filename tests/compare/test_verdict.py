@@ -59,7 +59,7 @@ def test_redundant_modalities_do_not_reward_fusion(tmp_path: Path) -> None:
     assert found.sentence.startswith("Fusion is not shown to help: ")
     assert found.verdict.carrier in ("a", "b")
     assert found.best is not None
-    assert load_model(found.best).names == (found.verdict.carrier,)
+    assert load_model(found.best).names == found.verdict.said[str(found.verdict.winner)].modalities
 
 
 @pytest.mark.slow
