@@ -1,8 +1,9 @@
-"""Claim: exact search is no slower than faiss Flat and scikit-learn's brute force, from one query to many.
+"""Claim: exact search is level with faiss Flat, and faster than scikit-learn's brute force, from one query to many.
 
-100,000 unit vectors of width 256, ten hits per query; 1, 100 and 500 queries; one thread and two. All sides find the
-same rows (checked first) and alternate in one run. Beyond: the same 100,000 on disk, opened and asked once; and what
-faiss's graph, lists and products find of the exact hits. Run from the repository root: ``python benchmarks/search.py``.
+100,000 unit vectors of width 256, ten hits per query; 1, 100 and 500 queries on one thread, 1 and 500 on two. All sides
+find the same rows (checked first) and alternate in one run. Beyond: the same 100,000 on disk, opened and asked once;
+and what faiss's graph, lists and products find of the exact hits. Run from the repository root:
+``python benchmarks/search.py``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main() -> None:
     times = {}
     for threads in (1, 2):
         set_threads(threads)
-        for queries in (1, 100, 500):
+        for queries in (1, 100, 500) if threads == 1 else (1, 500):
             asked = unit(queries, 2)
             expected = flat.search(asked, K)[1]
             for name, rows in (("ours", ours.search(asked, K).rows), ("sklearn", brute.kneighbors(asked)[1])):

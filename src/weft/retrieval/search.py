@@ -284,15 +284,17 @@ class ExactIndex(Index):
         return bias
 
     def _search(self, queries: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-        found = [self._search_block(block, k) for block in queries.split(QUERIES)]
+        most = min(len(queries), QUERIES)
+        room = queries.new_empty(most * min(SCORES // most, len(self)))
+        found = [self._search_block(block, k, room) for block in queries.split(QUERIES)]
         scores, rows = (torch.cat(side) for side in zip(*found, strict=True))
         if self.metric == "l2":
             scores = (2 * scores - queries.square().sum(dim=1, keepdim=True)).clamp(max=0)
         return scores.cpu().numpy(), rows.cpu().numpy()
 
-    def _search_block(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        size = SCORES // len(queries)
-        room = queries.new_empty(len(queries) * min(size, len(self)))
+    def _search_block(self, queries: Tensor, k: int, room: Tensor) -> tuple[Tensor, Tensor]:
+        """``room`` is memory for the scores of a block, used for all of them."""
+        size = len(room) // len(queries)
         parts, start = [], 0
         for vectors, bias in zip(self._parts, self._bias, strict=True):
             for first in range(0, len(vectors), size):
