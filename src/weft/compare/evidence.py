@@ -36,6 +36,8 @@ from weft.compare.statistics import (
 from weft.tasks.base import Task
 
 DRAWS, FOLDS, WIDE = 499, 5, 200
+WORK, FEWEST = 30_000_000, 199
+"""Values that one exchange test may look at, and the fewest draws it makes."""
 Answers = list[tuple[np.ndarray, ...]]
 """Of one seed, what the metrics look at, fold by fold."""
 
@@ -146,6 +148,8 @@ class Evidence:
         self.truth, self.answers = self._judge()
         self.by_rows = self.task.metric.rows is not None
         self.values = {name: np.stack([self._rows_of(a) for a in s]) for name, s in self.answers.items()}
+        self._tested: dict[tuple[str, str], float] = {}
+        self._blocks: dict[str, np.ndarray] = {}
         self._bootstrap = self._redraw()
 
     def done(self, role: str) -> list[str]:
@@ -186,6 +190,8 @@ class Evidence:
         if self.by_rows:
             difference = self.values[a].mean(axis=0) - self.values[b].mean(axis=0)
             return sign_flip_test(difference, self.group, resamples=resamples)
+        if (a, b) in self._tested:
+            return self._tested[a, b]
         ours, theirs = self.answers[a], self.answers[b]
         pairs = [(ours[k % len(ours)], theirs[k % len(theirs)]) for k in range(max(len(ours), len(theirs)))]
 
@@ -200,7 +206,17 @@ class Evidence:
                 found.append(np.average(parts, weights=[len(truth) for truth in self.truth]))
             return float(np.mean(found))
 
-        return exchange_test(difference_of, len(self.rows), self.group, resamples=resamples)
+        draws = WORK // (len(self.rows) * self.task.outputs * len(pairs))
+        draws = min(resamples, max(FEWEST, draws))
+        self._tested[a, b] = exchange_test(difference_of, len(self.rows), self.group, resamples=draws)
+        return self._tested[a, b]
+
+    def _told_apart(self, a: str, b: str) -> float:
+        """As :meth:`p_value`; where that takes many evaluations, a sign-flip test of the blocks' jackknife values."""
+        if self.by_rows:
+            return self.p_value(a, b)
+        difference = self._blocks[a].mean(axis=0) - self._blocks[b].mean(axis=0)
+        return sign_flip_test(difference, resamples=self.setup.config.resamples)
 
     def table(self, single: str | None) -> list[Row]:
         """All methods, the best on test first, then those without result.
@@ -250,7 +266,7 @@ class Evidence:
         names = sorted(self.results, key=lambda name: -self.sign * self.test(name).mean())
         if not names:
             return []
-        p = [self.p_value(names[0], name) for name in names[1:]]
+        p = [self._told_apart(names[0], name) for name in names[1:]]
         return names[:1] + [name for name, q in zip(names[1:], holm(np.array(p)), strict=True) if q >= LEVEL]
 
     def _row(self, method: Method, gain: Gain | None, p_holm: float | None) -> Row:
@@ -351,6 +367,7 @@ class Evidence:
             means = bootstrap_means([self.values[name] for name in names], self.group, resamples=resamples)
             return {name: self.task.metric.of_mean(mean) for name, mean in zip(names, means, strict=True)}
         values = [block_values(partial(self._metric, name), self.group, len(self.rows)) for name in names]
+        self._blocks = dict(zip(names, values, strict=True))
         return dict(zip(names, bootstrap_means(values, resamples=resamples), strict=True))
 
 

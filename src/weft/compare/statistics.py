@@ -41,7 +41,7 @@ LEVEL = 0.05
 RESAMPLES = 9999
 BLOCKS = 40
 ENOUGH = 20
-WHOLE = 999
+WHOLE = 499
 """Draws at most where each costs an evaluation of the metric."""
 Z_LEVEL, Z_SIDE, Z_POWER = 1.95996, 1.64485, 0.84162
 """Normal quantiles of a two-sided and a one-sided 5 %, and of a power of 80 %."""
