@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.training.test_loop import on_two_processes
 from weft.data import Split
 from weft.errors import UserError
 from weft.training.config import TrainConfig
-from weft.training.goal import Collect, Goal, Share
+from weft.training.goal import Gather, Goal, Scatter
 from weft.training.loop import run
 from weft.training.phase import Optimizer, Phase
 from weft.training.schedule import schedules
@@ -55,7 +56,7 @@ class TwoGoal(Goal):
     def forward(self, batch: Any, phase: int = 0) -> Tensor:
         return self.phases[phase].loss(batch).mean()
 
-    def evaluate(self, share: Share, collect: Collect) -> dict[str, float]:
+    def evaluate(self, scatter: Scatter, gather: Gather) -> dict[str, float]:
         return {} if self._scores is None else {"loss": 0.0, "score": self._scores.pop(0)}
 
     def describe(self) -> dict[str, Any]:
@@ -138,6 +139,34 @@ def test_an_epoch_without_a_phase_is_refused() -> None:
     goal = TwoGoal(lambda m: [Phase("a", wish(m), Optimizer([m.a]), start=0.5)])
     with pytest.raises(UserError, match="none of a is at work in epoch 0"):
         run(goal, TrainConfig.of(SETTINGS), progress=False)
+
+
+TWO = """
+import json, sys
+from tests.training.test_phases import adversaries
+print(json.dumps(adversaries()))
+"""
+
+
+def adversaries() -> list[dict[str, float]]:
+    """The log of two phases whose losses are means over the positions of a batch."""
+
+    def phases(m: Two) -> list[Phase]:
+        first = Phase("first", lambda rows: (m.a - torch.tensor(rows) / 4) ** 2, Optimizer([m.a]))
+        return [first, Phase("second", lambda rows: (m.b - m.a * torch.tensor(rows)) ** 2, Optimizer([m.b]))]
+
+    goal = TwoGoal(phases)
+    goal.batch = lambda positions, seed=(): (positions.astype(np.float32),)  # type: ignore[method-assign]
+    return run(goal, TrainConfig.of({**SETTINGS, "epochs": 3}), progress=False).epochs
+
+
+@pytest.mark.slow
+def test_two_processes_average_the_gradients_of_every_phase(tmp_path: Path) -> None:
+    """Equal global batches of 4 rows: the losses of one process."""
+    two = on_two_processes(TWO, tmp_path)
+    for ours, theirs in zip(adversaries(), two, strict=True):
+        assert ours["first"] == pytest.approx(theirs["first"], abs=1e-5)
+        assert ours["second"] == pytest.approx(theirs["second"], abs=1e-5)
 
 
 @pytest.mark.parametrize(
