@@ -5,8 +5,8 @@ Shapes: ``B`` rows of a batch, ``T`` tokens of a modality, ``D`` features of a t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -34,6 +34,13 @@ class Tokens(NamedTuple):
     values: Tensor
     mask: Tensor
 
+    def to(self, device: torch.device | str) -> Self:
+        """On another device, where it stays known whether every token is real (:func:`full`)."""
+        moved = type(self)(self.values.to(device), self.mask.to(device))
+        if moved.mask is not self.mask and full(self.mask):
+            _note_full(moved.mask)
+        return moved
+
 
 class Fused(NamedTuple):
     """What a fusion returns.
@@ -41,14 +48,76 @@ class Fused(NamedTuple):
     Attributes:
         vector: ``(B, D)``, the fused representation.
         tokens: the fused sequence or map, for fusions that keep one.
-        per_modality: ``{name: (B, D)}``, what each modality contributes alone; decision-level heads read it.
+        per_modality: ``{name: (B, D)}``, what each modality contributes alone; decision-level heads read it. Where it
+            takes more than the vector did it is computed when first read (:func:`when_read`).
         weights: ``(B, M)``, non-negative, how much each modality counted, where the method knows.
     """
 
     vector: Tensor
     tokens: Tokens | None
-    per_modality: dict[str, Tensor]
+    per_modality: Mapping[str, Tensor]
     weights: Tensor | None
+
+
+class Parts(Mapping[str, Tensor]):
+    """``{name: tensor}`` whose tensors are computed, all at once, when the first is read; see :func:`when_read`."""
+
+    def __init__(self, names: Sequence[str], compute: Callable[[], Iterable[Tensor]]) -> None:
+        self._names, self._compute = names, compute
+        self._parts: dict[str, Tensor] | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        if self._parts is None:
+            self._parts = dict(zip(self._names, self._compute(), strict=True))
+            del self._compute
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def when_read(names: Sequence[str], compute: Callable[[], Iterable[Tensor]]) -> Mapping[str, Tensor]:
+    """``{name: tensor}``, computed when it is first read, by the weights of that moment.
+
+    While torch compiles, exports or transforms the code it is computed at once (what nobody reads is left out of the
+    program by torch itself).
+    """
+    return dict(zip(names, compute(), strict=True)) if _recorded() else Parts(names, compute)
+
+
+def full(mask: Tensor) -> bool:
+    """Whether every token of a mask is real, as far as that is known without waiting for a GPU.
+
+    On the CPU it is looked up. Elsewhere it is known of masks that :func:`everywhere` made or :meth:`Tokens.to` moved;
+    those are not to be written in place. Never while torch compiles, exports or transforms the code.
+    """
+    if _recorded():
+        return False
+    if mask.device.type == "cpu":
+        return type(mask) is Tensor and bool(mask.all())
+    return getattr(mask, "full", False)
+
+
+def everywhere(*shape: int, device: torch.device) -> Tensor:
+    """A mask with every token real."""
+    return _note_full(torch.ones(shape, dtype=torch.bool, device=device))
+
+
+def _note_full(mask: Tensor) -> Tensor:
+    mask.full = True  # type: ignore[attr-defined]
+    return mask
+
+
+def _recorded() -> bool:
+    """Whether what runs now is being compiled, traced or transformed, and must not depend on values."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def present(tokens: Tokens) -> Tensor:
@@ -58,15 +127,24 @@ def present(tokens: Tokens) -> Tensor:
 
 def mean_pool(tokens: Tokens) -> Tensor:
     """Mean over the real tokens, ``(B, D)``; zeros where the modality is absent."""
+    if full(tokens.mask):
+        return tokens.values[:, 0] if tokens.values.shape[1] == 1 else tokens.values.mean(dim=1)
     mask = tokens.mask.unsqueeze(-1)
     values = torch.where(mask, tokens.values, 0.0)
     return values.sum(dim=1) / mask.sum(dim=1).clamp(min=1).to(values.dtype)
 
 
+def zero_padding(tokens: Tokens) -> Tokens:
+    """The same with zeros under the mask."""
+    if full(tokens.mask):
+        return tokens
+    return Tokens(torch.where(tokens.mask.unsqueeze(-1), tokens.values, 0.0), tokens.mask)
+
+
 def as_tokens(vector: Tensor, mask: Tensor | None = None) -> Tokens:
     """A pooled vector ``(B, D)`` as a sequence of one token; ``mask`` ``(B,)`` says where it is present."""
     if mask is None:
-        mask = torch.ones(vector.shape[0], dtype=torch.bool, device=vector.device)
+        return Tokens(vector.unsqueeze(1), everywhere(vector.shape[0], 1, device=vector.device))
     return Tokens(vector.unsqueeze(1), mask.unsqueeze(1))
 
 
@@ -79,6 +157,9 @@ def pad(sequences: Sequence[Tensor]) -> Tokens:
             f"shapes {[tuple(s.shape) for s in sequences[:5]]}",
             "encode every sample of a modality with the same encoder",
         )
+    if len({s.shape[0] for s in sequences}) == 1 and sequences[0].shape[0]:
+        values = torch.stack(list(sequences))
+        return Tokens(values, everywhere(*values.shape[:2], device=values.device))
     lengths = torch.tensor([s.shape[0] for s in sequences], device=sequences[0].device)
     values = torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
     if values.shape[1] == 0:
@@ -89,4 +170,7 @@ def pad(sequences: Sequence[Tensor]) -> Tokens:
 
 def concatenate(parts: Sequence[Tokens]) -> Tokens:
     """Sequences of equal width one after the other along ``T``."""
-    return Tokens(torch.cat([p.values for p in parts], dim=1), torch.cat([p.mask for p in parts], dim=1))
+    mask = torch.cat([p.mask for p in parts], dim=1)
+    if mask.device.type != "cpu" and all(full(p.mask) for p in parts):
+        _note_full(mask)
+    return Tokens(torch.cat([p.values for p in parts], dim=1), mask)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
@@ -43,3 +46,21 @@ def test_the_unused_branch_of_the_port_is_not_trained() -> None:
 def test_size_is_the_published_one() -> None:
     """Four branches of 2 C C' + 3 C' + 3 C weights."""
     assert IterativeAttentionalFusion.cost({"x": 8, "y": 8}, 8, reduction=4).parameters == 4 * (2 * 16 + 6 + 24)
+
+
+def test_loading_weights_says_that_the_port_differs() -> None:
+    shapes = {
+        f"{branch}{stage}.{number}": shape
+        for stage in ("", "2")
+        for branch, numbers in (("local_att", (0, 1, 3, 4)), ("global_att", (1, 2, 4, 5)))
+        for number, shape in zip(numbers, ((4, 8, 1, 1), (4,), (8, 4, 1, 1), (8,)), strict=True)
+    }
+    state = {f"{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
+    for name, shape in shapes.items():
+        norms = {"bias", "running_mean", "running_var"} if len(shape) == 1 else {"bias"}
+        state |= {f"{name}.{part}": torch.rand(shape[0]) for part in norms}
+    with pytest.warns(UserWarning, match="port=True"):
+        assert not IterativeAttentionalFusion.from_official(state).port
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert IterativeAttentionalFusion.from_official(state, port=True).port

@@ -120,6 +120,16 @@ def output(found: Outputs, name: str, expected: Tensor) -> Tensor:
     return same
 
 
+def recorded(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Outputs:
+    """The outputs of a case for a dtype: those recorded in it, or, where none says its dtype, all, cast."""
+    suffix = "_pure64" if dtype == torch.float64 else "_f32"
+    outputs = {k.removeprefix("output."): v for k, v in tensors.items() if k.startswith("output.")}
+    found = {k.removesuffix(suffix): v for k, v in outputs.items() if k.endswith(suffix)}
+    found = found or {k: v.to(dtype) for k, v in outputs.items() if not k.endswith(("_f64", "_pure64", "_f32"))}
+    assert found, f"no output for {dtype} among {sorted(outputs)}"
+    return found
+
+
 BUILDERS: dict[str, Callable[[Case, Mapping[str, Any], Outputs, torch.dtype], Outputs]] = {
     "MultiheadAttention": attention,
     "TransformerEncoder": encoder,
@@ -135,13 +145,18 @@ def test_equal_to_the_original(path: Path, dtype: torch.dtype) -> None:
     config = case.config["config"]
     x = inputs(case, dtype)
     found = BUILDERS[config["kind"]](case, config, x, dtype)
-    suffix = "_pure64" if dtype == torch.float64 else "_f32"
-    recorded = {k: v for k, v in case.tensors.items() if k.startswith("output.") and k.endswith(suffix)}
-    assert recorded
-    for key, expected in recorded.items():
-        close(output(found, key.removeprefix("output.").removesuffix(suffix), expected), expected, value=key)
+    for name, expected in recorded(case.tensors, dtype).items():
+        close(output(found, name, expected), expected, value=name)
     gradients = [k for k in case.tensors if k.startswith("grad.") and k != "grad.probe"]
     if dtype == torch.float64 and gradients:
         (found["y"] * case.tensors["grad.probe"]).sum().backward()
         for key in gradients:
             close(x[key.removeprefix("grad.").removeprefix("input.")].grad, case.tensors[key], gradient=key)
+
+
+def test_plain_names_are_read_too() -> None:
+    plain, typed = torch.zeros(2, dtype=torch.float64), torch.ones(2)
+    assert recorded({"output.y": plain, "input.x": typed}, torch.float32)["y"].dtype == torch.float32
+    assert recorded({"output.y_f32": typed, "output.y_f64": plain}, torch.float32) == {"y": typed}
+    with pytest.raises(AssertionError, match="y_f32"):
+        recorded({"output.y_f32": typed}, torch.float64)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from weft.errors import UserError
-from weft.ops.bilinear import check_positive, joint_and_alone, power_normalize, refuse_oversized, signed_sqrt
+from weft.ops.bilinear import activation_of, check_positive, power_normalize, product, refuse_oversized, signed_sqrt
 
 
 def test_signed_sqrt() -> None:
@@ -34,20 +34,10 @@ def test_gradcheck_of_power_normalize() -> None:
     assert torch.autograd.gradcheck(power_normalize, [z])
 
 
-def test_joint_and_alone_leaves_absent_factors_out() -> None:
-    a, b, c = torch.randn(3, 4, 5)
-    there = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 0]], dtype=torch.bool)
-    joint, *alone = joint_and_alone([a, b, c], there)
-    torch.testing.assert_close(joint, torch.stack([a[0] * b[0] * c[0], a[1] * c[1], b[2], a[3] * b[3]]))
-    for found, factor in zip(alone, (a, b, c), strict=True):
-        assert torch.equal(found, factor)
-
-
 def test_a_long_product_is_taken_in_float32() -> None:
     """300^3 overflows float16 on the way to 300^3 / 1000."""
     big, small = torch.full((1, 1), 300.0, dtype=torch.float16), torch.full((1, 1), 1e-3, dtype=torch.float16)
-    there = torch.ones(1, 4, dtype=torch.bool)
-    joint = joint_and_alone([big, big, big, small], there)[0]
+    joint = product([big, big, big, small])
     assert joint.dtype == torch.float16
     assert float(joint) == pytest.approx(27000, rel=0.01)
 
@@ -58,5 +48,7 @@ def test_refusals() -> None:
         refuse_oversized("tfn", 11, 10, "smaller")
     with torch.device("meta"):
         refuse_oversized("tfn", 11, 10, "smaller")
+    with pytest.raises(UserError, match="'swish'"):
+        activation_of("swish")
     with pytest.raises(UserError, match="rank=-1"):
         check_positive("lmf", width=3, rank=-1)

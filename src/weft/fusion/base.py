@@ -16,7 +16,7 @@ from torch import nn
 from weft.errors import UserError, some
 from weft.ops.cost import Cost, empty_batch, measure_cost
 from weft.registry import Registry
-from weft.tokens import Fused, Tokens, as_tokens, mean_pool, present
+from weft.tokens import Fused, Tokens, as_tokens, full, mean_pool, present, zero_padding
 
 Wants = Literal["vectors", "tokens", "aligned-tokens"]
 Absent = Literal["native", "fill", "refuse"]
@@ -95,13 +95,13 @@ class Fusion(nn.Module, ABC):
             _refuse_absent(type(self).__name__, inputs)
         prepared = {}
         for index, (name, tokens) in enumerate(inputs.items()):
-            there = present(tokens)
             if self.wants == "vectors":
+                there = None if full(tokens.mask) else present(tokens)
                 tokens = as_tokens(mean_pool(tokens), there)
             else:
-                tokens = Tokens(torch.where(tokens.mask.unsqueeze(-1), tokens.values, 0.0), tokens.mask)
-            if self.absent == "fill":
-                gone = ~there.unsqueeze(1)
+                tokens = zero_padding(tokens)
+            if self.absent == "fill":  # with full masks too: a filler always has a gradient
+                gone = ~tokens.mask.any(dim=1, keepdim=True)
                 values = torch.where(gone.unsqueeze(-1), self.fillers[index].to(tokens.values.dtype), tokens.values)
                 tokens = Tokens(values, tokens.mask | gone)
             prepared[name] = tokens

@@ -24,17 +24,17 @@ other cut.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import count, takewhile
-from typing import Any, Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from weft.errors import UserError
-from weft.fusion.base import Fusion, fusions
-from weft.fusion.mutan import LowRankCore
-from weft.ops.bilinear import check_positive, load_renamed, power_normalize, published_widths, unit_variance_, vectors
-from weft.tokens import Fused, Tokens
+from weft.fusion import bilinear_weights
+from weft.fusion.base import fusions
+from weft.fusion.bilinear import BilinearFusion
+from weft.fusion.mutan import LowRankCore, check_rank
+from weft.ops.bilinear import check_positive, power_normalize, product, unit_variance_
 
 Normalize = Literal["chunk", "whole", "none"]
 
@@ -71,14 +71,14 @@ def norm_energy(sizes: Sequence[int], how: Normalize) -> int:
 
 
 @fusions.register("block")
-class Block(Fusion):
+class Block(BilinearFusion):
     """A low-rank merge per chunk of the projections.
 
     Args:
         dims, dim: see :class:`~weft.fusion.base.Fusion`.
         hidden: ``h``, width of the projections; default ``dim``.
         chunks: ``C``, how many balanced chunks, or their sizes.
-        rank: ``r``, at most the width of the narrowest chunk.
+        rank: ``r``, at most the width of the narrowest chunk where ``chunks`` is a number.
         normalize: pnorm per ``"chunk"``, over the ``"whole"``, or ``"none"``.
         dropout: probability of zeroing an entry before the output map, in [0, 1].
 
@@ -86,11 +86,8 @@ class Block(Fusion):
         UserError: the chunks do not fit ``hidden``, or the rank exceeds a chunk.
     """
 
-    arity = (2, None)
-    wants = "vectors"
-    absent = "native"
-    symmetric = True
     paper = "Ben-Younes et al., BLOCK: Bilinear Superdiagonal Fusion, AAAI 2019, arXiv 1902.00038"
+    published = staticmethod(bilinear_weights.block)
 
     def __init__(
         self,
@@ -103,44 +100,24 @@ class Block(Fusion):
         normalize: Normalize = "chunk",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(dims, dim)
         hidden = dim if hidden is None else hidden
-        self.sizes = chunk_sizes("block", hidden, chunks)
-        self.normalize = normalize
+        sizes = chunk_sizes("block", hidden, chunks)
+        check_rank("block", rank, min(sizes) if isinstance(chunks, int) else hidden)
+        super().__init__(dims, dim, dropout=dropout)
+        self.sizes, self.rank, self.normalize = sizes, rank, normalize
         self.project = nn.ModuleList(unit_variance_(nn.Linear(d, hidden), d) for d in self.dims.values())
-        self.cores = nn.ModuleList(LowRankCore("block", len(self.dims), s, rank) for s in self.sizes)
-        self.out = unit_variance_(nn.Linear(hidden, dim), norm_energy(self.sizes, normalize))
-        self.dropout = nn.Dropout(dropout)
+        self.cores = nn.ModuleList(LowRankCore(len(self.dims), s, rank) for s in self.sizes)
+        self.out = unit_variance_(nn.Linear(hidden, dim), norm_energy(sizes, normalize))
 
-    def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        values, there = vectors(inputs)
-        projected = [project(v).split(self.sizes, dim=1) for project, v in zip(self.project, values, strict=True)]
-        chunks = [core(parts, there) for core, parts in zip(self.cores, zip(*projected, strict=True), strict=True)]
-        vector, *alone = self.out(self.dropout(normalize_chunks(chunks, self.normalize)))
-        return Fused(vector, None, dict(zip(self.names, alone, strict=True)), None)
+    def factors(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Those of all chunks, one after the other."""
+        found = []
+        for m, (project, v) in enumerate(zip(self.project, values, strict=True)):
+            chunks = project(v).split(self.sizes, dim=1)
+            found.append(torch.cat([core(m, x) for core, x in zip(self.cores, chunks, strict=True)], dim=1))
+        return found
 
-    @classmethod
-    def from_official(
-        cls, state: Mapping[str, Tensor], names: Sequence[str] = ("first", "second"), **options: Any
-    ) -> Self:
-        """The Block of the authors' code (``linear0``, ``merge_linears0.0``, ..., ``linear_out``).
-
-        Args:
-            state: its parameters; the sizes of the chunks are read from them.
-            names: names of the two modalities.
-            options: what they do not tell: ``normalize`` (there ``pos_norm``: before_cat is ``"chunk"``, after_cat
-                ``"whole"``).
-        """
-        keys = takewhile(state.__contains__, (f"merge_linears0.{c}.weight" for c in count()))
-        merges, out = [state[key] for key in keys], state["linear_out.weight"]
-        sizes = tuple(weight.shape[1] for weight in merges)
-        dims = published_widths(state, names)
-        module = cls(
-            dims, out.shape[0], hidden=sum(sizes), chunks=sizes, rank=merges[0].shape[0] // sizes[0], **options
-        )
-        prefixes = {"linear_out.": "out."}
-        for m in range(len(names)):
-            prefixes |= {f"linear{m}.": f"project.{m}."}
-            prefixes |= {f"merge_linears{m}.{c}.": f"cores.{c}.factors.{m}." for c in range(len(sizes))}
-        load_renamed(module, state, prefixes)
-        return module
+    def merge(self, factors: Sequence[Tensor]) -> Tensor:
+        chunks = product(factors).split([self.rank * s for s in self.sizes], dim=1)
+        merged = [z.unflatten(1, (self.rank, -1)).sum(dim=1) for z in chunks]
+        return self.dropout(normalize_chunks(merged, self.normalize))

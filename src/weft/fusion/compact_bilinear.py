@@ -38,7 +38,7 @@ from weft.ops.bilinear import (
     vectors,
     wide,
 )
-from weft.tokens import Fused, Tokens
+from weft.tokens import Fused, Tokens, when_read
 
 
 class CountSketch(nn.Module):
@@ -83,6 +83,9 @@ class CompactBilinear(Fusion):
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         values, there = vectors(inputs)
         sketches = [sketch(wide(v)) for sketch, v in zip(self.sketches, values, strict=True)]
-        pooled = torch.stack([circular_convolution(sketches, there), *sketches]).to(values[0].dtype)
-        vector, *alone = self.out(self.dropout(power_normalize(pooled)))
-        return Fused(vector, None, dict(zip(self.names, alone, strict=True)), None)
+
+        def read(z: Tensor) -> Tensor:
+            return self.out(self.dropout(power_normalize(z.to(values[0].dtype))))
+
+        alone = when_read(self.names, lambda: [read(z) for z in sketches])
+        return Fused(read(circular_convolution(sketches, there)), None, alone, None)

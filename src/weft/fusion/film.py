@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import unit_variance_
-from weft.tokens import Fused, Tokens, mean_pool, present
+from weft.tokens import Fused, Tokens, mean_pool, present, when_read
 
 
 @fusions.register("film")
@@ -61,10 +61,13 @@ class FiLM(Fusion):
         weights = self.modulate.weight.split([c.values.shape[2] for c in conditions], dim=1)
         terms = [mean_pool(c) @ w.T for c, w in zip(conditions, weights, strict=True)]
         tokens = Tokens(self._modulate(x, torch.stack(terms).sum(dim=0)), mask)
-        steered = mean_pool(Tokens(self._modulate(x, torch.zeros_like(terms[0])), mask))
-        nothing = torch.zeros_like(x[:, :1])
-        alone = [steered, *(self._modulate(nothing, term)[:, 0] for term in terms)]
-        return Fused(mean_pool(tokens), tokens, dict(zip(self.names, alone, strict=True)), None)
+
+        def alone() -> list[Tensor]:
+            steered = mean_pool(Tokens(self._modulate(x, torch.zeros_like(terms[0])), mask))
+            nothing = torch.zeros_like(x[:, :1])
+            return [steered, *(self._modulate(nothing, term)[:, 0] for term in terms)]
+
+        return Fused(mean_pool(tokens), tokens, when_read(self.names, alone), None)
 
     def _modulate(self, x: Tensor, modulation: Tensor) -> Tensor:
         scale, shift = (modulation + self.modulate.bias).unsqueeze(1).chunk(2, dim=-1)

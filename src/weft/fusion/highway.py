@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import unit_variance_, vectors
-from weft.tokens import Fused, Tokens
+from weft.tokens import Fused, Tokens, when_read
 
 
 @fusions.register("highway")
@@ -70,9 +70,13 @@ class Highway(Fusion):
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         values, _ = vectors(inputs)
-        kept = [[v if n == m else torch.zeros_like(v) for n, v in enumerate(values)] for m in range(len(values))]
-        vector, *alone = self._layer(torch.stack([torch.cat(v, dim=1) for v in (values, *kept)]))
-        return Fused(self.dropout(vector), None, dict(zip(self.names, alone, strict=True)), None)
+
+        def alone() -> list[Tensor]:
+            kept = [[v if n == m else torch.zeros_like(v) for n, v in enumerate(values)] for m in range(len(values))]
+            return [self._layer(torch.cat(v, dim=1)) for v in kept]
+
+        vector = self._layer(torch.cat(values, dim=1))
+        return Fused(self.dropout(vector), None, when_read(self.names, alone), None)
 
     def _layer(self, joined: Tensor) -> Tensor:
         """``(..., sum D_m)`` to ``(..., dim)``."""

@@ -20,6 +20,7 @@ maps and the masks are ours.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -86,17 +87,24 @@ class IterativeAttentionalFusion(Fusion):
 
     @classmethod
     def from_official(
-        cls, state: Mapping[str, Tensor], names: Sequence[str] = ("x", "residual"), *, port: bool = False
+        cls, state: Mapping[str, Tensor], names: Sequence[str] = ("x", "residual"), *, port: bool | None = None
     ) -> Self:
         """The published module: two maps of equal width and BatchNorm.
 
         Args:
             state: its parameters, ``local_att.*``, ``global_att.*``, ``local_att2.*`` and ``global_att2.*``.
             names: of the residual branch (weight w) and the skip connection (weight 1 - w).
-            port: the wiring the weights were trained with, see the class.
+            port: whether the weights were trained by the PyTorch port, see the class; they do not tell it, so None
+                warns and takes the paper's wiring.
         """
+        if port is None:
+            warnings.warn(
+                "the PyTorch port published beside the original iAFF uses the first global branch in both stages: pass "
+                "port=True for weights that were trained by it, port=False for any others",
+                stacklevel=2,
+            )
         width, reduction = official_shape(state)
-        module = cls(dict.fromkeys(names, width), width, reduction=reduction, norm="batch", port=port)
+        module = cls(dict.fromkeys(names, width), width, reduction=reduction, norm="batch", port=bool(port))
         load_official(module.first, state)
         load_official(module.second, state, "2")
         return module

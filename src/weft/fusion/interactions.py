@@ -36,7 +36,7 @@ from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
 from weft.fusion.tensor import Multilinear
 from weft.ops.bilinear import unit_variance_, vectors
-from weft.tokens import Fused, Tokens
+from weft.tokens import Fused, Tokens, when_read
 
 
 @fusions.register("multiplicative-interactions")
@@ -88,12 +88,15 @@ class MultiplicativeInteractions(Fusion):
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         values, _ = vectors(inputs)
         if self.form == "matrix":
-            vector, alone = self.product(values), self.product.alone(values)
+            vector, alone = self.product(values), when_read(self.names, lambda: self.product.alone(values))
         else:
             a, b = values
             vector = self.out(self.scale(a) * b + self.shift(a))
-            alone = [self.out(self.shift(a).expand_as(b)), self.out(self.scale.bias * b + self.shift.bias)]
-        return Fused(vector, None, dict(zip(self.names, alone, strict=True)), None)
+            alone = when_read(
+                self.names,
+                lambda: [self.out(self.shift(a).expand_as(b)), self.out(self.scale.bias * b + self.shift.bias)],
+            )
+        return Fused(vector, None, alone, None)
 
     @classmethod
     def from_official(

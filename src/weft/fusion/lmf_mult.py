@@ -57,7 +57,7 @@ from weft.fusion.mult import (
     step_numbers,
 )
 from weft.ops.bilinear import check_positive
-from weft.tokens import Fused, Tokens, as_tokens, present
+from weft.tokens import Fused, Tokens, as_tokens, present, when_read
 
 KERNEL = 3
 """Steps the convolution over the fused signal sees."""
@@ -145,8 +145,11 @@ class LowRankMulT(Fusion):
             enriched = [_embedded(Tokens(h, x.mask)) for h, x in zip(received, streams, strict=True)]
             last = [memory(h, last=True)[:, 0] for memory, h in zip(self.memory, enriched, strict=True)]
             summaries = [torch.where(t, z, 0.0) for t, z in zip(there, last, strict=True)]
-        parts = [torch.where(t, p, 0.0) for t, p in zip(there, self.head.parts(summaries), strict=True)]
-        return Fused(self.head(torch.cat(summaries, dim=1)), None, dict(zip(self.names, parts, strict=True)), None)
+
+        def alone() -> list[Tensor]:
+            return [torch.where(t, p, 0.0) for t, p in zip(there, self.head.parts(summaries), strict=True)]
+
+        return Fused(self.head(torch.cat(summaries, dim=1)), None, when_read(self.names, alone), None)
 
     def _fused_signal(self, streams: list[Tokens]) -> Tokens:
         """``F``, ``(B, T_f, d)``."""

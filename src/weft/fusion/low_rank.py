@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import check_positive, vectors, wide
-from weft.tokens import Fused, Tokens
+from weft.tokens import Fused, Tokens, when_read
 
 
 @fusions.register("lmf")
@@ -78,18 +78,18 @@ class LowRankFusion(Fusion):
             wide(torch.addmm(factor[0], v, factor[1:])).unflatten(1, shape)
             for factor, v in zip(self.factors, values, strict=True)
         ]
-        constant = [wide(factor[0]).view(shape) for factor in self.factors]
-        weights = wide(self.rank_weights).unsqueeze(1)
-        terms = {}
-        for m, name in enumerate(self.names):
-            others = reduce(mul, constant[:m] + constant[m + 1 :], weights)
-            terms[name] = self._sum_ranks(a[m], others, values[0])
-        vector = self._sum_ranks(reduce(mul, a), weights, values[0])
-        return Fused(self.dropout(vector), None, terms, None)
 
-    def _sum_ranks(self, products: Tensor, weights: Tensor, like: Tensor) -> Tensor:
-        """``(B, r, dim)`` and ``(r, dim or 1)`` to ``(B, dim)``, in the dtype of ``like``."""
-        return ((products * weights).sum(dim=1) + self.bias).to(like.dtype)
+        def alone() -> list[Tensor]:
+            constant = [wide(factor[0]).view(shape) for factor in self.factors]
+            others = [reduce(mul, constant[:m] + constant[m + 1 :], constant[0].new_ones(())) for m in range(len(a))]
+            return [self._sum_ranks(x * other).to(values[0].dtype) for x, other in zip(a, others, strict=True)]
+
+        vector = self._sum_ranks(reduce(mul, a)).to(values[0].dtype)
+        return Fused(self.dropout(vector), None, when_read(self.names, alone), None)
+
+    def _sum_ranks(self, products: Tensor) -> Tensor:
+        """``(B, r, dim)`` to ``(B, dim)``."""
+        return wide(self.rank_weights) @ products + self.bias
 
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor], names: Sequence[str] = ("audio", "video", "text")) -> Self:

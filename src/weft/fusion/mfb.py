@@ -24,47 +24,40 @@ ICCV 2017, arXiv 1708.01471 (h 1000, F 5, no activation, normalised); Yu et al.,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from weft.fusion.base import Fusion, fusions
+from weft.fusion import bilinear_weights
+from weft.fusion.base import fusions
+from weft.fusion.bilinear import BilinearFusion
 from weft.ops.bilinear import (
-    ACTIVATIONS,
     Activation,
+    activation_of,
     check_positive,
     factor_of_product_,
-    joint_and_alone,
-    load_renamed,
+    gain_of,
     power_normalize,
+    product,
     unit_variance_,
-    vectors,
 )
-from weft.tokens import Fused, Tokens
 
 
-class Products(nn.Module):
-    """Project, activate, multiply: ``M`` vectors ``(B, D_m)`` to ``(M + 1, B, width)``, the joint product first.
+class Projections(nn.Module):
+    """The projections of one block, for modalities of width ``D_m`` and initial mean squared norm ``energy``."""
 
-    Args:
-        inputs: ``(D_m, energy)``, width and initial mean squared norm of each modality.
-        width: of the projections.
-        activation: before the product.
-    """
-
-    def __init__(self, inputs: Sequence[tuple[int, float]], width: int, activation: Activation) -> None:
+    def __init__(self, inputs: Sequence[tuple[int, float]], width: int) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[activation]
         self.project = nn.ModuleList(factor_of_product_(nn.Linear(d, width), energy) for d, energy in inputs)
 
-    def forward(self, values: Sequence[Tensor], there: Tensor) -> Tensor:
-        factors = [self.activation(project(v)) for project, v in zip(self.project, values, strict=True)]
-        return joint_and_alone(factors, there)
+    def forward(self, m: int, v: Tensor) -> Tensor:
+        """The projection ``(B, width)`` of modality ``m``."""
+        return self.project[m](v)
 
 
 @fusions.register("mfb")
-class FactorizedBilinear(Fusion):
+class FactorizedBilinear(BilinearFusion):
     """Products of wide projections, summed in groups of neighbours.
 
     Args:
@@ -77,11 +70,8 @@ class FactorizedBilinear(Fusion):
         dropout: probability of zeroing an entry of the product, in [0, 1].
     """
 
-    arity = (2, None)
-    wants = "vectors"
-    absent = "native"
-    symmetric = True
     paper = "Yu et al., Multi-modal Factorized Bilinear Pooling, ICCV 2017, arXiv 1708.01471"
+    published = staticmethod(bilinear_weights.factorized)
     blocks: ClassVar[int] = 1
 
     def __init__(
@@ -96,54 +86,29 @@ class FactorizedBilinear(Fusion):
         normalize: bool = True,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(dims, dim)
         hidden = dim if hidden is None else hidden
         check_positive("mfb", hidden=hidden, factor=factor)
-        self.factor, self.normalize = factor, normalize
-        self.output_activation = ACTIVATIONS[output_activation]
-        gain = nn.init.calculate_gain("linear" if activation == "none" else activation) ** 2
-        share = factor ** (1 / len(self.dims))
+        super().__init__(dims, dim, output_activation=output_activation, dropout=dropout)
+        self.activation, self.factor, self.normalize = activation_of(activation), factor, normalize
+        gain, share = gain_of(activation) ** 2, factor ** (1 / len(self.dims))
         self.products = nn.ModuleList(
-            Products([(d, d / gain * (1 if block else share)) for d in self.dims.values()], hidden * factor, activation)
+            Projections([(d, d / gain * (1 if block else share)) for d in self.dims.values()], hidden * factor)
             for block in range(self.blocks)
         )
         self.out = unit_variance_(nn.Linear(self.blocks * hidden, dim), self.blocks * (1 if normalize else hidden))
-        self.dropout = nn.Dropout(dropout)
 
-    def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        values, there = vectors(inputs)
-        pooled, product = [], None
-        for block in self.products:
-            e = block(values, there)
-            product = self.dropout(e if product is None else e * product)
-            z = product.unflatten(-1, (-1, self.factor)).sum(dim=-1)
+    def factors(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Those of all blocks, one after the other."""
+        parts = [[self.activation(block(m, v)) for block in self.products] for m, v in enumerate(values)]
+        return [part[0] if len(part) == 1 else torch.cat(part, dim=1) for part in parts]
+
+    def merge(self, factors: Sequence[Tensor]) -> Tensor:
+        pooled, before = [], None
+        for e in product(factors).chunk(self.blocks, dim=1):
+            before = self.dropout(e if before is None else e * before)
+            z = before.unflatten(1, (-1, self.factor)).sum(dim=2)
             pooled.append(power_normalize(z) if self.normalize else z)
-        vector, *alone = self.output_activation(self.out(torch.cat(pooled, dim=-1)))
-        return Fused(vector, None, dict(zip(self.names, alone, strict=True)), None)
-
-    @classmethod
-    def from_official(
-        cls, state: Mapping[str, Tensor], names: Sequence[str] = ("first", "second"), **options: Any
-    ) -> Self:
-        """The MFB or MFH of the public code of BLOCK (``linear0``, or ``linear0_0`` and ``linear0_1``, and so on).
-
-        Args:
-            state: its parameters.
-            names: names of the two modalities.
-            options: what they do not tell: ``activation`` and ``output_activation`` (there ``"relu"``), ``normalize``.
-        """
-        keys = {
-            (block, m): f"linear{m}" + (f"_{block}" if cls.blocks > 1 else "")
-            for block in range(cls.blocks)
-            for m in range(len(names))
-        }
-        first, out = [state[f"{keys[0, m]}.weight"] for m in range(len(names))], state["linear_out.weight"]
-        hidden = out.shape[1] // cls.blocks
-        dims = {name: weight.shape[1] for name, weight in zip(names, first, strict=True)}
-        module = cls(dims, out.shape[0], hidden=hidden, factor=first[0].shape[0] // hidden, **options)
-        prefixes = {f"{key}.": f"products.{block}.project.{m}." for (block, m), key in keys.items()}
-        load_renamed(module, state, {**prefixes, "linear_out.": "out."})
-        return module
+        return torch.cat(pooled, dim=1)
 
 
 @fusions.register("mfh")

@@ -19,27 +19,25 @@ public code of BLOCK uses relu before the product and after the output; both are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
 
 from torch import Tensor, nn
 
-from weft.fusion.base import Fusion, fusions
+from weft.fusion import bilinear_weights
+from weft.fusion.base import fusions
+from weft.fusion.bilinear import BilinearFusion
 from weft.ops.bilinear import (
-    ACTIVATIONS,
     Activation,
+    activation_of,
     check_positive,
     factor_of_product_,
-    joint_and_alone,
-    load_projected,
-    power_normalize,
+    gain_of,
+    product,
     unit_variance_,
-    vectors,
 )
-from weft.tokens import Fused, Tokens
 
 
 @fusions.register("mlb")
-class LowRankBilinear(Fusion):
+class LowRankBilinear(BilinearFusion):
     """Project, activate, multiply, project.
 
     Args:
@@ -51,11 +49,8 @@ class LowRankBilinear(Fusion):
         dropout: probability of zeroing an entry of the product, in [0, 1].
     """
 
-    arity = (2, None)
-    wants = "vectors"
-    absent = "native"
-    symmetric = True
     paper = "Kim et al., Hadamard Product for Low-rank Bilinear Pooling, ICLR 2017, arXiv 1610.04325"
+    published = staticmethod(bilinear_weights.plain)
 
     def __init__(
         self,
@@ -68,34 +63,16 @@ class LowRankBilinear(Fusion):
         normalize: bool = False,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(dims, dim)
         hidden = dim if hidden is None else hidden
         check_positive("mlb", hidden=hidden)
-        self.activation, self.output_activation = ACTIVATIONS[activation], ACTIVATIONS[output_activation]
-        self.normalize = normalize
-        gain = nn.init.calculate_gain("linear" if activation == "none" else activation)
+        super().__init__(dims, dim, output_activation=output_activation, dropout=dropout)
+        self.activation, self.normalize = activation_of(activation), normalize
+        gain = gain_of(activation)
         self.project = nn.ModuleList(factor_of_product_(nn.Linear(d, hidden), d / gain**2) for d in self.dims.values())
         self.out = unit_variance_(nn.Linear(hidden, dim), 1 if normalize else hidden)
-        self.dropout = nn.Dropout(dropout)
 
-    def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        values, there = vectors(inputs)
-        factors = [self.activation(project(v)) for project, v in zip(self.project, values, strict=True)]
-        z = joint_and_alone(factors, there)
-        if self.normalize:
-            z = power_normalize(z)
-        vector, *alone = self.output_activation(self.out(self.dropout(z)))
-        return Fused(vector, None, dict(zip(self.names, alone, strict=True)), None)
+    def factors(self, values: Sequence[Tensor]) -> list[Tensor]:
+        return [self.activation(project(v)) for project, v in zip(self.project, values, strict=True)]
 
-    @classmethod
-    def from_official(
-        cls, state: Mapping[str, Tensor], names: Sequence[str] = ("first", "second"), **options: Any
-    ) -> Self:
-        """The MLB of the public code of BLOCK (``linear0``, ``linear1``, ``linear_out``).
-
-        Args:
-            state: its parameters.
-            names: names of the two modalities.
-            options: what they do not tell: ``activation`` and ``output_activation`` (there ``"relu"``), ``normalize``.
-        """
-        return load_projected(cls, state, names, options)
+    def merge(self, factors: Sequence[Tensor]) -> Tensor:
+        return self.finish(product(factors), self.normalize)

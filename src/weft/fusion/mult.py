@@ -45,7 +45,7 @@ from torch.nn import functional as F
 from weft.errors import UserError, did_you_mean
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import check_positive, wide
-from weft.tokens import Fused, Tokens, present
+from weft.tokens import Fused, Tokens, present, when_read
 
 MEMORY_LAYERS = 3
 """Fewest layers of a self-attention encoder."""
@@ -141,13 +141,15 @@ class MulT(Fusion):
             joined = self._embed(torch.cat(received, dim=-1), streams[a].mask)
             summary = memory(joined, last=True)[:, 0]
             summaries.append(torch.where(present(joined).unsqueeze(1), summary, 0.0))
-        there = [present(t) for t in inputs.values()]
-        parts = dict.fromkeys(range(len(there)), summaries[0].new_zeros(there[0].shape[0], self.dim))
-        for a, part in zip(self.targets, self.head.parts(summaries), strict=True):
-            parts[a] = torch.where(there[a].unsqueeze(1), part, 0.0)
-        return Fused(
-            self.head(torch.cat(summaries, dim=1)), None, dict(zip(self.names, parts.values(), strict=True)), None
-        )
+
+        def alone() -> list[Tensor]:
+            there = [present(t) for t in inputs.values()]
+            parts = [summaries[0].new_zeros(len(there[0]), self.dim)] * len(there)
+            for a, part in zip(self.targets, self.head.parts(summaries), strict=True):
+                parts[a] = torch.where(there[a].unsqueeze(1), part, 0.0)
+            return parts
+
+        return Fused(self.head(torch.cat(summaries, dim=1)), None, when_read(self.names, alone), None)
 
     def _embed(self, values: Tensor, mask: Tensor) -> Tokens:
         """A sequence ready for the encoders: scaled, with positions; no padding left where padding is data."""

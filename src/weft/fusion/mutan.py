@@ -21,60 +21,55 @@ arXiv 1705.06676. The public code's settings are h 1600, r 15.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
 
 from torch import Tensor, nn
 
 from weft.errors import UserError
-from weft.fusion.base import Fusion, fusions
-from weft.ops.bilinear import (
-    check_positive,
-    factor_of_product_,
-    joint_and_alone,
-    load_renamed,
-    power_normalize,
-    published_widths,
-    unit_variance_,
-    vectors,
-)
-from weft.tokens import Fused, Tokens
+from weft.fusion import bilinear_weights
+from weft.fusion.base import fusions
+from weft.fusion.bilinear import BilinearFusion
+from weft.ops.bilinear import check_positive, factor_of_product_, product, unit_variance_
 
 
 class LowRankCore(nn.Module):
-    """``M`` vectors ``(B, h)`` to ``(M + 1, B, h)``: the merge of those present, then each one's own.
+    """The factors of a core of low rank: the sum over ranks of their product is the merge.
 
     Args:
-        who: the operator, for the error message.
         modalities: ``M``.
         width: ``h``.
-        rank: ``r``, at most ``h``.
-
-    Raises:
-        UserError: the rank exceeds the width, which adds weights and no expressiveness.
+        rank: ``r``.
     """
 
-    def __init__(self, who: str, modalities: int, width: int, rank: int) -> None:
+    def __init__(self, modalities: int, width: int, rank: int) -> None:
         super().__init__()
-        check_positive(who, rank=rank)
-        if rank > width:
-            raise UserError(
-                f"{who}: the rank of the core is at most its width",
-                f"rank={rank}, width {width}",
-                "lower rank, or raise hidden (block: hidden / chunks)",
-            )
         self.rank = rank
         energy = width * rank ** (1 / modalities)
         self.factors = nn.ModuleList(
             factor_of_product_(nn.Linear(width, rank * width), energy) for _ in range(modalities)
         )
 
-    def forward(self, values: Sequence[Tensor], there: Tensor) -> Tensor:
-        factors = [factor(v) for factor, v in zip(self.factors, values, strict=True)]
-        return joint_and_alone(factors, there).unflatten(-1, (self.rank, -1)).sum(dim=-2)
+    def forward(self, m: int, x: Tensor) -> Tensor:
+        """The factor ``(B, r h)`` of modality ``m``, of its projection ``(B, h)``."""
+        return self.factors[m](x)
+
+
+def check_rank(who: str, rank: int, width: int) -> None:
+    """Refuse a rank above the width of a core, which adds weights and no expressiveness.
+
+    Raises:
+        UserError: it is, or is not positive.
+    """
+    check_positive(who, rank=rank)
+    if rank > width:
+        raise UserError(
+            f"{who}: the rank of the core is at most its width",
+            f"rank={rank}, width {width}",
+            "lower rank, or raise hidden (block: hidden / chunks)",
+        )
 
 
 @fusions.register("mutan")
-class Mutan(Fusion):
+class Mutan(BilinearFusion):
     """Project, multiply at every rank, sum the ranks, project.
 
     Args:
@@ -85,11 +80,8 @@ class Mutan(Fusion):
         dropout: probability of zeroing an entry of the merge, in [0, 1].
     """
 
-    arity = (2, None)
-    wants = "vectors"
-    absent = "native"
-    symmetric = True
     paper = "Ben-Younes et al., MUTAN: Multimodal Tucker Fusion for VQA, ICCV 2017, arXiv 1705.06676"
+    published = staticmethod(bilinear_weights.mutan)
 
     def __init__(
         self,
@@ -101,40 +93,17 @@ class Mutan(Fusion):
         normalize: bool = False,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(dims, dim)
         hidden = dim if hidden is None else hidden
         check_positive("mutan", hidden=hidden)
+        check_rank("mutan", rank, hidden)
+        super().__init__(dims, dim, dropout=dropout)
         self.normalize = normalize
         self.project = nn.ModuleList(unit_variance_(nn.Linear(d, hidden), d) for d in self.dims.values())
-        self.core = LowRankCore("mutan", len(self.dims), hidden, rank)
+        self.core = LowRankCore(len(self.dims), hidden, rank)
         self.out = unit_variance_(nn.Linear(hidden, dim), 1 if normalize else hidden)
-        self.dropout = nn.Dropout(dropout)
 
-    def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        values, there = vectors(inputs)
-        z = self.core([project(v) for project, v in zip(self.project, values, strict=True)], there)
-        if self.normalize:
-            z = power_normalize(z)
-        vector, *alone = self.out(self.dropout(z))
-        return Fused(vector, None, dict(zip(self.names, alone, strict=True)), None)
+    def factors(self, values: Sequence[Tensor]) -> list[Tensor]:
+        return [self.core(m, project(v)) for m, (project, v) in enumerate(zip(self.project, values, strict=True))]
 
-    @classmethod
-    def from_official(
-        cls, state: Mapping[str, Tensor], names: Sequence[str] = ("first", "second"), **options: Any
-    ) -> Self:
-        """The Mutan of the public code of BLOCK (``linear0``, ``merge_linear0``, ..., ``linear_out``).
-
-        Args:
-            state: its parameters.
-            names: names of the two modalities.
-            options: what they do not tell: ``normalize``.
-        """
-        merge, out = state["merge_linear0.weight"], state["linear_out.weight"]
-        dims = published_widths(state, names)
-        hidden = merge.shape[1]
-        module = cls(dims, out.shape[0], hidden=hidden, rank=merge.shape[0] // hidden, **options)
-        prefixes = {"linear_out.": "out."}
-        for m in range(len(names)):
-            prefixes |= {f"linear{m}.": f"project.{m}.", f"merge_linear{m}.": f"core.factors.{m}."}
-        load_renamed(module, state, prefixes)
-        return module
+    def merge(self, factors: Sequence[Tensor]) -> Tensor:
+        return self.finish(product(factors).unflatten(1, (self.core.rank, -1)).sum(dim=1), self.normalize)

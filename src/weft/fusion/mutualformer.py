@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
 from weft.ops.cross_diffusion import Fit, Form, Heads, Orientation, cross_diffusion
-from weft.tokens import Fused, Tokens, mean_pool
+from weft.tokens import Fused, Tokens, mean_pool, when_read, zero_padding
 
 Cross = Literal["diffusion", "attention", "none", "concat"]
 
@@ -150,8 +150,7 @@ class MutualFormer(Fusion):
                 "give it token sequences or feature maps, or use an operator that wants vectors (weft list)",
             )
         modalities = [
-            Tokens(torch.where(t.mask.unsqueeze(-1), embed(t.values), 0.0), t.mask)
-            for t, embed in zip(inputs.values(), self.embed, strict=True)
+            zero_padding(Tokens(embed(t.values), t.mask)) for t, embed in zip(inputs.values(), self.embed, strict=True)
         ]
         stream = self.prefuse(torch.cat([t.values for t in modalities], dim=-1))
         mask = torch.stack([t.mask for t in modalities]).any(dim=0)
@@ -162,9 +161,9 @@ class MutualFormer(Fusion):
                 r, d = modalities[i], modalities[j]
                 streams.append(self.blocks[index](r.values, d.values, stream, r.mask, d.mask, mask))
             stream = streams[0] if len(streams) == 1 else torch.einsum("pb,pbnd->bnd", weights, torch.stack(streams))
-        fused = Tokens(torch.where(mask.unsqueeze(-1), stream, 0.0), mask)
-        per_modality = {name: mean_pool(t) for name, t in zip(self.names, modalities, strict=True)}
-        return Fused(mean_pool(fused), fused, per_modality, None)
+        fused = zero_padding(Tokens(stream, mask))
+        alone = when_read(self.names, lambda: [mean_pool(t) for t in modalities])
+        return Fused(mean_pool(fused), fused, alone, None)
 
     def _pair_weights(self, modalities: list[Tokens], dtype: torch.dtype) -> Tensor:
         """``(pairs, B)``: equal for the pairs with a modality present, summing to one."""

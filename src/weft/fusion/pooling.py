@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from weft.tokens import Fused, Tokens, concatenate, mean_pool, present
+from weft.tokens import Fused, Tokens, concatenate, mean_pool, present, zero_padding
 
 
 def read_out(names: Sequence[str], norms: Iterable[nn.Module], streams: Sequence[Tokens]) -> Fused:
@@ -21,10 +21,7 @@ def read_out(names: Sequence[str], norms: Iterable[nn.Module], streams: Sequence
         ``(B, D)``, zeros where nothing is present; the tokens of all, one after the other; as parts the means over the
         tokens, ``(B, D)`` for every modality, zeros where it is absent.
     """
-    streams = [
-        Tokens(torch.where(x.mask.unsqueeze(-1), norm(x.values), 0.0), x.mask)
-        for norm, x in zip(norms, streams, strict=True)
-    ]
+    streams = [zero_padding(Tokens(norm(x.values), x.mask)) for norm, x in zip(norms, streams, strict=True)]
     parts = [mean_pool(x) for x in streams]
     count = torch.stack([present(x) for x in streams]).sum(dim=0).clamp(min=1)
     vector = torch.stack(parts).sum(dim=0) / count.unsqueeze(-1).to(parts[0].dtype)

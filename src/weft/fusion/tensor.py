@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import check_positive, multilinear, refuse_oversized, vectors, with_one
-from weft.tokens import Fused, Tokens
+from weft.tokens import Fused, Tokens, when_read
 
 
 class Multilinear(nn.Module):
@@ -121,9 +121,8 @@ class TensorFusion(Fusion):
         values, there = vectors(inputs)
         for m, subnet in enumerate(self.subnets):
             values[m] = torch.where(there[:, m : m + 1], subnet(values[m]).relu(), 0.0)
-        alone = [y + self.bias for y in self.product.alone(values)]
-        vector = self.dropout(self.product(values) + self.bias)
-        return Fused(vector, None, dict(zip(self.names, alone, strict=True)), None)
+        alone = when_read(self.names, lambda: [y + self.bias for y in self.product.alone(values)])
+        return Fused(self.dropout(self.product(values) + self.bias), None, alone, None)
 
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor], dims: Mapping[str, int]) -> Self:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from math import prod, sqrt
 from operator import mul
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,15 @@ from torch.nn import functional as F
 from weft.errors import UserError
 from weft.tokens import Tokens
 
-Module = TypeVar("Module", bound=nn.Module)
-
-Activation = Literal["relu", "tanh", "none"]
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, "none": lambda x: x}
+Activation = Literal["relu", "tanh", "sigmoid", "gelu", "elu", "none"]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "gelu": F.gelu,
+    "elu": F.elu,
+    "none": lambda x: x,
+}
 SMALLEST_HALF = 1e-6
 
 
@@ -77,18 +82,25 @@ def multilinear(weight: Tensor, factors: Sequence[Tensor]) -> Tensor:
     return total[..., 0].to(partial.dtype)
 
 
-def joint_and_alone(factors: Sequence[Tensor], there: Tensor) -> Tensor:
-    """The elementwise product of the present factors, and each factor by itself.
+def product(factors: Sequence[Tensor]) -> Tensor:
+    """The elementwise product of factors of one shape, in their dtype."""
+    return reduce(mul, [wide(f) for f in factors]).to(factors[0].dtype)
 
-    Args:
-        factors: ``M`` tensors ``(B, h)``.
-        there: ``(B, M)`` bool; an absent factor is the identity of the product, 1.
 
-    Returns:
-        ``(M + 1, B, h)``: the product first, then the factors. With one factor present the product is that factor.
+def activation_of(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation of a name.
+
+    Raises:
+        UserError: there is none.
     """
-    kept = [torch.where(there[:, m : m + 1], wide(f), 1.0) for m, f in enumerate(factors)]
-    return torch.stack([reduce(mul, kept).to(factors[0].dtype), *factors])
+    if name not in ACTIVATIONS:
+        raise UserError(f"an activation is one of {', '.join(ACTIVATIONS)}", f"{name!r}", "choose one of these")
+    return ACTIVATIONS[name]
+
+
+def gain_of(activation: Activation) -> float:
+    """How much larger than 1 the standard deviation of an activation's input is for one of about 1 after it."""
+    return nn.init.calculate_gain(activation) if activation in ("relu", "tanh", "sigmoid") else 1.0
 
 
 def signed_sqrt(z: Tensor) -> Tensor:
@@ -155,40 +167,6 @@ def factor_of_product_(linear: nn.Linear, energy: float) -> nn.Linear:
     nn.init.normal_(linear.weight, std=sqrt(0.5 / energy))
     nn.init.normal_(linear.bias, std=sqrt(0.5 * linear.in_features / energy))
     return linear
-
-
-def load_renamed(module: nn.Module, state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> None:
-    """Load parameters whose original prefixes become ours, in their dtype; all of ours have to be there."""
-    renamed = {
-        ours + key.removeprefix(theirs): value
-        for key, value in state.items()
-        for theirs, ours in prefixes.items()
-        if key.startswith(theirs)
-    }
-    module.to(next(iter(renamed.values())).dtype).load_state_dict(renamed)
-
-
-def published_widths(state: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, int]:
-    """``{name: D_m}`` of a checkpoint of the public code of BLOCK, which projects by ``linear0``, ``linear1``."""
-    return {name: state[f"linear{m}.weight"].shape[1] for m, name in enumerate(names)}
-
-
-def load_projected(
-    build: Callable[..., Module], state: Mapping[str, Tensor], names: Sequence[str], options: Mapping[str, Any]
-) -> Module:
-    """A module of one projection per modality and one output map, from the public code of BLOCK.
-
-    Args:
-        build: called with ``dims, dim, hidden`` and the options; its projections are ``project``, its output ``out``.
-        state: ``linear0.*``, ``linear1.*``, ..., ``linear_out.*``.
-        names: of the modalities.
-        options: what the weights do not tell.
-    """
-    out = state["linear_out.weight"]
-    module = build(published_widths(state, names), out.shape[0], hidden=out.shape[1], **options)
-    prefixes = {f"linear{m}.": f"project.{m}." for m in range(len(names))}
-    load_renamed(module, state, {**prefixes, "linear_out.": "out."})
-    return module
 
 
 def check_positive(who: str, **values: int) -> None:

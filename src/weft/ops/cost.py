@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from weft.tokens import Tokens
+from weft.tokens import Tokens, everywhere
 
 
 class Cost(NamedTuple):
@@ -47,7 +47,7 @@ def empty_batch(dims: Mapping[str, int], tokens: int | Mapping[str, int]) -> dic
     """A batch of one row, all tokens real; ``tokens``: the length of every sequence, or ``{name: length}``."""
     lengths = dict.fromkeys(dims, tokens) if isinstance(tokens, int) else tokens
     return {
-        name: Tokens(torch.empty(1, lengths[name], d), torch.ones(1, lengths[name], dtype=torch.bool))
+        name: Tokens(values := torch.empty(1, lengths[name], d), everywhere(1, lengths[name], device=values.device))
         for name, d in dims.items()
     }
 
