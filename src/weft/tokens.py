@@ -101,6 +101,11 @@ def full(mask: Tensor) -> bool:
     return getattr(mask, "full", False)
 
 
+def union(masks: Sequence[Tensor]) -> Tensor:
+    """Where any of the masks, all of one shape, is True; the first itself where it is known to be full."""
+    return masks[0] if full(masks[0]) else torch.stack(list(masks)).any(dim=0)
+
+
 def everywhere(*shape: int, device: torch.device) -> Tensor:
     """A mask with every token real."""
     return _note_full(torch.ones(shape, dtype=torch.bool, device=device))

@@ -39,7 +39,7 @@ from torch.nn import functional as F
 
 from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
-from weft.tokens import Fused, Tokens, mean_pool
+from weft.tokens import Fused, Tokens, everywhere, full, mean_pool, union, when_read, zero_padding
 
 Norm = Literal["layer", "batch"]
 
@@ -82,8 +82,7 @@ class AttentionalFusion(Fusion):
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         maps = projected(self.project, inputs)
-        w = blend_weights(self.attention, *total(maps), maps)
-        return blended(self.names, maps, w, self.scale)
+        return fused(self.names, maps, self.attention(total(maps)), self.scale)
 
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor], names: Sequence[str] = ("x", "residual")) -> Self:
@@ -123,7 +122,7 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tokens, pooled_by: ChannelAttention | None = None) -> Tensor:
         """``(B, T, K C)`` of ``(B, T, C)``; ``pooled_by`` lends its global branch."""
         mean = mean_pool(x).unsqueeze(1)
-        row = x.mask.any(dim=1, keepdim=True)
+        row = x.mask[:, :1] if full(x.mask) else x.mask.any(dim=1, keepdim=True)
         return self.local(x) + (pooled_by or self).pooled(Tokens(mean, row))
 
 
@@ -142,9 +141,9 @@ class MultiScaleChannelAttention(nn.Module):
         if x.ndim == 4:
             return to_map(self(to_tokens(x).values), x)
         if mask is None:
-            mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        x = torch.where(mask.unsqueeze(-1), x, 0.0)
-        return x * self.attention(Tokens(x, mask)).sigmoid()
+            mask = everywhere(*x.shape[:2], device=x.device)
+        tokens = zero_padding(Tokens(x, mask))
+        return tokens.values * self.attention(tokens).sigmoid()
 
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor]) -> Self:
@@ -165,7 +164,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tokens) -> Tensor:
         """``(B, T, out)`` of ``(B, T, width)``."""
-        hidden = F.relu(self._norm(self.norm_hidden, self.reduce(x.values), x.mask))
+        hidden = F.relu(self._norm(self.norm_hidden, self.reduce(x.values), x.mask), inplace=True)
         return self._norm(self.norm_out, self.expand(hidden), x.mask)
 
     @staticmethod
@@ -181,16 +180,14 @@ class RealBatchNorm(nn.BatchNorm1d):
     num_batches_tracked: Tensor
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if not self.training or mask is None:
+        if not self.training or mask is None or full(mask):
+            if self.training:
+                self._refuse_one(x.numel() // x.shape[-1])
             return super().forward(x.flatten(0, -2)).view_as(x)
         real = mask.unsqueeze(-1).to(x.dtype)
         count = real.sum()
-        if not mask.is_meta and not torch.compiler.is_compiling() and int(count) < 2:
-            raise UserError(
-                "BatchNorm cannot train on one value per channel",
-                f"{int(count)} real position in the batch (the global branch has one per row)",
-                "use a larger batch, or norm='layer'",
-            )
+        if not mask.is_meta and not torch.compiler.is_compiling():
+            self._refuse_one(int(count))
         mean = (real * x).sum(dim=(0, 1)) / count
         variance = (real * (x - mean) ** 2).sum(dim=(0, 1)) / count
         with torch.no_grad():
@@ -200,52 +197,60 @@ class RealBatchNorm(nn.BatchNorm1d):
             self.running_var.lerp_(variance * count / (count - 1), rate)
         return (x - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
 
+    @staticmethod
+    def _refuse_one(count: int) -> None:
+        if count < 2:
+            raise UserError(
+                "BatchNorm cannot train on one value per channel",
+                f"{count} real position in the batch (the global branch has one per row)",
+                "use a larger batch, or norm='layer'",
+            )
+
 
 def projected(project: nn.ModuleList, inputs: Mapping[str, Tokens]) -> list[Tokens]:
     """The modalities in one width, zeros under the mask."""
-    return [
-        Tokens(torch.where(t.mask.unsqueeze(-1), p(t.values), 0.0), t.mask)
-        for p, t in zip(project, inputs.values(), strict=True)
-    ]
+    return [zero_padding(Tokens(p(t.values), t.mask)) for p, t in zip(project, inputs.values(), strict=True)]
 
 
 def total(maps: Sequence[Tokens]) -> Tokens:
     """The sum of the maps, real where one of them is."""
-    return Tokens(torch.stack([x.values for x in maps]).sum(dim=0), torch.stack([x.mask for x in maps]).any(dim=0))
+    values = sum((x.values for x in maps[1:]), start=maps[0].values)
+    return Tokens(values, union([x.mask for x in maps]))
 
 
-def blend_weights(
-    attention: ChannelAttention,
-    s: Tensor,
-    mask: Tensor,
-    maps: Sequence[Tokens],
-    pooled_by: ChannelAttention | None = None,
-) -> Tensor:
-    """Weights ``(B, T, M, C)`` of the maps, 0 where a map is masked and one in sum where any is real."""
-    logits = attention(Tokens(s, mask), pooled_by).unflatten(-1, (len(maps) - 1, -1))
-    logits = F.pad(logits, (0, 0, 0, 1))
+def blend(maps: Sequence[Tokens], logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The maps weighted by the softmax over maps of their logits ``(B, T, (M - 1) C)``, the last one's being 0.
+
+    Returns:
+        ``sum_m w_m X_m`` ``(B, T, C)``, and the weights' means over the channels ``(B, T, M)``: 0 where a map is masked
+        and one in sum where any is real.
+    """
+    if len(maps) == 2 and all(full(x.mask) for x in maps):
+        w = logits.sigmoid()
+        share = w.mean(dim=-1)
+        return torch.lerp(maps[1].values, maps[0].values, w), torch.stack([share, 1 - share], dim=2)
+    logits = F.pad(logits.unflatten(-1, (len(maps) - 1, -1)), (0, 0, 0, 1))
     there = torch.stack([x.mask for x in maps], dim=2).unsqueeze(-1)
-    return torch.where(there, logits.masked_fill(~there, torch.finfo(logits.dtype).min).softmax(dim=2), 0.0)
+    w = torch.where(there, logits.masked_fill(~there, torch.finfo(logits.dtype).min).softmax(dim=2), 0.0)
+    return (w * torch.stack([x.values for x in maps], dim=2)).sum(dim=2), w.mean(dim=-1)
 
 
-def blend(maps: Sequence[Tokens], w: Tensor) -> Tensor:
-    """``sum_m w_m X_m``, ``(B, T, C)``."""
-    return (w * torch.stack([x.values for x in maps], dim=2)).sum(dim=2)
-
-
-def blended(names: Sequence[str], maps: Sequence[Tokens], w: Tensor, scale: float | None) -> Fused:
+def fused(names: Sequence[str], maps: Sequence[Tokens], logits: Tensor, scale: float | None) -> Fused:
     """The result of a blend; ``scale`` None counts the real maps of each position."""
-    masks = torch.stack([x.mask for x in maps], dim=2)
-    factor = masks.sum(dim=2, keepdim=True).to(w.dtype) if scale is None else scale
-    fused = Tokens(factor * blend(maps, w), masks.any(dim=2))
-    per_modality = {name: mean_pool(x) for name, x in zip(names, maps, strict=True)}
-    return Fused(mean_pool(fused), fused, per_modality, mean_pool(Tokens(w.mean(dim=-1), fused.mask)))
+    values, shares = blend(maps, logits)
+    mask = union([x.mask for x in maps])
+    factor: Tensor | float | None = len(maps) if scale is None and all(full(x.mask) for x in maps) else scale
+    if factor is None:
+        factor = torch.stack([x.mask for x in maps]).sum(dim=0).unsqueeze(-1).to(values.dtype)
+    tokens = Tokens(factor * values, mask)
+    alone = when_read(names, lambda: [mean_pool(x) for x in maps])
+    return Fused(mean_pool(tokens), tokens, alone, mean_pool(Tokens(shares, mask)))
 
 
 def to_tokens(x: Tensor) -> Tokens:
     """A map ``(B, C, H, W)`` as a sequence ``(B, H W, C)``, row-major."""
     values = x.flatten(2).mT
-    return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=x.device))
+    return Tokens(values, everywhere(*values.shape[:2], device=x.device))
 
 
 def to_map(values: Tensor, like: Tensor) -> Tensor:

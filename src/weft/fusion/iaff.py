@@ -30,8 +30,7 @@ from weft.fusion.aff import (
     ChannelAttention,
     Norm,
     blend,
-    blend_weights,
-    blended,
+    fused,
     load_official,
     official_shape,
     projected,
@@ -80,10 +79,10 @@ class IterativeAttentionalFusion(Fusion):
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         maps = projected(self.project, inputs)
-        s, mask = total(maps)
-        first = blend(maps, blend_weights(self.first, s, mask, maps))
-        w = blend_weights(self.second, first, mask, maps, self.first if self.port else None)
-        return blended(self.names, maps, w, self.scale)
+        everything = total(maps)
+        first, _ = blend(maps, self.first(everything))
+        logits = self.second(Tokens(first, everything.mask), self.first if self.port else None)
+        return fused(self.names, maps, logits, self.scale)
 
     @classmethod
     def from_official(

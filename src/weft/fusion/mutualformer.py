@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
 from weft.ops.cross_diffusion import Fit, Form, Heads, Orientation, cross_diffusion
-from weft.tokens import Fused, Tokens, mean_pool, when_read, zero_padding
+from weft.tokens import Fused, Tokens, mean_pool, union, when_read, zero_padding
 
 Cross = Literal["diffusion", "attention", "none", "concat"]
 
@@ -153,7 +153,7 @@ class MutualFormer(Fusion):
             zero_padding(Tokens(embed(t.values), t.mask)) for t, embed in zip(inputs.values(), self.embed, strict=True)
         ]
         stream = self.prefuse(torch.cat([t.values for t in modalities], dim=-1))
-        mask = torch.stack([t.mask for t in modalities]).any(dim=0)
+        mask = union([t.mask for t in modalities])
         weights = self._pair_weights(modalities, stream.dtype)
         for first in range(0, len(self.blocks), len(self.pairs)):
             streams = []
