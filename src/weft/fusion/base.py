@@ -16,7 +16,7 @@ from torch import nn
 from weft.errors import UserError, some
 from weft.ops.cost import Cost, empty_batch, measure_cost
 from weft.registry import Registry
-from weft.tokens import Fused, Tokens, as_tokens, full, mean_pool, present, zero_padding
+from weft.tokens import Fused, Tokens, pool, present, zero_padding
 
 Wants = Literal["vectors", "tokens", "aligned-tokens"]
 Absent = Literal["native", "fill", "refuse"]
@@ -96,8 +96,7 @@ class Fusion(nn.Module, ABC):
         prepared = {}
         for index, (name, tokens) in enumerate(inputs.items()):
             if self.wants == "vectors":
-                there = None if full(tokens.mask) else present(tokens)
-                tokens = as_tokens(mean_pool(tokens), there)
+                tokens = pool(tokens)
             else:
                 tokens = zero_padding(tokens)
             if self.absent == "fill":  # with full masks too: a filler always has a gradient

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from weft.fusion import bilinear_weights
 from weft.fusion.base import Fusion
-from weft.ops.bilinear import activation_of, power_normalize, vectors
+from weft.ops.bilinear import activation_of, power_normalize, presence, vectors
 from weft.tokens import Fused, Tokens, full, when_read
 
 
@@ -70,11 +70,10 @@ class BilinearFusion(Fusion):
         """Where the weights of the public code go; see :meth:`from_official`."""
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        values, there = vectors(inputs)
-        factors = self.factors(values)
+        factors = self.factors(vectors(inputs))
         kept = factors
         if not all(full(t.mask) for t in inputs.values()):
-            columns = there.split(1, dim=1)
+            columns = presence(inputs).split(1, dim=1)
             kept = [torch.where(c, f, self.identity) for c, f in zip(columns, factors, strict=True)]
         alone = when_read(self.names, lambda: [self.read(self.alone(factors, m)) for m in range(len(factors))])
         return Fused(self.read(self.merge(kept)), None, alone, None)

@@ -34,6 +34,7 @@ from weft.ops.bilinear import (
     circular_convolution,
     count_sketch,
     power_normalize,
+    presence,
     unit_variance_,
     vectors,
     wide,
@@ -81,7 +82,7 @@ class CompactBilinear(Fusion):
         self.dropout = nn.Dropout(dropout)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        values, there = vectors(inputs)
+        values, there = vectors(inputs), presence(inputs)
         sketches = [sketch(wide(v)) for sketch, v in zip(self.sketches, values, strict=True)]
 
         def read(z: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class Highway(Fusion):
         self.dropout = nn.Dropout(dropout)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        values, _ = vectors(inputs)
+        values = vectors(inputs)
 
         def alone() -> list[Tensor]:
             kept = [[v if n == m else torch.zeros_like(v) for n, v in enumerate(values)] for m in range(len(values))]

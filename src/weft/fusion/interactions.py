@@ -86,7 +86,7 @@ class MultiplicativeInteractions(Fusion):
         self.out = nn.Identity() if second == dim else unit_variance_(nn.Linear(second, dim), second)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        values, _ = vectors(inputs)
+        values = vectors(inputs)
         if self.form == "matrix":
             vector, alone = self.product(values), when_read(self.names, lambda: self.product.alone(values))
         else:

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.fusion.base import Fusion, fusions
-from weft.ops.bilinear import check_positive, vectors, wide
+from weft.ops.bilinear import check_positive, vectors, wide, with_one
 from weft.tokens import Fused, Tokens, when_read
 
 
@@ -72,12 +72,9 @@ class LowRankFusion(Fusion):
         self.dropout = nn.Dropout(dropout)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        values, _ = vectors(inputs)
+        values = vectors(inputs)
         shape = (self.rank, self.dim)
-        a = [
-            wide(torch.addmm(factor[0], v, factor[1:])).unflatten(1, shape)
-            for factor, v in zip(self.factors, values, strict=True)
-        ]
+        a = [wide(with_one(v) @ factor).unflatten(1, shape) for factor, v in zip(self.factors, values, strict=True)]
 
         def alone() -> list[Tensor]:
             constant = [wide(factor[0]).view(shape) for factor in self.factors]
@@ -89,7 +86,7 @@ class LowRankFusion(Fusion):
 
     def _sum_ranks(self, products: Tensor) -> Tensor:
         """``(B, r, dim)`` to ``(B, dim)``."""
-        return wide(self.rank_weights) @ products + self.bias
+        return (products * wide(self.rank_weights).unsqueeze(1)).sum(dim=1) + self.bias
 
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor], names: Sequence[str] = ("audio", "video", "text")) -> Self:

@@ -144,7 +144,7 @@ class MulT(Fusion):
 
         def alone() -> list[Tensor]:
             there = [present(t) for t in inputs.values()]
-            parts = [summaries[0].new_zeros(len(there[0]), self.dim)] * len(there)
+            parts = [summaries[0].new_zeros(there[0].shape[0], self.dim)] * len(there)
             for a, part in zip(self.targets, self.head.parts(summaries), strict=True):
                 parts[a] = torch.where(there[a].unsqueeze(1), part, 0.0)
             return parts

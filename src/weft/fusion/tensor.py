@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.fusion.base import Fusion, fusions
-from weft.ops.bilinear import check_positive, multilinear, refuse_oversized, vectors, with_one
+from weft.ops.bilinear import check_positive, multilinear, presence, refuse_oversized, vectors, with_one
 from weft.tokens import Fused, Tokens, when_read
 
 
@@ -118,7 +118,7 @@ class TensorFusion(Fusion):
         self.dropout = nn.Dropout(dropout)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        values, there = vectors(inputs)
+        values, there = vectors(inputs), presence(inputs)
         for m, subnet in enumerate(self.subnets):
             values[m] = torch.where(there[:, m : m + 1], subnet(values[m]).relu(), 0.0)
         alone = when_read(self.names, lambda: [y + self.bias for y in self.product.alone(values)])

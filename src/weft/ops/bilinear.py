@@ -145,9 +145,14 @@ def circular_convolution(sketches: Sequence[Tensor], there: Tensor) -> Tensor:
     return torch.where(z.abs() > 16 * torch.finfo(z.dtype).eps * reduce(mul, norms), z, 0.0)
 
 
-def vectors(inputs: Mapping[str, Tokens]) -> tuple[list[Tensor], Tensor]:
-    """Pooled modalities as vectors ``(B, D_m)``, and their presence ``(B, M)`` bool."""
-    return [t.values[:, 0] for t in inputs.values()], torch.cat([t.mask for t in inputs.values()], dim=1)
+def vectors(inputs: Mapping[str, Tokens]) -> list[Tensor]:
+    """Pooled modalities, of one token each, as vectors ``(B, D_m)``."""
+    return [t.values.squeeze(1) for t in inputs.values()]
+
+
+def presence(inputs: Mapping[str, Tokens]) -> Tensor:
+    """Which pooled modalities are there, ``(B, M)`` bool."""
+    return torch.cat([t.mask for t in inputs.values()], dim=1)
 
 
 def unit_variance_(linear: nn.Linear, energy: float) -> nn.Linear:
