@@ -27,6 +27,7 @@ from weft.errors import UserError
 from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
 from weft.tokens import Tokens
+from weft.training import load_model
 
 FAST = {**QUICK, "epochs": 4}
 TIMES = ("train_seconds", "latency")
@@ -305,3 +306,32 @@ def test_ties_are_what_paired_tests_do_not_tell_apart(tmp_path: Path) -> None:
     evidence.results = {name: [] for name in evidence.values}
     evidence.rows = np.arange(400)
     assert evidence.tied() == sorted(["best", "near"], key=lambda name: -evidence.test(name).mean())
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"metric": "auc"},
+        {"metric": "balanced_accuracy", "class_weights": "balanced"},
+        {"task": "ordinal", "metric": "mae"},
+        {"boosters": ["lightgbm", "scikit-learn"], "metric": "log_loss"},
+    ],
+)
+def test_what_is_asked_of_the_target_reaches_every_method(asked: dict[str, Any], tmp_path: Path) -> None:
+    """Three ordered classes, one of them rare: every family learns it and is judged by it, the model kept too."""
+    whole = small(rows=360)
+    value = whole.targets["y"] + (whole.pooled(np.arange(360))["a"][:, 0] > 1.2)
+    features = MemoryFeatures(whole.ids, whole.pooled(np.arange(360)), {"y": value.astype(int)})
+    config = quick(train=FAST, seeds=1, fusions=["concat"], resamples=99, ensembles=True, **asked)
+    found = compare(features, config, tmp_path, progress=False)
+    assert {row.status for row in found.rows} == {"done"}, [row.error for row in found.rows]
+    assert found.primary == asked["metric"]
+    rows = {row.method: row for row in found.rows}
+    better = 1 if found.higher_is_better else -1
+    assert better * (rows["linear"].test - rows["chance"].test) > 0
+    assert better * (rows["ensemble"].test - rows["chance"].test) > 0
+    assert found.kept is not None
+    assert load_model(tmp_path / "winner").task.primary == asked["metric"]
+    if "boosters" in asked:
+        assert rows["boosting"].settings != {}
+        assert rows["boosting by scikit-learn"].test is not None
