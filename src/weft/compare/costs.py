@@ -6,6 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,10 @@ class Costs:
         ratios = self._ratios[self._kind(job.method)]
         return self._guess(job) * (math.exp(float(np.median(ratios[-9:]))) if ratios else 1.0)
 
+    def least(self, job: Job) -> float:
+        """How long it takes until a job has something to keep: one of its trials."""
+        return self.seconds(job) / self._trials(job)
+
     def total(self, jobs: Iterable[Job]) -> float:
         """How long jobs will probably take on all processes."""
         return sum(self.seconds(job) for job in jobs) / self.setup.config.jobs
@@ -56,12 +61,12 @@ class Costs:
         method, config = job.method, self.setup.config
         width = sum(self.setup.features.dims[name] for name in method.modalities)
         outputs = max(2, self.setup.tasks[0].outputs)
-        tried = method.trials(config, max(self.setup.features.dims[name] for name in method.modalities))
-        trials = len(tried) if job.settings is None and not job.seed else 1
+        trials = self._trials(job)
         if method.family == "linear":
             flops = 4.0 * self.rows * width * outputs * ITERATIONS * len(STRENGTHS)
             return 0.05 + trials * flops / self.rate
         if method.family == "boosting":
+            tried = self._tried(method)
             narrow = np.mean([min(width, t["components"] or width * t["columns"]) for t in tried])
             return 0.1 + trials * ROUNDS * outputs * (5e-4 + 5e-9 * self.rows * float(narrow))
         if method.family != "network":
@@ -70,6 +75,12 @@ class Costs:
         steps = math.ceil(self.rows / config.train.batch_size)
         once = steps * self.step + PASSES * self.rows * self._forward(method) / self.rate
         return 0.2 + trials * epochs * once
+
+    def _tried(self, method: Method) -> list[dict[str, Any]]:
+        return method.trials(self.setup.config, max(self.setup.features.dims[name] for name in method.modalities))
+
+    def _trials(self, job: Job) -> int:
+        return len(self._tried(job.method)) if job.settings is None and not job.seed else 1
 
     def _forward(self, method: Method) -> float:
         """FLOPs of one row."""

@@ -34,9 +34,9 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def seconds(self, job: Job) -> float:
-        """How long a job will probably take."""
-        return self.costs.seconds(job)
+    def least(self, job: Job) -> float:
+        """How long it will probably take until a job has something to keep."""
+        return self.costs.least(job)
 
     def begins(self, job: Job, waiting: list[Job]) -> None:
         """A job starts; ``waiting`` have not begun."""

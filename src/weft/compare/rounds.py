@@ -52,7 +52,7 @@ FIRST_ANSWER = 45.0
 """Seconds until the first verdict."""
 QUICK = 499
 """Random draws of the tests of an early verdict."""
-FIGURES, TESTS = 5.0, 1e-4
+FIGURES, TESTS = 4.0, 1e-4
 """CPU seconds of the figures and the report, and of the tests of one method per test row."""
 SHARE = 0.1
 """Of the budget that contributions may take."""
@@ -97,10 +97,11 @@ class Rounds:
             best = self._best_subset(limit)
             if best is not None and len(best) > 1:
                 self.add(fusions_on(best, setup.features, config))
-            not_run = self._do(self.jobs(), limit)
+            self._do(self.jobs(), limit)
+            found, missed = self._contributions(self._evidence(QUICK))
+            not_run = self._do(self.jobs(), self.clock.deadline(self._finish()))  # what contributions left over
             self._ensembles()
             evidence = self._evidence(config.resamples if self._in_time(self._finish() / 2) else QUICK)
-            found, missed = self._contributions(evidence)
         return self._answer(evidence, found, [job.label for job in [*not_run, *missed]], last=True)
 
     def _evidence(self, resamples: int) -> Evidence:
@@ -125,7 +126,8 @@ class Rounds:
     def jobs(self) -> list[Job]:
         """All jobs that are planned, in the order of the module docstring."""
         jobs = [job for jobs in self.plan.values() for job in jobs if job.method.family != "ensemble"]
-        return sorted(jobs, key=lambda job: (self._turn(job), job.seed, self._cost(job)))
+        whole = tuple(self.setup.features.dims)
+        return sorted(jobs, key=lambda j: (self._turn(j), j.seed, j.method.modalities != whole, self._cost(j)))
 
     def _turn(self, job: Job) -> int:
         """When a job runs; see the module docstring."""

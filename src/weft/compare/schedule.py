@@ -5,7 +5,8 @@ else is independent. Jobs write their own files and draw their own seeds: figure
 did them. A process that dies takes one job with it, which becomes a failed row; another process takes its place. While
 the processes start, this one works.
 
-A job starts only if it will probably end before the deadline, and all of them look at the deadline while they run.
+A job starts only if it will probably have something to keep before the deadline (one of its trials), and all of them
+look at the deadline while they run.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Watch(Protocol):
 
     def begins(self, job: Job, waiting: list[Job]) -> None: ...
     def ended(self, job: Job, waiting: list[Job]) -> None: ...
-    def seconds(self, job: Job) -> float: ...
+    def least(self, job: Job) -> float: ...
 
 
 class Crew:
@@ -79,7 +80,7 @@ class Crew:
 
     Args:
         setup: what they share.
-        watch: is told what happens, and guesses how long a job takes.
+        watch: is told what happens, and guesses how long a job takes until it has something.
 
     Class attributes:
         helps: this process does jobs while the others start.
@@ -137,10 +138,10 @@ class Crew:
         return self.ready and bool(waiting) and any(not worker.ready for worker in self.workers)
 
     def _take(self, waiting: list[Job], deadline: float, always: bool) -> Job | None:
-        """The next job that will probably end in time."""
+        """The next job that will probably have something in time."""
         running = [worker.job for worker in self.workers if worker.job is not None]
         left = math.inf if always else deadline - time.monotonic()
-        job = next_job([job for job in waiting if self.watch.seconds(job) <= left], running, waiting)
+        job = next_job([job for job in waiting if self.watch.least(job) <= left], running, waiting)
         if job is not None:
             waiting.remove(job)
             self.watch.begins(job, waiting)
