@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from weft.compare.jobs import FEW, Setup, by_loss
+from weft.compare.jobs import FEW, Setup, by_loss, choose
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.files import plain
@@ -62,11 +62,12 @@ def select(
     ranks: list[tuple[float, float]] = []
     for turn in range(1, rounds + 1):
         found = [_rank(task, (sums + part) / turn, target, encoded, loss_alone) for part in parts]
-        best = max(range(len(parts)), key=lambda i: (found[i], i in chosen, -i))
+        able = choose(task, found, len(target), loss_alone)
+        best = max(able, key=lambda i: (found[i][1], i in chosen, -i))
         chosen.append(best)
         ranks.append(found[best])
         sums = sums + parts[best]
-    kept = max(range(rounds), key=lambda t: (ranks[t], -t)) + 1
+    kept = max(choose(task, ranks, len(target), loss_alone), key=lambda t: (ranks[t][1], -t)) + 1
     return np.bincount(chosen[:kept], minlength=len(parts)) / kept
 
 
@@ -81,7 +82,7 @@ def _rank(
     """Of averaged probabilities or values; larger is better."""
     outputs = task.from_log_probabilities(mean.clamp(min=1e-12).log()) if task.probabilistic else mean
     loss = float(task.loss(outputs, encoded).mean())
-    return (-loss, 0.0) if loss_alone else (task.quality(outputs.numpy(), target), -loss)
+    return (0.0 if loss_alone else task.quality(outputs.numpy(), target), -loss)
 
 
 def mean_of_jobs(setup: Setup, jobs: Sequence[Job], fold: int) -> dict[str, np.ndarray]:

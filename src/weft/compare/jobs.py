@@ -48,6 +48,9 @@ POOL_BYTES = 2 << 30
 FEW, MANY = 200, 2000
 """With fewer dev rows than this, what is chosen is chosen by the loss, which says more with few rows than a metric; a
 count of right answers needs the second number (its standard error is a point at 2,000 rows)."""
+SAME = 0.15
+"""Metrics that differ by less than this share of the best, over the root of the rows, are the same: half a standard
+error or less."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def run_job(setup: Setup, job: Job, deadline: float | None = None) -> dict[str, 
 def _measure(setup: Setup, job: Job, deadline: float | None) -> tuple[dict[str, Any], dict[str, np.ndarray], Predictor]:
     """Tune on dev, keep the best trial, and measure it."""
     task, split = setup.tasks[job.fold], setup.splits[job.fold]
-    best: tuple[tuple[float, float], Found, np.ndarray] | None = None
+    made: list[tuple[tuple[float, float], Found, np.ndarray]] = []
     trials: list[dict[str, Any]] = []
     cut = False
     try:
@@ -184,13 +187,12 @@ def _measure(setup: Setup, job: Job, deadline: float | None) -> tuple[dict[str, 
             rank = rank_on_dev(task, dev, setup.target[split.dev])
             trials.append({**found.settings, "dev": rank[0] if task.higher_is_better else -rank[0], "loss": -rank[1]})
             cut = cut or found.cut
-            if best is None or ordered(task, rank, len(split.dev)) > ordered(task, best[0], len(split.dev)):
-                best = (rank, found, dev)
+            made.append((rank, found, dev))
     except OutOfTime:
         cut = True
-    if best is None:
+    if not made:
         raise OutOfTime
-    rank, found, dev = best
+    rank, found, dev = made[choose(task, [rank for rank, _, _ in made], len(split.dev))[0]]
     started = time.perf_counter()
     test = outputs_for(setup, job, found.model, split.test)
     latency = (time.perf_counter() - started) / len(split.test)
@@ -325,9 +327,17 @@ def by_loss(task: Task, rows: int) -> bool:
     return rows < (FEW if task.metric.rows is None else MANY)
 
 
-def ordered(task: Task, rank: tuple[float, float], rows: int) -> tuple[float, float]:
-    """A rank of :func:`rank_on_dev` in the order that so many dev rows can bear."""
-    return rank[::-1] if by_loss(task, rows) else rank
+def choose(task: Task, ranks: Sequence[tuple[float, float]], rows: int, loss_alone: bool | None = None) -> list[int]:
+    """Numbers of the ranks of :func:`rank_on_dev`, the best first, as far as they are in the running.
+
+    By the loss alone, or among those whose metric is not clearly below the best: a metric that looks at the order of
+    the rows alone (AUC) would else take a model whose probabilities are of no use.
+    """
+    able = list(range(len(ranks)))
+    top = max(metric for metric, _ in ranks)
+    if not (by_loss(task, rows) if loss_alone is None else loss_alone) and math.isfinite(top):
+        able = [i for i in able if ranks[i][0] >= top - SAME * abs(top) / math.sqrt(rows)]
+    return sorted(able, key=lambda i: -ranks[i][1])
 
 
 def _loss(task: Task, outputs: np.ndarray, target: np.ndarray) -> float:

@@ -26,7 +26,7 @@ from weft.compare.comparison import Comparison
 from weft.compare.contributions import Contributions
 from weft.compare.costs import Costs
 from weft.compare.evidence import Evidence
-from weft.compare.jobs import Setup, ordered
+from weft.compare.jobs import Setup, choose
 from weft.compare.kept import Kept, keep, refit_seconds
 from weft.compare.ledger import Job
 from weft.compare.methods import (
@@ -52,7 +52,7 @@ FIRST_ANSWER = 45.0
 """Seconds until the first verdict."""
 QUICK = 499
 """Random draws of the tests of an early verdict."""
-FIGURES, TESTS = 4.0, 1e-4
+FIGURES, TESTS = 5.0, 1e-4
 """CPU seconds of the figures and the report, and of the tests of one method per test row."""
 SHARE = 0.1
 """Of the budget that contributions may take."""
@@ -281,11 +281,12 @@ def _best(evidence: Evidence) -> str | None:
     """The best on dev of all that finished, whatever its family; the earlier of equals."""
     rows = min(len(split.dev) for split in evidence.setup.splits)
 
-    def rank(name: str) -> tuple[float, float]:
-        losses = [result["dev_loss"] for seed in evidence.results[name] for _, result in seed]
-        return ordered(evidence.task, (evidence.sign * evidence.dev(name), -float(np.mean(losses))), rows)
-
-    return max(evidence.results, key=rank, default=None)
+    names = list(evidence.results)
+    if not names:
+        return None
+    losses = [[r["dev_loss"] for seed in evidence.results[name] for _, r in seed] for name in names]
+    ranks = [(evidence.sign * evidence.dev(n), -float(np.mean(loss))) for n, loss in zip(names, losses, strict=True)]
+    return names[choose(evidence.task, ranks, rows)[0]]
 
 
 def _about_kept(evidence: Evidence, kept: Kept | None) -> list[str]:
