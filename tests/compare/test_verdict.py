@@ -94,13 +94,12 @@ def test_one_modality_has_nothing_to_fuse(tmp_path: Path) -> None:
 
 
 def test_no_fusion_finished(tmp_path: Path) -> None:
-    """The budget ends before the first job: everything is stated, nothing is claimed."""
+    """The budget ends before the networks: what there is is kept, the rest is stated, no fusion is claimed to help."""
     found = compare(small(), quick(budget=0), tmp_path, progress=False)
-    assert found.verdict.outcome == "no result"
-    assert found.best is None
-    assert len(found.not_run) == 1 + 2 * 2 + 2 * 2 + 2 + 2 * 2
+    assert found.verdict.outcome not in ("helps", "averaging")
+    assert found.not_run
     assert any("budget" in note for note in found.notes)
-    assert {row.status for row in found.rows} == {"not run"}
+    assert "not run" in {row.status for row in found.rows}
     broken = quick(fusions=["tfn"], options={"tfn": {"no_such_option": 1}}, seeds=1)
     failed = compare(small(), broken, tmp_path, progress=False)
     assert failed.verdict.outcome == "no fusion finished"

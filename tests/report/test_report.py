@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tests.compare.cases import QUICK, quick, small
 from weft.compare import Comparison, compare
+from weft.compare.verdict import Verdict
 from weft.report import render_terminal, write_report
 from weft.report.figures import main_rows
 from weft.store import MemoryFeatures
@@ -183,6 +184,8 @@ def test_curves_are_few_enough_to_tell_apart(classes: int, tmp_path: Path, monke
 
 def test_a_comparison_without_results_still_reports(tmp_path: Path) -> None:
     found = compare(small(), quick(budget=0), tmp_path, progress=False)
+    rows = [replace(row, test=None, status="not run") for row in found.rows]
+    found = replace(found, rows=rows, verdict=Verdict("no result"), kept=None, contributions=None)
     content = write_report(found, tmp_path).read_text(encoding="utf-8")
     assert "No method finished" in content
     render_terminal(found, Console(file=StringIO()))
