@@ -19,7 +19,9 @@ steps. Rows in which a modality is absent have no part in its ``R``. The rows of
 
 Cost: two ``B x B`` softmaxes per modality and step, ``B^3`` for more than one level.
 
-When not to use it: many pairs (above some ten thousand), from which neighbourhoods can be learned anew.
+When not to use it: many pairs (above some ten thousand), from which neighbourhoods can be learned anew. The diagonal
+is part of both softmaxes, as published: with wide features and :math:`\tau = 0.05` both are near the identity, and
+``R`` and its gradient near nothing, whatever the weight; a larger temperature makes itself felt.
 
 Source: Groger, Wen, Le, Brbic, "With Limited Data for Multimodal Alignment, Let the STRUCTURE Guide You", NeurIPS 2025,
 arXiv 2506.16895.
