@@ -67,7 +67,7 @@ class Batches:
         batch = self.features.gather(rows)
         if self.pooled:
             batch = {name: as_tokens(mean_pool(tokens), present(tokens)) for name, tokens in batch.items()}
-        return {name: Tokens(*(part.to(self.device) for part in tokens)) for name, tokens in batch.items()}
+        return {name: tokens.to(self.device) for name, tokens in batch.items()}
 
     def _read(self) -> dict[str, Tokens]:
         chunks = [self._gather(self.rows[start : start + CHUNK]) for start in range(0, len(self.rows), CHUNK)]
