@@ -36,7 +36,7 @@ def outputs_for(task: Task, target: np.ndarray, noise: float = 0.5, seed: int = 
 
 
 def test_the_registry_is_covered():
-    assert set(tasks.names()) == set(TARGETS)
+    assert {name for name in tasks.names() if issubclass(tasks.get(name), Task)} == set(TARGETS)
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
