@@ -27,7 +27,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(how: str) -> tuple[str, int]:
-    """What the function said, and the page faults of the last five of sixteen training steps, in a process of its own."""
+    """What the function said, and the page faults of the last five of sixteen steps, in its own process."""
     own = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     run = subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True, env=own)
     said, count = run.stdout.split()
