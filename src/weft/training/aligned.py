@@ -70,6 +70,11 @@ class AlignedModel(nn.Module, Pretrained):
             torch.manual_seed(seed)
             return cls(dims, **settings)
 
+    @property
+    def width(self) -> int:
+        """``dim`` of the shared space."""
+        return self.aligner.dim
+
     def forward(self, inputs: dict[str, Tokens]) -> dict[str, Tensor]:
         """``{name: (B, dim)}`` unit vectors of some or all modalities; zeros where one is absent."""
         return self.aligner(self.tokens(inputs))
@@ -96,7 +101,7 @@ class AlignedModel(nn.Module, Pretrained):
         features = select(features, names or self.names)
         device, training = next(self.buffers()).device, self.training
         self.eval()
-        parts: dict[str, list[np.ndarray]] = {name: [np.zeros((0, self.aligner.dim), np.float32)] for name in names}
+        parts: dict[str, list[np.ndarray]] = {name: [np.zeros((0, self.width), np.float32)] for name in names}
         for start in range(0, len(rows), batch_size):
             batch = features.gather(rows[start : start + batch_size])
             embedded = self({name: Tokens(*(part.to(device) for part in t)) for name, t in batch.items()})

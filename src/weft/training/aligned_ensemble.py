@@ -1,0 +1,110 @@
+r"""An average of aligners: one folder and one index, whose scores are the weighted mean of the members' cosines.
+
+.. math:: z = (\sqrt{w_1}\, z^{(1)}, \ldots, \sqrt{w_S}\, z^{(S)}), \quad \sum_s w_s = 1
+    \quad\Rightarrow\quad z_a \cdot z_b = \sum_s w_s \cos_s(a, b)
+
+with the members' unit vectors, so ``z`` has unit length too. Weights come from a greedy choice on dev rows: starting
+with nothing, the member that raises the score of the sum most is added, again and again, with repetition (Caruana et
+al., "Ensemble Selection from Libraries of Models", ICML 2004); the best of all those sums is kept.
+
+Cost: that of the members; the width of the index is the sum of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weft.errors import UserError
+from weft.tokens import Tokens
+from weft.training.aligned import AlignedModel
+from weft.training.pretrained import models
+
+
+@models.register("AlignedEnsemble")
+class AlignedEnsemble(AlignedModel):
+    """Several aligners of the same modalities as one.
+
+    Args:
+        members: trained models with the same modalities.
+        weights: of their cosines, above 0; they are made to sum to 1.
+
+    Raises:
+        UserError: no member, other modalities, or a weight that is not positive.
+    """
+
+    format = "AlignedEnsemble/1"
+
+    def __init__(self, members: Sequence[AlignedModel], weights: Sequence[float]) -> None:
+        nn.Module.__init__(self)
+        if not members or len(members) != len(weights) or min(weights) <= 0:
+            found = f"{len(members)} members, weights {list(weights)}"
+            raise UserError("an ensemble has members, each with a weight above 0", found, "leave out those with none")
+        if len({tuple(m.dims.items()) for m in members}) > 1:
+            found = "; ".join(str(m.dims) for m in members)
+            raise UserError("members of an ensemble read the same modalities", found, "train them on one store")
+        first = members[0]
+        self.dims, self.names, self.encoders, self.table = first.dims, first.names, first.encoders, first.table
+        self.members, self.seen = nn.ModuleList(members), first.seen
+        self.shares = [float(w) / float(sum(weights)) for w in weights]
+
+    @property
+    def width(self) -> int:
+        return sum(member.width for member in self._each())
+
+    def forward(self, inputs: dict[str, Tokens]) -> dict[str, Tensor]:
+        found = [member(inputs) for member in self._each()]
+        return {
+            name: torch.cat([share**0.5 * z[name] for share, z in zip(self.shares, found, strict=True)], dim=1)
+            for name in found[0]
+        }
+
+    def output(self, name: str, tokens: Tokens) -> Tensor:
+        """As :meth:`forward`, of one modality: members are averaged as unit vectors only."""
+        return self({name: tokens})[name]
+
+    def config(self) -> dict[str, Any]:
+        """The members' configurations and the weights."""
+        return {"members": [member.config() for member in self._each()], "weights": self.shares}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
+        return cls([AlignedModel.from_config(c, folder) for c in config["members"]], config["weights"])
+
+    def _each(self) -> list[AlignedModel]:
+        return [member for member in self.members if isinstance(member, AlignedModel)]
+
+
+def choose_weights(
+    embeddings: Sequence[dict[str, np.ndarray]], score: Callable[[dict[str, np.ndarray]], float], steps: int = 8
+) -> np.ndarray:
+    """How often each member was taken ``(S,)`` by the greedy choice on dev rows.
+
+    Args:
+        embeddings: unit vectors ``{name: (n, d_s)}`` of the dev rows, of each member.
+        score: of such vectors, higher is better.
+        steps: members taken at most, repetitions included.
+    """
+    counts, best, kept = np.zeros(len(embeddings)), -np.inf, np.zeros(len(embeddings))
+    for _ in range(steps):
+        tried = []
+        for member in range(len(embeddings)):
+            counts[member] += 1
+            tried.append(score(joined(embeddings, counts)))
+            counts[member] -= 1
+        counts[int(np.argmax(tried))] += 1
+        if max(tried) > best + 1e-9:
+            best, kept = max(tried), counts.copy()
+    return kept
+
+
+def joined(embeddings: Sequence[dict[str, np.ndarray]], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The vectors of the ensemble with these weights; members of weight 0 are left out."""
+    shares = np.asarray(weights) / np.sum(weights)
+    used = [(share, z) for share, z in zip(shares, embeddings, strict=True) if share > 0]
+    return {n: np.concatenate([np.sqrt(share) * z[n] for share, z in used], axis=1) for n in used[0][1]}
