@@ -8,6 +8,7 @@ import typer
 
 from weft.allocator import keep_freed_memory
 from weft.cli import (
+    align,
     check,
     compare,
     encode,
@@ -38,7 +39,7 @@ app = typer.Typer(
 GROUPS = {
     "Data": (init, check, encode, inspect),
     "Models": (compare, fit, predict, evaluate, forecast),
-    "Aligned spaces": (search, mine),
+    "Aligned spaces": (align, search, mine),
     "Everything there is": (list, run, moved),
 }
 for group, verbs in GROUPS.items():

@@ -1,0 +1,71 @@
+"""``weft align``: which aligner brings the modalities together best, by how much, at what cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weft.cli.source import Data, Encoders, Json, Quiet, Root, Source, StoreFolder
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("align")(align)
+
+
+def align(
+    source: Source,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Result folder (default runs/SOURCE/align).")] = None,
+    aligners: Annotated[
+        str | None, typer.Option(help="Comma-separated names (weft list --kind aligner); default: five that suit most.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of every aligner that has a seed.")] = 3,
+    dim: Annotated[int, typer.Option(min=1, help="Width of the shared space, at most.")] = 256,
+    permutations: Annotated[int, typer.Option(min=0, help="Of the test whether the modalities are aligned.")] = 99,
+    setting: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Training setting. Repeat.")] = [],  # noqa: B006
+    root: Root = None,
+    data: Data = [],  # noqa: B006
+    encoder: Encoders = [],  # noqa: B006
+    store: StoreFolder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare aligners: one table of recalls with intervals and paired tests, one sentence, the winner kept.
+
+    Killed comparisons resume. The winner, which may be an ensemble, is a folder for `weft search` and `weft evaluate`.
+
+    Examples:
+
+        weft align flickr8k --root data/flickr8k --seeds 5
+
+        weft align runs/flickr8k/store --aligners whitened,two-tower,lightcrl --json
+    """
+    from weft.cli.output import say, write_json, write_table
+    from weft.cli.source import open_store, settings
+    from weft.compare.aligners import DEFAULT, AlignConfig, compare_aligners
+
+    progress = not (quiet or json)
+    features = open_store(source, root, data, encoder, store, progress=progress)
+    folder = out or Path("runs") / Path(source).stem / "align"
+    names = tuple(aligners.split(",")) if aligners else DEFAULT
+    config = AlignConfig(names, seeds, dim, settings(setting, "set"), permutations)
+    result = compare_aligners(features, config, folder, progress=progress)
+    if json:
+        write_json(result)
+        return
+    rows = [
+        {
+            "aligner": row["aligner"],
+            "dev": f"{row['dev']:.0f}",
+            "test": f"{row['test']:.0f} ({row['low']:.0f} to {row['high']:.0f})",
+            "with hub bias": f"{row['hubs']:.0f}",
+            "p": "" if row["p_value"] is None else f"{row['p_value']:.2g}",
+            "parameters": f"{row['parameters']:,}",
+            "CPU s": f"{row['seconds']:.1f}",
+        }
+        for row in result["table"]
+    ]
+    write_table(f"Sums of recalls, percent ({source})", rows)
+    say(result["sentence"])
+    say(f"winner: {result['winner']}")

@@ -1,0 +1,331 @@
+r"""Aligners side by side: each at several seeds on the same split, chosen on dev rows alone, judged on test rows.
+
+For every direction of retrieval a query's score is the number of cuts (1, 5, 10) within which a right answer stands;
+its share in the sum of recalls, times the number of groups, summed over a group's queries, is the group's score: the
+mean over the groups is the sum of recalls exactly. Intervals and paired tests
+(:mod:`weft.compare.statistics`) are over groups: five captions of a photo are one observation.
+
+* Closed forms have no seed and run once.
+* ``hubs``: with the correction of :mod:`weft.retrieval.hub`, its weight chosen on dev with a bank of training rows, the
+  bank of the test made of training and dev rows.
+* The ensemble is the greedy choice on dev among all models of the table, and says that it is one.
+* Permutation test, are these modalities aligned at all: ``whitened`` with a fixed setting is solved again on training
+  rows whose groups are given the other modality of another group; the p-value is the share of such solutions that do as
+  well on the test rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from weft.alignment import aligners, create_objective
+from weft.alignment.closed_form import ClosedForm
+from weft.compare.statistics import bootstrap_means, holm, interval, mean_of_seeds, sign_flip_test
+from weft.data import Split, make_splits
+from weft.errors import UserError, did_you_mean
+from weft.files import canonical, read_json, sha256, write_json
+from weft.progress import progress_bar
+from weft.retrieval.hub import HubCorrection, choose_correction
+from weft.retrieval.metrics import Positives, rank
+from weft.tasks.retrieval import RetrievalTask
+from weft.tokens import as_tokens
+from weft.training import AlignedModel, fit_aligner
+from weft.training.aligned import retrieval_task
+from weft.training.aligned_ensemble import AlignedEnsemble, choose_weights, joined
+from weft.training.pretrained import load_model
+from weft.training.raw import encoder_specs, table_of
+from weft.training.rows import select
+from weft.training.seen import Seen
+
+if TYPE_CHECKING:
+    from weft.store import Features
+
+DEFAULT = ("procrustes", "cca", "ridge", "whitened", "two-tower")
+PERMUTATIONS = 99
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """What is compared.
+
+    Args:
+        aligners: registered names.
+        seeds: trainings of each that has a seed.
+        dim: width of the shared space, at most; closed forms take the narrowest modality where that is less.
+        train: settings of :class:`~weft.training.config.TrainConfig`.
+        permutations: of the test of alignment; 0: none.
+    """
+
+    aligners: tuple[str, ...] = DEFAULT
+    seeds: int = 3
+    dim: int = 256
+    train: Mapping[str, Any] | None = None
+    permutations: int = PERMUTATIONS
+
+
+@dataclass(frozen=True)
+class Part:
+    """Embeddings of one part of the rows, with what measures them."""
+
+    task: RetrievalTask
+    groups: np.ndarray
+    presence: dict[str, np.ndarray]
+
+    def scores(
+        self,
+        z: Mapping[str, np.ndarray],
+        bank: Mapping[str, np.ndarray] | None = None,
+        hubs: Mapping[str, HubCorrection] | None = None,
+    ) -> np.ndarray:
+        """Score of each group ``(G,)``; the mean is the sum of recalls, of 2 x 3 a pair of modalities.
+
+        Args:
+            z: unit vectors.
+            bank: reference queries of each modality.
+            hubs: the correction of each direction ``"text->image"``.
+        """
+        count = int(self.groups.max()) + 1
+        total = np.zeros(count)
+        for a, b, asked, items in self.directions():
+            q: Any = z[a][asked]
+            g: Any = z[b][items]
+            if bank is not None and hubs is not None:
+                q, g = hubs[f"{a}->{b}"].apply(q, g, bank[a])
+            hits = rank(q, g, Positives.from_groups(self.groups[asked], self.groups[items]), self.task.ks).hits
+            np.add.at(total, self.groups[asked], hits.sum(axis=1) * count / len(asked))
+        return total
+
+    def directions(self) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
+        """Both modalities of each direction, the rows that ask, and those that are found."""
+        kept = {n: self._rows(n) for pair in self.task.pairs for n in pair}
+        both = [(x, y) for pair in self.task.pairs for x, y in (pair, pair[::-1])]
+        return [(a, b, kept[a][np.isin(self.groups[kept[a]], self.groups[kept[b]])], kept[b]) for a, b in both]
+
+    def correction(self, z: Mapping[str, np.ndarray], bank: Mapping[str, np.ndarray]) -> dict[str, HubCorrection]:
+        """The correction of each direction, chosen on these rows."""
+        return {
+            f"{a}->{b}": choose_correction(
+                z[a][asked], z[b][items], Positives.from_groups(self.groups[asked], self.groups[items]), bank[a]
+            )
+            for a, b, asked, items in self.directions()
+        }
+
+    def _rows(self, name: str) -> np.ndarray:
+        rows = np.flatnonzero(self.presence[name])
+        if name in self.task.unique:
+            rows = np.sort(rows[np.unique(self.groups[rows], return_index=True)[1]])
+        return rows
+
+
+def part_of(features: Features, rows: np.ndarray) -> Part:
+    """How rows are measured."""
+    return Part(*retrieval_task(features, rows))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the table; recalls are of the sum, in percent."""
+
+    aligner: str
+    seeds: int
+    dev: float
+    test: float
+    low: float
+    high: float
+    hubs: float
+    parameters: int
+    seconds: float
+    members: dict[str, float] | None = None
+    p_value: float | None = None
+
+
+def compare_aligners(
+    features: Features, config: AlignConfig, folder: Path | str, *, split: Split | None = None, progress: bool = True
+) -> dict[str, Any]:
+    """Train or solve each aligner at each seed (what is in the folder already is not done again), and compare.
+
+    Args:
+        features: of two modalities or more.
+        config: what is compared.
+        folder: jobs and models are kept here; the best on dev, ensembles included, is copied to ``winner/``.
+        split: rows; None: as :func:`~weft.data.make_splits` says.
+        progress: show a bar.
+
+    Returns:
+        ``{"table": rows, best first on dev; "aligned": p-value; "sentence": str; "winner": str}``.
+
+    Raises:
+        UserError: an unknown aligner, or no test rows.
+    """
+    for name in config.aligners:
+        if name not in aligners.names():
+            raise UserError("unknown aligner", name, did_you_mean(name, aligners.names(), "aligners"))
+    split, folder = split or make_splits(features), Path(folder)
+    if not len(split.test):
+        raise UserError("a comparison is judged on test rows", "there are none", "give a split with test rows")
+    dev, test = (part_of(features, rows) for rows in (split.dev, split.test))
+    jobs = [(n, s) for n in config.aligners for s in range(1 if _solved(n, features, config) else config.seeds)]
+    found: dict[str, list[tuple[AlignedModel, float]]] = {}
+    with progress_bar(progress) as bar:
+        task = bar.add_task("aligners", total=len(jobs))
+        for name, seed in jobs:
+            bar.update(task, description=f"{name}, seed {seed}")
+            found.setdefault(name, []).append(_job(features, split, config, folder, name, seed))
+            bar.advance(task)
+    groups_scores: dict[str, np.ndarray] = {}
+    table, labels, z_dev, z_test, z_train = [], [], [], [], []
+    for name, models in found.items():
+        z = [[m.embed(features, rows) for m, _ in models] for rows in (split.train, split.dev, split.test)]
+        for k, part in enumerate((z_train, z_dev, z_test)):
+            part += z[k]
+        labels += [f"{name}, seed {s}" for s in range(len(models))]
+        groups_scores[name] = np.stack([test.scores(v) for v in z[2]])
+        hubs = [_with_hubs(dev, test, *vectors) for vectors in zip(*z, strict=True)]
+        weights = sum(p.numel() for p in models[0][0].aligner.parameters())
+        table.append(
+            _row(name, [dev.scores(v) for v in z[1]], groups_scores[name], hubs, weights, [s for _, s in models])
+        )
+    every = [m for models in found.values() for m, _ in models]
+    counts = choose_weights(z_dev, lambda v: float(dev.scores(v).mean()))
+    winner: AlignedModel = every[int(np.argmax([dev.scores(v).mean() for v in z_dev]))]
+    if (counts > 0).sum() > 1:
+        vectors = [joined(side, counts) for side in (z_train, z_dev, z_test)]
+        name = f"ensemble of {int((counts > 0).sum())}"
+        groups_scores[name] = test.scores(vectors[2])[None]
+        row = _row(name, [dev.scores(vectors[1])], groups_scores[name], [_with_hubs(dev, test, *vectors)], 0, [0.0])
+        members = {label: float(c) for label, c in zip(labels, counts / counts.sum(), strict=True) if c}
+        table.append(replace(row, members=members))
+        winner = AlignedEnsemble([m for m, c in zip(every, counts, strict=True) if c], counts[counts > 0].tolist())
+    table.sort(key=lambda row: -row.dev)
+    table = _tested(table, groups_scores)
+    winner.seen = Seen.of(features, split, features.fingerprint)
+    winner.save_pretrained(folder / "winner")
+    p = alignment_test(features, split, test, config) if config.permutations and len(features.dims) == 2 else None
+    result = {
+        "table": [asdict(row) for row in table],
+        "aligned": p,
+        "sentence": _sentence(table, p),
+        "winner": str(folder / "winner"),
+    }
+    write_json(folder / "aligners.json", result)
+    return result
+
+
+def alignment_test(features: Features, split: Split, test: Part, config: AlignConfig) -> float:
+    """p-value that the modalities have nothing to do with each other, see the module docstring."""
+    pooled = features.pooled(split.train)
+    dims = {n: v.shape[1] for n, v in pooled.items()}
+    complete = features.presence[split.train].all(axis=1)
+    rows = {n: torch.from_numpy(np.asarray(v[complete])) for n, v in pooled.items()}
+    held = {n: torch.from_numpy(np.nan_to_num(np.asarray(v))) for n, v in features.pooled(split.test).items()}
+    group = np.arange(len(features)) if features.group is None else features.group
+    code = np.unique(group[split.train][complete], return_inverse=True)[1]
+    order = np.argsort(code, kind="stable")
+    sizes = np.bincount(code)
+    starts = np.cumsum(sizes) - sizes
+    place = np.empty_like(code)
+    place[order] = np.arange(len(code)) - np.repeat(starts, sizes)
+    first, second = rows
+    rng, beaten, observed = np.random.default_rng(0), 0, 0.0
+    width = min(config.dim, *dims.values(), len(code) - 1)
+    for draw in range(config.permutations + 1):
+        other = np.arange(len(sizes)) if draw == 0 else rng.permutation(len(sizes))
+        partner = order[starts[other[code]] + place % sizes[other[code]]]
+        model = AlignedModel(
+            dims, "whitened", dim=width, aligner_options={"choose": "fixed", "width": min(64, width)}
+        ).eval()
+        batch = {first: as_tokens(rows[first]), second: as_tokens(rows[second][partner])}
+        model.standardise.fit([batch])
+        solution = model.aligner
+        if isinstance(solution, ClosedForm):
+            solution.fit_closed_form([model.standardise(batch)])
+        with torch.no_grad():
+            z = {n: v.numpy() for n, v in model({n: as_tokens(v) for n, v in held.items()}).items()}
+        score = float(test.scores(z).mean())
+        observed, beaten = (score, 0) if draw == 0 else (observed, beaten + (score >= observed - 1e-9))
+    return (1 + beaten) / (1 + config.permutations)
+
+
+def _solved(name: str, features: Features, config: AlignConfig) -> bool:
+    """Whether an aligner has nothing to train."""
+    model = AlignedModel.build(dims=features.dims, aligner=name, dim=_dim(name, features, config))
+    return not any(p.requires_grad for p in model.parameters())
+
+
+def _dim(name: str, features: Features, config: AlignConfig) -> int:
+    return min(config.dim, *features.dims.values()) if issubclass(aligners.get(name), ClosedForm) else config.dim
+
+
+def _job(
+    features: Features, split: Split, config: AlignConfig, folder: Path, name: str, seed: int
+) -> tuple[AlignedModel, float]:
+    """The trained model of one job, and the seconds of CPU that it took; read where it is there."""
+    train = {**(config.train or {}), "seed": seed}
+    what = [name, seed, _dim(name, features, config), train, features.fingerprint, [r.tolist() for r in split]]
+    place = folder / "jobs" / sha256(canonical(what))[:24]
+    if (place / "job.json").is_file():
+        return load_model(place), float(read_json(place / "job.json")["seconds"])
+    started = time.process_time()
+    model = AlignedModel.build(
+        dims=features.dims,
+        aligner=name,
+        dim=_dim(name, features, config),
+        seed=seed,
+        encoders=encoder_specs(features, list(features.dims)),
+        table=table_of(features),
+    )
+    objective = create_objective(model.aligner.objective)
+    fit_aligner(model, objective, select(features, model.names), split, train, progress=False)
+    seconds = time.process_time() - started
+    model.eval().save_pretrained(place)
+    write_json(place / "job.json", {"aligner": name, "seed": seed, "seconds": seconds})
+    return model, seconds
+
+
+def _with_hubs(
+    dev: Part, test: Part, train: dict[str, np.ndarray], on_dev: dict[str, np.ndarray], on_test: dict[str, np.ndarray]
+) -> float:
+    """Sum of recalls on test with the correction that dev chose."""
+    bank = {n: v[np.abs(v).sum(axis=1) > 0] for n, v in train.items()}
+    chosen = dev.correction(on_dev, bank)
+    whole = {n: np.concatenate([bank[n], v[np.abs(v).sum(axis=1) > 0]]) for n, v in on_dev.items()}
+    return float(test.scores(on_test, whole, chosen).mean())
+
+
+def _row(
+    name: str,
+    dev: Sequence[np.ndarray],
+    test: np.ndarray,
+    hubs: Sequence[float],
+    parameters: int,
+    seconds: Sequence[float],
+) -> Result:
+    low, high = interval(mean_of_seeds(bootstrap_means([test])[0], seed=0))
+    figures = [np.mean([d.mean() for d in dev]), test.mean(), low, high, np.mean(hubs)]
+    return Result(name, len(test), *(float(100 * f) for f in figures), parameters, float(np.mean(seconds)))
+
+
+def _tested(table: list[Result], scores: Mapping[str, np.ndarray]) -> list[Result]:
+    """Every row against the first, paired over groups, by Holm's correction."""
+    best = scores[table[0].aligner].mean(axis=0)
+    p = holm(np.array([sign_flip_test(best - scores[row.aligner].mean(axis=0)) for row in table[1:]]))
+    return [table[0], *(replace(row, p_value=float(v)) for row, v in zip(table[1:], p, strict=True))]
+
+
+def _sentence(table: list[Result], p: float | None) -> str:
+    best = table[0]
+    level = [row.aligner for row in table[1:] if (row.p_value or 1.0) >= 0.05]
+    beaten = f"; not shown to be worse: {', '.join(level)}" if level else ", better than every other one shown"
+    shown = "aligned" if p is not None and p < 0.05 else "not shown to be aligned"
+    aligned = "" if p is None else f" The modalities are {shown} (p = {p:.2g})."
+    return (
+        f"{best.aligner} is best on dev; on test its recalls sum to {best.test:.0f} "
+        f"({best.low:.0f} to {best.high:.0f}), {best.hubs:.0f} with hub correction{beaten}.{aligned}"
+    )

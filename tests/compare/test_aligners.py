@@ -1,0 +1,55 @@
+"""Aligners side by side: figures are those of the task, jobs resume, the winner loads, noise is told apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.training.test_aligned import pairs
+from weft.compare import aligners as engine
+from weft.compare.aligners import AlignConfig, alignment_test, compare_aligners, part_of
+from weft.data import make_splits
+from weft.errors import UserError
+from weft.store import MemoryFeatures
+from weft.training import load_model
+
+CONFIG = AlignConfig(("procrustes", "two-tower"), 2, 6, {"epochs": 2}, 19)
+
+
+def test_the_table_is_what_the_task_measures_and_jobs_resume(tmp_path, monkeypatch):
+    features, _ = pairs(captions=2)
+    split = make_splits(features)
+    first = compare_aligners(features, CONFIG, tmp_path, split=split, progress=False)
+    table = {row["aligner"]: row for row in first["table"]}
+    assert table["procrustes"]["seeds"] == 1
+    assert table["two-tower"]["seeds"] == 2
+    assert [row["dev"] for row in first["table"]] == sorted((row["dev"] for row in first["table"]), reverse=True)
+    assert all(row["low"] <= row["test"] <= row["high"] for row in first["table"])
+    winner = load_model(first["winner"])
+    assert 100 * winner.evaluate(features, split.test)["sum of recalls"] == pytest.approx(first["table"][0]["test"])
+    assert first["aligned"] == 1 / 20
+    assert first["table"][0]["aligner"] in first["sentence"]
+    monkeypatch.setattr(engine, "fit_aligner", lambda *a, **k: pytest.fail("done already"))
+    assert compare_aligners(features, CONFIG, tmp_path, split=split, progress=False) == first
+
+
+def test_scores_of_groups_average_to_the_sum_of_recalls():
+    features, split = pairs(captions=2)
+    part, rng = part_of(features, split.test), np.random.default_rng(0)
+    z = {n: rng.normal(size=(len(split.test), 4)) for n in features.dims}
+    expected = part.task.metrics(z, part.groups, part.presence)["sum of recalls"]
+    assert part.scores(z).mean() == pytest.approx(expected)
+
+
+def test_modalities_that_have_nothing_in_common_are_not_called_aligned():
+    rng = np.random.default_rng(0)
+    noise = {"a": rng.normal(size=(120, 5)), "b": rng.normal(size=(120, 4))}
+    features = MemoryFeatures([f"r{i}" for i in range(120)], noise, {}, task="retrieval")
+    split = make_splits(features)
+    assert alignment_test(features, split, part_of(features, split.test), CONFIG) > 0.05
+
+
+def test_an_unknown_aligner_is_refused(tmp_path):
+    features, _ = pairs()
+    with pytest.raises(UserError, match="did you mean 'procrustes'"):
+        compare_aligners(features, AlignConfig(("procruste",)), tmp_path, progress=False)
