@@ -180,7 +180,10 @@ def compare_aligners(
             found.setdefault(name, []).append(_job(features, split, config, folder, name, seed))
             bar.advance(task)
     groups_scores: dict[str, np.ndarray] = {}
-    table, labels, z_dev, z_test, z_train = [], [], [], [], []
+    table, labels = [], []
+    z_train: list[dict[str, np.ndarray]] = []
+    z_dev: list[dict[str, np.ndarray]] = []
+    z_test: list[dict[str, np.ndarray]] = []
     for name, models in found.items():
         z = [[m.embed(features, rows) for m, _ in models] for rows in (split.train, split.dev, split.test)]
         for k, part in enumerate((z_train, z_dev, z_test)):
@@ -308,8 +311,17 @@ def _row(
     seconds: Sequence[float],
 ) -> Result:
     low, high = interval(mean_of_seeds(bootstrap_means([test])[0], seed=0))
-    figures = [np.mean([d.mean() for d in dev]), test.mean(), low, high, np.mean(hubs)]
-    return Result(name, len(test), *(float(100 * f) for f in figures), parameters, float(np.mean(seconds)))
+    return Result(
+        aligner=name,
+        seeds=len(test),
+        dev=100 * float(np.mean([d.mean() for d in dev])),
+        test=100 * float(test.mean()),
+        low=100 * low,
+        high=100 * high,
+        hubs=100 * float(np.mean(hubs)),
+        parameters=parameters,
+        seconds=float(np.mean(seconds)),
+    )
 
 
 def _tested(table: list[Result], scores: Mapping[str, np.ndarray]) -> list[Result]:
