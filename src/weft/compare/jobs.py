@@ -254,9 +254,10 @@ def _networks(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]
             seed=job.seed,
             **setup.about(),
         )
-        train = config.train.model_copy(
-            update={"lr": settings["lr"], "weight_decay": settings["weight_decay"], "seed": job.seed}
-        )
+        changes = {"lr": settings["lr"], "weight_decay": settings["weight_decay"], "seed": job.seed}
+        if setup.tasks[job.fold].metric.rows is None and "monitor" not in config.train.model_fields_set:
+            changes["monitor"] = "loss"  # an epoch that orders the rows well may have probabilities of no use
+        train = config.train.model_copy(update=changes)
         history = fit(model, features, rows, train, progress=False, deadline=deadline)
         yield Found(model, settings, {"epochs": len(history.epochs)}, cut=history.cut)
 

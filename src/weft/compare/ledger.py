@@ -27,7 +27,7 @@ from weft.errors import UserError
 from weft.files import canonical, read_json, read_tensors, sha256, write_json, write_tensors
 from weft.training.pretrained import CONFIG, WEIGHTS
 
-VERSION = 5
+VERSION = 6
 """Of what a job does: a change that changes figures counts it up, and old jobs are done again."""
 
 

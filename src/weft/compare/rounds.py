@@ -91,7 +91,7 @@ class Rounds:
         setup, config = self.setup, self.setup.config
         with self.display, Crew(setup, self.display) as self.crew:
             limit = self.clock.deadline(self._finish() + (0.0 if config.budget is None else SHARE * config.budget))
-            self.crew.run([job for job in self.jobs() if self._turn(job) == 0], limit, always=True)
+            self.crew.run([job for job in self.jobs() if self._turn(job) == 0], self.clock.deadline(), always=True)
             self.add(subset_methods(setup.features, config))
             self._do([job for job in self.jobs() if self._turn(job) < LATER], limit)
             best = self._best_subset(limit)

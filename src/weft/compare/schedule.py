@@ -49,6 +49,10 @@ class Clock:
         return math.inf if self.budget is None else self.started + self.budget - reserve
 
 
+MOST_BUSY = 4.0
+"""A machine is not believed to stay busier than this: what is kept back for the end would eat the budget."""
+
+
 class Busy:
     """How many seconds a second of this process's work takes, by the last stretch of work that was timed."""
 
@@ -64,7 +68,7 @@ class Busy:
         """It ends; one that took next to nothing says nothing."""
         wall, cpu = time.monotonic() - self._wall, time.process_time() - self._cpu
         if cpu > 0.1:
-            self.factor = max(1.0, wall / cpu)
+            self.factor = min(max(1.0, wall / cpu), MOST_BUSY)
 
 
 class Watch(Protocol):
