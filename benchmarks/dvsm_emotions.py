@@ -3,9 +3,8 @@ The table is in ``docs/results/dvsm.md``.
 
     WEFT_DATA=... python benchmarks/dvsm_emotions.py [--seeds 3]
 
-Every training runs 30 epochs and keeps its last weights, as published (nothing is chosen on dev rows, which are trained
-on too): dev rows are a tenth of the training rows only because the loop wants some. Figures are means over the folds;
-the spread is over folds of the mean over seeds.
+Every training runs 30 epochs; a tenth of the training rows is kept aside and chooses the epoch, which the published
+protocol does not do. Figures are means over the folds; the spread is over folds of the mean over seeds.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ _PUBLIC = {
     "Store": "weft.store",
     "encode": "weft.store",
     "load_dataset": "weft.data",
+    "compare": "weft.compare",
+    "fit": "weft.compare",
 }
 
 __all__ = [*_PUBLIC, "__version__"]
@@ -37,7 +39,8 @@ __all__ = [*_PUBLIC, "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'weft' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    module = importlib.import_module(_PUBLIC[name])
+    return {"compare": module, "fit": getattr(module, "fit_frame", None)}.get(name) or getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -19,8 +19,23 @@ Example:
     ['concat']
 """
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from weft.compare.comparison import Comparison, compare
 from weft.compare.config import CompareConfig
+from weft.compare.frames import compare_frame, fit_frame
 from weft.compare.verdict import Verdict
 
-__all__ = ["CompareConfig", "Comparison", "Verdict", "compare"]
+
+class _Callable(ModuleType):
+    """``weft.compare`` is this package and, as a person in a notebook expects, the verb on a table in memory."""
+
+    def __call__(self, frame: Any, target: str, **options: Any) -> Comparison:
+        return compare_frame(frame, target, **options)
+
+
+sys.modules[__name__].__class__ = _Callable
+
+__all__ = ["CompareConfig", "Comparison", "Verdict", "compare", "compare_frame", "fit_frame"]

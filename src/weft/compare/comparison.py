@@ -141,6 +141,10 @@ class Comparison:
         writer.writerows(zip(self.shown_ids, target, *(c.tolist() for c in columns.values()), strict=True))
         return out.getvalue()
 
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        return self.to_markdown()
+
     def to_markdown(self) -> str:
         """Sentence, notes and table as Markdown."""
         interval = "95 % CI"

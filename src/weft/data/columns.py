@@ -23,6 +23,7 @@ import pyarrow.parquet
 
 from weft.data.cells import as_number, is_blank
 from weft.data.files import is_file, read_array
+from weft.data.frame import frame_columns
 from weft.errors import UserError, did_you_mean, some
 
 FORMATS = (".csv", ".tsv", ".txt", ".parquet", ".jsonl")
@@ -32,18 +33,20 @@ SAMPLE = 1 << 16
 
 
 class Columns:
-    """The columns of one table file.
+    """The columns of one table.
 
     Args:
-        path: a ``.csv``, ``.tsv``, ``.parquet`` or ``.jsonl`` file, UTF-8, with column names; text also as ``.gz``.
+        source: a ``.csv``, ``.tsv``, ``.parquet`` or ``.jsonl`` file, UTF-8, with column names; text also as ``.gz``.
+            Or a table in memory, see :mod:`weft.data.frame`; files its cells name are relative to the working folder.
 
     Raises:
         UserError: missing file, another format, a damaged file, no rows, or a column name that comes twice.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.names, self.rows, self._column = _read(path)
+    def __init__(self, source: Any) -> None:
+        file = isinstance(source, str | Path)
+        self.path = path = Path(source) if file else Path(type(source).__name__)
+        self.names, self.rows, self._column = _read(path) if file else frame_columns(source)
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise UserError(f"{path}: column names are unique", f"more than once: {some(twice)}", "rename the columns")

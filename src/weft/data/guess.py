@@ -75,7 +75,7 @@ def guess_table(path: str | Path, **chosen: Any) -> TableConfig:
 
 
 def propose_table(
-    path: str | Path,
+    source: Any,
     *,
     target: str | None = None,
     id: str | None = None,
@@ -90,14 +90,15 @@ def propose_table(
     modalities, by the kind that is surest of them; numbers and categories make one together.
 
     Args:
-        path: a CSV, Parquet or JSONL file.
+        source: a CSV, Parquet or JSONL file, or a table in memory.
         target, id, group: columns for these roles; ``"none"``: no column. None: guess.
         drop: columns to leave out.
 
     Raises:
         UserError: the file cannot be read, there is no such column, or no column can be a modality.
     """
-    table = _Table(Columns(Path(path)))
+    columns = Columns(source)
+    table, path = _Table(columns), columns.path
     for column in [name for name in (target, id, group) if name not in (None, NONE)] + list(drop):
         if column not in table.cells:
             remedy = did_you_mean(str(column), table.cells, "columns")

@@ -167,7 +167,7 @@ def load_config(path: str | Path) -> TableConfig:
     return config.model_copy(update={"table": os.path.abspath(path.parent / config.table)})
 
 
-def read_table(path: str | Path, config: TableConfig, *, require_target: bool = True) -> Dataset:
+def read_table(source: Any, config: TableConfig, *, require_target: bool = True) -> Dataset:
     """Read a table as its configuration says.
 
     How cells are read (``types``), and the classes of a target, are what the configuration says, else what the training
@@ -175,7 +175,8 @@ def read_table(path: str | Path, config: TableConfig, *, require_target: bool = 
     the rows beside them.
 
     Args:
-        path: a CSV, Parquet or JSONL file; files named in it are relative to its folder.
+        source: a CSV, Parquet or JSONL file; files named in it are relative to its folder. Or a table in memory, whose
+            files are relative to the working folder.
         config: what the columns are.
         require_target: False for prediction on new rows: target, split, group and id may then be missing or say
             anything, and a modality may be absent in every row.
@@ -185,8 +186,8 @@ def read_table(path: str | Path, config: TableConfig, *, require_target: bool = 
             missing, non-numeric or one-class target, a row without any modality, a group in two splits. Rows are named
             by id.
     """
-    path = Path(path)
-    columns = Columns(path)
+    columns = Columns(source)
+    path = columns.path
     rows = _training_rows(columns, config) if require_target else _new_rows(columns, config)
     if config.splits is not None and require_target:
         rows.split = _split_names(rows, _parts(rows, config.splits))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from weft.data import Dataset
+from weft.data import Dataset, TableConfig, read_table
+from weft.data.frame import is_frame
 from weft.errors import UserError
 from weft.files import read_json, write_json
 from weft.tasks.base import Task
@@ -55,7 +56,7 @@ class Predictor(Pretrained):
 
     def predict(
         self,
-        source: Dataset | Features,
+        source: Any,
         rows: np.ndarray | None = None,
         *,
         sets: float | None = None,
@@ -64,7 +65,8 @@ class Predictor(Pretrained):
         """Answers for raw rows or features.
 
         Args:
-            source: a data set, which the model's own encoders read, or features.
+            source: features, or raw rows that the model's own encoders read: a data set, or a table in memory (a
+                DataFrame, ``{column: cells}``) with the columns of the training table, its target not needed.
             rows: which rows; all by default.
             sets: also ``"set"``, or ``"low"`` and ``"high"``, that hold the truth in this share of rows: 0.8, .9, .95.
             progress: show a bar while encoding.
@@ -75,6 +77,8 @@ class Predictor(Pretrained):
         Raises:
             UserError: a modality is missing, a row has none, or the model does not know its encoders.
         """
+        if is_frame(source):
+            source = read_table(source, self._table_config(), require_target=False)
         features = self.encode(source, progress=progress) if isinstance(source, Dataset) else source
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         ids = np.array([features.ids[row] for row in rows.tolist()])
@@ -89,6 +93,15 @@ class Predictor(Pretrained):
                 "measure them on rows it was not trained on: model.calibrate(features, rows)",
             )
         return {**found, **self.conformal.predict(self.task, outputs, self._presence(features)[rows], sets)}
+
+    def _table_config(self) -> TableConfig:
+        if self.table is None:
+            raise UserError(
+                "the model does not know how to read a table",
+                "it was trained on a named data set, or on features",
+                "give it a data set or features, or train it on a table",
+            )
+        return TableConfig(**self.table)
 
     def calibrate(self, features: Features, rows: np.ndarray) -> None:
         """Measure the thresholds of sets or intervals on rows the model was not trained on.

@@ -1,0 +1,113 @@
+"""A table in memory compared, or fitted, in one call: what ``weft init``, ``compare`` and ``fit`` do to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from weft.compare.comparison import Comparison, compare
+from weft.compare.config import CompareConfig
+from weft.data import Dataset, TableConfig, read_table
+from weft.data.guess import propose_table
+from weft.encoders import create_encoder, default_encoder
+from weft.store import Store, encode
+from weft.training.pretrained import load_model
+from weft.training.train import train_model
+
+
+def compare_frame(
+    frame: Any,
+    target: str,
+    *,
+    folder: Path | str = "runs/frame",
+    id: str | None = None,
+    group: str | None = None,
+    drop: Sequence[str] = (),
+    encoders: Mapping[str, str] | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Comparison:
+    """Compare every way to predict a column of a table from the others; ``weft.compare(frame, target=...)``.
+
+    Args:
+        frame: a pandas or polars DataFrame, a pyarrow Table, ``{column: cells}``, or the path of a table file. Files
+            named in cells (photos, sounds) are relative to the working folder.
+        target: the column to predict.
+        folder: of features, jobs and the winner; a second call with the same table goes on from there.
+        id, group: columns with unique ids, and of rows that belong together; guessed if not given, ``"none"``: none.
+        drop: columns to leave out.
+        encoders: ``{modality: name}``, e.g. ``{"photo": "hf:facebook/dinov2-small"}``; those that are not named are
+            built in.
+        progress: show progress bars.
+        settings: of :class:`~weft.compare.config.CompareConfig`: ``budget="5m"``, ``metric="auc"``, ...
+
+    Returns:
+        The comparison; ``comparison.best`` is the folder of the kept model, for ``weft.load_model``.
+
+    Example:
+        >>> import tempfile, weft
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> size, colour = rng.normal(size=120), rng.choice(["red", "blue"], 120)
+        >>> frame = {"size": size, "colour": colour, "kind": np.where((size > 0) == (colour == "red"), "a", "b")}
+        >>> quick = {"only": ["linear", "chance"], "seeds": 1, "resamples": 99, "budget": 60}
+        >>> found = weft.compare(frame, target="kind", folder=tempfile.mkdtemp(), progress=False, **quick)
+        >>> weft.load_model(found.best).predict({"size": [1.0, 1.0], "colour": ["red", "blue"]})["prediction"].shape
+        (2,)
+
+    Raises:
+        UserError: no such column, a table that cannot be read, or an unknown setting.
+    """
+    place = Path(folder)
+    features = encode_frame(frame, target, place / "store", id, group, drop, encoders, progress=progress)
+    return compare(features, CompareConfig(**settings), place, progress=progress)
+
+
+def fit_frame(
+    frame: Any,
+    target: str,
+    fusion: str = "gated",
+    *,
+    folder: Path | str = "runs/frame-fit",
+    id: str | None = None,
+    group: str | None = None,
+    drop: Sequence[str] = (),
+    encoders: Mapping[str, str] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Any:
+    """Train one fusion on a table in memory; ``weft.fit(frame, target=...)``.
+
+    Arguments as for :func:`compare_frame`; ``options`` are those of :func:`~weft.training.train.train_model`. Returns
+    the trained model, which predicts tables of the same columns: ``model.predict(frame)``.
+    """
+    place = Path(folder)
+    features = encode_frame(frame, target, place / "store", id, group, drop, encoders, progress=progress)
+    train_model(features, fusion, place / fusion, progress=progress, **options)
+    return load_model(place / fusion)
+
+
+def encode_frame(
+    frame: Any,
+    target: str,
+    folder: Path,
+    id: str | None = None,
+    group: str | None = None,
+    drop: Sequence[str] = (),
+    encoders: Mapping[str, str] | None = None,
+    *,
+    progress: bool = True,
+) -> Store:
+    """The features of a table in memory, on disk; see :func:`compare_frame`."""
+    config = propose_table(frame, target=target, id=id, group=group, drop=drop).config
+    dataset = read_table(frame, config)
+    made = {}
+    for name, modality in dataset.modalities.items():
+        spec = (encoders or {}).get(name) or _of_table(dataset, name) or default_encoder(modality.kind)
+        made[name] = create_encoder(spec, modality.kind)
+    return encode(dataset, made, folder, progress=progress)
+
+
+def _of_table(dataset: Dataset, name: str) -> str | None:
+    return None if dataset.table is None else TableConfig(**dataset.table).modalities[name].encoder

@@ -1,0 +1,53 @@
+"""Tables in memory: a pandas or polars DataFrame, a pyarrow Table or a dictionary of columns, as cells of Python.
+
+Files named in cells are relative to the working folder. Nothing of pandas or polars is imported: a frame is known by
+what it can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from weft.errors import UserError
+
+
+def is_frame(value: Any) -> bool:
+    """Whether a value is a table in memory."""
+    return isinstance(value, Mapping) or (hasattr(value, "columns") and hasattr(value, "__getitem__"))
+
+
+def frame_columns(frame: Any) -> tuple[list[str], int, Callable[[str], list[Any]]]:
+    """Names of the columns, number of rows, and the cells of a column.
+
+    Raises:
+        UserError: it is no table, or columns of a dictionary have different lengths.
+    """
+    if not is_frame(frame):
+        raise UserError(
+            "a table in memory is a pandas or polars DataFrame, a pyarrow Table, or {column: cells}",
+            type(frame).__name__,
+            "pass one of these, or the path of a file",
+        )
+    if isinstance(frame, Mapping):
+        lengths = {str(name): len(cells) for name, cells in frame.items()}
+        if len(set(lengths.values())) > 1:
+            raise UserError("columns have one cell per row", f"{lengths}", "cut them to equal length")
+        keys: Sequence[Any] = list(frame)
+        rows = next(iter(lengths.values()), 0)
+    else:
+        keys = list(getattr(frame, "column_names", frame.columns))
+        rows = len(frame)
+    named = dict(zip(map(str, keys), keys, strict=True))
+    return [str(key) for key in keys], rows, lambda name: cells_of(frame[named[name]])
+
+
+def cells_of(column: Any) -> list[Any]:
+    """A column as plain Python values, None where it is empty."""
+    if hasattr(column, "notna"):  # pandas
+        filled = column.astype(object)
+        return list(filled.where(column.notna(), None))
+    for method in ("to_pylist", "to_list", "tolist"):  # pyarrow, polars, numpy
+        if hasattr(column, method):
+            return list(getattr(column, method)())
+    return list(column)

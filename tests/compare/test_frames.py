@@ -1,0 +1,89 @@
+"""Tables in memory: pandas, polars, pyarrow and dictionaries alike, compared, fitted and predicted."""
+
+import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+import weft
+from weft.data.columns import Columns
+from weft.errors import UserError
+
+QUICK = {"only": ["linear", "chance"], "seeds": 1, "resamples": 99, "budget": 60, "progress": False}
+
+
+def cells(rows: int = 120) -> dict[str, list]:
+    rng = np.random.default_rng(0)
+    size, colour = rng.normal(size=rows), rng.choice(["red", "blue"], rows)
+    kind = np.where(size + (colour == "red") > 0.5, "big", "small")
+    size = [None if i == 7 else float(s) for i, s in enumerate(size)]
+    days = [datetime.datetime(2024, 1, 1) + datetime.timedelta(days=i) for i in range(rows)]
+    return {"size": size, "colour": colour.tolist(), "day": days, "kind": kind.tolist()}
+
+
+FRAMES = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.table, "dictionary": dict}
+
+
+@pytest.mark.parametrize("make", FRAMES.values(), ids=FRAMES)
+def test_every_frame_gives_the_same_cells(make):
+    found = Columns(make(cells()))
+    assert found.names == ["size", "colour", "day", "kind"]
+    assert found.rows == 120
+    assert found.cells("size", "test")[7] is None
+    assert found.cells("colour", "test") == cells()["colour"]
+    assert found.cells("day", "test")[3] == datetime.datetime(2024, 1, 4)
+
+
+def test_pandas_keeps_whole_numbers_and_knows_what_is_missing():
+    frame = pd.DataFrame(
+        {"n": pd.array([1, None, 3], dtype="Int64"), "c": pd.Categorical(["x", None, "y"]), 5: [1, 2, 3]}
+    )
+    found = Columns(frame)
+    assert found.names == ["n", "c", "5"]
+    assert found.cells("n", "test") == [1, None, 3]
+    assert found.cells("c", "test") == ["x", None, "y"]
+    assert found.cells("5", "test") == [1, 2, 3]
+
+
+def test_a_comparison_of_a_frame_keeps_a_model_that_reads_frames(tmp_path: Path):
+    frame = pd.DataFrame(cells())
+    found = weft.compare(frame, target="kind", folder=tmp_path, **QUICK)
+    assert found.best is not None
+    assert "kind" not in found.modalities
+    model = weft.load_model(found.best)
+    answers = model.predict(frame.drop(columns="kind").sample(frac=1, random_state=1), progress=False)["prediction"]
+    truth = frame.sample(frac=1, random_state=1)["kind"].to_numpy()
+    assert (answers == truth).mean() > 0.8
+    alone = model.predict({name: column[:1] for name, column in cells().items()}, progress=False)
+    assert alone["prediction"][0] == model.predict(frame, progress=False)["prediction"][0]
+    assert found._repr_markdown_().startswith("**")
+
+
+def test_photos_by_path_and_one_fusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    frame = {"photo": [], "note": [], "label": []}
+    for i in range(48):
+        label = ["dark", "light"][i % 2]
+        pixels = rng.integers(0, 60, (16, 16, 3)) + 180 * (label == "light")
+        Image.fromarray(pixels.astype(np.uint8)).save(f"{i}.png")
+        frame["photo"].append(f"{i}.png")
+        frame["note"].append(f"seen on day {i % 5}, rather late")
+        frame["label"].append(label)
+    model = weft.fit(frame, "label", "concat", folder="out", dim=8, config={"epochs": 40, "lr": 0.01}, progress=False)
+    assert "photo" in model.names
+    assert (model.predict(pl.DataFrame(frame), progress=False)["prediction"] == np.array(frame["label"])).mean() > 0.9
+
+
+def test_mistakes_are_named(tmp_path: Path):
+    with pytest.raises(UserError, match="one cell per row"):
+        Columns({"a": [1, 2], "b": [1]})
+    with pytest.raises(UserError, match="a table in memory is"):
+        Columns(3)
+    with pytest.raises(UserError, match="no column 'knd'"):
+        weft.compare(cells(), target="knd", folder=tmp_path, **QUICK)
