@@ -144,7 +144,8 @@ def test_the_verb_draws_and_counts(tmp_path: Path) -> None:
     fit(model, store, split, {"epochs": 1}, progress=False)
     model.seen = Seen.of(store, split)
     model.save_pretrained(tmp_path / "model")
-    arguments = ["alignment", str(tmp_path / "model"), str(tmp_path / "store"), "-o", str(tmp_path / "out")]
+    arguments = ["evaluate", str(tmp_path / "model"), str(tmp_path / "store"), "--protocol", "araf-stages"]
+    arguments += ["--figures", str(tmp_path / "out")]
     result = CliRunner().invoke(app, [*arguments, "--split", "train", "--json"])
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)

@@ -228,15 +228,20 @@ def test_the_verbs(folders: dict[str, Path], tmp_path: Path) -> None:
     query = ["--query", "a blue thing", "--top", "2", "--split", "train", "--json"]
     hits = json.loads(weft("search", out, tmp_path / "weft.yaml", *query))
     assert all("blue" in hit["id"] for hit in hits)
-    probe = ["probe", out, "image_folder", "--root", tmp_path / "folder", "--head", "fine-tune-all", "--json"]
-    curves = json.loads(weft(*probe, "--epochs", "1,8", "--lr", "0.01", "--size", "16"))["curves"]
+
+    def probe(source: list[Any], **options: Any) -> dict[str, Any]:
+        words = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
+        return json.loads(weft("evaluate", out, *source, "--protocol", "probe", "--json", *words))
+
+    photos = ["image_folder", "--root", tmp_path / "folder"]
+    curves = probe(photos, head="fine-tune-all", epochs="[1, 8]", lr=0.01, size=16)["curves"]
     assert list(curves["fine-tune-all"][0]) == ["1", "8"]
     assert curves["fine-tune-all"][0]["8"]["top-1"] > 0.6
     images = tmp_path / "images"
-    weft("probe", *probe[1:5], "--head", "linear", "--epochs", "1", "-o", images, "-q")
+    probe(photos, head="linear", epochs=1, store=images)
     weft("encode", tmp_path / "weft.yaml", "-o", tmp_path / "store", "-q")
     with pytest.raises(UserError, match="fine-tune-all trains on raw images"):
-        weft("probe", out, images, "--head", "fine-tune-all")
+        probe([images], head="fine-tune-all")
     with pytest.raises(UserError, match="another encoder"):
         weft("search", out, tmp_path / "store", *query)
     with pytest.raises(UserError, match="store of frozen features"):
