@@ -21,12 +21,15 @@ class Case(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def golden(pattern: str, *, without: tuple[str, ...] = (), only: tuple[str, ...] = ("",)) -> pytest.MarkDecorator:
+def golden(
+    pattern: str, *, without: tuple[str, ...] = (), only: tuple[str, ...] = ("",), suffix: str = "safetensors"
+) -> pytest.MarkDecorator:
     """Parametrise a test over every case of the families that match ``pattern``; skip where there are none.
 
-    ``without``: prefixes of cases that another test covers; ``only``: prefixes of those that this one covers.
+    ``without``: prefixes of cases that another test covers; ``only``: prefixes of those that this one covers;
+    ``suffix``: "json" where cases have no tensors.
     """
-    found = sorted(GOLDEN.glob(f"{pattern}/*.safetensors"))
+    found = sorted(GOLDEN.glob(f"{pattern}/*.{suffix}"))
     files = [f for f in found if f.stem.startswith(only) and not f.stem.startswith(without)]
     skip = [pytest.param(None, marks=pytest.mark.skip(reason=f"no golden vectors {pattern!r} (set WEFT_GOLDEN)"))]
     params = [pytest.param(f, id=f"{f.parent.name}/{f.stem}") for f in files]
