@@ -24,6 +24,8 @@ SETTINGS = {"epochs": 12, "patience": 0, "batch_size": 40, "lr": 1e-2}
 
 @aligners.register("test-linear")
 class Linear(Aligner):
+    paper = "none: of these tests"
+
     def __init__(self, dims, dim=256):
         super().__init__(dims, dim)
         self.project = nn.ModuleList(nn.Linear(d, dim) for d in self.dims.values())
