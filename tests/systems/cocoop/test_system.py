@@ -1,0 +1,210 @@
+"""CoOp and CoCoOp over a tiny CLIP and a tiny SigLIP: tokens, chunks, what is kept, other classes, bad input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from tests.systems.verbs import weft
+from weft.data import Dataset, Modality, load_dataset, make_splits
+from weft.errors import UserError
+from weft.systems.cocoop import Cocoop, CoopNet, PromptLearner, Prompts, harmonic_mean, tokenise
+from weft.systems.cocoop.network import plain_ids
+from weft.training import load_model
+from weft.training.system_goal import fit_system, make_system
+
+COLOURS = {"red_square": (220, 30, 30), "green square": (30, 200, 40), "blue square": (20, 40, 210)}
+VISION = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16,
+    "patch_size": 8,
+}  # fmt: skip
+TEXT = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "max_position_embeddings": 48,
+}  # fmt: skip
+
+
+def write_clip(folder: Path) -> Path:
+    """A CLIP of a few thousand random weights that spells its words, as a transformers folder."""
+    letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    transformers.CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
+    ends = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
+    torch.manual_seed(0)
+    text = {**TEXT, "vocab_size": len(words), **ends}
+    config = transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    square = {"height": 16, "width": 16}
+    transformers.CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip"))
+
+
+def squares(rows: int = 36, names: tuple[str, ...] = tuple(COLOURS)) -> Dataset:
+    rng = np.random.default_rng(0)
+    labels = [names[i % len(names)] for i in range(rows)]
+    images = [
+        np.clip(np.array(COLOURS[name]) + rng.normal(0, 20, (16, 16, 3)), 0, 255).astype(np.uint8) for name in labels
+    ]
+    ids = [f"r{i}" for i in range(rows)]
+    return Dataset(
+        "squares", ids, {"image": Modality("image", images)}, {"class": np.array(labels)}, None, None, "classification"
+    )
+
+
+def test_prompts_are_the_tokens_of_the_sentence(clip):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(clip)
+    context = len(plain_ids(tokenizer, "a photo of a"))
+    found = tokenise(list(COLOURS), tokenizer, context, 48, phrase="a photo of a")
+    for row, length, name in zip(found.ids, found.lengths, COLOURS, strict=True):
+        name = name.replace("_", " ")
+        whole = tokenizer(f"a photo of a {name}.", padding="max_length", max_length=48)["input_ids"]
+        assert row.tolist() == whole
+        assert row[1 + context :][:length].tolist() == plain_ids(tokenizer, name)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_the_phrase_itself_is_zero_shot(kind, clip):
+    """An untrained context of a phrase gives what the model says of the sentence, in any chunk, and frozen."""
+    ids = torch.randint(0, 90, (3, 20), generator=torch.Generator().manual_seed(1))
+    ids[:, 0], ids[:, 15:] = 91, 93
+    if kind == "clip":
+        text = {**TEXT, "vocab_size": 94, "eos_token_id": 93, "bos_token_id": 91}
+        config = transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)
+        model, start = transformers.CLIPModel(config).double().eval(), 1
+    else:
+        text = {**TEXT, "vocab_size": 94, "projection_size": 16}
+        config = transformers.SiglipConfig(text_config=text, vision_config=VISION)
+        model, start = transformers.SiglipModel(config).double().eval(), 0
+    ids[:, start : start + 4] = ids[0, start : start + 4]
+    expected = model.get_text_features(input_ids=ids).pooler_output
+    phrase = model.text_model.embeddings.token_embedding.weight.data[ids[0, start : start + 4]]
+    for chunk in (1, 2, 8):
+        net = CoopNet(model, PromptLearner(phrase), Prompts(ids, (2, 3, 1)), chunk=chunk)
+        feature = net.image_features(torch.zeros(2, 3, 16, 16).double())
+        torch.testing.assert_close(net.text_features(feature)[0], expected, rtol=0, atol=1e-12)
+        assert [name for name, p in net.named_parameters() if p.requires_grad] == ["prompt_learner.ctx"]
+
+
+def test_it_learns_and_the_folder_answers_the_same(clip, tmp_path):
+    data = squares()
+    split = make_splits(data)
+    options = {"clip": str(clip), "phrase": "", "context": 2, "class_specific": True, "conditional": False}
+    net = make_system("cocoop", data, split.train, **options)
+    fit_system(net, data, split, {"epochs": 40, "batch_size": 12, "lr": 0.05}, tmp_path, progress=False)
+    assert net.evaluate(data, split.test)["accuracy"] == 1.0
+    again = load_model(tmp_path)
+    for one, other in zip(*(m.predictions(data, split.test) for m in (net, again)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert set(again.state_dict()) == {"network.prompt_learner.ctx"}
+    with pytest.raises(UserError, match="class-specific"):
+        again.for_classes(["yellow", "pink"])
+
+
+def test_memory_of_activations_is_that_of_a_chunk(clip):
+    """What the backward pass is kept for grows by less than one embedded prompt for each prompt more."""
+    data = squares(12)
+    net = make_system("cocoop", data, np.arange(12), clip=str(clip), chunk=3).network
+    width = net.clip.config.text_config.hidden_size
+
+    def kept(images: int) -> int:
+        sizes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = net(torch.nn.functional.normalize(torch.ones(images, 16), dim=-1)).sum()
+        loss.backward()
+        return sum(sizes.values())
+
+    per_prompt = (kept(16) - kept(4)) / (12 * len(net.ids))
+    assert 0 < per_prompt < net.ids.shape[1] * width * 4
+
+
+def test_base_to_new(clip, tmp_path):
+    base = squares(24, ("red_square", "green square"))
+    split = make_splits(base)
+    net = make_system("cocoop", base, split.train, clip=str(clip))
+    history = fit_system(net, base, split, {"epochs": 3, "batch_size": 8}, progress=False)
+    assert np.isfinite(history.best["dev_score"])
+    new = squares(12, ("blue square", "red_square"))
+    other = net.for_classes(["blue square", "red_square"])
+    torch.testing.assert_close(other.network.prompt_learner.ctx, net.network.prompt_learner.ctx)
+    accuracy = other.evaluate(new, np.arange(12))["accuracy"]
+    assert 0 <= harmonic_mean(net.evaluate(base, split.test)["accuracy"], accuracy) <= 1
+    other.save_pretrained(tmp_path)
+    one, two = (list(m.predictions(new, np.arange(12))) for m in (other, load_model(tmp_path)))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_a_changed_clip_and_other_bad_input(clip, tmp_path):
+    data = squares(12)
+    with pytest.raises(UserError, match="learned for another CLIP"):
+        make_system("cocoop", data, np.arange(12), clip=str(clip), weights="0" * 64)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        make_system("cocoop", data, np.arange(12), clip=str(tmp_path))
+    with pytest.raises(UserError, match="at most 48 tokens"):
+        make_system("cocoop", data, np.arange(12), clip=str(clip), phrase="", context=40)
+    asked = replace(data, task="regression", targets={"class": np.linspace(0, 1, 12)})
+    with pytest.raises(UserError, match="names of classes"):
+        make_system("cocoop", asked, np.arange(12), clip=str(clip))
+    with pytest.raises(UserError, match="share one context"):
+        make_system("cocoop", data, np.arange(12), clip=str(clip), position="middle")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(clip)
+    with pytest.raises(UserError, match="' '"):
+        tokenise(["cat", " "], tokenizer, 2, 48)
+
+
+def write_split(root: Path) -> Path:
+    """A published split of five classes, and its images."""
+    (root / "images").mkdir(parents=True)
+    parts: dict[str, list[list[object]]] = {"train": [], "val": [], "test": []}
+    for i in range(60):
+        Image.new("RGB", (16, 16), (40 * (i % 5), 100, 4 * i)).save(root / "images" / f"{i}.png")
+        parts[("train", "train", "val", "test")[i // 5 % 4]].append([f"{i}.png", i % 5, f"kind_{i % 5}"])
+    (root / "split_zhou_Kinds.json").write_text(json.dumps(parts))
+    return root
+
+
+def test_the_published_split(clip, tmp_path):
+    root = write_split(tmp_path / "kinds")
+    base, new = (load_dataset("coop-splits", root=root, shots=2, classes=half) for half in ("base", "new"))
+    assert sorted(set(base.targets["class"])) == ["kind_0", "kind_1", "kind_2"]
+    assert sorted(set(new.targets["class"])) == ["kind_3", "kind_4"]
+    assert [int((base.split == part).sum()) for part in ("train", "dev", "test")] == [6, 6, 9]
+    again = load_dataset("coop-splits", root=root, shots=2, classes="base")
+    other = load_dataset("coop-splits", root=root, shots=2, classes="base", seed=2)
+    assert base.ids == again.ids != other.ids
+    (root / "split_zhou_Kinds.json").write_text(json.dumps({"train": []}))
+    with pytest.raises(UserError, match="train, val, test"):
+        load_dataset("coop-splits", root=root)
+
+
+def test_the_verbs(clip, tmp_path):
+    root = write_split(tmp_path / "kinds")
+    data = ["coop-splits", "--root", root, "--data", "shots=2", "--data", "classes=base"]
+    weft("fit", *data, "--system", "cocoop", f"--option=clip={clip}", "--set", "epochs=1", "-o", tmp_path / "run")
+    assert set(weft("predict", tmp_path / "run", *data, "--split", "test")) >= {"id", "prediction", "probability"}
+    base = weft("evaluate", tmp_path / "run", *data)
+    new = weft("evaluate", tmp_path / "run", *data[:-1], "classes=new", "--split", "test")
+    assert 0 <= harmonic_mean(base["accuracy"], new["accuracy"]) <= 1
+    other = load_dataset("coop-splits", root=root, shots=2, classes="new")
+    rows = np.flatnonzero(other.split == "test")
+    asked = load_model(tmp_path / "run").for_classes(["kind 3", "kind 4"])
+    right = [f"kind_{3 + int(out.argmax())}" for out in asked.predictions(other, rows)] == other.targets["class"][rows]
+    assert new["accuracy"] == pytest.approx(right.mean())
+    assert isinstance(load_model(tmp_path / "run"), Cocoop)
