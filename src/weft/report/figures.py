@@ -17,7 +17,7 @@ ROLES = {
     "classical": (PALETTE[4], "s", "classical, all modalities"),
     "single": (PALETTE[1], "D", "one modality"),
     "ensemble": (PALETTE[2], "P", "ensemble"),
-    "ensemble of singles": (PALETTE[5], "p", "ensemble of single modalities"),
+    "ensemble of singles": (PALETTE[5], "p", "ensemble of singles"),
     "system": (PALETTE[3], "^", "published network"),
     "chance": (GREY, "X", "chance"),
 }
