@@ -164,8 +164,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tokens) -> Tensor:
         """``(B, T, out)`` of ``(B, T, width)``."""
-        hidden = F.relu(self._norm(self.norm_hidden, self.reduce(x.values), x.mask), inplace=True)
-        return self._norm(self.norm_out, self.expand(hidden), x.mask)
+        hidden = F.relu(self._norm(self.norm_hidden, pointwise(self.reduce, x.values), x.mask), inplace=True)
+        return self._norm(self.norm_out, pointwise(self.expand, hidden), x.mask)
 
     @staticmethod
     def _norm(norm: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class RealBatchNorm(nn.BatchNorm1d):
         if not self.training or mask is None or full(mask):
             if self.training:
                 self._refuse_one(x.numel() // x.shape[-1])
-            return super().forward(x.flatten(0, -2)).view_as(x)
+            return super().forward(x.mT).mT if channels_first(x) else super().forward(x.flatten(0, -2)).view_as(x)
         real = mask.unsqueeze(-1).to(x.dtype)
         count = real.sum()
         if not mask.is_meta and not torch.compiler.is_compiling():
@@ -205,6 +205,16 @@ class RealBatchNorm(nn.BatchNorm1d):
                 f"{count} real position in the batch (the global branch has one per row)",
                 "use a larger batch, or norm='layer'",
             )
+
+
+def channels_first(x: Tensor) -> bool:
+    """Whether ``(B, T, C)`` lies in memory as ``(B, C, T)``: a map seen by :func:`to_tokens`."""
+    return x.shape[1] > 1 and x.mT.is_contiguous()
+
+
+def pointwise(linear: nn.Linear, x: Tensor) -> Tensor:
+    """The linear layer at every position; the result lies in memory as ``x`` does."""
+    return F.conv1d(x.mT, linear.weight.unsqueeze(2), linear.bias).mT if channels_first(x) else linear(x)
 
 
 def projected(project: nn.ModuleList, inputs: Mapping[str, Tokens]) -> list[Tokens]:
@@ -242,7 +252,7 @@ def fused(names: Sequence[str], maps: Sequence[Tokens], logits: Tensor, scale: f
     factor: Tensor | float | None = len(maps) if scale is None and all(full(x.mask) for x in maps) else scale
     if factor is None:
         factor = torch.stack([x.mask for x in maps]).sum(dim=0).unsqueeze(-1).to(values.dtype)
-    tokens = Tokens(factor * values, mask)
+    tokens = Tokens(values if isinstance(factor, float) and factor == 1 else factor * values, mask)
     alone = when_read(names, lambda: [mean_pool(x) for x in maps])
     return Fused(mean_pool(tokens), tokens, alone, mean_pool(Tokens(shares, mask)))
 
