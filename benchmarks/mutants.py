@@ -64,8 +64,8 @@ MUTANTS = [
     Mutant(
         "a filler in training, none in inference",
         "fusion/base.py",
-        "gone = ~there.unsqueeze(1)",
-        "gone = ~there.unsqueeze(1) & self.training",
+        "gone = ~tokens.mask.any(dim=1, keepdim=True)",
+        "gone = ~tokens.mask.any(dim=1, keepdim=True) & self.training",
         "tests/contract/test_fusion.py tests/fusion/test_tucker.py -k tucker",
     ),
     Mutant(
@@ -330,9 +330,9 @@ MUTANTS = [
     Mutant(
         "names of methods as markup",
         "report/html.py",
-        'first = f"<td>{escape(row.method)}</td>',
-        'first = f"<td>{row.method}</td>',
-        "tests/report/test_report.py -k escaped",
+        "<tr><td>{escape(row.method)}</td>{figures}</tr>",
+        "<tr><td>{row.method}</td>{figures}</tr>",
+        "tests/report/test_report.py",
     ),
 ]
 
