@@ -30,7 +30,7 @@ from weft.systems.text_to_image import TextToImage
 from weft.systems.text_to_image.figures import draw_grid
 from weft.systems.text_to_image.pairs import pixels_of
 from weft.training import train_model
-from weft.training.system_goal import fit_system, make_system
+from weft.training.system_task import fit_system, make_system
 
 RUNS = ROOT / "runs" / "araf_generation"
 WORDS = {"araf": "ARAF alignment", "attention": "word attention", "none": "sentence only"}

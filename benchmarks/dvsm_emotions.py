@@ -27,7 +27,7 @@ from weft.data import Dataset, Split, load_dataset
 from weft.files import write_bytes
 from weft.systems.dvsm import Dvsm
 from weft.tasks.base import create_task
-from weft.training.system_goal import fit_system, make_system
+from weft.training.system_task import fit_system, make_system
 
 DATA = Path(os.environ.get("WEFT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "dvsm.md"

@@ -119,14 +119,14 @@ MUTANTS = [
     ),
     Mutant(
         "standardised with the dev rows",
-        "training/fused_goal.py",
+        "training/fused_task.py",
         "self.model.standardise.fit(self._train.chunks())",
         "self.model.standardise.fit(self._dev.chunks())",
         "tests/training/test_loop.py -m 'not slow'",
     ),
     Mutant(
         "epochs judged on other rows than dev",
-        "training/fused_goal.py",
+        "training/fused_task.py",
         "self._dev_target = target[dev]",
         "self._dev_target = target[train[: len(dev)]]",
         "tests/training/test_loop.py tests/training/test_model.py -m 'not slow'",
@@ -141,8 +141,8 @@ MUTANTS = [
     Mutant(
         "every epoch in one order",
         "training/loop.py",
-        "self.goal.order(np.random.default_rng([config.seed, position.epoch]))",
-        "self.goal.order(np.random.default_rng([config.seed]))",
+        "self.task.order(np.random.default_rng([config.seed, position.epoch]))",
+        "self.task.order(np.random.default_rng([config.seed]))",
         "tests/training/test_loop.py -m 'not slow'",
     ),
     Mutant(
@@ -154,7 +154,7 @@ MUTANTS = [
     ),
     Mutant(
         "a run known without its features",
-        "training/goal.py",
+        "training/training_task.py",
         'return {"features": features.fingerprint, "rows"',
         'return {"rows"',
         "tests/training/test_loop.py -k refused",

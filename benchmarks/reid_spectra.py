@@ -22,7 +22,7 @@ from real_comparisons import RESULTS, ROOT
 from weft.data import Dataset, make_splits
 from weft.systems.cross_spectral_reid.metrics import reid_metrics
 from weft.systems.cross_spectral_reid.spectra import Spectra
-from weft.training.system_goal import fit_system, make_system
+from weft.training.system_task import fit_system, make_system
 
 RUNS = ROOT / "runs" / "reid_spectra"
 PAGE = RESULTS / "reid.md"

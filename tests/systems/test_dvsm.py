@@ -13,7 +13,7 @@ from weft.systems.dvsm import Dvsm
 from weft.systems.dvsm.graph import nearest, standardised
 from weft.systems.dvsm.network import DvsmNet
 from weft.training import load_model
-from weft.training.system_goal import fit_system, make_system
+from weft.training.system_task import fit_system, make_system
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "k": 3}
 

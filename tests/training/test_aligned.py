@@ -16,7 +16,7 @@ from weft.store import MemoryFeatures
 from weft.tokens import mean_pool
 from weft.training import AlignedModel, fit_aligner
 from weft.training.aligned import retrieval_task
-from weft.training.aligned_goal import AlignedGoal
+from weft.training.aligned_task import AlignedTask
 from weft.training.config import TrainConfig
 
 SETTINGS = {"epochs": 12, "patience": 0, "batch_size": 40, "lr": 1e-2}
@@ -77,12 +77,12 @@ def test_one_side_can_be_embedded_alone():
 
 def test_no_batch_holds_two_rows_of_a_group_and_every_caption_gets_its_turn():
     features, split = pairs(30, captions=5)
-    goal = AlignedGoal(build(features), Nce(), features, split, TrainConfig())
+    task = AlignedTask(build(features), Nce(), features, split, TrainConfig())
     rng = np.random.default_rng(0)
-    drawn = [goal.order(rng) for _ in range(60)]
+    drawn = [task.order(rng) for _ in range(60)]
     for positions in drawn:
         groups = features.group[split.train[positions]]
-        assert len(groups) == len(np.unique(groups)) == goal.steps_over == 20
+        assert len(groups) == len(np.unique(groups)) == task.steps_over == 20
     assert len(np.unique(np.concatenate(drawn))) == len(split.train)
 
 

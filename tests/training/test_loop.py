@@ -19,7 +19,7 @@ from weft.errors import UserError
 from weft.store import MemoryFeatures
 from weft.training import AlignedModel, FusedModel, TrainConfig, fit, fit_aligner
 from weft.training.batches import Batches
-from weft.training.fused_goal import FusedGoal
+from weft.training.fused_task import FusedTask
 from weft.training.log import RunLog
 from weft.training.loop import make_optimizer
 
@@ -39,8 +39,8 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
 
 def test_every_epoch_has_an_order_of_its_own(monkeypatch):
     features, split = xor(100)
-    seen, original = [], FusedGoal.batch
-    monkeypatch.setattr(FusedGoal, "batch", lambda self, p, *seed: (seen.append(p), original(self, p, *seed))[1])
+    seen, original = [], FusedTask.batch
+    monkeypatch.setattr(FusedTask, "batch", lambda self, p, *seed: (seen.append(p), original(self, p, *seed))[1])
     fit(build(features, split), features, split, QUICK, progress=False)
     epochs = np.concatenate(seen).reshape(QUICK["epochs"], len(split.train))
     assert (np.sort(epochs, axis=1) == np.arange(len(split.train))).all()
@@ -317,7 +317,7 @@ def test_a_run_stopped_inside_an_epoch_goes_on_at_that_step(tmp_path, monkeypatc
     settings = {**QUICK, "batch_size": 10, "checkpoint_seconds": 0, "log_every": 1}
     whole = fit(build(features, split), features, split, settings, progress=False)
 
-    original, calls = FusedGoal.batch, []
+    original, calls = FusedTask.batch, []
 
     def batch(self, positions, *seed):
         calls.append(1)
@@ -325,11 +325,11 @@ def test_a_run_stopped_inside_an_epoch_goes_on_at_that_step(tmp_path, monkeypatc
             raise KeyboardInterrupt
         return original(self, positions, *seed)
 
-    monkeypatch.setattr(FusedGoal, "batch", batch)
+    monkeypatch.setattr(FusedTask, "batch", batch)
     with pytest.raises(KeyboardInterrupt):
         fit(build(features, split), features, split, settings, tmp_path, progress=False)
     calls.clear()
-    monkeypatch.setattr(FusedGoal, "batch", lambda self, *args: (calls.append(1), original(self, *args))[1])
+    monkeypatch.setattr(FusedTask, "batch", lambda self, *args: (calls.append(1), original(self, *args))[1])
     resumed = fit(build(features, split), features, split, settings, tmp_path, progress=False)
     assert without_time(resumed) == without_time(whole)
     assert len(calls) == 4 * 12 - 19

@@ -16,7 +16,7 @@ from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
 from weft.tokens import Tokens
 from weft.training import AlignedModel, FusedModel, fit, fit_aligner
-from weft.training.aligned_goal import AlignedGoal
+from weft.training.aligned_task import AlignedTask
 from weft.training.config import TrainConfig
 from weft.training.mixing import draw_mix, group_means, mix_rows
 
@@ -38,16 +38,16 @@ def features(seed: int = 0, length: int = 1) -> tuple[MemoryFeatures, Split]:
     return made, Split(train, dev, np.flatnonzero(GROUP >= 20))
 
 
-def goal(**settings: Any) -> AlignedGoal:
+def task(**settings: Any) -> AlignedTask:
     made, split = features(length=settings.pop("length", 1))
     model = AlignedModel.build(dims=made.dims, dim=4)
-    built = AlignedGoal(model, create_objective("infonce"), made, split, TrainConfig(**settings))
+    built = AlignedTask(model, create_objective("infonce"), made, split, TrainConfig(**settings))
     built.prepare(torch.device("cpu"))
     return built
 
 
 def test_all_rows_of_the_groups_of_a_step():
-    built = goal(per_group="all")
+    built = task(per_group="all")
     order = built.order(np.random.default_rng(0))
     assert len(order) == 16
     inputs, group = built.batch(order[:5])
@@ -55,7 +55,7 @@ def test_all_rows_of_the_groups_of_a_step():
     expected = np.concatenate([np.flatnonzero(g == GROUP) for g in chosen])
     assert_close(inputs["image"].values, built._features.gather(expected)["image"].values)
     assert group.tolist() == GROUP[expected].tolist()
-    one, none = goal().batch(order[:5])
+    one, none = task().batch(order[:5])
     assert none is None
     assert_close(one["image"].values, built._train[order[:5]]["image"].values)
 
@@ -63,7 +63,7 @@ def test_all_rows_of_the_groups_of_a_step():
 def test_partners_are_told_to_the_objective():
     """All captions as partners. (InfoNCE cannot tell where all rows of a group hold one photo: its log-sums count
     partners anyway, and the photo's mean partner is the sum it had. SigLIP can.)"""
-    built = goal(per_group="all")
+    built = task(per_group="all")
     built.objective = create_objective("siglip", bias=0.0)
     inputs, group = built.batch(built.order(np.random.default_rng(0)))
     z = built.model(inputs)
@@ -113,7 +113,7 @@ def test_fusemix_gives_both_modalities_the_same_partner():
 
 
 def test_mixed_captions_are_partners_where_both_their_photos_are_the_same():
-    built = goal(per_group="all", mix=1.0)
+    built = task(per_group="all", mix=1.0)
     torch.manual_seed(0)
     _, group = built.batch(np.arange(len(built._train)))
     torch.manual_seed(0)

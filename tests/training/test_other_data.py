@@ -15,7 +15,7 @@ from weft.data import Dataset, Modality, Split
 from weft.errors import UserError
 from weft.tasks.judge import Judge
 from weft.training.system import Need, System
-from weft.training.system_goal import fit_system
+from weft.training.system_task import fit_system
 
 SPLIT = Split(np.arange(16), np.arange(16, 20), np.arange(20, 24))
 QUICK = {"epochs": 2, "batch_size": 8, "patience": 0}

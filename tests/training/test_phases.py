@@ -15,10 +15,10 @@ from tests.training.test_loop import on_two_processes
 from weft.data import Split
 from weft.errors import UserError
 from weft.training.config import TrainConfig
-from weft.training.goal import Gather, Goal, Scatter
 from weft.training.loop import run
 from weft.training.phase import Optimizer, Phase
 from weft.training.schedule import schedules
+from weft.training.training_task import Gather, Scatter, TrainingTask
 
 SPLIT = Split(np.arange(8), np.arange(8, 10), np.arange(0))
 SETTINGS = {"epochs": 4, "batch_size": 4, "schedule": "constant", "warmup": 0.0, "clip": 0.0, "patience": 0, "lr": 0.1}
@@ -35,7 +35,7 @@ class Two(nn.Module):
         Path(folder).mkdir(parents=True, exist_ok=True)
 
 
-class TwoGoal(Goal):
+class TwoTask(TrainingTask):
     """``a`` wants to be 1 and ``b`` 2; each phase's loss looks at both."""
 
     model: Two
@@ -68,10 +68,10 @@ def wish(model: Two) -> Any:
 
 
 def test_a_phase_moves_its_own_weights_alone() -> None:
-    goal = TwoGoal(lambda m: [Phase("a", wish(m), Optimizer([m.a])), Phase("b", wish(m), Optimizer([m.b], rate=0.5))])
-    history = run(goal, TrainConfig.of({**SETTINGS, "epochs": 1, "weight_decay": 0.0}), progress=False)
-    assert goal.model.a.item() == pytest.approx(0.2, abs=1e-3), "two steps of Adam at 0.1"
-    assert goal.model.b.item() == pytest.approx(0.1, abs=1e-3), "and at half of it"
+    task = TwoTask(lambda m: [Phase("a", wish(m), Optimizer([m.a])), Phase("b", wish(m), Optimizer([m.b], rate=0.5))])
+    history = run(task, TrainConfig.of({**SETTINGS, "epochs": 1, "weight_decay": 0.0}), progress=False)
+    assert task.model.a.item() == pytest.approx(0.2, abs=1e-3), "two steps of Adam at 0.1"
+    assert task.model.b.item() == pytest.approx(0.1, abs=1e-3), "and at half of it"
     assert set(history.best) >= {"a", "b", "lr"}
     assert "dev_loss" not in history.best
     assert history.best_epoch == 0
@@ -84,15 +84,15 @@ def test_phases_that_share_an_optimizer_share_its_moments() -> None:
         both = Optimizer([m.a, m.b], weight_decay=0.0)
         return [Phase("first", wish(m), both), Phase("second", wish(m), both)]
 
-    goal = TwoGoal(twice)
-    run(goal, TrainConfig.of({**SETTINGS, "epochs": 1}), progress=False)
+    task = TwoTask(twice)
+    run(task, TrainConfig.of({**SETTINGS, "epochs": 1}), progress=False)
     weights = [torch.zeros(1, requires_grad=True) for _ in range(2)]
     adam = torch.optim.Adam(weights, lr=0.1)
     for _ in range(4):
         adam.zero_grad()
         ((weights[0] - 1) ** 2 + (weights[1] - 2) ** 2).backward()
         adam.step()
-    torch.testing.assert_close([goal.model.a.data, goal.model.b.data], [w.data for w in weights])
+    torch.testing.assert_close([task.model.a.data, task.model.b.data], [w.data for w in weights])
 
 
 def stages(m: Two) -> list[Phase]:
@@ -103,32 +103,32 @@ def stages(m: Two) -> list[Phase]:
 
 
 def test_the_best_epoch_is_one_of_the_last_stage(tmp_path: Path) -> None:
-    goal = TwoGoal(stages, scores=[0.9, 0.8, 0.3, 0.2])
-    history = run(goal, TrainConfig.of(SETTINGS), tmp_path, progress=False)
+    task = TwoTask(stages, scores=[0.9, 0.8, 0.3, 0.2])
+    history = run(task, TrainConfig.of(SETTINGS), tmp_path, progress=False)
     assert [("first" in epoch, "second" in epoch) for epoch in history.epochs] == [(True, False)] * 2 + [
         (False, True)
     ] * 2
     assert history.best_epoch == 2
-    assert goal.model.a.item() > 0.3
-    assert goal.model.b.item() == pytest.approx(0.2, abs=1e-2), "the weights after the third epoch"
+    assert task.model.a.item() > 0.3
+    assert task.model.b.item() == pytest.approx(0.2, abs=1e-2), "the weights after the third epoch"
 
 
 def test_a_killed_run_goes_on_in_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {**SETTINGS, "checkpoint_seconds": 0.0, "log_every": 1}
-    whole = TwoGoal(stages, [0.0] * 4)
+    whole = TwoTask(stages, [0.0] * 4)
     run(whole, TrainConfig.of(settings), progress=False)
-    calls, batch = [0], TwoGoal.batch
+    calls, batch = [0], TwoTask.batch
 
-    def dying(self: TwoGoal, *args: Any) -> Any:
+    def dying(self: TwoTask, *args: Any) -> Any:
         calls[0] += 1
         if calls[0] == 6:
             raise KeyboardInterrupt
         return batch(self, *args)
 
-    monkeypatch.setattr(TwoGoal, "batch", dying)
+    monkeypatch.setattr(TwoTask, "batch", dying)
     with pytest.raises(KeyboardInterrupt):
-        run(TwoGoal(stages, [0.0] * 4), TrainConfig.of(settings), tmp_path, progress=False)
-    resumed = TwoGoal(stages, [0.0] * 2)
+        run(TwoTask(stages, [0.0] * 4), TrainConfig.of(settings), tmp_path, progress=False)
+    resumed = TwoTask(stages, [0.0] * 2)
     run(resumed, TrainConfig.of(settings), tmp_path, progress=False)
     assert calls[0] == 6 + 3, "the five finished steps are not done again"
     for one, other in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
@@ -136,9 +136,9 @@ def test_a_killed_run_goes_on_in_its_stage(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_an_epoch_without_a_phase_is_refused() -> None:
-    goal = TwoGoal(lambda m: [Phase("a", wish(m), Optimizer([m.a]), start=0.5)])
+    task = TwoTask(lambda m: [Phase("a", wish(m), Optimizer([m.a]), start=0.5)])
     with pytest.raises(UserError, match="none of a is at work in epoch 0"):
-        run(goal, TrainConfig.of(SETTINGS), progress=False)
+        run(task, TrainConfig.of(SETTINGS), progress=False)
 
 
 TWO = """
@@ -155,9 +155,9 @@ def adversaries() -> list[dict[str, float]]:
         first = Phase("first", lambda rows: (m.a - torch.tensor(rows) / 4) ** 2, Optimizer([m.a]))
         return [first, Phase("second", lambda rows: (m.b - m.a * torch.tensor(rows)) ** 2, Optimizer([m.b]))]
 
-    goal = TwoGoal(phases)
-    goal.batch = lambda positions, seed=(): (positions.astype(np.float32),)  # type: ignore[method-assign]
-    return run(goal, TrainConfig.of({**SETTINGS, "epochs": 3}), progress=False).epochs
+    task = TwoTask(phases)
+    task.batch = lambda positions, seed=(): (positions.astype(np.float32),)  # type: ignore[method-assign]
+    return run(task, TrainConfig.of({**SETTINGS, "epochs": 3}), progress=False).epochs
 
 
 @pytest.mark.slow

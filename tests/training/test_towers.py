@@ -26,7 +26,7 @@ from weft.encoders.tower import Tower
 from weft.errors import UserError
 from weft.training import AlignedModel, TrainConfig, fit_aligner
 from weft.training.probe import fine_tune, top_k
-from weft.training.towers import RawRows, TowerGoal, TowerModel
+from weft.training.towers import RawRows, TowerModel, TowerTask
 
 SETTINGS: dict[str, Any] = {"epochs": 6, "batch_size": 8, "lr": 3e-3, "patience": 0, "checkpoint_seconds": 0}
 
@@ -106,11 +106,11 @@ def test_gradients_are_those_of_the_published_loss(folders: dict[str, Path], dat
     """Against transformers called directly and the loss in plain loops; the towers in chunks of 3 of 8 rows."""
     rows = RawRows(data, towers(folders))
     model, at = build(rows), np.arange(0, 16, 2)
-    goal = TowerGoal(
+    task = TowerTask(
         model, create_objective("convirt"), rows, make_splits(data), TrainConfig(chunk=3, batch_size=8)
     ).train()
-    goal.prepare(torch.device("cpu"))
-    loss = goal(*goal.batch(at))
+    task.prepare(torch.device("cpu"))
+    loss = task(*task.batch(at))
     loss.backward()
 
     vision, language = (transformers.AutoModel.from_pretrained(folders[n]).eval() for n in ("image", "text"))
@@ -175,16 +175,16 @@ def test_a_killed_run_gives_the_same_weights(
         fit_aligner(model, create_objective("convirt"), rows, split, settings, folder, progress=False)
 
     train(whole, None)
-    steps, batch = 0, TowerGoal.batch
+    steps, batch = 0, TowerTask.batch
 
-    def dying(self: TowerGoal, positions: np.ndarray, *seed: Any) -> Any:
+    def dying(self: TowerTask, positions: np.ndarray, *seed: Any) -> Any:
         nonlocal steps
         steps += 1
         if steps == 4:
             raise KeyboardInterrupt
         return batch(self, positions, *seed)
 
-    monkeypatch.setattr(TowerGoal, "batch", dying)
+    monkeypatch.setattr(TowerTask, "batch", dying)
     with pytest.raises(KeyboardInterrupt):
         train(parts, tmp_path)
     monkeypatch.undo()

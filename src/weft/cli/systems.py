@@ -82,7 +82,7 @@ def fit(
     from weft.cli.output import say, write_json
     from weft.data import make_splits
     from weft.training.system import systems
-    from weft.training.system_goal import fit_system, make_system
+    from weft.training.system_task import fit_system, make_system
 
     cls = systems.get(name)
     config = training_settings(cls, name, setting)

@@ -29,16 +29,16 @@ from weft.data import Split
 from weft.errors import UserError
 from weft.store.files import DTYPES
 from weft.training.aligned import AlignedModel
-from weft.training.aligned_goal import AlignedGoal
+from weft.training.aligned_task import AlignedTask
 from weft.training.checkpoint import Position, fingerprint, load_checkpoint, save_checkpoint
 from weft.training.config import TrainConfig
-from weft.training.fused_goal import FusedGoal
-from weft.training.goal import FOR_ALIGNERS, Goal
+from weft.training.fused_task import FusedTask
 from weft.training.log import RunLog
 from weft.training.model import FusedModel
 from weft.training.phase import Average, Optimizer
 from weft.training.schedule import learning_rate, make_schedule
-from weft.training.towers import TowerGoal, TowerModel
+from weft.training.towers import TowerModel, TowerTask
+from weft.training.training_task import FOR_ALIGNERS, TrainingTask
 
 if TYPE_CHECKING:
     from weft.store import Features
@@ -101,7 +101,7 @@ def fit(
         OutOfTime: the deadline passed in the first epoch.
     """
     settings = TrainConfig.of(config)
-    return run(FusedGoal(model, features, split, settings), settings, folder, progress, deadline)
+    return run(FusedTask(model, features, split, settings), settings, folder, progress, deadline)
 
 
 def fit_aligner(
@@ -119,45 +119,45 @@ def fit_aligner(
     without weights to train is solved in closed form: one epoch, without ``loss`` and ``lr``.
     """
     settings = TrainConfig.of(config)
-    kind = TowerGoal if isinstance(model, TowerModel) else AlignedGoal
-    goal = kind(model, objective, features, split, settings)
+    kind = TowerTask if isinstance(model, TowerModel) else AlignedTask
+    task = kind(model, objective, features, split, settings)
     if not any(p.requires_grad for p in model.parameters()):
-        return _solve(goal, folder)
-    return run(goal, settings, folder, progress)
+        return _solve(task, folder)
+    return run(task, settings, folder, progress)
 
 
 @torch.no_grad()
-def _solve(goal: AlignedGoal, folder: Path | str | None = None) -> History:
+def _solve(task: AlignedTask, folder: Path | str | None = None) -> History:
     """Solve the closed form of an aligner on the training rows, on the device it is on."""
     if folder is not None and (Path(folder) / "last").exists():
         raise UserError("the folder holds a training run", str(folder), "choose another folder for the closed form")
     started = time.monotonic()
-    goal.prepare(next(goal.model.buffers()).device)
-    goal.eval()
-    figures = goal.evaluate(lambda positions: positions, lambda part, rows: part[:rows])
+    task.prepare(next(task.model.buffers()).device)
+    task.eval()
+    figures = task.evaluate(lambda positions: positions, lambda part, rows: part[:rows])
     if folder is not None:
-        goal.model.save_pretrained(Path(folder) / "best")
+        task.model.save_pretrained(Path(folder) / "best")
     seconds = time.monotonic() - started
     entry = {"epoch": 0, **{f"dev_{name}": value for name, value in figures.items()}, "seconds": seconds}
     return History([entry], 0, seconds, False)
 
 
 def run(
-    goal: Goal,
+    task: TrainingTask,
     config: TrainConfig,
     folder: Path | str | None = None,
     progress: bool = True,
     deadline: float | None = None,
 ) -> History:
-    """Minimise a goal; see :func:`fit`."""
-    for name in () if goal.aligns else FOR_ALIGNERS:
+    """Minimise a training task; see :func:`fit`."""
+    for name in () if task.aligns else FOR_ALIGNERS:
         if getattr(config, name) != getattr(TrainConfig(), name):
             raise UserError(
                 f"{name} is for aligners, whose loss is over pairs of rows",
                 f"{name}={getattr(config, name)}",
                 "leave it out" if name != "chunk" else "choose a smaller batch_size",
             )
-    loop = _Loop(goal, config, None if folder is None else Path(folder), progress, deadline)
+    loop = _Loop(task, config, None if folder is None else Path(folder), progress, deadline)
     kind = loop.device.type
     with torch.random.fork_rng([] if kind == "cpu" else [loop.device], device_type="cuda" if kind == "cpu" else kind):
         return loop.run()
@@ -165,28 +165,33 @@ def run(
 
 class _Loop:
     def __init__(
-        self, goal: Goal, config: TrainConfig, folder: Path | None, progress: bool, deadline: float | None = None
+        self,
+        task: TrainingTask,
+        config: TrainConfig,
+        folder: Path | None,
+        progress: bool,
+        deadline: float | None = None,
     ) -> None:
         handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
         self.accelerator = Accelerator(kwargs_handlers=handlers)
-        self.goal, self.config, self.folder, self.deadline = goal, config, folder, deadline
+        self.task, self.config, self.folder, self.deadline = task, config, folder, deadline
         self.main, self.processes = self.accelerator.is_main_process, self.accelerator.num_processes
         self.device = self.accelerator.device
         self.progress = progress and self.main
-        goal.to(self.device)
-        goal.prepare(self.device)
-        self.steps = math.ceil(goal.steps_over / config.batch_size)
-        if goal.steps_over < self.processes * self.steps:
+        task.to(self.device)
+        task.prepare(self.device)
+        self.steps = math.ceil(task.steps_over / config.batch_size)
+        if task.steps_over < self.processes * self.steps:
             raise UserError(
                 "every process needs a row of every batch",
-                f"{goal.steps_over} rows, batches of {config.batch_size}, {self.processes} processes",
+                f"{task.steps_over} rows, batches of {config.batch_size}, {self.processes} processes",
                 "use fewer processes or larger batches",
             )
-        self.phases = list(goal.phases)
-        self.averages = [module for module in goal.modules() if isinstance(module, Average)]
+        self.phases = list(task.phases)
+        self.averages = [module for module in task.modules() if isinstance(module, Average)]
         self.by_hand = self.processes > 1 and len(self.phases) > 1
-        self.network: nn.Module = goal if self.by_hand else self.accelerator.prepare_model(goal)
-        moves = [phase.optimizer for phase in self.phases] or [Optimizer(list(goal.parameters()))]
+        self.network: nn.Module = task if self.by_hand else self.accelerator.prepare_model(task)
+        moves = [phase.optimizer for phase in self.phases] or [Optimizer(list(task.parameters()))]
         self.moves = {id(one): one for one in moves}
         self.optimizers = {key: one.build(config) for key, one in self.moves.items()}
         self.schedule = make_schedule(config)
@@ -196,7 +201,7 @@ class _Loop:
         self.run_identity = {
             "settings": fingerprint(config.model_dump(exclude=NO_EFFECT)),
             "processes": str(self.processes),
-            **{key: fingerprint(value) for key, value in (goal.describe() if folder else {}).items()},
+            **{key: fingerprint(value) for key, value in (task.describe() if folder else {}).items()},
         }
         self._saved_at, self._saved_best = time.monotonic(), -1
 
@@ -204,7 +209,7 @@ class _Loop:
         position, config = self.position, self.config
         if self.folder is not None:
             found = load_checkpoint(
-                self.folder / "last", self.goal, list(self.optimizers.values()), self.scaler, self.run_identity
+                self.folder / "last", self.task, list(self.optimizers.values()), self.scaler, self.run_identity
             )
             if found is not None:
                 self.position, self.best = found
@@ -222,8 +227,8 @@ class _Loop:
                         raise
                     cut = True
         if self.best:
-            self.goal.load_state_dict(self.best)
-        self.goal.eval()
+            self.task.load_state_dict(self.best)
+        self.task.eval()
         early = len(position.epochs) < config.epochs
         return History(position.epochs, position.best_epoch, position.seconds, early, cut)
 
@@ -234,7 +239,7 @@ class _Loop:
     def _epoch(self, log: RunLog, clock: Callable[[], float]) -> None:
         position, config = self.position, self.config
         rank = self.accelerator.process_index
-        order = self.goal.order(np.random.default_rng([config.seed, position.epoch]))
+        order = self.task.order(np.random.default_rng([config.seed, position.epoch]))
         mine = order[: len(order) - len(order) % self.processes].reshape(-1, self.processes)[:, rank]
         batches = np.array_split(mine, self.steps)
         seeds = np.random.SeedSequence([config.seed, position.epoch, rank]).generate_state(self.steps)
@@ -298,7 +303,7 @@ class _Loop:
         """One phase after the other; their losses."""
         total = self.config.epochs * self.steps
         self.rate = learning_rate(self.config, step, total, self.position.reductions, self.schedule)
-        batch, losses = self.goal.batch(positions, seed), []
+        batch, losses = self.task.batch(positions, seed), []
         for key, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = self.moves[key].rate * self.rate
@@ -321,7 +326,7 @@ class _Loop:
                 weight.grad = None if weight.grad is None else self.accelerator.reduce(weight.grad, "mean")
         if self.config.clip:
             self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(weights or self.goal.parameters(), self.config.clip)
+            nn.utils.clip_grad_norm_(weights or self.task.parameters(), self.config.clip)
         self.scaler.step(optimizer)
         self.scaler.update()
         return loss.detach()
@@ -351,7 +356,7 @@ class _Loop:
     def _evaluate(self) -> dict[str, float]:
         self.network.eval()
         with self._autocast():
-            return self.goal.evaluate(self._scatter, self._gather)
+            return self.task.evaluate(self._scatter, self._gather)
 
     def _judge(self, entry: dict[str, float]) -> None:
         """Close the epoch: keep the best weights of the last stage, lower the learning rate, stop."""
@@ -364,7 +369,7 @@ class _Loop:
             best = position.best_epoch
             if best < 0 or self._rank(entry) > self._rank(position.epochs[best]):
                 position.best_epoch = best = position.epoch
-                self.best = {name: tensor.detach().clone() for name, tensor in self.goal.state_dict().items()}
+                self.best = {name: tensor.detach().clone() for name, tensor in self.task.state_dict().items()}
             position.reductions, stop = self.schedule.judge(position.epochs, best, config.patience, position.reductions)
         position.epoch, position.step, position.losses = position.epoch + 1, 0, []
         position.finished = position.epoch >= config.epochs or stop
@@ -385,14 +390,14 @@ class _Loop:
         if self.folder is None or not self.main:
             return
         if self.position.best_epoch != self._saved_best:
-            now = {name: tensor.detach().clone() for name, tensor in self.goal.state_dict().items()}
-            self.goal.load_state_dict(self.best or now)
-            self.goal.model.save_pretrained(self.folder / "best")
-            self.goal.load_state_dict(now)
+            now = {name: tensor.detach().clone() for name, tensor in self.task.state_dict().items()}
+            self.task.load_state_dict(self.best or now)
+            self.task.model.save_pretrained(self.folder / "best")
+            self.task.load_state_dict(now)
             self._saved_best = self.position.best_epoch
         optimizers = list(self.optimizers.values())
         save_checkpoint(
-            self.folder / "last", self.goal, self.best, optimizers, self.scaler, self.position, self.run_identity
+            self.folder / "last", self.task, self.best, optimizers, self.scaler, self.position, self.run_identity
         )
         self._saved_at = time.monotonic()
 

@@ -96,7 +96,7 @@ class System(Pretrained, nn.Module, ABC):
         >>> from weft.tasks.base import Task, create_task, tasks
         >>> from weft.tasks.judge import Judge
         >>> from weft.training.system import Need, System, systems
-        >>> from weft.training.system_goal import fit_system, make_system
+        >>> from weft.training.system_task import fit_system, make_system
         >>> @tasks.register("mean error")
         ... class MeanError(Judge):
         ...     primary, higher_is_better = "error", False

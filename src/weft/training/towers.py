@@ -30,7 +30,7 @@ from weft.store.encode import raw_fingerprint, unique_values
 from weft.store.files import content_hash
 from weft.tokens import Tokens
 from weft.training.aligned import LOCAL, AlignedModel
-from weft.training.aligned_goal import AlignedGoal
+from weft.training.aligned_task import AlignedTask
 from weft.training.batches import Batches
 
 
@@ -176,11 +176,11 @@ class TowerModel(AlignedModel):
         plain.save_pretrained(folder)
 
 
-class TowerGoal(AlignedGoal):
+class TowerTask(AlignedTask):
     """A :class:`TowerModel` under an objective, on :class:`RawRows`.
 
     Raises:
-        UserError: as for :class:`AlignedGoal`; rows are mixed, or a regulariser looks at frozen features.
+        UserError: as for :class:`AlignedTask`; rows are mixed, or a regulariser looks at frozen features.
     """
 
     def __init__(self, *args: Any) -> None:

@@ -11,7 +11,7 @@ from tests.systems.verbs import weft
 from weft.data import load_dataset, make_splits
 from weft.errors import UserError
 from weft.training.pretrained import load_model
-from weft.training.system_goal import fit_system, make_system
+from weft.training.system_task import fit_system, make_system
 
 SMALL = {"size": 16, "width": 8, "heads": 2, "head_dim": 4}
 IMAGE = {"patch": 8, "width": 8, "heads": 2, "head_dim": 4, "hidden": 8}

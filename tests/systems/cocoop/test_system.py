@@ -18,7 +18,7 @@ from weft.errors import UserError
 from weft.systems.cocoop import Cocoop, CoopNet, PromptLearner, Prompts, harmonic_mean, tokenise
 from weft.systems.cocoop.network import plain_ids
 from weft.training import load_model
-from weft.training.system_goal import fit_system, make_system
+from weft.training.system_task import fit_system, make_system
 
 COLOURS = {"red_square": (220, 30, 30), "green square": (30, 200, 40), "blue square": (20, 40, 210)}
 VISION = {

@@ -15,7 +15,7 @@ from tests.systems.tiny import VIT
 from weft.data import Dataset, load_dataset, make_splits
 from weft.errors import UserError
 from weft.training.pretrained import load_model
-from weft.training.system_goal import SystemGoal, fit_system, make_system
+from weft.training.system_task import SystemTask, fit_system, make_system
 
 SETTINGS: dict[str, Any] = {"epochs": 24, "batch_size": 16, "lr": 1e-2, "patience": 0, "checkpoint_seconds": 0}
 
@@ -78,16 +78,16 @@ def test_a_killed_run_gives_the_same_weights(data: Dataset, tmp_path: Path, monk
     split, settings = make_splits(data), {**SETTINGS, "epochs": 2, "batch_size": 8, "log_every": 1}
     whole, resumed = (model(data, split.train, fusion=fusion, smoothing=0.1) for _ in range(2))
     fit_system(whole, data, split, settings, progress=False)
-    steps, batch = 0, SystemGoal.batch
+    steps, batch = 0, SystemTask.batch
 
-    def dying(self: SystemGoal, *args: Any) -> Any:
+    def dying(self: SystemTask, *args: Any) -> Any:
         nonlocal steps
         steps += 1
         if steps == 5:
             raise KeyboardInterrupt
         return batch(self, *args)
 
-    monkeypatch.setattr(SystemGoal, "batch", dying)
+    monkeypatch.setattr(SystemTask, "batch", dying)
     with pytest.raises(KeyboardInterrupt):
         fit_system(
             model(data, split.train, fusion=fusion, smoothing=0.1), data, split, settings, tmp_path, progress=False

@@ -19,7 +19,7 @@ from weft.systems.rgbd_saliency.reader import depth, mask, photo
 from weft.systems.rgbd_saliency.system import FeatureMaps, as_grey, as_photo, cut_and_flip
 from weft.training.config import TrainConfig
 from weft.training.pretrained import load_model
-from weft.training.system_goal import SystemGoal, fit_system, make_system
+from weft.training.system_task import SystemTask, fit_system, make_system
 
 SETTINGS: dict[str, Any] = {"epochs": 12, "batch_size": 4, "lr": 1e-2, "patience": 0, "checkpoint_seconds": 0}
 
@@ -54,16 +54,16 @@ def test_a_killed_run_gives_the_same_weights(data: Dataset, tmp_path: Path, monk
     split, settings = make_splits(data), {**SETTINGS, "epochs": 2, "log_every": 1}
     whole = model(data, augment=True)
     fit_system(whole, data, split, settings, progress=False)
-    steps, step = 0, SystemGoal.batch
+    steps, step = 0, SystemTask.batch
 
-    def dying(self: SystemGoal, *args: Any) -> Any:
+    def dying(self: SystemTask, *args: Any) -> Any:
         nonlocal steps
         steps += 1
         if steps == 4:
             raise KeyboardInterrupt
         return step(self, *args)
 
-    monkeypatch.setattr(SystemGoal, "batch", dying)
+    monkeypatch.setattr(SystemTask, "batch", dying)
     with pytest.raises(KeyboardInterrupt):
         fit_system(model(data, augment=True), data, split, settings, tmp_path, progress=False)
     resumed = model(data, augment=True)
@@ -86,11 +86,11 @@ def test_augmentation_moves_all_three_alike() -> None:
 
 
 def test_what_is_augmented_is_drawn_by_the_step_alone(data: Dataset) -> None:
-    goal = SystemGoal(model(data, augment=True), data, make_splits(data), TrainConfig())
+    task = SystemTask(model(data, augment=True), data, make_splits(data), TrainConfig())
     batches = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        batches.append(goal.batch(np.arange(2), (0, 0))[0]["rgb"])
+        batches.append(task.batch(np.arange(2), (0, 0))[0]["rgb"])
     assert torch.equal(batches[0], batches[1])
     assert not torch.equal(batches[0], batches[2])
 

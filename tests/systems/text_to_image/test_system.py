@@ -20,7 +20,7 @@ from weft.systems.text_to_image.pairs import ImagePairs, pixels_of
 from weft.training.log import RunLog
 from weft.training.phase import Average
 from weft.training.pretrained import load_model
-from weft.training.system_goal import fit_system, make_system
+from weft.training.system_task import fit_system, make_system
 
 SIZE, SPLIT = 16, Split(np.arange(12), np.array([12, 13]), np.array([14, 15]))
 SETTINGS = {"epochs": 3, "batch_size": 5, "checkpoint_seconds": 0.0, "log_every": 1}

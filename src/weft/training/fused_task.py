@@ -1,4 +1,4 @@
-"""The goal of a fused model: its task's loss, selected by its task's scores."""
+"""Training a fused model: the loss of its task, selected by the scores of its task."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from weft.store.files import content_hash
 from weft.tokens import Tokens
 from weft.training.batches import Batches, drop_modalities
 from weft.training.config import TrainConfig
-from weft.training.goal import Gather, Goal, Scatter, check_rows, pieces, what_is_read
 from weft.training.model import FusedModel
 from weft.training.rows import choose_target, refuse_absent, refuse_empty_rows, select
+from weft.training.training_task import Gather, Scatter, TrainingTask, check_rows, pieces, what_is_read
 
 if TYPE_CHECKING:
     from weft.store import Features
 
 
-class FusedGoal(Goal):
+class FusedTask(TrainingTask):
     """A :class:`FusedModel` on its task's loss; the dev score is the mean of the task's scores."""
 
     model: FusedModel

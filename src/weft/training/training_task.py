@@ -1,4 +1,4 @@
-"""What the loop minimises and what it selects by: the interface of a goal, and checks its kinds share."""
+"""What the loop minimises and what it selects by: the interface of a training task, and the checks its kinds share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
 
-class Goal(nn.Module, ABC):
+class TrainingTask(nn.Module, ABC):
     """A model under its loss. The loop calls ``prepare``, then ``forward(*batch(...))``, then ``evaluate``.
 
     Attributes:
@@ -115,5 +115,5 @@ def ids_of(features: Rows, rows: tuple[np.ndarray, np.ndarray]) -> list[list[str
 
 
 def what_is_read(features: Features, rows: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-    """For :meth:`Goal.describe`: the features by their fingerprint, the train and dev rows by their ids."""
+    """For :meth:`TrainingTask.describe`: the features by their fingerprint, the train and dev rows by their ids."""
     return {"features": features.fingerprint, "rows": ids_of(features, rows)}

@@ -1,4 +1,4 @@
-"""The goal of an aligner: an objective over pairs of modalities, selected by the sum of recalls on the dev rows.
+"""Training an aligner: an objective over pairs of modalities, selected by the sum of recalls on the dev rows.
 
 With more than two modalities the loss is the mean over the unordered pairs. Rows of one group (five captions of one
 image) are no negatives of each other: an epoch goes through the groups, and a step takes one row of each (drawn anew),
@@ -25,15 +25,15 @@ from weft.tokens import Tokens, present
 from weft.training.aligned import AlignedModel, retrieval_task
 from weft.training.batches import Batches
 from weft.training.config import TrainConfig
-from weft.training.goal import Gather, Goal, Scatter, check_rows, pieces, what_is_read
 from weft.training.mixing import draw_mix, group_means, mix_rows, refuse_unequal_lengths
 from weft.training.rows import refuse_empty_rows, refuse_no_pairs, select
+from weft.training.training_task import Gather, Scatter, TrainingTask, check_rows, pieces, what_is_read
 
 if TYPE_CHECKING:
     from weft.store import Features
 
 
-class AlignedGoal(Goal):
+class AlignedTask(TrainingTask):
     """An :class:`AlignedModel` under an objective."""
 
     model: AlignedModel

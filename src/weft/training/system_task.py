@@ -14,13 +14,13 @@ from weft.errors import UserError
 from weft.registry import check_options
 from weft.store.encode import raw_fingerprint
 from weft.training.config import TrainConfig
-from weft.training.goal import Gather, Goal, Scatter, check_rows, ids_of
 from weft.training.loop import History, run
 from weft.training.seen import Seen
 from weft.training.system import System, systems
+from weft.training.training_task import Gather, Scatter, TrainingTask, check_rows, ids_of
 
 
-class SystemGoal(Goal):
+class SystemTask(TrainingTask):
     """A :class:`System` in training."""
 
     model: System
@@ -103,4 +103,4 @@ def fit_system(
     """
     settings = config if isinstance(config, TrainConfig) else TrainConfig.of({**system.trained_with, **(config or {})})
     system.seen = Seen.of(data, split)
-    return run(SystemGoal(system, data, split, settings), settings, folder, progress)
+    return run(SystemTask(system, data, split, settings), settings, folder, progress)
