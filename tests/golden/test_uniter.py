@@ -1,13 +1,20 @@
 """UNITER against vectors of the original code."""
 
+import json
+from random import Random
+
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import BertConfig
 
 from tests.golden.cases import golden, load
 from weft.errors import UserError
 from weft.ops.ipot import cosine_cost, ipot, transport_distance
-from weft.systems.uniter.network import UniterForPretraining, UniterNet, compact, gather_index, mrc_kl_loss, mrc_loss
+from weft.systems.uniter.heads import UniterFor, rank_loss
+from weft.systems.uniter.masking import mask_regions, mask_words
+from weft.systems.uniter.network import UniterNet, compact, gather_index
+from weft.systems.uniter.objectives import UniterForPretraining, mrc_kl_loss, mrc_loss
 from weft.tokens import Tokens
 
 CLOSE = {"rtol": 0, "atol": 1e-10}
@@ -172,6 +179,72 @@ def test_indices(path):
     index = gather_index(t["input.txt_lens"], t["input.num_bbs"], case.config["config"]["max_txt_len"])
     real = torch.arange(index.shape[1]) < (t["input.txt_lens"] + t["input.num_bbs"])[:, None]
     assert torch.equal(index[real], t["output.gather_index"][:, : index.shape[1]][real])
+
+
+CLASSES = {
+    "UniterForVisualQuestionAnswering": "vqa",
+    "UniterForVisualEntailment": "vqa",
+    "UniterForVisualCommonsenseReasoning": "vcr",
+    "UniterForNlvr2Paired": "nlvr2-pair",
+    "UniterForNlvr2Triplet": "nlvr2-triplet",
+    "UniterForNlvr2PairedAttn": "nlvr2-biattn",
+    "UniterForImageTextRetrieval": "rank",
+    "UniterForReferringExpressionComprehension": "re",
+}
+
+
+@golden("uniter_heads")
+def test_heads(path):
+    case = load(path)
+    t, head = case.tensors, CLASSES[case.config["source"]["cls"]]
+    head += "-mlp" if case.config["config"].get("mlp") == 2 else ""
+    net = UniterFor.from_official(stored(case), head, heads=case.config["config"]["heads"]).eval()
+    features, arguments = batch(t)
+    types = {"text_types": t.get("input.txt_type_ids"), "image_types": t.get("input.img_type_ids")}
+    found = net(*arguments, **types)
+    if head == "vqa":
+        loss = F.binary_cross_entropy_with_logits(found, t["input.targets"], reduction="none")
+    elif head == "rank":
+        loss = rank_loss(found.view(-1, case.config["lists"]["sample_size"]))
+    else:
+        loss = F.cross_entropy(found, t["input.targets"].view(-1), reduction="mean" if head == "vcr" else "none")
+    torch.testing.assert_close(found[:, 1:] if head == "vcr" else found, t["output.scores"], **CLOSE)
+    torch.testing.assert_close(loss, t["output.loss"], **CLOSE)
+    loss.mean().backward()
+    named = {name.removeprefix("head."): p for name, p in net.named_parameters()}
+    for p in named.values():
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    check_gradients(case, named, features)
+
+
+@golden("uniter_masking", only=("python_rng",), suffix="json")
+def test_what_is_hidden(path):
+    recorded = json.loads(path.read_text())
+    for case in recorded["cases"]:
+        shown, labels = mask_words(
+            case["tokens"], Random(case["seed"]), mask=recorded["mask_id"], vocabulary=range(*recorded["v_range"])
+        )
+        assert (shown, labels) == (case["masked"], case["labels"])
+        hidden = mask_regions(12, Random(case["seed"]))
+        assert hidden == [bool(value) for value in case["img_mask_n12"]]
+
+
+def test_regions_answer_through_two_layers_too():
+    config = BertConfig(vocab_size=5, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    net = UniterFor(config, 3, "re-mlp").eval()
+    ids, there = torch.tensor([[1, 2], [3, 4]]), torch.ones(2, 2, dtype=torch.bool)
+    regions = Tokens(torch.randn(2, 3, 3), torch.arange(3) < torch.tensor([[3], [1]]))
+    found = net(ids, there, regions, torch.rand(2, 3, 7))
+    assert found.shape == (2, 3)
+    assert found[1, 1:].tolist() == [-1e4, -1e4]
+
+
+def test_a_head_that_is_not_there_is_named():
+    config = BertConfig(vocab_size=5, hidden_size=4, num_hidden_layers=1, num_attention_heads=1)
+    with pytest.raises(UserError, match="did you mean 'rank'"):
+        UniterFor(config, 3, "rnak")
+    with pytest.raises(UserError, match="'vqa' have the published names"):
+        UniterFor.from_official({"vqa_output.3.bias": torch.zeros(2)}, "vqa", heads=1)
 
 
 def test_words_without_regions_are_refused():

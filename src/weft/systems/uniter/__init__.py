@@ -1,9 +1,11 @@
-"""UNITER, words and regions of a picture in one transformer: the network and its pre-training losses.
+"""UNITER, words and regions of a picture in one transformer.
 
-Here are the network with its pre-training heads (:mod:`.network`) and the word-region alignment it uses
-(:mod:`weft.ops.ipot`). There is no registered system yet: no reader of regions, no sampling of tasks, no fine-tuning.
+The network (:mod:`.network`), what it is pre-trained for (:mod:`.objectives`) and what is hidden for that
+(:mod:`.masking`), its heads of fine-tuning (:mod:`.heads`); the alignment of words and regions is :mod:`weft.ops.ipot`.
 """
 
-from weft.systems.uniter.network import Compacted, UniterForPretraining, UniterNet
+from weft.systems.uniter.heads import UniterFor
+from weft.systems.uniter.network import Compacted, UniterNet
+from weft.systems.uniter.objectives import UniterForPretraining
 
-__all__ = ["Compacted", "UniterForPretraining", "UniterNet"]
+__all__ = ["Compacted", "UniterFor", "UniterForPretraining", "UniterNet"]
