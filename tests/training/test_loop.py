@@ -281,7 +281,7 @@ from tests.training.problems import build, xor
 from weft.training import fit
 features, split = xor(300)
 settings = {"epochs": 120, "patience": 0, "batch_size": 32, "schedule": "plateau", "modality_dropout": 0.2,
-            "checkpoint_seconds": 0.02, "log_every": 1}
+            "more_vs_fewer": 0.5, "checkpoint_seconds": 0.02, "log_every": 1}
 fit(build(features, split, hidden=8), features, split, settings, sys.argv[1], progress=False)
 """
 

@@ -12,6 +12,7 @@ from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
 from weft.tokens import Tokens
 from weft.training import FusedModel, TrainConfig, fit
+from weft.training.batches import fewer_modalities
 
 QUICK = TrainConfig(epochs=25, patience=0, lr=3e-3, batch_size=32)
 DECISIONS = ["joint", "late", "hybrid"]
@@ -74,6 +75,46 @@ def test_the_loss_is_what_the_docstring_says(decision):
             expected += losses[0].item() + 0.3 * branches
     assert model.loss(inputs, target).item() == pytest.approx(expected / 40, rel=1e-5)
     assert there.shape == members.shape[:2]
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_the_loss_of_more_against_fewer_is_what_the_docstring_says(decision):
+    """Row by row; rows of one modality have no such loss, and the hinge moves the loss of more alone."""
+    features, split = xor(40, absent=0.3)
+    model = build(features, split, decision=decision, dropout=0.0)
+    inputs, target = features.gather(np.arange(40)), model.task.encode(features.targets["label"])
+    torch.manual_seed(0)
+    fewer = fewer_modalities(inputs)
+    expected, hinges = 0.0, 0
+    for row in range(40):
+        (a, b) = ({n: Tokens(*(x[row : row + 1] for x in t)) for n, t in batch.items()} for batch in (inputs, fewer))
+        expected += model.loss(a, target[row : row + 1]).item()
+        if features.presence[row].sum() > 1:
+            more, less = (model.task.loss(model(batch), target[row : row + 1]).item() for batch in (a, b))
+            expected += model.loss(b, target[row : row + 1]).item() + 2.5 * max(0.0, more - less)
+            hinges += more > less
+    assert 3 < hinges < 35
+    loss = model.loss(inputs, target, fewer, 2.5)
+    assert loss.item() == pytest.approx(expected / 40, rel=1e-5)
+    plain = (model.loss(inputs, target, fewer, weight) for weight in (0.0, 2.5))
+    alone = (model.loss(inputs, target), model.loss(inputs, target, inputs, 2.5))
+    without, hinged = (torch.autograd.grad(value, list(model.parameters()), allow_unused=True) for value in plain)
+    assert any(not torch.equal(g, h) for g, h in zip(without, hinged, strict=True) if g is not None and h is not None)
+    assert alone[0].item() == pytest.approx(alone[1].item(), rel=1e-6)
+
+
+def test_the_hinge_does_not_move_the_loss_of_fewer():
+    """Where more is worse than fewer, the gradient of the hinge is that of more; where it is not, there is none."""
+    features, split = xor(40)
+    model = build(features, split, dropout=0.0)
+    inputs, target = features.gather(np.arange(40)), model.task.encode(features.targets["label"])
+    torch.manual_seed(0)
+    fewer, weights = fewer_modalities(inputs), list(model.parameters())
+    more, less = (model.task.loss(model(batch), target) for batch in (inputs, fewer))
+    expected = torch.autograd.grad(more[more > less].sum() / 40, weights)
+    difference = model.loss(inputs, target, fewer, 1.0) - model.loss(inputs, target, fewer, 0.0)
+    for found, wanted in zip(torch.autograd.grad(difference, weights), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("decision", DECISIONS)

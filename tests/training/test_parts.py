@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from tests.training.problems import sequences
 from weft.errors import UserError
 from weft.tokens import Tokens, as_tokens, mean_pool, present
-from weft.training.batches import drop_modalities
+from weft.training.batches import drop_modalities, fewer_modalities
 from weft.training.config import TrainConfig
 from weft.training.schedule import learning_rate
 from weft.training.standardise import Standardiser
@@ -118,3 +118,21 @@ def test_modality_dropout_hides_at_its_rate_and_never_all():
     for name, tokens in dropped.items():
         assert torch.equal(tokens.values, inputs[name].values)
     assert drop_modalities(inputs, 0.0) is inputs
+
+
+def test_fewer_modalities_are_a_strict_subset_of_any_size():
+    torch.manual_seed(0)
+    rows = 30_000
+    there = torch.ones(rows, 3, dtype=torch.bool)
+    there[: rows // 3, 0] = False
+    there[: rows // 6, 1] = False
+    inputs = {name: as_tokens(torch.randn(rows, 2), there[:, i]) for i, name in enumerate("abc")}
+    after = torch.stack([present(tokens) for tokens in fewer_modalities(inputs).values()], dim=1)
+    assert not (after & ~there).any()
+    one, two, three = after[: rows // 6], after[rows // 6 : rows // 3], after[rows // 3 :]
+    assert one.equal(there[: rows // 6])  # a single modality stays
+    assert (two.sum(dim=1) == 1).all()
+    assert two.double().mean(dim=0).tolist() == pytest.approx([0, 0.5, 0.5], abs=0.03)
+    sizes = three.sum(dim=1)
+    assert torch.bincount(sizes, minlength=4).div(len(three)).tolist() == pytest.approx([0, 0.5, 0.5, 0], abs=0.02)
+    assert three.double().mean(dim=0).tolist() == pytest.approx([0.5] * 3, abs=0.02)

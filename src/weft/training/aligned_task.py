@@ -27,7 +27,7 @@ from weft.training.batches import Batches
 from weft.training.config import TrainConfig
 from weft.training.mixing import draw_mix, group_means, mix_rows, refuse_unequal_lengths
 from weft.training.rows import refuse_empty_rows, refuse_no_pairs, select
-from weft.training.training_task import Gather, Scatter, TrainingTask, check_rows, pieces, what_is_read
+from weft.training.training_task import Gather, Scatter, TrainingTask, check_rows, pieces, refuse_hiding, what_is_read
 
 if TYPE_CHECKING:
     from weft.store import Features
@@ -45,12 +45,7 @@ class AlignedTask(TrainingTask):
         super().__init__()
         if len(model.names) < 2:
             raise UserError("alignment needs two modalities", some(model.names), "add another modality")
-        if config.modality_dropout:
-            raise UserError(
-                "aligners embed each modality by itself, so there is none to drop",
-                f"modality_dropout={config.modality_dropout}",
-                "leave modality_dropout at 0",
-            )
+        refuse_hiding(config, "aligners embed each modality by itself, so there is none to drop", "leave it at 0")
         rows = check_rows(features, split)
         self._features, self._rows = select(features, model.names), rows
         refuse_empty_rows(self._features, np.concatenate(rows))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from weft.tokens import Tokens, as_tokens, mean_pool, present
 
@@ -89,5 +90,21 @@ def drop_modalities(inputs: dict[str, Tokens], probability: float) -> dict[str, 
     there = torch.stack([present(tokens) for tokens in inputs.values()], dim=1)
     draw = torch.rand(there.shape, device=there.device)
     spared = torch.where(there, draw, -1.0).argmax(dim=1, keepdim=True)
-    keep = (draw >= probability).scatter(1, spared, True)
+    return _kept(inputs, (draw >= probability).scatter(1, spared, True))
+
+
+def fewer_modalities(inputs: dict[str, Tokens]) -> dict[str, Tokens]:
+    """Each row with a random strict subset of its modalities, its size uniform in ``1 .. |A| - 1``.
+
+    A row with one modality keeps it.
+    """
+    there = torch.stack([present(tokens) for tokens in inputs.values()], dim=1)
+    count = there.sum(dim=1, keepdim=True)
+    size = 1 + (torch.rand(count.shape, device=there.device) * (count - 1)).long()
+    place = torch.where(there, torch.rand(there.shape, device=there.device), 2.0).argsort(dim=1).argsort(dim=1)
+    return _kept(inputs, place < size)
+
+
+def _kept(inputs: dict[str, Tokens], keep: Tensor) -> dict[str, Tokens]:
+    """Hide what ``keep`` ``(B, M)`` does not name."""
     return {name: Tokens(t.values, t.mask & keep[:, i : i + 1]) for i, (name, t) in enumerate(inputs.items())}

@@ -54,6 +54,8 @@ class TrainConfig(Settings):
         precision: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"`` (with loss scaling).
         seed: order of rows, dropout, modality dropout.
         modality_dropout: probability with which a present modality is hidden from a training row; never all of a row.
+        more_vs_fewer: weight of the loss that a row with all its modalities is predicted no worse than with fewer of
+            them (:mod:`weft.training.model`); 0: off.
         chunk: rows an aligner embeds at a time, so that a batch need not fit in memory; the same gradient for one more
             forward pass (:mod:`weft.alignment.grad_cache`). 0: all at once.
         per_group: what a step of an aligner takes of a group (the captions of one photo): ``"one"`` of its rows at
@@ -81,6 +83,7 @@ class TrainConfig(Settings):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: int = Field(0, ge=0)
     modality_dropout: float = Field(0.0, ge=0, lt=1)
+    more_vs_fewer: float = Field(0.0, ge=0)
     chunk: int = Field(0, ge=0)
     per_group: Literal["one", "all", "mean"] = "one"
     mix: float = Field(0.0, ge=0)

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from weft.data import Split
-from weft.errors import UserError
 from weft.store.files import content_hash
 from weft.tokens import Tokens
-from weft.training.batches import Batches, drop_modalities
+from weft.training.batches import Batches, drop_modalities, fewer_modalities
 from weft.training.config import TrainConfig
 from weft.training.model import FusedModel
 from weft.training.rows import choose_target, refuse_absent, refuse_empty_rows, select
-from weft.training.training_task import Gather, Scatter, TrainingTask, check_rows, pieces, what_is_read
+from weft.training.training_task import Gather, Scatter, TrainingTask, check_rows, pieces, refuse_hiding, what_is_read
 
 if TYPE_CHECKING:
     from weft.store import Features
@@ -36,11 +35,11 @@ class FusedTask(TrainingTask):
         refuses = model.fusion is not None and model.fusion.absent == "refuse"
         if refuses:
             refuse_absent(features, rows, type(model.fusion).__name__)
-        if refuses and config.modality_dropout:
-            raise UserError(
+        if refuses:
+            refuse_hiding(
+                config,
                 f"{type(model.fusion).__name__} cannot do without a modality, so none can be dropped in training",
-                f"modality_dropout={config.modality_dropout}",
-                "set modality_dropout to 0, or use an operator with absent = 'native' or 'fill' (weft list)",
+                "set it to 0, or use an operator with absent = 'native' or 'fill' (weft list)",
             )
         self.model, self.config = model, config
         self._features, self._rows = features, (train, dev)
@@ -60,14 +59,15 @@ class FusedTask(TrainingTask):
     def order(self, rng: np.random.Generator) -> np.ndarray:
         return rng.permutation(self.steps_over)
 
-    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = ()) -> tuple[dict[str, Tokens], Tensor]:
+    def batch(self, positions: np.ndarray, seed: tuple[int, ...] = ()) -> tuple[Any, ...]:
         index = torch.from_numpy(positions).to(self._target.device)
         inputs = drop_modalities(self._train[positions], self.config.modality_dropout)
-        return inputs, self._target.index_select(0, index)
+        target = self._target.index_select(0, index)
+        return (inputs, target, fewer_modalities(inputs)) if self.config.more_vs_fewer else (inputs, target)
 
-    def forward(self, inputs: dict[str, Tokens], target: Tensor) -> Tensor:
+    def forward(self, inputs: dict[str, Tokens], target: Tensor, fewer: dict[str, Tokens] | None = None) -> Tensor:
         """The mean loss of a batch."""
-        return self.model.loss(inputs, target)
+        return self.model.loss(inputs, target, fewer, self.config.more_vs_fewer)
 
     def evaluate(self, scatter: Scatter, gather: Gather) -> dict[str, float]:
         positions = scatter(np.arange(len(self._dev)))

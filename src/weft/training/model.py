@@ -14,6 +14,12 @@ of a row (specification of the hybrid: :math:`\lambda = 0.3`), over the modaliti
 and the loss of the combination on top where the rule itself has weights to learn. Absent modalities are left out of
 the sum and of the rule.
 
+With the setting ``more_vs_fewer`` every row with modalities :math:`A` is also seen with a random strict subset
+:math:`B`, and asked to be predicted no worse with more (after SimMLM, Li et al., ICCV 2025, arXiv 2507.19264, as its
+paper describes it; the form is ours). :math:`d` is the loss of the decision, :math:`\text{sg}` stops the gradient:
+
+.. math:: L_\text{more} = L(A) + L(B) + w \max(0, d(A) - \text{sg}\, d(B))
+
 A model folder holds ``model.safetensors`` (weights and standardiser) and ``config.json`` (everything else).
 """
 
@@ -148,14 +154,35 @@ class FusedModel(nn.Module, Predictor):
         """One decision ``(B, K)`` from what :meth:`members` returned."""
         return members[:, 0] if self.combine is None else self.combine(members, there)
 
-    def loss(self, inputs: dict[str, Tokens], target: Tensor) -> Tensor:
+    def loss(
+        self,
+        inputs: dict[str, Tokens],
+        target: Tensor,
+        fewer: dict[str, Tokens] | None = None,
+        weight: float = 1.0,
+    ) -> Tensor:
         """Mean loss of a batch, a scalar, in float32.
 
         Args:
             inputs: ``{name: Tokens}``.
             target: what ``task.encode`` returned for these rows.
+            fewer: the same rows with some of their modalities hidden, for the loss of more against fewer; rows that are
+                as in ``inputs`` have no such loss.
+            weight: of its hinge.
         """
         members, there = self.members(inputs)
+        rows = self._row_losses(members, there, target)
+        if fewer is None:
+            return rows.mean()
+        less, left = self.members(fewer)
+        before, after = (torch.stack([present(batch[name]) for name in self.names], dim=1) for batch in (inputs, fewer))
+        decided, poorer = (self.task.loss(self.decide(*heard), target) for heard in ((members, there), (less, left)))
+        hinge = (decided - poorer.detach()).clamp(min=0.0)
+        extra = self._row_losses(less, left, target) + weight * hinge
+        return (rows + torch.where((before != after).any(dim=1), extra, 0.0)).mean()
+
+    def _row_losses(self, members: Tensor, there: Tensor, target: Tensor) -> Tensor:
+        """``(B,)`` the loss of the module docstring."""
         weights = [1.0 if self.decision == "late" or head == 0 else BRANCH_WEIGHT for head in range(members.shape[1])]
         losses = [
             weight * torch.where(there[:, head], self.task.loss(members[:, head], target), 0.0)
@@ -163,7 +190,7 @@ class FusedModel(nn.Module, Predictor):
         ]
         if self.combine is not None and any(True for _ in self.combine.parameters()):
             losses.append(self.task.loss(self.combine(members.detach(), there), target))
-        return torch.stack(losses).sum(dim=0).mean()
+        return torch.stack(losses).sum(dim=0)
 
     @torch.no_grad()
     def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from weft.data import Dataset, Split
-from weft.errors import UserError
 from weft.registry import check_options
 from weft.store.encode import raw_fingerprint
 from weft.training.config import TrainConfig
 from weft.training.loop import History, run
 from weft.training.seen import Seen
 from weft.training.system import System, systems
-from weft.training.training_task import Gather, Scatter, TrainingTask, check_rows, ids_of
+from weft.training.training_task import Gather, Scatter, TrainingTask, check_rows, ids_of, refuse_hiding
 
 
 class SystemTask(TrainingTask):
@@ -27,12 +26,8 @@ class SystemTask(TrainingTask):
 
     def __init__(self, model: System, data: Dataset, split: Split, config: TrainConfig) -> None:
         super().__init__()
-        if config.modality_dropout:
-            raise UserError(
-                f"{type(model).__name__} reads all it needs of every row, so none can be dropped in training",
-                f"modality_dropout={config.modality_dropout}",
-                "leave it at 0",
-            )
+        name = type(model).__name__
+        refuse_hiding(config, f"{name} reads all it needs of every row, so none can be dropped", "leave it at 0")
         self.model, self.config = model, config
         self._data, self._rows = data, check_rows(data, split)
         model.cache_mb = config.cache_mb

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from weft.data import Split
 from weft.errors import UserError
+from weft.training.config import TrainConfig
 from weft.training.phase import Phase
 from weft.training.rows import refuse_no_rows
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from weft.store import Features
 
 FOR_ALIGNERS = ("chunk", "per_group", "mix", "regularisers")
+HIDING = ("modality_dropout", "more_vs_fewer")
 Scatter = Callable[[np.ndarray], np.ndarray]
 Gather = Callable[[Tensor, int], Tensor]
 
@@ -107,6 +109,13 @@ def check_rows(features: Rows, split: Split) -> tuple[np.ndarray, np.ndarray]:
             "the split names rows that are not there", f"row {last} of {len(features)}", "split these very features"
         )
     return train, dev
+
+
+def refuse_hiding(config: TrainConfig, why: str, remedy: str) -> None:
+    """Refuse the settings that hide modalities in training, for a model that cannot do without one."""
+    for name in HIDING:
+        if getattr(config, name):
+            raise UserError(why, f"{name}={getattr(config, name)}", remedy)
 
 
 def ids_of(features: Rows, rows: tuple[np.ndarray, np.ndarray]) -> list[list[str]]:
