@@ -6,7 +6,9 @@ from torch.nn import functional as F
 from tests.golden.cases import golden, load
 from weft.fusion.bert import BertLayer, load_official
 from weft.fusion.co_attention import CoAttention
-from weft.systems.meter.network import ClipTower, MeterNet, mlm_loss, resize_positions, vqa_loss
+from weft.systems.meter.encoders import ClipTower, resize_positions
+from weft.systems.meter.network import MeterNet
+from weft.systems.meter.objectives import mlm_loss, vqa_loss
 from weft.tokens import Tokens
 
 TIGHT = {"rtol": 0, "atol": 1e-10}

@@ -77,6 +77,13 @@ def test_a_phase_moves_its_own_weights_alone() -> None:
     assert history.best_epoch == 0
 
 
+def test_layers_learn_at_rates_of_their_own() -> None:
+    task = TwoTask(lambda m: [Phase("both", wish(m), Optimizer([m.a, m.b], layers=[(0.5, [m.b])]))])
+    run(task, TrainConfig.of({**SETTINGS, "epochs": 1, "weight_decay": 0.0}), progress=False)
+    assert task.model.a.item() == pytest.approx(0.2, abs=1e-3), "two steps of Adam at 0.1"
+    assert task.model.b.item() == pytest.approx(0.1, abs=1e-3), "and at half of it"
+
+
 def test_phases_that_share_an_optimizer_share_its_moments() -> None:
     """Two phases a step on one Adam are twice as many steps of it."""
 

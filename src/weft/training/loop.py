@@ -306,7 +306,7 @@ class _Loop:
         batch, losses = self.task.batch(positions, seed), []
         for key, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = self.moves[key].rate * self.rate
+                group["lr"] = self.moves[key].rate * self.rate * group["factor"]
         for k in self.work:
             key = id(self.phases[k].optimizer) if self.phases else next(iter(self.optimizers))
             losses.append(self._move(self.optimizers[key], batch, k))

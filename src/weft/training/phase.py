@@ -27,22 +27,28 @@ class Optimizer:
         rate: times the learning rate of the settings.
         betas: of Adam.
         weight_decay: None: that of the settings. With 0 it is Adam.
+        layers: some of the weights, each time with what their rate is multiplied by besides; the others have 1.
     """
 
     parameters: Sequence[nn.Parameter]
     rate: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float | None = None
+    layers: Sequence[tuple[float, Sequence[nn.Parameter]]] = ()
 
     def build(self, config: TrainConfig) -> torch.optim.AdamW:
         """The optimizer."""
-        weights = [p for p in self.parameters if p.requires_grad]
         decay = config.weight_decay if self.weight_decay is None else self.weight_decay
-        groups = [
-            {"params": [p for p in weights if p.ndim > 1], "weight_decay": decay},
-            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+        factors = {id(p): factor for factor, some in self.layers for p in some}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+        for p in self.parameters:
+            if p.requires_grad:
+                groups.setdefault((factors.get(id(p), 1.0), p.ndim > 1), []).append(p)
+        found = [
+            {"params": params, "weight_decay": decay if decays else 0.0, "factor": factor}
+            for (factor, decays), params in groups.items()
         ]
-        return torch.optim.AdamW(groups, lr=self.rate * config.lr, betas=self.betas, fused=True)
+        return torch.optim.AdamW(found, lr=self.rate * config.lr, betas=self.betas, fused=True)
 
 
 @dataclass(frozen=True, eq=False)
