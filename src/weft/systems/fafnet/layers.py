@@ -1,0 +1,161 @@
+r"""Layers over complex maps, kept as ``(B, 2, C, F, T)``: real part, imaginary part.
+
+Source: Hu et al., DCCRN (Interspeech 2020), as FAF-Net uses them. A complex convolution has two real ones, each with
+its own bias,
+
+.. math:: y_r = W_r(x_r) - W_i(x_i), \qquad y_i = W_r(x_i) + W_i(x_r)
+
+so the parts get the biases ``b_r - b_i`` and ``b_r + b_i``. It is computed as one real convolution of twice the
+channels or, where channels are many, as three products instead of four (Gauss): ``W_r (x_r + x_i)``,
+``(W_i - W_r) x_r``, ``(W_r + W_i) x_i``. The norm is that of each real channel of each part, not
+whitening: one batch norm of ``2 C``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MANY = 32
+
+
+class ComplexConv2d(nn.Module):
+    """``(B, 2, C, F, T)`` to ``(B, 2, O, F', T')``.
+
+    Args:
+        inputs, outputs: channels ``C`` and ``O``.
+        kernel, stride, padding, dilation: pairs, over frequency and time.
+        transposed: a transposed convolution.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        *,
+        transposed: bool = False,
+    ) -> None:
+        super().__init__()
+        kind: Any = nn.ConvTranspose2d if transposed else nn.Conv2d
+        shape = {"stride": stride, "padding": padding, "dilation": dilation}
+        self.real, self.imag = (kind(inputs, outputs, kernel, **shape) for _ in range(2))
+        self.transposed, self.many = transposed, min(inputs, outputs) >= MANY
+
+    def forward(self, x: Tensor) -> Tensor:
+        w_re, w_im = self.real.weight, self.imag.weight
+        bias = torch.cat([self.real.bias - self.imag.bias, self.real.bias + self.imag.bias])
+        if self.many:
+            re, im = x.unbind(1)
+            both = self._product(re + im, w_re)
+            parts = both - self._product(im, w_re + w_im), both + self._product(re, w_im - w_re)
+            return torch.stack(parts, dim=1) + bias.view(2, -1, 1, 1)
+        across = -w_im if self.transposed else w_im  # its weights are (inputs, outputs, ...)
+        weight = torch.cat([torch.cat([w_re, -across], dim=1), torch.cat([across, w_re], dim=1)])
+        return self._product(x.flatten(1, 2), weight, bias).unflatten(1, (2, -1))
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        like = self.real
+        if self.transposed:
+            return F.conv_transpose2d(x, weight, bias, like.stride, like.padding, dilation=like.dilation)
+        return F.conv2d(x, weight, bias, like.stride, like.padding, like.dilation)
+
+
+class ComplexNorm(nn.BatchNorm2d):
+    """Batch norm of every real channel of ``(B, 2, C, F, T)``; weights ``(2 C,)``, those of the real part first.
+
+    Args:
+        channels: ``C``.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(2 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1, 2)).view_as(x)
+
+
+class ResidualBlock(nn.Module):
+    """``relu(x + conv(relu(conv(x))))``, 3 x 3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = (ComplexConv2d(channels, channels, (3, 3), padding=(1, 1)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.second(self.first(x).relu_())).relu_()
+
+
+class ChannelAttention(nn.Module):
+    r"""Several maps to one, their channels weighted: ``conv(s g)``,
+
+    .. math:: g = \sigma(W_2 \, \mathrm{relu}(W_1 \, \mathrm{mean}_{F,T} |s|))
+
+    Args:
+        inputs, outputs: channels of all maps together, and of the answer.
+        reduction: how much narrower the middle is.
+    """
+
+    def __init__(self, inputs: int, outputs: int, reduction: int) -> None:
+        super().__init__()
+        self.squeeze, self.excite = nn.Linear(inputs, inputs // reduction), nn.Linear(inputs // reduction, inputs)
+        self.conv = ComplexConv2d(inputs, outputs, (3, 3), padding=(1, 1))
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        level = torch.cat([magnitude(part).mean(dim=(2, 3)) for part in maps], dim=1)
+        gates = self.excite(self.squeeze(level).relu()).sigmoid()[:, None, :, None, None]
+        shares = gates.split([part.shape[2] for part in maps], dim=2)
+        return self.conv(torch.cat([part * share for part, share in zip(maps, shares, strict=True)], dim=2))
+
+
+class SimilarityFusion(nn.Module):
+    r"""What is heard in the reference at every frame: candidates weighted by likeness, joined by a convolution,
+
+    .. math::
+        a_{t,k} = \mathrm{softmax}_k \langle |x_t|, |\hat R_{k,t}| \rangle, \qquad
+        \mathrm{conv}([a_1 \hat R_1, \ldots, a_K \hat R_K])
+
+    Args:
+        candidates: ``K``.
+        channels: ``C``.
+    """
+
+    def __init__(self, candidates: int, channels: int) -> None:
+        super().__init__()
+        self.conv = ComplexConv2d(candidates * channels, channels, (3, 3), padding=(1, 1))
+
+    def forward(self, x: Tensor, found: Tensor) -> Tensor:
+        """``(B, 2, C, F, T)`` and the candidates ``(B, 2, K, C, F, T)`` to ``(B, 2, C, F, T)``."""
+        likeness = (magnitude(x).unsqueeze(1) * magnitude(found)).sum(dim=(2, 3))
+        weighted = likeness.softmax(dim=1)[:, None, :, None, None] * found
+        return self.conv(weighted.flatten(2, 3))
+
+
+def magnitude(x: Tensor) -> Tensor:
+    """``(B, 2, ...)`` to ``(B, ...)``; its gradient at zero is zero."""
+    return torch.linalg.vector_norm(x, dim=1)
+
+
+def select(reference: Tensor, indices: Tensor, mixed: bool = False) -> Tensor:
+    """The frames of the reference that belong to every frame.
+
+    Args:
+        reference: ``(B, 2, C, F, T_ref)``.
+        indices: ``(B, T, K)``.
+        mixed: as the published code does, which permutes to ``(C, K)`` and reads the memory as ``(K, C)``: a candidate
+            is made of channels of several. Published weights need it.
+
+    Returns:
+        ``(B, 2, K, C, F, T)``.
+    """
+    batch, _, channels, bins, _ = reference.shape
+    shape = (batch, 2, channels, bins, indices.shape[1])
+    found = [reference.gather(-1, index[:, None, None, None].expand(shape)) for index in indices.unbind(2)]
+    stacked = torch.stack(found, dim=3 if mixed else 2)
+    return stacked.view(batch, 2, len(found), channels, bins, -1)
