@@ -16,6 +16,8 @@ EXAMPLES = {
     "weft.tasks.base": "Task",
     "weft.training.system": "System",
     "weft.compare": "",
+    "weft.compare.frames": "compare_frame",
+    "weft.estimators.predictors": "WeftClassifier, WeftRegressor",
 }
 
 

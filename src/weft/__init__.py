@@ -31,6 +31,8 @@ _PUBLIC = {
     "load_dataset": "weft.data",
     "compare": "weft.compare",
     "fit": "weft.compare",
+    "WeftClassifier": "weft.estimators",
+    "WeftRegressor": "weft.estimators",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

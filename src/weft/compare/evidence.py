@@ -236,6 +236,11 @@ class Evidence:
         """Primary metric on test, mean over seeds, and its 95 % interval."""
         return float(self.test(name).mean()), *interval(mean_of_seeds(self._bootstrap[name], seed=0))
 
+    @property
+    def _draws(self) -> int:
+        """Permutations of a test whether there is a signal."""
+        return min(DRAWS, self.setup.config.resamples)
+
     def signal(self, name: str) -> Signal:
         """What a method shows of the target on the test rows, its outputs averaged over seeds."""
         parts = []
@@ -243,7 +248,7 @@ class Evidence:
             outputs = task.average(np.stack([seed[fold] for seed in self.outputs[name]]))
             group = None if self.setup.features.group is None else self.setup.features.group[split.test]
             parts.append((*task.judged(outputs, self.setup.target[split.test]), group))
-        return measure_signal(self.task, name, parts)
+        return measure_signal(self.task, name, parts, self._draws)
 
     def signal_everywhere(self) -> Signal | None:
         """The clearest signal of a modality over all rows, out of fold, corrected for all; None with few rows."""
@@ -255,7 +260,7 @@ class Evidence:
             )
             if outputs is not None:
                 judged = self.task.judged(outputs, self.setup.target[rows])
-                found.append(measure_signal(self.task, name, [(*judged, _of(features.group, rows))]))
+                found.append(measure_signal(self.task, name, [(*judged, _of(features.group, rows))], self._draws))
         if not found:
             return None
         best = min(range(len(found)), key=lambda k: found[k].p)

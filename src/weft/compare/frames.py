@@ -101,6 +101,18 @@ def encode_frame(
 ) -> Store:
     """The features of a table in memory, on disk; see :func:`compare_frame`."""
     config = propose_table(frame, target=target, id=id, group=group, drop=drop).config
+    return encode_config(frame, config, folder, encoders, progress=progress)
+
+
+def encode_config(
+    frame: Any,
+    config: TableConfig,
+    folder: Path,
+    encoders: Mapping[str, str] | None = None,
+    *,
+    progress: bool = True,
+) -> Store:
+    """The features of a table in memory, read as a configuration says."""
     dataset = read_table(frame, config)
     made = {}
     for name, modality in dataset.modalities.items():

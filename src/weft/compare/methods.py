@@ -237,6 +237,8 @@ def _fusions(features: Features, config: CompareConfig) -> tuple[list[Method], d
     found: dict[str, None] = {}
     for pattern in patterns:
         for name in fusions.names(pattern):
+            if config.only and not matches(Method(name, "network", names, fusion=name), config.only):
+                continue
             why = None if name == pattern else unsuited(name, features, config)
             if why is None:
                 found[name] = None

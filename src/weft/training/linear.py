@@ -76,7 +76,9 @@ class LinearModel(nn.Module, Predictor):
 
     def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
         rows, features = checked_rows(self, features, rows)
-        found: np.ndarray = self._outputs(torch.from_numpy(self.inputs.matrix(features, rows)).float()).numpy()
+        x = torch.from_numpy(self.inputs.matrix(features, rows)).double()  # in float32 a sum depends on the batch
+        margins = x @ self.get_buffer("weight").double() + self.get_buffer("bias").double()
+        found: np.ndarray = from_margins(self.task, margins).float().numpy()
         return found
 
     def _outputs(self, x: Tensor) -> Tensor:

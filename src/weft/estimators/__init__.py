@@ -1,0 +1,5 @@
+"""scikit-learn estimators: a comparison behind ``fit`` and ``predict``, aligners behind ``fit`` and ``transform``."""
+
+from weft.estimators.predictors import WeftClassifier, WeftRegressor
+
+__all__ = ["WeftClassifier", "WeftRegressor"]
