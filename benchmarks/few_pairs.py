@@ -26,6 +26,7 @@ from weft.alignment import create_objective
 from weft.compare.aligners import Part, part_of
 from weft.data import Split, load_dataset, make_splits
 from weft.encoders import create_encoder
+from weft.retrieval.hub import Hubs
 from weft.store import MemoryFeatures, encode
 from weft.training import AlignedModel, fit_aligner
 from weft.training.aligned_ensemble import choose_weights, joined
@@ -83,7 +84,7 @@ def sums(parts: dict[str, Part], z: dict[str, dict[str, np.ndarray]]) -> dict[st
     return {
         "dev": 100 * float(parts["dev"].scores(z["dev"]).mean()),
         "test": 100 * float(parts["test"].scores(z["test"]).mean()),
-        "hubs": 100 * float(parts["test"].scores(z["test"], bank, chosen).mean()),
+        "hubs": 100 * float(parts["test"].scores(z["test"], Hubs(bank, chosen)).mean()),
     }
 
 

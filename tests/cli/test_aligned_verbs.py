@@ -157,6 +157,36 @@ def test_hubs_are_lowered_by_what_training_asks(world: Path) -> None:
     assert int(lowered[0]["id"][:2]) % 4 == 2
 
 
+def test_measuring_with_hubs_lowered(world: Path) -> None:
+    from weft.retrieval.hub import HubCorrection, Hubs, choose_correction
+    from weft.retrieval.metrics import Positives
+    from weft.store import Store
+    from weft.training import load_model
+    from weft.training.aligned import retrieval_task
+    from weft.training.asked import rows_of
+
+    search = ["search", world / "model", world / "store", "--json"]
+    plain = json.loads(weft(*search))
+    store, model = Store.open(world / "store"), load_model(world / "model")
+    split = {part: rows_of(store, part, model) for part in ("train", "dev", "test")}
+    z = {part: model.embed(store, rows) for part, rows in split.items()}
+    (dev, *of_dev), (test, *of_test) = (retrieval_task(store, split[part]) for part in ("dev", "test"))
+    bank = {n: np.concatenate([z["train"][n], z["dev"][n]]) for n in z["dev"]}
+    chosen = {
+        f"{a}->{b}": choose_correction(
+            z["dev"][a][q], z["dev"][b][g], Positives.from_groups(of_dev[0][q], of_dev[0][g]), z["train"][a]
+        )
+        for a, b, q, g in dev.directions(*of_dev)
+    }
+    for option, corrections in (("0.5", dict.fromkeys(chosen, HubCorrection(0.5))), ("dev", chosen)):
+        found = json.loads(weft(*search, "--hubs", option))
+        (lowered,) = [found[title] for title in found if title.startswith("retrieval, hubs")]
+        assert found["retrieval"] == plain["retrieval"]
+        assert lowered == test.metrics(z["test"], *of_test, hubs=Hubs(bank, corrections))
+    with pytest.raises(UserError, match="0 or more, or dev"):
+        weft(*search, "--hubs", "-1")
+
+
 def test_one_pool_of_pictures_and_texts(world: Path, tmp_path: Path) -> None:
     search = ["search", world / "model", world / "store", "--json", "--find", "image", "--find", "text"]
     hits = json.loads(weft(*search, "--query", "something blue", "--top", "6", "--index", tmp_path))

@@ -32,8 +32,9 @@ def search(
         typer.Option(help="Folder of the index; built there if it is not yet (default: in the model's, by content)."),
     ] = None,
     hubs: Annotated[
-        float, typer.Option(min=0, help="Lower items that are near to every query of training and dev by this share.")
-    ] = 0.0,
+        str,
+        typer.Option(help="Lower items near to every query of training and dev by this share; dev: it chooses."),
+    ] = "0",
     approximate: Annotated[bool, typer.Option(help="Use faiss (weft[ann]) instead of exact search.")] = False,
     factory: Annotated[str, typer.Option(help="faiss's name of the approximate index, e.g. IVF256,PQ32.")] = "HNSW32",
     figures: Annotated[
@@ -46,8 +47,8 @@ def search(
 ) -> None:
     """Search a data set by texts or files; without a query, measure: recalls both ways, and LightCRL's curve.
 
-    The curve is given twice: as published, where every image stands once per caption and only the last batch of 100
-    captions counts, and corrected, over all captions.
+    With hubs lowered the recalls are given as well. The curve is given twice: as published, where every image stands
+    once per caption and only the last batch of 100 captions counts, and corrected, over all captions.
 
     Examples:
 
@@ -75,7 +76,7 @@ def search(
         if len(names) > 1:
             found_names = ", ".join(names)
             raise UserError("measuring goes between two modalities", found_names, "name one --find, or give a --query")
-        result = measure(aligner, rows, names[0], by, chosen, show, figures)
+        result = measure(aligner, rows, names[0], by, chosen, show, figures, hubs)
         if json:
             write_json(result)
         else:
@@ -107,7 +108,7 @@ def gallery(
     chosen: Any,
     split: str,
     index: Path | None,
-    hubs: float,
+    hubs: str,
     factory: str | None,
     show: bool,
 ) -> Any:
@@ -122,12 +123,12 @@ def gallery(
     from weft.data import Dataset
     from weft.errors import UserError
     from weft.files import canonical, sha256
-    from weft.retrieval.hub import HubCorrection
     from weft.retrieval.pool import mix_pool
     from weft.retrieval.search import FILE, ExactIndex, FaissIndex, model_fingerprint
-    from weft.training.asked import rows_of, values_of, vectors_of
+    from weft.training.asked import hubs_of, rows_of, values_of, vectors_of
 
-    if hubs and len(names) > 1:
+    share = share_of(hubs)
+    if share != 0 and len(names) > 1:
         raise UserError("hubs are lowered in one modality", ", ".join(names), "leave out --hubs, or search one")
     items, contents = {}, []
     for name in names:
@@ -140,7 +141,7 @@ def gallery(
     ids = [rows.ids[i] if len(names) == 1 else f"{name}/{rows.ids[i]}" for name in names for i in items[name]]
     source = rows.name if isinstance(rows, Dataset) else rows.manifest["name"]
     about = {"source": source, "modality": ", ".join(names), "split": split}
-    about |= {"rows": sha256(canonical([ids, contents]))[:16]} | ({"hubs": f"{hubs:g} by {by}"} if hubs else {})
+    about |= {"rows": sha256(canonical([ids, contents]))[:16]} | ({} if share == 0 else {"hubs": f"{hubs} by {by}"})
     about |= {"factory": factory} if factory else {}
     kind: Any = FaissIndex if factory else ExactIndex
     fingerprint = model_fingerprint(aligner)
@@ -151,13 +152,13 @@ def gallery(
         return kind.load(kept, fingerprint, {"hubs": None, **about})
     parts = {name: vectors_of(aligner, rows, name, items[name], progress=show) for name in names}
     vectors, bias = parts[names[0]], None
-    if hubs or len(names) > 1:
+    if share != 0:
+        found = hubs_of(aligner, rows, [(by, names[0])], share, progress=show)
+        bias = found.corrections[f"{by}->{names[0]}"].bias(vectors, found.bank[by])
+    elif len(names) > 1:
         bank_rows = np.concatenate([rows_of(rows, part, aligner) for part in ("train", "dev")])
         bank = vectors_of(aligner, rows, by, bank_rows[values_of(rows, by)[0][bank_rows] >= 0], progress=show)
-        if hubs:
-            bias = HubCorrection(hubs).bias(vectors, bank)
-        else:
-            vectors, bias, _ = mix_pool(parts, bank)
+        vectors, bias, _ = mix_pool(parts, bank)
     options = {"factory": factory} if factory else {}
     built = kind(vectors, ids, fingerprint=fingerprint, about=about, bias=bias, **options)
     if kept is not None:
@@ -169,16 +170,32 @@ def gallery(
     return built
 
 
+def share_of(hubs: str) -> float | None:
+    """What ``--hubs`` says: a share, or None where dev rows choose."""
+    from weft.errors import UserError
+
+    if hubs == "dev":
+        return None
+    try:
+        share = float(hubs)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < float("inf"):
+        raise UserError("--hubs is a share, 0 or more, or dev", hubs, "0.5 is usual")
+    return share
+
+
 def measure(
-    aligner: Any, rows: Any, find: str, by: str, chosen: Any, show: bool, figures: Path | None
+    aligner: Any, rows: Any, find: str, by: str, chosen: Any, show: bool, figures: Path | None, hubs: str = "0"
 ) -> dict[str, dict[str, float]]:
-    """Recalls in both directions, and, where every image has as many captions, LightCRL's curve in both readings."""
+    """Recalls in both directions, also with hubs lowered where that is asked; LightCRL's curve in both readings, where
+    every image has as many captions."""
     import numpy as np
 
     from weft.retrieval.repeated import captions_found, images_above, repeated_curve, unique_curve
     from weft.tasks import plots
     from weft.tasks.retrieval import RetrievalTask
-    from weft.training.asked import values_of, vectors_of
+    from weft.training.asked import hubs_of, values_of, vectors_of
 
     groups = chosen if rows.group is None else rows.group[chosen]
     order = np.argsort(groups, kind="stable")
@@ -197,6 +214,10 @@ def measure(
     )
     task = RetrievalTask(((find, by),), unique=(find,) if repeated else ())
     result = {"retrieval": task.metrics(vectors, groups, presence)}
+    if (share := share_of(hubs)) != 0:
+        lowered = hubs_of(aligner, rows, [(by, find), (find, by)], share, progress=show)
+        by_how_much = ", ".join(f"{name} {c.alpha:g} (k {c.k})" for name, c in lowered.corrections.items())
+        result[f"retrieval, hubs lowered: {by_how_much}"] = task.metrics(vectors, groups, presence, hubs=lowered)
     if complete and repeated and len(set(counts.tolist())) == 1:
         images, texts, n = vectors[find][first], vectors[by], int(counts[0])
         above = images_above(images, texts)

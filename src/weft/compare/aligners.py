@@ -32,8 +32,8 @@ from weft.data import Split, make_splits
 from weft.errors import UserError, did_you_mean
 from weft.files import canonical, read_json, sha256, write_json
 from weft.progress import progress_bar
-from weft.retrieval.hub import HubCorrection, choose_correction
-from weft.retrieval.metrics import Positives, rank
+from weft.retrieval.hub import HubCorrection, Hubs, choose_correction
+from weft.retrieval.metrics import Positives
 from weft.tasks.retrieval import RetrievalTask
 from weft.tokens import as_tokens
 from weft.training import AlignedModel, fit_aligner
@@ -78,35 +78,18 @@ class Part:
     groups: np.ndarray
     presence: dict[str, np.ndarray]
 
-    def scores(
-        self,
-        z: Mapping[str, np.ndarray],
-        bank: Mapping[str, np.ndarray] | None = None,
-        hubs: Mapping[str, HubCorrection] | None = None,
-    ) -> np.ndarray:
+    def scores(self, z: Mapping[str, np.ndarray], hubs: Hubs | None = None) -> np.ndarray:
         """Score of each group ``(G,)``; the mean is the sum of recalls, of 2 x 3 a pair of modalities.
 
         Args:
             z: unit vectors.
-            bank: reference queries of each modality.
-            hubs: the correction of each direction ``"text->image"``.
+            hubs: a correction.
         """
         count = int(self.groups.max()) + 1
         total = np.zeros(count)
-        for a, b, asked, items in self.directions():
-            q: Any = z[a][asked]
-            g: Any = z[b][items]
-            if bank is not None and hubs is not None:
-                q, g = hubs[f"{a}->{b}"].apply(q, g, bank[a])
-            hits = rank(q, g, Positives.from_groups(self.groups[asked], self.groups[items]), self.task.ks).hits
-            np.add.at(total, self.groups[asked], hits.sum(axis=1) * count / len(asked))
+        for _, asked, found in self.task.rankings(z, self.groups, self.presence, hubs=hubs):
+            np.add.at(total, self.groups[asked], found.hits.sum(axis=1) * count / len(asked))
         return total
-
-    def directions(self) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-        """Both modalities of each direction, the rows that ask, and those that are found."""
-        kept = {n: self._rows(n) for pair in self.task.pairs for n in pair}
-        both = [(x, y) for pair in self.task.pairs for x, y in (pair, pair[::-1])]
-        return [(a, b, kept[a][np.isin(self.groups[kept[a]], self.groups[kept[b]])], kept[b]) for a, b in both]
 
     def correction(self, z: Mapping[str, np.ndarray], bank: Mapping[str, np.ndarray]) -> dict[str, HubCorrection]:
         """The correction of each direction, chosen on these rows."""
@@ -114,14 +97,8 @@ class Part:
             f"{a}->{b}": choose_correction(
                 z[a][asked], z[b][items], Positives.from_groups(self.groups[asked], self.groups[items]), bank[a]
             )
-            for a, b, asked, items in self.directions()
+            for a, b, asked, items in self.task.directions(self.groups, self.presence)
         }
-
-    def _rows(self, name: str) -> np.ndarray:
-        rows = np.flatnonzero(self.presence[name])
-        if name in self.task.unique:
-            rows = np.sort(rows[np.unique(self.groups[rows], return_index=True)[1]])
-        return rows
 
 
 def part_of(features: Features, rows: np.ndarray) -> Part:
@@ -299,7 +276,7 @@ def _with_hubs(
     bank = {n: v[np.abs(v).sum(axis=1) > 0] for n, v in train.items()}
     chosen = dev.correction(on_dev, bank)
     whole = {n: np.concatenate([bank[n], v[np.abs(v).sum(axis=1) > 0]]) for n, v in on_dev.items()}
-    return float(test.scores(on_test, whole, chosen).mean())
+    return float(test.scores(on_test, Hubs(whole, chosen)).mean())
 
 
 def _row(

@@ -30,10 +30,10 @@ Bogolin et al., "Cross Modal Retrieval with Querybank Normalisation", CVPR 2022,
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -108,6 +108,22 @@ class HubCorrection:
         if self.rule == "nnn":
             return similarities.topk(min(self.k, count), dim=1).values.mean(dim=1)
         return (torch.logsumexp(self.beta * similarities, dim=1) - float(np.log(count))) / self.beta
+
+
+class Hubs(NamedTuple):
+    """The corrections of several directions, with their bank.
+
+    Attributes:
+        bank: ``{name: (M, d)}``, embeddings of training and dev rows, of each modality that asks.
+        corrections: of each direction ``"text->image"``.
+    """
+
+    bank: Mapping[str, Array]
+    corrections: Mapping[str, HubCorrection]
+
+    def apply(self, by: str, find: str, queries: Array, gallery: Array) -> tuple[Tensor, Tensor]:
+        """Queries of ``by`` and gallery of ``find`` whose dot products are the corrected scores."""
+        return self.corrections[f"{by}->{find}"].apply(queries, gallery, self.bank[by])
 
 
 def choose_correction(

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from weft.errors import UserError, did_you_mean, some
+from weft.retrieval.hub import Hubs
 from weft.retrieval.metrics import Array, Positives, Ranking, Ties, rank
 from weft.tasks import plots
 
@@ -57,6 +58,7 @@ class RetrievalTask:
         groups: Sequence[Any] | np.ndarray,
         presence: Mapping[str, np.ndarray] | None = None,
         chunk: int = 1024,
+        hubs: Hubs | None = None,
     ) -> Iterator[tuple[str, np.ndarray, Ranking]]:
         """Each direction's name ``"text->image"``, the rows that asked, and what they found.
 
@@ -65,19 +67,31 @@ class RetrievalTask:
             groups: ``(N,)``; rows of one group are positives of each other.
             presence: ``{name: (N,) bool}``, where a modality is there; everywhere, if not given. A query whose group
                 has nothing in the other modality asks nothing.
+            hubs: a correction, with its bank of training and dev rows.
 
         Raises:
             UserError: a modality of a pair has no embeddings, a pair has no common group, or values are NaN.
         """
         groups = np.asarray(groups)
-        kept = {name: self._rows(name, groups, presence) for pair in self.pairs for name in pair}
-        for name in kept:
+        for name in (name for pair in self.pairs for name in pair):
             if name not in embeddings:
                 raise UserError(
                     f"modality {name!r} is in a pair but has no embeddings",
                     f"embeddings of {some(embeddings)}",
                     did_you_mean(name, embeddings, "modalities"),
                 )
+        for a, b, asked, items in self.directions(groups, presence):
+            queries, gallery = embeddings[a][asked], embeddings[b][items]
+            if hubs is not None:
+                queries, gallery = hubs.apply(a, b, queries, gallery)
+            positives = Positives.from_groups(groups[asked], groups[items])
+            yield f"{a}->{b}", asked, rank(queries, gallery, positives, self.ks, chunk=chunk, ties=self.ties)
+
+    def directions(
+        self, groups: np.ndarray, presence: Mapping[str, np.ndarray] | None = None
+    ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+        """Both modalities of each direction, the rows that ask, and those that are searched; see :meth:`rankings`."""
+        kept = {name: self._rows(name, groups, presence) for pair in self.pairs for name in pair}
         for a, b in ((x, y) for pair in self.pairs for x, y in (pair, pair[::-1])):
             asked = kept[a][np.isin(groups[kept[a]], groups[kept[b]])]
             if not len(asked):
@@ -86,9 +100,7 @@ class RetrievalTask:
                     f"{len(kept[a])} and {len(kept[b])} rows",
                     "check the group column and the presence of the two modalities",
                 )
-            positives = Positives.from_groups(groups[asked], groups[kept[b]])
-            found = rank(embeddings[a][asked], embeddings[b][kept[b]], positives, self.ks, chunk=chunk, ties=self.ties)
-            yield f"{a}->{b}", asked, found
+            yield a, b, asked, kept[b]
 
     def metrics(
         self,
@@ -96,10 +108,11 @@ class RetrievalTask:
         groups: Sequence[Any] | np.ndarray,
         presence: Mapping[str, np.ndarray] | None = None,
         chunk: int = 1024,
+        hubs: Hubs | None = None,
     ) -> dict[str, float]:
         """``{"text->image R@1": ...}`` for each direction and metric, and ``"sum of recalls"``."""
         found: dict[str, float] = {}
-        for direction, _, ranking in self.rankings(embeddings, groups, presence, chunk):
+        for direction, _, ranking in self.rankings(embeddings, groups, presence, chunk, hubs):
             found |= {f"{direction} {name}": value for name, value in ranking.summary().items()}
         found[self.primary] = sum(value for name, value in found.items() if " R@" in name)
         return found

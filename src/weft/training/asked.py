@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from weft.data import Dataset
+    from weft.retrieval.hub import Hubs
     from weft.store import Store
     from weft.training import AlignedModel
 
@@ -134,6 +135,49 @@ def vectors_of(model: AlignedModel, rows: Store | Dataset, name: str, index: np.
     if absent:
         raise UserError(f"{name!r} is absent (an empty caption, say)", f"rows {some(absent)}", "leave these rows out")
     return embed_values(model, name, values, progress=progress)
+
+
+def hubs_of(
+    model: AlignedModel, rows: Store | Dataset, pairs: list[tuple[str, str]], share: float | None, *, progress: bool
+) -> Hubs:
+    """The corrections of hubs of directions ``(by, find)``, their bank the training and dev rows to the model.
+
+    Args:
+        model, rows: what embeds what.
+        pairs: the directions.
+        share: by how much hubs are lowered; None: as much as serves the dev rows best, with a bank of training rows.
+        progress: show a bar while encoding.
+    """
+    import numpy as np
+
+    from weft.retrieval.hub import HubCorrection, Hubs, choose_correction
+    from weft.retrieval.metrics import Positives
+
+    parts = {part: rows_of(rows, part, model) for part in ("train", "dev")}
+    value = {name: values_of(rows, name)[0] for pair in pairs for name in pair}
+    groups = np.arange(len(rows.ids)) if rows.group is None else np.asarray(rows.group)
+
+    def there(part: str, name: str) -> np.ndarray:
+        return parts[part][value[name][parts[part]] >= 0]
+
+    asked = {
+        (part, name): vectors_of(model, rows, name, there(part, name), progress=progress)
+        for part in parts
+        for name in {by for by, _ in pairs}
+    }
+    corrections = {}
+    for by, find in pairs:
+        if share is None:
+            items = there("dev", find)
+            items = items[np.sort(np.unique(value[find][items], return_index=True)[1])]
+            queries = there("dev", by)
+            known = np.isin(groups[queries], groups[items])
+            positives = Positives.from_groups(groups[queries[known]], groups[items])
+            gallery = vectors_of(model, rows, find, items, progress=progress)
+            chosen = choose_correction(asked["dev", by][known], gallery, positives, asked["train", by])
+        corrections[f"{by}->{find}"] = chosen if share is None else HubCorrection(share)
+    bank = {by: np.concatenate([asked["train", by], asked["dev", by]]) for by, _ in pairs}
+    return Hubs(bank, corrections)
 
 
 def column(targets: Any, chosen: str | None) -> str:
