@@ -113,6 +113,25 @@ def test_compare_leaves_a_winner_that_predicts(config: Path, tmp_path: Path) -> 
     assert len(answers["prediction"]) == len(answers["set"]) == 60
 
 
+def test_missing_modalities(config: Path, tmp_path: Path) -> None:
+    """A comparison asked about them, and its model judged by pattern, for a program and for people."""
+    out, store = tmp_path / "result", tmp_path / "s"
+    settings = ["--seeds", 1, "--set", "trials=1", "--set", "train={epochs: 2}", "--set", "resamples=99"]
+    only = ["--only", "concat", "--only", "linear"]
+    result = weft("compare", config, "--missing", *only, "--out", out, "--store", store, "--json", *settings)
+    concat = next(row for row in result["table"] if row["method"] == "concat")
+    assert set(concat["missing"]) == {"photo", "note", "tabular"}
+    assert any("modalities are missing" in note for note in result["notes"])
+    weft("fit", config, "--fusion", "concat", "--set", "epochs=2", "--out", tmp_path / "m", "--store", store)
+    judged = weft("evaluate", tmp_path / "m", store, "--missing", "--json")
+    assert judged["missing"]["as they come"][""]["rows"] == judged["rows"]
+    assert judged["missing"]["as they come"][""]["accuracy"] == judged["accuracy"]
+    assert judged["missing"]["hidden"]["photo"]["full"] == judged["accuracy"]
+    text = weft("evaluate", out / "winner", store, "--missing")  # it may see one modality alone
+    assert "rows as they come" in text
+    assert "modalities hidden" in weft("evaluate", tmp_path / "m", store, "--missing")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

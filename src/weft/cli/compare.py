@@ -35,6 +35,9 @@ def compare(
         str | None, typer.Option(help="What everything is chosen and judged by, e.g. auc, balanced_accuracy, mae.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions of every method.")] = 5,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Score methods with modalities missing, and train networks to bear it.")
+    ] = False,
     folds: Annotated[int | None, typer.Option(help="Cross-validation folds instead of one test set.")] = None,
     budget: Annotated[
         str, typer.Option(help="Time for everything, e.g. 90s, 20m, 2h, or none; the cheap answers come first.")
@@ -73,6 +76,8 @@ def compare(
         weft compare weft.yaml --budget 20m --metric auc
 
         weft compare weft.yaml --without boosting --without late
+
+        weft compare weft.yaml --missing
 
         weft compare runs/shapes/store --fusions "gated,*attention*" --folds 5 --json
 
@@ -118,6 +123,7 @@ def compare(
         budget=None if budget == "none" else budget,
         only=only,
         without=without,
+        missing=missing,
         **{k: v for k, v in given.items() if v is not None},
         **settings(setting, "set"),
     )

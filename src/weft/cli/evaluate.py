@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,6 +32,9 @@ def evaluate(
     batch_size: BatchSize = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="The share of the metric that goes when a modality is permuted.")
+    ] = False,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Also by pattern of missing modalities, as rows come and made so.")
     ] = False,
     root: Root = None,
     data: Data = [],  # noqa: B006
@@ -80,7 +83,7 @@ def evaluate(
         for file in report.files:
             say(f"figure: {file}")
         return
-    options = settings(judge, "judge")
+    options, patterns = settings(judge, "judge"), {}
     if system:
         cls = registry.get(system)
         dataset = systems.read_rows(cls, source, root, data)
@@ -103,12 +106,44 @@ def evaluate(
 
             scores = perceptual_scores(loaded, features, rows)
             metrics |= {f"perceptual score of {name}": value for name, value in scores.items()}
+        if missing:
+            from weft.training.missing import scores_as_they_come, scores_hidden
+
+            come, made = scores_as_they_come(loaded, features, rows), scores_hidden(loaded, features, rows)
+            patterns = {"as they come": come, "hidden": made}
     if json:
-        write_json({"split": split, "rows": count, **metrics})
+        write_json({"split": split, "rows": count, **metrics, **({"missing": patterns} if patterns else {})})
     else:
         write_table(
             f"{model} on {split} ({count} rows)",
             [{"metric": key, "value": f"{value:.4f}"} for key, value in metrics.items()],
         )
+        if patterns:
+            write_table(f"rows as they come: {loaded.task.primary}", _as_they_come(come, loaded.task.primary))
+            if made:
+                write_table(f"modalities hidden: {loaded.task.primary}", _hidden(made))
         if figures:
             say(f"figures: {figures}")
+
+
+def _as_they_come(found: dict[str, dict[str, Any]], primary: str) -> list[dict[str, str]]:
+    sets = any("covered" in entry for entry in found.values())
+    return [
+        {
+            "lacks": pattern or "nothing",
+            "rows": f"{entry['rows']:,}",
+            primary: f"{entry[primary]:.4f}",
+            **({"sets of 90 % hold": f"{entry['covered']:.3f}"} if sets else {}),
+        }
+        for pattern, entry in found.items()
+    ]
+
+
+def _hidden(found: dict[str, dict[str, float] | None]) -> list[dict[str, str]]:
+    rows = []
+    for pattern, entry in found.items():
+        cells = ["", "", ""] if entry is None else [
+            f"{entry['rows']:,}", f"{entry['full']:.4f}", f"{entry['hidden']:.4f}"
+        ]  # fmt: skip
+        rows.append(dict(zip(("without", "rows", "nothing hidden", "hidden"), (pattern, *cells), strict=True)))
+    return rows

@@ -116,14 +116,21 @@ class Comparison:
         """:meth:`to_dict` as indented JSON; figures that are not defined are null."""
         return to_json(self.to_dict())
 
+    @property
+    def patterns(self) -> list[str]:
+        """What was hidden to see what it is worth: modalities, "a+b" where several."""
+        return list(dict.fromkeys(pattern for row in self.rows for pattern in row.missing))
+
     def to_csv(self) -> str:
-        """The table as CSV: the main columns, then every other metric on test."""
+        """The table as CSV: the main columns, every other metric on test, the primary one with modalities hidden."""
         others = sorted({key for row in self.rows for key in row.metrics} - {self.primary})
+        patterns = self.patterns
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([*COLUMNS, *others])
+        writer.writerow([*COLUMNS, *others, *(f"without {pattern}" for pattern in patterns)])
         for row in self.rows:
             cells = [getattr(row, column) for column in COLUMNS] + [row.metrics.get(key) for key in others]
+            cells += [(row.missing.get(pattern) or {}).get("hidden") for pattern in patterns]
             writer.writerow(["" if cell is None else cell for cell in cells])
         return out.getvalue()
 

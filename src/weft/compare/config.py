@@ -37,6 +37,9 @@ class CompareConfig(BaseModel):
         task: what is asked of the target ("ordinal"); None: what the data say.
         metric: what everything is chosen and judged by ("auc", "mae"); None: what suits the target.
         class_weights: "balanced": rows weigh so that every class counts the same in every loss.
+        missing: score every method under the patterns of missing modalities that the dev rows show too, and train
+            networks to bear them (modality dropout, more against fewer) as far as that is better on dev; where no dev
+            row lacks any, each modality is hidden in turn.
         refit: fit the model that is kept on train and dev rows together, once its settings are chosen, where it is
             classical or an ensemble with classical members.
         seeds: repetitions of every method whose training is random.
@@ -75,6 +78,7 @@ class CompareConfig(BaseModel):
     task: str | None = None
     metric: str | None = None
     class_weights: Literal["balanced"] | None = None
+    missing: bool = False
     refit: bool = True
     seeds: int = Field(5, ge=1)
     sequence_seeds: int | None = Field(None, ge=1)

@@ -14,7 +14,7 @@ from torch import nn
 
 from weft.compare.jobs import Setup
 from weft.compare.ledger import Job
-from weft.compare.methods import STRENGTHS, Method
+from weft.compare.methods import PROTECTIONS, STRENGTHS, Method
 from weft.fusion import fusions
 
 EPOCHS, ROUNDS, ITERATIONS = 25, 120, 40
@@ -80,7 +80,10 @@ class Costs:
         return method.trials(self.setup.config, max(self.setup.features.dims[name] for name in method.modalities))
 
     def _trials(self, job: Job) -> int:
-        return len(self._tried(job.method)) if job.settings is None and not job.seed else 1
+        if job.settings is not None or job.seed:
+            return 1
+        protected = self.setup.config.missing and job.method.family == "network" and len(job.method.modalities) > 1
+        return len(self._tried(job.method)) + protected * len(PROTECTIONS)
 
     def _forward(self, method: Method) -> float:
         """FLOPs of one row."""

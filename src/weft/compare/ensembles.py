@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from weft.compare.jobs import FEW, Setup, by_loss, choose
+from weft.compare.jobs import FEW, Setup, by_loss, choose, missing_scores
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.files import plain
@@ -86,9 +86,9 @@ def _rank(
 
 
 def mean_of_jobs(setup: Setup, jobs: Sequence[Job], fold: int) -> dict[str, np.ndarray]:
-    """``{"dev", "test"}`` outputs of a method, averaged over its seeds."""
+    """Outputs of a method on dev, on test and with modalities hidden, averaged over its seeds."""
     parts = [setup.ledger.outputs(job) for job in jobs]
-    return {part: setup.tasks[fold].average(np.stack([p[part] for p in parts])) for part in ("dev", "test")}
+    return {part: setup.tasks[fold].average(np.stack([p[part] for p in parts])) for part in parts[0]}
 
 
 def build(setup: Setup, method: Method, members: Sequence[Method], plan: Plan, fold: int) -> Job | None:
@@ -115,7 +115,9 @@ def build(setup: Setup, method: Method, members: Sequence[Method], plan: Plan, f
     target = setup.target[split.dev]
     weights = select(task, dev, target, bags=BAGS if rows < FEW else 0, loss_alone=by_loss(task, rows))
     used = [(name, w) for name, w in zip(done, weights.tolist(), strict=True) if w > 0]
-    both = {part: task.average(np.stack([mean[part] for mean in means]), weights) for part in ("dev", "test")}
+    chosen = [mean for mean, w in zip(means, weights, strict=True) if w > 0]
+    shared = [part for part in chosen[0] if all(part in mean for mean in chosen)]
+    both = {part: task.average(np.stack([m[part] for m in chosen]), weights[weights > 0]) for part in shared}
     results = {name: [setup.ledger.get(j) or {} for j in done[name]] for name, _ in used}
     every = [result for found in results.values() for result in found]
     sizes = [result["parameters"] for result in every if "parameters" in result]
@@ -125,6 +127,7 @@ def build(setup: Setup, method: Method, members: Sequence[Method], plan: Plan, f
         "dev": task.metrics(both["dev"], target),
         "test": task.metrics(both["test"], setup.target[split.test]),
         "dev_loss": float(task.loss(torch.from_numpy(both["dev"]), task.encode(target)).mean()),
+        "missing": missing_scores(setup, fold, both),
         "latency": sum(result["latency"] for result in every),
         "seconds": sum(result["seconds"] for result in every),
         **({"parameters": sum(sizes)} if sizes else {}),

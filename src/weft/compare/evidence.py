@@ -64,7 +64,8 @@ class Row:
             all methods (Holm) at the level of 5 %; the best itself is. The tests speak of new rows, not of new training
             runs: see ``spread`` for those.
         metrics: all metrics on test.
-        missing: ``{modality: {"rows", "full", "hidden"} or None}``, primary metric with it hidden at test time.
+        missing: ``{modality: {"rows", "full", "hidden"} or None}``, primary metric with it hidden at test time, over
+            the rows that keep another one; "a+b" where several are hidden.
         parameters, flops: of the network, for one sample.
         train_seconds: of one trial, testing included (median).
         latency: seconds per test sample.
@@ -99,6 +100,34 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Degraded:
+    """A method where modalities are missing: the primary metric over all patterns.
+
+    Attributes:
+        name: of the method.
+        full, hidden: mean over the patterns, with nothing hidden and with it hidden.
+        worst: of the patterns.
+        pattern: the worst one, what is hidden.
+    """
+
+    name: str
+    full: float
+    hidden: float
+    worst: float
+    pattern: str
+
+    @classmethod
+    def of(cls, name: str, missing: dict[str, dict[str, float] | None], sign: float) -> Degraded | None:
+        """From the scores of all patterns; None where one is not known."""
+        if not missing or any(entry is None for entry in missing.values()):
+            return None
+        found = {pattern: entry for pattern, entry in missing.items() if entry is not None}
+        worst = min(found, key=lambda pattern: sign * found[pattern]["hidden"])
+        full, hidden = (float(np.mean([entry[key] for entry in found.values()])) for key in ("full", "hidden"))
+        return cls(name, full, hidden, found[worst]["hidden"], worst)
 
 
 @dataclass(frozen=True)
@@ -241,6 +270,14 @@ class Evidence:
         """Permutations of a test whether there is a signal."""
         return min(DRAWS, self.setup.config.resamples)
 
+    def missing(self, name: str) -> dict[str, dict[str, float] | None]:
+        """Of :class:`Row`, for one method."""
+        return _mean_missing([r["missing"] for seed in self.results[name] for _, r in seed if "missing" in r])
+
+    def degraded(self, name: str) -> Degraded | None:
+        """What is left of a method where modalities are missing; None where that was not measured."""
+        return Degraded.of(name, self.missing(name), self.sign)
+
     def signal(self, name: str) -> Signal:
         """What a method shows of the target on the test rows, its outputs averaged over seeds."""
         parts = []
@@ -300,7 +337,7 @@ class Evidence:
             p=None if gain is None else gain.p,
             p_holm=p_holm,
             metrics={key: _mean([r["test"][key] for r in done]) for key in done[0]["test"]},
-            missing=_mean_missing([r["missing"] for r in done if "missing" in r]),
+            missing=self.missing(name),
             parameters=done[0].get("parameters"),
             flops=done[0].get("flops"),
             train_seconds=float(np.median([r["seconds"] / len(r["trials"]) for r in done])),

@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from weft.compare.config import CompareConfig
 from weft.compare.ledger import Job, Ledger
-from weft.compare.methods import STRENGTHS, Method
+from weft.compare.methods import PROTECTIONS, STRENGTHS, Method
 from weft.data import Split
 from weft.errors import UserError
 from weft.files import plain
@@ -32,8 +33,10 @@ from weft.tokens import Tokens
 from weft.training import FusedModel, fit
 from weft.training.boosted import ROUNDS, BoostedModel, boost
 from weft.training.ensemble import answers
+from weft.training.explain import Rearranged
 from weft.training.linear import ChanceModel, LinearModel, chance, linear_path
 from weft.training.loop import OutOfTime
+from weft.training.missing import Pattern, Scores, patterns_of, rows_for, score
 from weft.training.model import Decision
 from weft.training.pooled import PooledInputs
 from weft.training.predictor import Predictor
@@ -103,6 +106,16 @@ class Setup:
     def features_of(self, method: Method, fold: int) -> Features:
         """What a method looks at in a fold."""
         return (self.features_at(fold) if method.reads_tokens else self.pooled_at(fold)).subset(method.modalities)
+
+    def hidden(self, fold: int) -> list[tuple[Pattern, np.ndarray]]:
+        """What is hidden to see what it is worth, each with the places of the test rows that this touches.
+
+        Every modality; where missing modalities are asked about, also what dev rows lack.
+        """
+        names, presence = list(self.features.dims), self.features.presence
+        seen = np.concatenate([presence[split.dev] for split in self.splits]) if self.config.missing else None
+        test = presence[self.splits[fold].test]
+        return [(p, np.flatnonzero(rows_for(names, test, p))) for p in patterns_of(names, seen)]
 
     def answer(self, fold: int) -> np.ndarray:
         """Outputs ``(K,)`` of chance."""
@@ -182,9 +195,9 @@ def _measure(setup: Setup, job: Job, deadline: float | None) -> tuple[dict[str, 
     trials: list[dict[str, Any]] = []
     cut = False
     try:
-        for found in candidates(setup, job, deadline):
+        for found in chain(candidates(setup, job, deadline), _protected(setup, job, made, deadline)):
             dev = outputs_for(setup, job, found.model, split.dev)
-            rank = rank_on_dev(task, dev, setup.target[split.dev])
+            rank = _rank_of_mix(setup, job, found.model, dev)
             trials.append({**found.settings, "dev": rank[0] if task.higher_is_better else -rank[0], "loss": -rank[1]})
             cut = cut or found.cut
             made.append((rank, found, dev))
@@ -192,7 +205,7 @@ def _measure(setup: Setup, job: Job, deadline: float | None) -> tuple[dict[str, 
         cut = True
     if not made:
         raise OutOfTime
-    rank, found, dev = made[choose(task, [rank for rank, _, _ in made], len(split.dev))[0]]
+    _, found, dev = made[_best(task, made, len(split.dev))]
     started = time.perf_counter()
     test = outputs_for(setup, job, found.model, split.test)
     latency = (time.perf_counter() - started) / len(split.test)
@@ -201,17 +214,46 @@ def _measure(setup: Setup, job: Job, deadline: float | None) -> tuple[dict[str, 
         "trials": trials,
         "dev": task.metrics(dev, setup.target[split.dev]),
         "test": task.metrics(test, setup.target[split.test]),
-        "dev_loss": -rank[1],
+        "dev_loss": _loss(task, dev, setup.target[split.dev]),
         "latency": latency,
         **found.extra,
         **({"cut": True} if cut else {}),
     }
     if isinstance(found.model, FusedModel):
         result |= _cost(found.model, setup.features_of(job.method, job.fold), split.train)
-    if job.method.role == "fusion" and isinstance(found.model, FusedModel):
-        result["missing"] = _missing(setup, job, found.model)
+    outputs = {"dev": dev, "test": test, **with_hidden(setup, job, found.model, test)}
+    result["missing"] = missing_scores(setup, job.fold, outputs)
     found.model.seen = setup.seen(job.fold)
-    return plain(result), {"dev": dev, "test": test}, found.model
+    return plain(result), outputs, found.model
+
+
+def _best(task: Task, made: Sequence[tuple[tuple[float, float], Found, np.ndarray]], rows: int) -> int:
+    """Which of the trials is best on so many dev rows."""
+    return choose(task, [rank for rank, _, _ in made], rows)[0]
+
+
+def _protected(
+    setup: Setup, job: Job, made: Sequence[tuple[tuple[float, float], Found, np.ndarray]], deadline: float | None
+) -> Iterator[Found]:
+    """Where missing modalities are asked about: the best network so far, trained with each way of hiding some."""
+    able = setup.config.missing and job.method.family == "network" and len(job.method.modalities) > 1
+    if not able or not made or job.seed or job.settings is not None or made[0][1].model.needs_all:
+        return
+    best = made[_best(setup.tasks[job.fold], made, len(setup.splits[job.fold].dev))][1].settings
+    for way in PROTECTIONS:
+        yield from candidates(setup, replace(job, settings={**best, **way}), deadline)
+
+
+def _rank_of_mix(setup: Setup, job: Job, model: Predictor, dev: np.ndarray) -> tuple[float, float]:
+    """:func:`rank_on_dev`; where missing modalities are asked about and no dev row lacks any, the mean with each hidden
+    in turn and with none."""
+    task, rows = setup.tasks[job.fold], setup.splits[job.fold].dev
+    ranks = [rank_on_dev(task, dev, setup.target[rows])]
+    if setup.config.missing and not model.needs_all and setup.features.presence[rows].all():
+        for hidden in patterns_of(list(setup.features.dims)):
+            ranks.append(rank_on_dev(task, outputs_for(setup, job, model, rows, hidden), setup.target[rows]))
+    metric, loss = np.mean(ranks, axis=0)
+    return float(metric), float(loss)
 
 
 def candidates(setup: Setup, job: Job, deadline: float | None = None) -> Iterator[Found]:
@@ -254,7 +296,7 @@ def _networks(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]
             seed=job.seed,
             **setup.about(),
         )
-        changes = {"lr": settings["lr"], "weight_decay": settings["weight_decay"], "seed": job.seed}
+        changes = {key: value for key, value in settings.items() if key != "dropout"} | {"seed": job.seed}
         if setup.tasks[job.fold].metric.rows is None and "monitor" not in config.train.model_fields_set:
             changes["monitor"] = "loss"  # an epoch that orders the rows well may have probabilities of no use
         train = config.train.model_copy(update=changes)
@@ -313,9 +355,11 @@ def _chance(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
     yield Found(model.fit(setup.target[setup.splits[job.fold].train]), {}, {})
 
 
-def outputs_for(setup: Setup, job: Job, model: Predictor, rows: np.ndarray) -> np.ndarray:
+def outputs_for(setup: Setup, job: Job, model: Predictor, rows: np.ndarray, hidden: Pattern = ()) -> np.ndarray:
     """``(n, K)`` float32; rows without any of the method's modalities are answered like chance."""
-    return answers(model, setup.features_of(job.method, job.fold), rows, setup.answer(job.fold))
+    features = setup.features_of(job.method, job.fold)
+    shown = Rearranged.without(features, hidden) if hidden else features
+    return answers(model, shown, rows, setup.answer(job.fold))
 
 
 def rank_on_dev(task: Task, outputs: np.ndarray, target: np.ndarray) -> tuple[float, float]:
@@ -345,38 +389,25 @@ def _loss(task: Task, outputs: np.ndarray, target: np.ndarray) -> float:
     return float(task.loss(torch.from_numpy(outputs), task.encode(target)).mean())
 
 
-def _missing(setup: Setup, job: Job, model: FusedModel) -> dict[str, dict[str, float] | None]:
-    """Primary metric on test with each modality hidden, over the rows that keep another one.
-
-    ``{modality: {"rows", "full", "hidden"}}``; ``full`` is the same rows with nothing hidden. None: the operator
-    refuses, or no row keeps another modality.
-    """
-    task, test, part = setup.tasks[job.fold], setup.splits[job.fold].test, setup.features_of(job.method, job.fold)
-    found: dict[str, dict[str, float] | None] = {}
-    for index, name in enumerate(job.method.modalities):
-        others = np.delete(part.presence[test], index, axis=1)
-        rows = test[others.any(axis=1) & part.presence[test, index]]
-        if not len(rows) or (model.fusion is not None and model.fusion.absent == "refuse"):
-            found[name] = None
-            continue
-        full, hidden = (model.outputs(part, rows, batch_size=BATCH), outputs_without(model, part, rows, name))
-        metric = [task.metrics(outputs, setup.target[rows])[task.primary] for outputs in (full, hidden)]
-        found[name] = {"rows": len(rows), "full": metric[0], "hidden": metric[1]}
+def with_hidden(setup: Setup, job: Job, model: Predictor, test: np.ndarray) -> dict[str, np.ndarray]:
+    """Outputs of the rows of every pattern with it hidden, ``{"hidden-0": (n, K), ...}``; none if the model refuses."""
+    if model.needs_all or job.method.family == "chance":
+        return {}
+    rows, found = setup.splits[job.fold].test, {}
+    for number, (hidden, chosen) in enumerate(setup.hidden(job.fold)):
+        touched = set(hidden) & set(job.method.modalities)
+        found[f"hidden-{number}"] = outputs_for(setup, job, model, rows[chosen], hidden) if touched else test[chosen]
     return found
 
 
-@torch.no_grad()
-def outputs_without(model: FusedModel, features: Features, rows: np.ndarray, name: str) -> np.ndarray:
-    """Outputs ``(n, K)`` with one modality hidden in every row."""
-    device, parts = next(model.parameters()).device, []
-    model.eval()
-    for start in range(0, len(rows), BATCH):
-        batch = features.gather(rows[start : start + BATCH])
-        batch[name] = Tokens(batch[name].values, torch.zeros_like(batch[name].mask))
-        parts.append(
-            model({key: Tokens(*(t.to(device) for t in tokens)) for key, tokens in batch.items()}).cpu().numpy()
-        )
-    return np.concatenate(parts)
+def missing_scores(setup: Setup, fold: int, outputs: dict[str, np.ndarray]) -> Scores:
+    """The score of every pattern, from the outputs of a job on test rows and on those of :func:`with_hidden`."""
+    task, target = setup.tasks[fold], setup.target[setup.splits[fold].test]
+    return {
+        "+".join(hidden): score(task, target[chosen], outputs["test"][chosen], outputs[f"hidden-{number}"])
+        for number, (hidden, chosen) in enumerate(setup.hidden(fold))
+        if f"hidden-{number}" in outputs
+    }
 
 
 def _cost(model: FusedModel, features: Features, rows: np.ndarray) -> dict[str, float]:

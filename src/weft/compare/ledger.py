@@ -5,7 +5,7 @@ features, the task), so other data or other settings in the same folder find no 
 be called anything. Of each job there are::
 
     jobs/<key>.json           what it found; written last and in one step: a job is there or not
-    jobs/<key>.safetensors    its outputs on the dev and test rows
+    jobs/<key>.safetensors    its outputs on the dev and test rows, and with modalities hidden
     jobs/<key>/               its model
 
 A damaged or missing file means that the job was not done, so it is done again. Files are replaced in one step under a
@@ -27,7 +27,7 @@ from weft.errors import UserError
 from weft.files import canonical, read_json, read_tensors, sha256, write_json, write_tensors
 from weft.training.pretrained import CONFIG, WEIGHTS
 
-VERSION = 6
+VERSION = 7
 """Of what a job does: a change that changes figures counts it up, and old jobs are done again."""
 
 
@@ -70,6 +70,8 @@ class Ledger:
     def key(self, job: Job) -> str:
         """A name of 24 letters for a job and all that decides its result."""
         settings = self.config.model_dump(include={"trials", "dim", "train"}, mode="json")
+        if self.config.missing:
+            settings["missing"] = True
         what = {"version": VERSION, **self.identity, **settings, "method": job.method.describe()}
         return sha256(canonical({**what, "seed": job.seed, "fold": job.fold, "settings": job.settings}))[:24]
 
@@ -100,7 +102,7 @@ class Ledger:
     def put(
         self, job: Job, found: dict[str, Any], outputs: dict[str, np.ndarray], model: Savable | None
     ) -> dict[str, Any]:
-        """Keep what a job found, ``{"dev", "test"}`` outputs ``(n, K)``, and its model, if it has one of its own."""
+        """Keep what a job found, its outputs ``{"dev", "test", ...}`` ``(n, K)``, and its model, if it has its own."""
         key = self.key(job)
         self._done.pop(key, None)
         if model is not None:
@@ -119,7 +121,7 @@ class Ledger:
         return failed
 
     def outputs(self, job: Job) -> dict[str, np.ndarray]:
-        """``{"dev": (n, K), "test": (n, K)}`` of a job that is done."""
+        """``{"dev": (n, K), "test": (n, K), ...}`` of a job that is done."""
         tensors = read_tensors(self._path(self.key(job)).with_suffix(".safetensors"))[0]
         return {part: tensor.numpy() for part, tensor in tensors.items()}
 

@@ -28,6 +28,11 @@ Family = Literal["network", "linear", "boosting", "ensemble", "system", "chance"
 Role = Literal["fusion", "single", "classical", "ensemble", "ensemble of singles", "system", "chance"]
 
 RATES, DROPOUTS, DECAYS = (1e-3, 3e-3, 3e-4), (0.1, 0.0, 0.3), (1e-2, 1e-1, 1e-3)
+PROTECTIONS: tuple[dict[str, float], ...] = (
+    *({"modality_dropout": rate} for rate in (0.1, 0.3, 0.5)),
+    {"more_vs_fewer": 1.0},
+)
+"""What is tried on the best settings of a network, where missing modalities are asked about."""
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0, 100.0)
 REDUCED = (64, 30)
 MOST_SUBSETS = 4

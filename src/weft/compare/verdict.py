@@ -32,7 +32,9 @@ from typing import Any, Literal
 import numpy as np
 
 from weft.compare.evidence import Evidence, Gain, Signal
+from weft.compare.jobs import Setup
 from weft.compare.statistics import LEVEL, holm
+from weft.training.missing import lacking
 
 Outcome = Literal[
     "helps",
@@ -45,6 +47,8 @@ Outcome = Literal[
     "no fusion finished",
     "no result",
 ]
+RARE = 20
+"""Training rows of a pattern of missing modalities below which there is little to learn of it."""
 WAYS = ("fusion", "classical", "ensemble of singles")
 
 
@@ -238,5 +242,22 @@ def _others(evidence: Evidence, best: dict[str, str | None], winner: str | None,
 
 def notes(evidence: Evidence, verdict: Verdict) -> list[str]:
     """What the sentence leaves out and a reader should know; in words, as the report writes them."""
-    written = import_module("weft.report.sentence").write_notes(verdict, evidence.tied(), sorted(evidence.errors))
-    return list(written)
+    words = import_module("weft.report.sentence")
+    written: list[str] = words.write_notes(verdict, evidence.tied(), sorted(evidence.errors))
+    if evidence.setup.config.missing:
+        names = [method.name for method in evidence.methods if method.name in evidence.results]
+        degraded = [found for name in names if (found := evidence.degraded(name)) is not None]
+        written += words.write_missing(verdict, degraded, rare_patterns(evidence.setup))
+    return written
+
+
+def rare_patterns(setup: Setup) -> dict[str, tuple[int, int]]:
+    """``{what is lacking: (train rows, test rows)}`` of the patterns on test with fewer than ``RARE`` training rows."""
+    names, found = list(setup.features.dims), {}
+    for split in setup.splits:
+        train, test = (setup.features.presence[rows] for rows in (split.train, split.test))
+        for row in np.unique(test, axis=0).tolist():
+            counts = tuple(int((part == row).all(axis=1).sum()) for part in (train, test))
+            if counts[0] < RARE:
+                found["+".join(lacking(names, row))] = (counts[0], counts[1])
+    return found

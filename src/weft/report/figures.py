@@ -49,8 +49,9 @@ def draw_figures(comparison: Comparison, folder: Path) -> list[Picture]:
         drawn.append(_seeds(comparison, [row for row in done if len(row.spread) > 1], folder))
     if comparison.contributions is not None:
         drawn.append(_contributions(comparison, folder))
-    if any(entry for row in done for entry in row.missing.values()):
-        drawn.append(_missing(comparison, [row for row in done if any(row.missing.values())], folder))
+    hidden = [row for row in main_rows(comparison) if any(row.missing.values())]
+    if hidden:
+        drawn.append(_missing(comparison, hidden, folder))
     if any(row.parameters for row in done):
         drawn.append(_cost(comparison, [row for row in done if row.parameters], folder))
     if comparison.winner_outputs is not None and comparison.winner_target is not None:
@@ -151,7 +152,7 @@ def _contributions(comparison: Comparison, folder: Path) -> Picture:
 
 
 def _missing(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
-    names = list(comparison.modalities)
+    names = comparison.patterns
     with canvas(folder, "missing", size=(WIDE, 1.5 + LINE * len(rows))) as (axes,):
         for place, row in enumerate(rows):
             there = [entry for entry in row.missing.values() if entry]
@@ -171,7 +172,7 @@ def _missing(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
         _ladder(axes, [row.method for row in rows])
         axes.set(xlabel=_label(comparison))
         axes.figure.legend(loc="outside upper left", ncols=3)
-    caption = "Trained on all modalities, then tested with one of them hidden in every row that keeps another."
+    caption = "As trained, then tested with modalities hidden in every row that has them and keeps another."
     return Picture("A modality goes missing at test time", caption, folder / "missing.png")
 
 

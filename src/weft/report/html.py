@@ -11,8 +11,10 @@ import json
 from collections.abc import Iterable, Sequence
 from html import escape
 
+import numpy as np
+
 from weft.compare import Comparison
-from weft.compare.evidence import Row
+from weft.compare.evidence import Degraded, Row
 from weft.report.figures import Picture, main_rows
 
 DPI = 150
@@ -99,6 +101,7 @@ def to_html(comparison: Comparison, pictures: Sequence[Picture]) -> str:
         _details(f"{len(rest)} more figures", f"<section>{''.join(map(_figure, rest))}</section>" if rest else ""),
         _details("Costs: parameters, FLOPs, seconds", _costs(done)),
         _metrics(done),
+        _missing(comparison, done),
         _details("Operators that do not suit these features", _pairs(comparison.left_out)),
         _details("Jobs the budget did not reach", _list(comparison.not_run)),
         _details("Settings", f"<pre>{escape(json.dumps(comparison.config, indent=2, default=str))}</pre>"),
@@ -211,6 +214,31 @@ def _metrics(done: Sequence[Row]) -> str:
         lines.append(f"<tr><td>{escape(row.method)}</td>{figures}</tr>")
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     return _details("All metrics on test", table if done else "")
+
+
+def _missing(comparison: Comparison, done: Sequence[Row]) -> str:
+    """The primary metric of every method with modalities hidden, the best on average first."""
+    patterns, sign = comparison.patterns, 1.0 if comparison.higher_is_better else -1.0
+    known = [(row, Degraded.of(row.method, row.missing, sign)) for row in done if row.missing]
+    if not known:
+        return ""
+    known.sort(key=lambda pair: np.inf if pair[1] is None else -sign * pair[1].hidden)
+    head = "".join(
+        f"<th>{escape(cell)}</th>"
+        for cell in ("method", "nothing hidden", "mean", "worst", *(f"without {pattern}" for pattern in patterns))
+    )
+    lines = []
+    for row, all_of_it in known:
+        means = (None,) * 3 if all_of_it is None else (all_of_it.full, all_of_it.hidden, all_of_it.worst)
+        cells = [*means, *((row.missing.get(pattern) or {}).get("hidden") for pattern in patterns)]
+        figures = "".join(f"<td>{'' if cell is None else f'{cell:.3f}'}</td>" for cell in cells)
+        lines.append(f"<tr><td>{escape(row.method)}</td>{figures}</tr>")
+    why = (
+        f"{comparison.primary} on the test rows that have what is hidden and keep something else; nothing is trained "
+        "again. Mean and worst are over the patterns."
+    )
+    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return _details("Missing modalities: each pattern by method", f'{table}<p class="small">{escape(why)}</p>')
 
 
 def _details(title: str, content: str, state: str = "") -> str:

@@ -5,10 +5,13 @@ Everything is taken from the facts (:class:`~weft.compare.verdict.Verdict`); not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from weft.compare.evidence import Gain, Signal
+from weft.compare.evidence import Degraded, Gain, Signal
 from weft.compare.verdict import Said, Verdict, shows_gain
+
+SOME = 3
+"""Patterns that a note is written about."""
 
 
 def write_sentence(v: Verdict) -> str:
@@ -116,6 +119,27 @@ def write_notes(v: Verdict, tied: Sequence[str], failed: Sequence[str]) -> list[
     if failed:
         found.append(f"Failed: {', '.join(failed)}; the table has the messages.")
     return found
+
+
+def write_missing(v: Verdict, found: Sequence[Degraded], rare: Mapping[str, tuple[int, int]]) -> list[str]:
+    """How methods bear missing modalities, and which patterns training has hardly seen."""
+    notes, known = [], {entry.name: entry for entry in found}
+    named = [name for name in dict.fromkeys((v.winner, v.fusion, v.classical, v.singles)) if name in known]
+    if named:
+        parts = [_loss_of(known[name]) for name in named if name is not None]
+        notes.append(f"With modalities hidden, {v.primary}, mean over the patterns: {'; '.join(parts)}.")
+    if found:
+        best = (max if v.higher_is_better else min)(found, key=lambda entry: entry.hidden)
+        notes.append(f"Best where modalities are missing: {_loss_of(best)}.")
+    for pattern, (train, test) in list(rare.items())[:SOME]:
+        lack = f"lack {pattern}" if pattern else "lack nothing"
+        notes.append(f"Only {train} training rows {lack}, as {test} test rows do: little is learned of them.")
+    return notes
+
+
+def _loss_of(entry: Degraded) -> str:
+    worst = f"worst {entry.worst:.3f}, without {entry.pattern}"
+    return f"{entry.name} {entry.hidden:.3f} instead of {entry.full:.3f} ({worst})"
 
 
 def _power(signal: Signal | None) -> str:

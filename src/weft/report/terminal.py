@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from weft.compare import Comparison
-from weft.compare.evidence import Row
+from weft.compare.evidence import Degraded, Row
 from weft.errors import some
 from weft.report.figures import main_rows
 
@@ -56,10 +56,28 @@ def render_terminal(comparison: Comparison, console: Console | None = None) -> N
             console.print(f"[red]{escape(row.method)}[/red]: {escape(row.error)}")
     for note in comparison.notes:
         console.print(f"- {escape(note)}")
+    if comparison.config.get("missing"):
+        console.print(_missing(comparison, main))
     shares = comparison.contributions
     if shares is not None:
         worth = ", ".join(f"{name} {value:+.3f}" for name, value in shares.shapley.items())
         console.print(escape(f"- Shapley values in {comparison.primary} ({shares.model}): {worth}."))
+
+
+def _missing(comparison: Comparison, rows: list[Row]) -> Table:
+    """The primary metric over all patterns of missing modalities; the report has each of them."""
+    title = f"{comparison.primary} with modalities hidden, over {len(comparison.patterns)} patterns"
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    table.add_column("method", overflow="fold", min_width=14)
+    for name in ("nothing hidden", "mean", "worst"):
+        table.add_column(name, justify="right")
+    table.add_column("worst without", overflow="fold")
+    for row in rows:
+        found = Degraded.of(row.method, row.missing, 1.0 if comparison.higher_is_better else -1.0)
+        if found is not None:
+            figures = (f"{value:.3f}" for value in (found.full, found.hidden, found.worst))
+            table.add_row(escape(row.method), *figures, escape(found.pattern))
+    return table
 
 
 def _cells(row: Row) -> list[str]:

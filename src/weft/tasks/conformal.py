@@ -89,16 +89,30 @@ class Conformal:
         Raises:
             UserError: a level that was not measured.
         """
-        if str(level) not in self.thresholds[ALL]:
-            raise UserError("no sets of this level", f"{level}", f"levels: {', '.join(self.thresholds[ALL])}")
-        names = [name if name in self.thresholds else ALL for name in pattern_names(presence).tolist()]
-        limit = np.array([self.thresholds[name][str(level)] for name in names])
+        limit = self._limits(presence, level)
         decided = task.decide(outputs)
         if task.estimator == "regressor":
             value = decided["prediction"]
             limit = limit.reshape(value.shape)
             return {"low": value - limit, "high": value + limit}
         return {"set": np.array([" | ".join(row) for row in self._labels(task, decided["probability"], limit)])}
+
+    def covers(
+        self, task: Task, outputs: np.ndarray, target: np.ndarray, presence: np.ndarray, level: float = 0.9
+    ) -> np.ndarray:
+        """``(N, Q)`` bool, whether the sets or intervals of :meth:`predict` hold the truth, by question."""
+        inside: np.ndarray = nonconformity(task, outputs, target) <= self._limits(presence, level)
+        if task.estimator == "classifier":
+            code = task.encode(target).numpy()
+            inside |= (task.decide(outputs)["probability"].argmax(axis=1) == code)[:, None]
+        return inside
+
+    def _limits(self, presence: np.ndarray, level: float) -> np.ndarray:
+        """``(N, Q)`` thresholds of rows."""
+        if str(level) not in self.thresholds[ALL]:
+            raise UserError("no sets of this level", f"{level}", f"levels: {', '.join(self.thresholds[ALL])}")
+        names = [name if name in self.thresholds else ALL for name in pattern_names(presence).tolist()]
+        return np.array([self.thresholds[name][str(level)] for name in names])
 
     @staticmethod
     def _labels(task: Task, p: np.ndarray, limit: np.ndarray) -> list[list[str]]:

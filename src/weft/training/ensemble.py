@@ -62,6 +62,10 @@ class EnsembleModel(nn.Module, Predictor):
         empty = np.zeros(self.task.outputs, dtype=np.float32)
         self.register_buffer("answer", torch.from_numpy(empty if answer is None else answer.astype(np.float32)))
 
+    @property
+    def needs_all(self) -> bool:
+        return any(member.needs_all for member in self.members)
+
     @torch.no_grad()
     def forward(self, inputs: dict[str, Tokens]) -> Tensor:
         """Outputs ``(B, K)`` of the task from ``{name: Tokens}``; without gradient."""

@@ -48,14 +48,17 @@ class Rearranged:
         self._features, self._source = features, dict(source)
         self.presence = np.stack(
             [
-                (self._source[name] >= 0) & features.presence[self._source[name], k]
+                (self._source[name] >= 0) & np.asarray(features.presence)[self._source[name], k]
                 for k, name in enumerate(features.dims)
             ],
             axis=1,
         )
 
-    def _numbered(self) -> Iterable[tuple[int, str]]:
-        return enumerate(self._features.dims)
+    @classmethod
+    def without(cls, features: Features, hidden: Iterable[str]) -> Rearranged:
+        """The rows as they are, with some modalities hidden."""
+        rows, gone = np.arange(len(features)), set(hidden)
+        return cls(features, {name: np.full_like(rows, -1) if name in gone else rows for name in features.dims})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._features, name)
@@ -65,20 +68,23 @@ class Rearranged:
 
     def gather(self, rows: np.ndarray) -> dict[str, Tokens]:
         """As ``Features.gather``."""
-        found = {}
+        found, own = {}, self._features.gather(rows)
         for name in self._features.dims:
             source = self._source[name][rows]
-            tokens = self._features.gather(np.where(source < 0, rows, source))[name]
+            taken = np.where(source < 0, rows, source)
+            tokens = (own if np.array_equal(taken, rows) else self._features.gather(taken))[name]
             there = torch.from_numpy(source >= 0).to(tokens.mask.device)
             found[name] = Tokens(tokens.values, tokens.mask & there[:, None])
         return found
 
     def pooled(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """As ``Features.pooled``."""
-        found = {}
+        found, own = {}, self._features.pooled(rows)
         for name in self._features.dims:
             source = self._source[name][rows]
-            found[name] = np.where((source >= 0)[:, None], self._features.pooled(np.maximum(source, 0))[name], np.nan)
+            taken = np.where(source < 0, rows, source)
+            values = (own if np.array_equal(taken, rows) else self._features.pooled(taken))[name]
+            found[name] = np.where((source >= 0)[:, None], values, np.nan)
         return found
 
     def subset(self, names: Iterable[str]) -> Rearranged:
@@ -108,9 +114,7 @@ def row_shapley(model: Predictor, features: Features, rows: np.ndarray) -> np.nd
             seen = presence[:, [names.index(name) for name in part]].any(axis=1)
             outputs = np.tile(_knows_nothing(model), (len(rows), 1))
             if seen.any():
-                everyone = np.arange(len(features))
-                shown = {name: everyone if name in part else np.full(len(features), -1) for name in names}
-                outputs[seen] = model.outputs(Rearranged(features, shown), rows[seen])
+                outputs[seen] = model.outputs(Rearranged.without(features, set(names) - set(part)), rows[seen])
             values[frozenset(part)] = say(outputs)
     shares, count = np.zeros((len(rows), len(names))), len(names)
     for column, name in enumerate(names):

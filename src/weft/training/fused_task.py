@@ -32,10 +32,8 @@ class FusedTask(TrainingTask):
         features = select(features, model.names)
         rows = np.concatenate([train, dev])
         refuse_empty_rows(features, rows)
-        refuses = model.fusion is not None and model.fusion.absent == "refuse"
-        if refuses:
+        if model.needs_all:
             refuse_absent(features, rows, type(model.fusion).__name__)
-        if refuses:
             refuse_hiding(
                 config,
                 f"{type(model.fusion).__name__} cannot do without a modality, so none can be dropped in training",

@@ -124,6 +124,10 @@ class FusedModel(nn.Module, Predictor):
             return cls(dims, task, **settings)
 
     @property
+    def needs_all(self) -> bool:
+        return self.fusion is not None and self.fusion.absent == "refuse"
+
+    @property
     def wants_tokens(self) -> bool:
         """Whether sequences matter; else pooled vectors give the same outputs."""
         return self.fusion is not None and self.fusion.wants != "vectors"

@@ -42,6 +42,11 @@ class Predictor(Pretrained):
     table: dict[str, Any] | None
     conformal: Conformal | None = None
 
+    @property
+    def needs_all(self) -> bool:
+        """Whether it cannot do without a modality."""
+        return False
+
     def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
         """Outputs ``(N, K)`` float32 of rows (default: all)."""
         raise NotImplementedError
