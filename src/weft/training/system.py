@@ -66,11 +66,13 @@ class Need:
             ``"label"`` for a column of the targets.
         target: it is the answer: read in training and by the judge, not needed to predict.
         several: all columns of that kind, in their order, not one.
+        optional: rows may lack it.
     """
 
     kind: str
     target: bool = False
     several: bool = False
+    optional: bool = False
 
 
 class System(Pretrained, nn.Module, ABC):
@@ -323,7 +325,7 @@ class System(Pretrained, nn.Module, ABC):
         for role, need in self.reads.items():
             names = columns.get(role, []) if need.several else [columns[role]] if role in columns else []
             for name in names:
-                if need.kind == "label" or (need.target and not target):
+                if need.kind == "label" or need.optional or (need.target and not target):
                     continue
                 gone = np.asarray(rows)[~data.modalities[name].presence[rows]]
                 if len(gone):

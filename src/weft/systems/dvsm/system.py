@@ -46,7 +46,7 @@ class Dvsm(System):
         dims, task, nodes: learned: the widths of the views, the task, and how many training rows are kept.
     """
 
-    reads = {"views": Need("vector", several=True), "labels": Need("label", target=True)}
+    reads = {"views": Need("vector", several=True, optional=True), "labels": Need("label", target=True)}
     writes = "label"
     judge = "multilabel"
     reader = "multilabel-views"
@@ -123,10 +123,6 @@ class Dvsm(System):
 
     def make_judge(self, **options: Any) -> Any:
         return self._task
-
-    def check(self, data: Dataset, rows: np.ndarray, *, target: bool = True) -> None:
-        """Rows may lack views, but not all of them, which no data set allows."""
-        self.columns(data, target=target)
 
     def _answers(self, batch: dict[str, Any]) -> Tensor:
         return self.network(batch["views"], batch["neighbours"], batch["there"])[batch["node"]]

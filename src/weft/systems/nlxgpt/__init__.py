@@ -1,0 +1,18 @@
+"""Answers with explanations: ``weft fit VQA-X --system nlx-gpt``, pre-trained by ``--system nlx-gpt-captions``.
+
+Readers of the published sets (:mod:`.reader`) and a drawn one (:mod:`.drawn`), texts and their segments
+(:mod:`.sequence`), the decoder and the concept head (:mod:`.network`), judge (:mod:`.metrics`) and protocols
+(:mod:`.protocols`), held together in :mod:`.system`.
+"""
+
+from weft.systems.nlxgpt.drawn import ShapeQuestions
+from weft.systems.nlxgpt.metrics import ExplanationJudge, attack_score
+from weft.systems.nlxgpt.network import ConceptHead, Decoder, generate
+from weft.systems.nlxgpt.protocols import ExplainPredict, RetrievalAttack
+from weft.systems.nlxgpt.reader import ActX, ESnliVe, VqaX
+from weft.systems.nlxgpt.system import CaptionGpt, NlxGpt
+
+__all__ = [
+    "ActX", "CaptionGpt", "ConceptHead", "Decoder", "ESnliVe", "ExplainPredict", "ExplanationJudge", "NlxGpt",
+    "RetrievalAttack", "ShapeQuestions", "VqaX", "attack_score", "generate",
+]  # fmt: skip

@@ -1,0 +1,153 @@
+"""Answers and explanations as one text: ``question <bos> the answer is A because E <eos>``, its labels and segments.
+
+Source: Sammani et al. 2022 (arXiv 2203.05081), section 3; see :mod:`weft.systems.nlxgpt.network`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from weft.systems.nlxgpt.network import IGNORED, Marks
+from weft.tasks.captions import lines
+
+PAD, QUESTION, ANSWER, EXPLANATION = SPECIAL = ("<pad>", "<question>", "<answer>", "<explanation>")
+END = "<|endoftext|>"
+BECAUSE = "because"
+ROOM = 8
+"""Tokens that a question leaves, at the least, for its answer."""
+
+DELETED = str.maketrans("-/", "  ", ".,'!?\"()*#:;")
+ARTICLES = ("a", "an", "the")
+NUMBERS = {name: str(i) for i, name in enumerate(
+    ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+)}  # fmt: skip
+
+
+class Row(NamedTuple):
+    """Tokens of a row, their labels (-100: not trained) and segments, unpadded."""
+
+    ids: list[int]
+    labels: list[int]
+    segments: list[int]
+
+
+def plain_question(text: str) -> str:
+    """Lower case, punctuation deleted, ``-`` and ``/`` made blanks.
+
+    >>> plain_question("Is this a well-known meal?")
+    'is this a well known meal'
+    """
+    return " ".join(text.lower().translate(DELETED).split())
+
+
+def plain_answer(text: str) -> str:
+    """As answers of visual question answering are compared: lower case, no punctuation or article, digits for numbers.
+
+    >>> plain_answer("The two dogs.")
+    '2 dogs'
+    """
+    words = [NUMBERS.get(word, word) for word in plain_question(text).split()]
+    return " ".join(word for word in words if word not in ARTICLES)
+
+
+def plain_explanation(text: str) -> str:
+    """Lower case without full stops."""
+    return " ".join(text.lower().replace(".", " ").split())
+
+
+def majority(cell: str) -> str:
+    """The most frequent answer of a cell with one per line; the first of equally frequent ones."""
+    return Counter(plain_answer(line) for line in lines(cell)).most_common(1)[0][0]
+
+
+def spoken(text: str) -> tuple[str, str]:
+    """Answer and explanation of a generated text: before the first "because", and after the last.
+
+    >>> spoken("yes because it is red because of the lamp")
+    ('yes', 'of the lamp')
+    >>> spoken("yes it is red")
+    ('yes it is red', 'is red')
+    """
+    answer, _, rest = text.partition(BECAUSE)
+    explanation = rest.rpartition(BECAUSE)[2] if rest else " ".join(text.split()[2:])
+    return answer.strip(), explanation.strip()
+
+
+class Sequences:
+    """Builds sequences by a tokenizer.
+
+    Args:
+        tokenizer: of transformers, that knows ``SPECIAL`` and ``<|endoftext|>``.
+        longest: most tokens of a sequence; longer ones are cut.
+    """
+
+    def __init__(self, tokenizer: Any, longest: int = 40) -> None:
+        self.tokenizer, self.longest = tokenizer, longest
+        self.pad, self.question, self.answer, self.explanation = tokenizer.convert_tokens_to_ids(list(SPECIAL))
+        self.end = tokenizer.convert_tokens_to_ids(END)
+        because = self.tokens(f" {BECAUSE}")
+        self.marks = Marks(
+            {self.end, self.pad, self.question, self.answer, self.explanation}, because[0], self.answer,
+            self.explanation,
+        )  # fmt: skip
+
+    def tokens(self, text: str) -> list[int]:
+        """Of a text, nothing added."""
+        found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
+
+    def explained(self, question: str, answer: str, explanation: str) -> Row:
+        """A row to train on. Without a question it begins at ``<bos>``."""
+        ids, segments = self._start(question, f"the answer is {answer}")
+        why = [*self.tokens(f" {BECAUSE} {explanation}"), self.end]
+        asked = segments.count(self.question) + 1
+        labels = [IGNORED] * asked + ids[asked:] + why
+        segments = segments + [self.explanation] * len(why)
+        return Row((ids + why)[: self.longest], labels[: self.longest], segments[: self.longest])
+
+    def prompt(self, question: str) -> tuple[list[int], list[int]]:
+        """What a text is asked for by: the question and "the answer is", and their segments."""
+        return self._start(question, "the answer is")
+
+    def caption(self, text: str) -> Row:
+        """A caption to train on, without segments."""
+        words = self.tokens(text)[: self.longest - 2]
+        return Row([self.end, *words, self.end], [IGNORED, *words, self.end], [])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What tokens say."""
+        found: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return found.strip()
+
+    def padded(self, parts: Sequence[Row]) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+        """Ids, labels and segments of one length, padded on the right."""
+        longest = max(len(part.ids) for part in parts)
+        fill = (self.pad, IGNORED, self.explanation)
+        ids, labels, segments = (
+            [list(part[i]) + [fill[i]] * (longest - len(part[i])) for part in parts] for i in range(3)
+        )
+        return ids, labels, segments
+
+    def _start(self, question: str, answer: str) -> tuple[list[int], list[int]]:
+        asked = self.tokens(plain_question(question))[: self.longest - ROOM] if question.strip() else []
+        reply = self.tokens(f" {answer}" if asked else answer)
+        ids = [*asked, self.end, *reply]
+        return ids, [self.question] * len(asked) + [self.answer] * (1 + len(reply))
+
+
+def word_tokenizer(words: Sequence[str]) -> Any:
+    """A tokenizer of whole words, those of a vocabulary: ``Ġword`` after a blank, ``word`` at the start of a text."""
+    import tokenizers
+    import transformers
+
+    vocabulary = [END, *SPECIAL, "<unk>", *words]
+    model = tokenizers.models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>")
+    core = tokenizers.Tokenizer(model)
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(replacement="Ġ", prepend_scheme="never")
+    core.decoder = tokenizers.decoders.Metaspace(replacement="Ġ", prepend_scheme="never")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=END, bos_token=END, unk_token="<unk>", pad_token=PAD,
+        additional_special_tokens=list(SPECIAL[1:]),
+    )  # fmt: skip

@@ -1,0 +1,256 @@
+"""NLX-GPT: a made world, captions first, a real GPT-2 folder, the published readers, the verbs, bad input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import transformers
+from PIL import Image
+
+from tests.conftest import DATA
+from tests.systems.verbs import weft
+from weft.data import Dataset, Modality, load_dataset, make_splits
+from weft.errors import UserError
+from weft.systems.nlxgpt.metrics import ExplanationJudge, Said
+from weft.systems.nlxgpt.network import Decoder
+from weft.systems.nlxgpt.protocols import ExplainPredict, RetrievalAttack
+from weft.systems.nlxgpt.sequence import SPECIAL, spoken
+from weft.systems.nlxgpt.system import SMALL
+from weft.tokens import Tokens
+from weft.training import load_model
+from weft.training.system_task import fit_system, make_system
+
+QUICK = {"epochs": 10, "batch_size": 12, "lr": 5e-3}
+COLOURS = {"red": (220, 30, 30), "green": (30, 190, 40), "blue": (30, 40, 220)}
+
+
+def sheets(rows: int) -> Dataset:
+    """Pictures of one colour each; what is it, and is it red?"""
+    names, rng = [list(COLOURS)[i % 3] for i in range(rows)], np.random.default_rng(0)
+    pictures = [
+        (np.array(COLOURS[n]) + rng.integers(-20, 20, (16, 16, 3))).clip(0, 255).astype(np.uint8) for n in names
+    ]
+    asked = [
+        ("What colour is it?", n) if i % 2 else ("Is it red?", "no" if n != "red" else "yes")
+        for i, n in enumerate(names)
+    ]
+    columns = {
+        "image": Modality("image", pictures),
+        "question": Modality("text", [question for question, _ in asked]),
+        "answer": Modality("text", [answer for _, answer in asked]),
+        "explanation": Modality("text", [f"the sheet is {n}" for n in names]),
+    }
+    return Dataset("sheets", [f"r{i}" for i in range(rows)], columns, {}, None, None, "retrieval")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    data, folder = sheets(120), tmp_path_factory.mktemp("nlx")
+    split = make_splits(data)
+    net = make_system("nlx-gpt", data, split.train, longest=16, steps=10)
+    fit_system(net, data, split, QUICK, folder, progress=False)
+    return data, split, net, folder
+
+
+def test_it_looks_and_the_folder_says_the_same(trained):
+    """Colours cannot be known without the picture; with it, more than half of the explanations are right."""
+    data, split, net, folder = trained
+    said = list(net.predictions(data, split.test))
+    why = [spoken(text)[1] for text in said]
+    assert np.mean([w == data.modalities["explanation"].values[r] for w, r in zip(why, split.test, strict=True)]) > 0.8
+    assert list(load_model(folder).predictions(data, split.test)) == said
+    alone = [next(net.predictions(data, np.array([row]))) for row in split.test[:4]]
+    assert alone == said[:4], "what a row is told does not depend on the others"
+
+
+def test_protocols(trained):
+    data, _, _, folder = trained
+    net = load_model(folder)
+    looked = RetrievalAttack(queries=4).run(net, data, "test", None, progress=False).values
+    net.blind = True
+    blind = RetrievalAttack(queries=4).run(net, data, "test", None, progress=False).values
+    assert blind["RA@15"] == pytest.approx(1, abs=1e-6)
+    assert looked["RA@15"] < 0.99
+    net.blind = False
+    found = ExplainPredict().run(net, data, "test", None, progress=False).values
+    assert 0 <= found["generated explanations"] <= 1
+    assert found["true explanations"] > 0.4
+
+
+def test_captions_come_first(trained, tmp_path):
+    """Words that the captions had not get rows of their own; the others keep theirs."""
+    data, split, _, _ = trained
+    columns = {"image": data.modalities["image"], "caption": data.modalities["explanation"]}
+    pairs = Dataset("pairs", data.ids, columns, {}, None, None, "captions")
+    first = make_system("nlx-gpt-captions", pairs, split.train, longest=16, steps=10)
+    fit_system(first, pairs, split, {**QUICK, "epochs": 2}, tmp_path, progress=False)
+    assert set(first.evaluate(pairs, split.test)) >= {"bleu_4", "cider"}
+    net = make_system("nlx-gpt", data, split.train, start=str(tmp_path))
+    old, new = (m.build.tokenizer.get_vocab() for m in (first, net))
+    assert "Ġyes" in new
+    assert "Ġyes" not in old
+    for word in ("Ġsheet", *SPECIAL):
+        weights = [m.network.transformer.wte.weight[v[word]] for m, v in ((first, old), (net, new))]
+        torch.testing.assert_close(*weights)
+    assert net.longest == 16
+
+
+def test_a_gpt2_of_transformers(trained, tmp_path):
+    """Its weights are there, its tokenizer gets the marks, and the folder can do without it."""
+    data, split, _, _ = trained
+    words = sorted({w for text in data.modalities["explanation"].values for w in text.split()})
+    core = tokenizers.Tokenizer(tokenizers.models.BPE())
+    core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=["<|endoftext|>"], show_progress=False)
+    trainer.initial_alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator(["the answer is yes because " + " ".join(words)] * 3, trainer)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>").save_pretrained(tmp_path)
+    config = transformers.GPT2Config(
+        vocab_size=core.get_vocab_size(), n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    torch.manual_seed(0)
+    gpt = transformers.GPT2LMHeadModel(config)
+    gpt.save_pretrained(tmp_path)
+    net = make_system("nlx-gpt", data, split.train, decoder=str(tmp_path))
+    own = net.network.transformer
+    torch.testing.assert_close(own.wte.weight[: config.vocab_size], gpt.transformer.wte.weight)
+    torch.testing.assert_close(own.h[0].attn.c_attn.weight, gpt.transformer.h[0].attn.c_attn.weight)
+    assert len(own.wte.weight) == config.vocab_size + len(SPECIAL)
+    net.save_pretrained(tmp_path / "model")
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).unlink()
+    again = load_model(tmp_path / "model")
+    assert list(again.predictions(data, split.test[:2])) == list(net.predictions(data, split.test[:2]))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        make_system("nlx-gpt", data, split.train, decoder=str(tmp_path))
+
+
+def test_places_tell_tokens_apart():
+    """Without them the order of the image tokens is nothing to the decoder; with them it is, and more tokens go."""
+    torch.manual_seed(0)
+    values = torch.randn(1, 6, 8)
+    ids = torch.tensor([[1, 2]])
+    for places, same in ((0, True), (4, False)):
+        net = Decoder({**SMALL, "vocab_size": 9, "n_positions": 4}, 8, places=places).eval()
+        here, there = (
+            net(ids, None, Tokens(v, torch.ones(1, 6, dtype=torch.bool))).logits for v in (values, values.flip(1))
+        )
+        assert torch.allclose(here, there, atol=1e-6) == same
+
+
+def test_published_size():
+    """DistilGPT-2 with cross-attention: 96 million weights in the paper's arithmetic."""
+    with torch.device("meta"):
+        net = Decoder({"n_layer": 6, "vocab_size": 50257 + len(SPECIAL)}, 768)
+    assert 95e6 < sum(p.numel() for p in net.parameters()) < 97e6
+
+
+def test_the_published_layouts(tmp_path):
+    """The real VQA-X files with drawn photos under their names, and one item of each of the other two."""
+    source = DATA / "vqax" / "nle_data" / "VQA-X"
+    photos = tmp_path / "images" / "train2014"
+    photos.mkdir(parents=True)
+    (tmp_path / "nle_data").mkdir()
+    (tmp_path / "nle_data" / "VQA-X").symlink_to(source)
+    items = json.loads((source / "vqaX_train.json").read_text())
+    for item in list(items.values())[:5]:
+        Image.new("RGB", (32, 32)).save(photos / item["image_name"])
+    data = load_dataset("vqa-x", root=tmp_path)
+    key = next(iter(items))
+    row = data.ids.index(key)
+    assert data.modalities["question"].values[row] == items[key]["question"]
+    assert data.modalities["explanation"].values[row].splitlines() == items[key]["explanation"]
+    assert "without their photo" in data.notes[0]
+    one = {"image_name": "a.png", "explanation": "why"}
+    Image.new("RGB", (32, 32)).save(photos / "a.png")
+    for name, prefix, item in (
+        ("ACT-X", "actX", {**one, "answers": "reading, sitting", "explanation": ["why", "so"]}),
+        ("eSNLI-VE", "esnlive", {**one, "answers": "neutral", "hypothesis": "A dog."}),
+    ):
+        (tmp_path / "nle_data" / name).mkdir()
+        for part in ("train", "val", "test"):
+            (tmp_path / "nle_data" / name / f"{prefix}_{part}.json").write_text(json.dumps({part: item}))
+    acts = load_dataset("act-x", root=tmp_path)
+    assert acts.modalities["answer"].values[0] == "reading"
+    assert acts.modalities["question"].values[0] is None
+    assert load_dataset("e-snli-ve", root=tmp_path).modalities["question"].values[0] == "A dog."
+    with pytest.raises(UserError, match="no photo of any item"):
+        load_dataset("vqa-x", root=tmp_path, images="nowhere")
+
+
+def test_the_judge_by_hand():
+    said = ["yes because it is red", "no because it is blue", "2 it is two"]
+    target = Said(["yes\nyes\nno", "yes\nyes\nno", "two"], ["It is red.", "it is green", "it is two"])
+    found = ExplanationJudge().metrics(said, target)
+    assert found["accuracy"] == pytest.approx(1 / 3)
+    assert found["accuracy any"] == pytest.approx(2 / 3)
+    assert found["filtered bleu_3"] == pytest.approx(1)
+    assert found["bleu_1"] < 1
+    assert np.isnan(ExplanationJudge().metrics(["no"], Said(["yes"], ["x"]))["filtered cider"])
+
+
+def test_verbs(tmp_path):
+    data = sheets(40)
+    table = ["image,question,answer,explanation"]
+    for i, picture in enumerate(data.modalities["image"].values):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+        cells = [data.modalities[name].values[i] for name in ("question", "answer", "explanation")]
+        table.append(",".join([f"{i}.png", *cells]))
+    (tmp_path / "rows.csv").write_text("\n".join(table))
+    (tmp_path / "data.yaml").write_text(
+        "table: rows.csv\ntask: retrieval\nmodalities:\n  image: {kind: image, column: image}\n"
+        + "".join(f"  {name}: {{kind: text, column: {name}}}\n" for name in ("question", "answer", "explanation"))
+    )
+    options = ["--option", "longest=24", "--option", "steps=8", "--set", "epochs=1", "--set", "lr=0.004"]
+    weft("fit", tmp_path / "data.yaml", "--system", "nlx-gpt", *options, "--out", tmp_path / "model")
+    found = weft("evaluate", tmp_path / "model", tmp_path / "data.yaml")
+    assert "accuracy" in json.dumps(found)
+    said = weft("predict", tmp_path / "model", tmp_path / "data.yaml", "--split", "all")
+    assert len(said["prediction"]) == len(said["id"]) == 40
+
+
+def test_drawn_questions_are_answered_by_the_picture():
+    """Every explanation holds in the data it was drawn from, and half of the yes-or-no questions are a yes."""
+    data, shapes = load_dataset("shape-questions", rows=300), load_dataset("shapes", rows=300, size=32, complete=True)
+    columns = [data.modalities[name].values for name in ("question", "answer", "explanation")]
+    kinds = {"yes": 0, "no": 0}
+    for i, (question, answer, why) in enumerate(zip(*columns, strict=True)):
+        told = {name: shapes.targets[name][i] for name in ("shape", "colour", "position")}
+        assert all(value in why for value in told.values())
+        if question.startswith("Is"):
+            kinds[answer] += 1
+            assert (told["colour"] in question) == (answer == "yes")
+        else:
+            assert answer == told["position" if question.startswith("Where") else "colour"]
+    assert 0.4 < kinds["yes"] / sum(kinds.values()) < 0.6
+
+
+def test_bad_input(trained, tmp_path):
+    data, split, _, folder = trained
+    values = list(data.modalities["answer"].values)
+    values[int(split.train[0])] = None
+    asked = replace(data, modalities={**data.modalities, "answer": Modality("text", values)})
+    net = make_system("nlx-gpt", data, split.train)
+    with pytest.raises(UserError, match=data.ids[int(split.train[0])]):
+        net.check(asked, split.train)
+    with pytest.raises(UserError, match="does not fit the positions"):
+        make_system("nlx-gpt", data, split.train, start=str(folder), longest=400)
+    make_system("dvsm", views(), np.arange(8)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="goes on from another"):
+        make_system("nlx-gpt", data, split.train, start=str(tmp_path))
+    long = replace(data, modalities={
+        **data.modalities, "question": Modality("text", ["red " * 300] * len(data)),
+    })  # fmt: skip
+    assert len(load_model(folder).prompt(long, 0)[0]) <= 16
+
+
+def views() -> Dataset:
+    columns = {name: Modality("vector", list(np.eye(8, dtype=np.float32))) for name in ("a", "b")}
+    labels = np.array(["x", "y"] * 4)
+    return Dataset("views", [str(i) for i in range(8)], columns, {"c": labels}, None, None, "classification")
