@@ -11,11 +11,18 @@ import torch
 
 from tests.compare.cases import quick, small
 from tests.compare.test_compare import FAST
-from weft.compare import compare
+from weft.compare import compare, kept
 from weft.compare.ensembles import select
+from weft.compare.jobs import Setup
+from weft.compare.ledger import Job
+from weft.compare.methods import Method
+from weft.compare.prepare import prepare
 from weft.store import MemoryFeatures
 from weft.tasks.base import Task, create_task
+from weft.tasks.conformal import Conformal
 from weft.training import load_model
+from weft.training.linear import LinearModel, linear_path
+from weft.training.pooled import PooledInputs
 
 RNG = np.random.default_rng(0)
 TARGETS = {
@@ -124,3 +131,49 @@ def test_the_kept_ensemble_is_that_of_the_table(tmp_path: Path) -> None:
     assert not np.array_equal(again.outputs(features), model.outputs(features))
     assert again.seen is not None
     assert len(again.seen.parts["train"]) == len(model.seen.parts["train"]) + len(model.seen.parts["dev"])
+
+
+def test_thresholds_of_a_refitted_model_come_from_models_that_have_not_seen_the_row(tmp_path: Path) -> None:
+    """By hand: each dev group is answered by members fitted on train and the dev rows of other groups."""
+    rng = np.random.default_rng(2)
+    y = rng.integers(0, 2, 600)
+    a, b = ((y[:, None] - 0.5) * 1.2 + rng.normal(size=(600, 1)) for _ in range(2))
+    features = MemoryFeatures([f"r{i}" for i in range(600)], {"a": a, "b": b}, {"y": y}, group=np.arange(600) // 3)
+    config = quick(only=["a (linear)", "b (linear)", "ensemble"], ensembles=True, refit=True, resamples=99)
+    found = compare(features, config, tmp_path, progress=False)
+    assert found.kept is not None
+    assert found.kept.refitted
+    model, setup = load_model(tmp_path / "winner"), prepare(features, config, tmp_path)
+    (split,), (task,), group = setup.splits, setup.tasks, np.arange(600) // 3
+    jobs = [Job(Method(f"{name} (linear)", "linear", (name,)), 0, 0) for name in "ab"]
+    asked: list[set[int]] = []
+
+    def fitted(setup: Setup, job: Job, settings: dict[str, float], rows: np.ndarray) -> LinearModel:
+        asked.append(set(group[rows].tolist()))
+        part = features.subset(job.method.modalities)
+        inputs = PooledInputs.fit(part, rows, settings["scaling"], settings["components"])
+        _, weight, bias = next(linear_path(task, inputs.matrix(part, rows), y[rows], [settings["strength"]]))
+        return LinearModel(task, inputs, target="y").set(weight, bias)
+
+    parts = [(job, float(w)) for job, w in zip(jobs, model.weights, strict=True)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept, "_refitted", fitted)
+        outputs = kept._unseen(setup, parts)
+    assert len(asked) == 2 * kept.FOLDS
+    dev = group[split.dev]
+    left = [set(dev.tolist()) - groups for groups in asked[: kept.FOLDS]]
+    assert set.union(*left) == set(dev.tolist())
+    assert not left[0] & left[1]
+    for groups in left:
+        rows = np.isin(dev, list(groups))
+        fit_on = np.union1d(split.train, split.dev[~rows])
+        both = [fitted(setup, job, setup.ledger.get(job)["settings"], fit_on) for job in jobs]
+        probability = sum(
+            w * task.decide(m.outputs(features, split.dev[rows]))["probability"]
+            for m, (_, w) in zip(both, parts, strict=True)
+        )
+        np.testing.assert_allclose(task.decide(outputs)["probability"][rows], probability, atol=1e-5)
+    expected = Conformal.fit(task, outputs, y[split.dev], np.ones((len(split.dev), 2), bool), ["a", "b"])
+    assert model.conformal is not None
+    for level, (value,) in expected.thresholds["all"].items():
+        assert model.conformal.thresholds["all"][level][0] == pytest.approx(value, abs=1e-4)

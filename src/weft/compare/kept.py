@@ -3,7 +3,9 @@
 A method's model is that of its job (the seed and fold that do best on dev), not trained again. An ensemble is put
 together from its members' models. Once everything is chosen, classical models and the classical members of an ensemble
 may be fitted on train and dev rows together, with the settings they were chosen with (rounds of boosting grow with the
-rows), as is usual; the figures of the table stay those of the models that have not seen the dev rows.
+rows), as is usual; the figures of the table stay those of the models that have not seen the dev rows. The thresholds of
+its sets or intervals come from dev rows that a model has not seen: of a model fitted on them too, from ``FOLDS`` models
+each fitted without a part of them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from weft.compare.ensembles import Plan, members_of
-from weft.compare.jobs import Setup, candidates, run_job
+from weft.compare.jobs import Setup, candidates, outputs_for, run_job
 from weft.compare.ledger import Job
 from weft.data import Split
 from weft.errors import UserError
@@ -28,6 +30,7 @@ from weft.training.pretrained import load_model
 
 MARK = "compare.json"
 CLASSICAL = ("linear", "boosting")
+FOLDS = 2
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ def keep(setup: Setup, job: Job, plan: Plan, about: dict[str, Any], refit: bool 
                 dims = {name: setup.features_at(fold).dims[name] for name in names}
                 model = EnsembleModel(setup.tasks[fold], dims, models, [w for _, w in parts], **facts)
             model.seen, model.encoders = seen, setup.encoders(fold, model.names)
-            model.conformal = _conformal(setup, job, model.names)
+            outputs = _unseen(setup, parts) if refit else setup.ledger.outputs(job)["dev"]
+            model.conformal = _conformal(setup, job, model.names, outputs)
             fresh = folder.with_name(".winner.new")
             shutil.rmtree(fresh, ignore_errors=True)
             model.save_pretrained(fresh)
@@ -102,17 +106,36 @@ def keep(setup: Setup, job: Job, plan: Plan, about: dict[str, Any], refit: bool 
 
 
 def refit_seconds(setup: Setup, job: Job, plan: Plan) -> float:
-    """About how long it takes to fit a job's classical models once more."""
+    """About how long it takes to fit a job's classical models once more, and for the thresholds of their sets."""
     parts = members_of(setup, job, plan) if job.method.family == "ensemble" else [(job, 1.0)]
     found = [setup.ledger.get(part) for part, _ in parts if part.method.family in CLASSICAL]
-    return float(sum(result["seconds"] / len(result["trials"]) for result in found if result is not None))
+    once = float(sum(result["seconds"] / len(result["trials"]) for result in found if result is not None))
+    return (1 + FOLDS) * once
 
 
-def _conformal(setup: Setup, job: Job, names: tuple[str, ...]) -> Conformal | None:
-    """Thresholds from the dev rows, which the job's model was not trained on; None where the task has none."""
+def _unseen(setup: Setup, parts: list[tuple[Job, float]]) -> np.ndarray:
+    """Outputs on the dev rows of models like the ones kept that have not seen them, groups apart; averaged."""
+    fold = parts[0][0].fold
+    split, group = setup.splits[fold], setup.features.group
+    units = np.arange(len(split.dev)) if group is None else np.unique(group[split.dev], return_inverse=True)[1]
+    place = np.random.default_rng(0).permutation(units.max() + 1)[units.reshape(-1)] % FOLDS
+    found = []
+    for job, _ in parts:
+        outputs = setup.ledger.outputs(job)["dev"].copy()
+        result = setup.ledger.get(job)
+        if result is not None and job.method.family in CLASSICAL:
+            for part in np.unique(place).tolist():
+                left = place == part
+                model = _refitted(setup, job, result["settings"], np.union1d(split.train, split.dev[~left]))
+                outputs[left] = outputs_for(setup, job, model, split.dev[left])
+        found.append(outputs)
+    return setup.tasks[fold].average(np.stack(found), np.array([w for _, w in parts]))
+
+
+def _conformal(setup: Setup, job: Job, names: tuple[str, ...], outputs: np.ndarray) -> Conformal | None:
+    """Thresholds from outputs on the dev rows; None where the task has none."""
     features, dev = setup.features, setup.splits[job.fold].dev
     presence = features.presence[dev][:, [list(features.dims).index(name) for name in names]]
-    outputs = setup.ledger.outputs(job)["dev"]
     try:
         return Conformal.fit(setup.tasks[job.fold], outputs, setup.target[dev], presence, names)
     except UserError:  # such as survival
@@ -132,7 +155,8 @@ def _model(setup: Setup, job: Job, refit: bool) -> Predictor:
     """The model of a job, which is done again if its folder is gone; or one fitted on train and dev rows."""
     found = setup.ledger.get(job)
     if refit and found is not None and job.method.family in CLASSICAL:
-        return _refitted(setup, job, found["settings"])
+        split = setup.splits[job.fold]
+        return _refitted(setup, job, found["settings"], np.union1d(split.train, split.dev))
     folder = setup.ledger.model(job)
     if folder is not None:
         try:
@@ -149,12 +173,12 @@ def _model(setup: Setup, job: Job, refit: bool) -> Predictor:
     return again
 
 
-def _refitted(setup: Setup, job: Job, settings: dict[str, Any]) -> Predictor:
+def _refitted(setup: Setup, job: Job, settings: dict[str, Any], rows: np.ndarray) -> Predictor:
+    """The model of a job's settings, fitted on these rows."""
     split = setup.splits[job.fold]
-    both = np.union1d(split.train, split.dev)
     if "rounds" in settings:
-        settings = {**settings, "rounds": max(1, round(settings["rounds"] * len(both) / len(split.train)))}
+        settings = {**settings, "rounds": max(1, round(settings["rounds"] * len(rows) / len(split.train)))}
     splits = list(setup.splits)
-    splits[job.fold] = Split(both, split.dev[:0], split.test)
+    splits[job.fold] = Split(rows, split.dev[:0], split.test)
     found = next(candidates(replace(setup, splits=splits), replace(job, settings=settings)))
     return found.model
