@@ -210,3 +210,43 @@ def test_bad_options_are_refused(kind: str, options: dict[str, object], says: st
 def test_one_modality_is_refused(kind: str) -> None:
     with pytest.raises(UserError, match="modalities"):
         create_aligner(kind, {"text": 4}, 3)
+
+
+def test_ridge_predicts_as_ridge_regression_does() -> None:
+    from sklearn.linear_model import Ridge
+
+    rows = views()
+    x, y = rows["text"], rows["image"]
+    aligner = solved("ridge", {"text": x, "image": y}, 6, target="image", shrinkage=0.1)
+    alpha = 0.1 * float(x.var(dim=0).mean()) * (len(x) - 1)
+    expected = torch.from_numpy(Ridge(alpha=alpha).fit(x.numpy(), y.numpy()).predict(x.numpy()))
+    assert_close(aligner.predict("text", "image", as_tokens(x)), expected, rtol=1e-7, atol=1e-8)
+
+
+def test_cca_predicts_each_canonical_variable_by_its_correlation() -> None:
+    rows = views()
+    x, y = (v.numpy() - v.numpy().mean(axis=0) for v in rows.values())
+    sxx, syy, sxy = x.T @ x, y.T @ y, x.T @ y
+    whole = np.linalg.solve(sxx, sxy)  # least squares
+    u, c, vt = np.linalg.svd(scipy.linalg.sqrtm(np.linalg.inv(sxx)) @ sxy @ scipy.linalg.sqrtm(np.linalg.inv(syy)))
+    kept = scipy.linalg.sqrtm(np.linalg.inv(sxx)) @ u[:, :2] * c[:2] @ vt[:2] @ scipy.linalg.sqrtm(syy)
+    for dim, expected in ((4, whole), (2, kept)):
+        found = solved("cca", rows, dim, shrinkage=0.0).predict("text", "image", as_tokens(rows["text"]))
+        assert_close(found - rows["image"].mean(dim=0), torch.from_numpy(x @ expected), rtol=1e-6, atol=1e-7)
+
+
+def test_other_closed_forms_predict_by_regression_from_their_columns() -> None:
+    from sklearn.linear_model import Ridge
+
+    rows = views()
+    for kind, share, options in (("procrustes", 10 * 4 / 80, {}), ("whitened", 0.2, {"shrinkage": 0.2, "width": 2})):
+        aligner = solved(kind, rows, 3, **options)
+        mean, matrix = aligner.solution("text")
+        columns = (rows["text"] - mean) @ matrix[:, matrix.abs().sum(dim=0) > 0]
+        penalty = share * float(rows["text"].var(dim=0).mean()) * (len(columns) - 1)
+        gram = matrix.T @ matrix  # the penalty is on the features' weights, not on the columns'
+        root = torch.linalg.cholesky(gram[: columns.shape[1], : columns.shape[1]])
+        unit = torch.linalg.solve_triangular(root, columns.T, upper=False).T
+        expected = Ridge(alpha=penalty).fit(unit.numpy(), rows["image"].numpy()).predict(unit.numpy())
+        found = aligner.predict("text", "image", as_tokens(rows["text"]))
+        assert_close(found, torch.from_numpy(expected), rtol=1e-6, atol=1e-7)

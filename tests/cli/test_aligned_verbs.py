@@ -247,6 +247,26 @@ def test_search_measures_without_a_query(world: Path, tmp_path: Path) -> None:
     assert corrected["k=20"] >= found["text -> image curve, corrected, unique images"]["k=5"] - 1e-9
 
 
+def test_one_modality_is_predicted_from_another(world: Path, tmp_path: Path) -> None:
+    from weft.store import Store
+
+    weft("fit", world / "store", "--fusion", "ridge", "--dim", "4", "-o", tmp_path / "ridge", "-q")
+    asked = ["--find", "text", "--split", "test", "--json", "-o", tmp_path / "text.npz"]
+    found = json.loads(weft("predict", tmp_path / "ridge", world / "store", *asked))
+    with np.load(tmp_path / "text.npz") as kept:
+        predicted, ids = kept["prediction"], kept["id"].tolist()
+    store = Store.open(world / "store")
+    truth = store.pooled(np.array([store.ids.index(i) for i in ids]))["text"]
+    train = store.pooled(np.flatnonzero(np.asarray(store.split) == "train"))["text"].mean(axis=0)
+    share = 1 - np.square(truth - predicted).sum() / np.square(truth - train).sum()
+    assert found["explained"] == pytest.approx(share, abs=1e-5)
+    assert 0.2 < share < 1
+    raw = ["flickr8k", "--root", world / "flickr", *asked]
+    assert json.loads(weft("predict", tmp_path / "ridge", *raw))["explained"] == pytest.approx(share, abs=1e-3)
+    with pytest.raises(UserError, match="linear closed forms predict"):
+        weft("predict", world / "model", world / "store", *asked)
+
+
 def test_mine_then_fit_then_pairs(world: Path, tmp_path: Path) -> None:
     mined = json.loads(
         weft(

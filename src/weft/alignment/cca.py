@@ -25,7 +25,7 @@ from torch import Tensor
 
 from weft.alignment.base import aligners
 from weft.alignment.closed_form import ClosedForm, check_shrinkage
-from weft.ops.correlation import Moments, cca, maxvar, usual_shrinkage
+from weft.ops.correlation import Moments, cca, maxvar
 
 
 @aligners.register("cca")
@@ -50,5 +50,7 @@ class CCA(ClosedForm):
 
     def solve(self, moments: Moments) -> list[Tensor]:
         widths, method = list(self.widths.values()), cca if len(self.names) == 2 else maxvar
-        shrinkage = usual_shrinkage(widths, moments.rows) if self.shrinkage is None else self.shrinkage
-        return method(moments.covariance, widths, self.dim, shrinkage).projections
+        return method(moments.covariance, widths, self.dim, self.shrinkages(moments)).projections
+
+    def shrinkages(self, moments: Moments) -> list[float]:
+        return super().shrinkages(moments) if self.shrinkage is None else [self.shrinkage] * len(self.names)

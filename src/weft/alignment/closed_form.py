@@ -2,12 +2,18 @@
 
 What is solved for (means and matrices) are buffers: saved with the weights, out of the optimiser's reach. Until it is
 solved, the projection is the identity, cut or padded to ``dim``.
+
+A closed form also predicts one modality from another, by ridge regression from its columns :math:`e_m = (v_m - \\mu_m)
+A_m` with the form's own shrinkage: :math:`\\hat v_n = \\mu_n + e_m B_{mn}`, :math:`B_{mn} = (A_m^T (S_{mm} + r_m I)
+A_m)^+ A_m^T S_{mn}`. From ``ridge`` this is the ridge regression itself, on its principal directions; from ``cca`` each
+canonical variable times its correlation.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import permutations
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -15,7 +21,7 @@ from torch import Tensor
 
 from weft.alignment.base import Aligner
 from weft.errors import UserError, some
-from weft.ops.correlation import Moments
+from weft.ops.correlation import Moments, relative_ridge, usual_shrinkage
 from weft.tokens import Tokens, mean_pool, present
 
 ROUNDING = 1e-7
@@ -56,10 +62,16 @@ class ClosedForm(Aligner):
         for index, width in enumerate(self.widths.values()):
             self.register_buffer(f"mean_{index}", torch.zeros(width))
             self.register_buffer(f"matrix_{index}", torch.eye(width, dim))
+        for a, b in permutations(range(len(self.widths)), 2):
+            self.register_buffer(f"decoder_{a}_{b}", torch.zeros(dim, list(self.widths.values())[b]))
 
     @abstractmethod
     def solve(self, moments: Moments) -> list[Tensor]:
         """The matrices ``A_m`` ``(D_m, dim)`` from the moments of the joint rows, in the order of the modalities."""
+
+    def shrinkages(self, moments: Moments) -> list[float]:
+        """What is added to the diagonal of each covariance, as a share of its mean."""
+        return usual_shrinkage(list(self.widths.values()), moments.rows)
 
     def represent(self, name: str, tokens: Tokens) -> Tensor:
         """The vector ``v`` ``(B, D_m)`` of a modality; the mean over the tokens."""
@@ -73,6 +85,12 @@ class ClosedForm(Aligner):
     def embed(self, name: str, tokens: Tokens) -> Tensor:
         mean, matrix = self.solution(name)
         return (self.represent(name, tokens) - mean) @ matrix
+
+    def predict(self, source: str, target: str, tokens: Tokens) -> Tensor:
+        """The vector ``v`` ``(B, D_target)`` of one modality that another one, ``source``, lets expect."""
+        a, b = self.names.index(source), self.names.index(target)
+        known = ClosedForm.embed(self, source, self.readable(tokens))
+        return self.solution(target)[0] + known @ self.get_buffer(f"decoder_{a}_{b}")
 
     @torch.no_grad()
     def fit_closed_form(self, batches: Iterable[dict[str, Tokens]], judge: Judge | None = None) -> None:
@@ -90,7 +108,7 @@ class ClosedForm(Aligner):
         for rows, _ in self.complete(batches):
             moments = moments.merge(Moments.of(rows))
         self.check(moments)
-        self.install(moments.mean, self.solve(moments))
+        self.install(moments, self.solve(moments))
 
     def complete(self, batches: Iterable[dict[str, Tokens]]) -> Iterator[tuple[Tensor, Tensor]]:
         """The vectors of each batch side by side, ``(n, sum D_m)`` float64, in its complete rows; and which those are.
@@ -127,13 +145,20 @@ class ClosedForm(Aligner):
                 "leave the modality out, or check its encoder",
             )
 
-    def install(self, mean: Tensor, matrices: Iterable[Tensor]) -> None:
-        """Take the joint mean ``(sum D_m,)`` and the matrices ``(D_m, k)``; columns up to ``dim`` are zero."""
-        means = mean.split(list(self.widths.values()))
-        for name, part, matrix in zip(self.names, means, matrices, strict=True):
+    def install(self, moments: Moments, matrices: Iterable[Tensor]) -> None:
+        """Take the matrices ``(D_m, k)``, columns up to ``dim`` being zero, and what belongs to them of the moments."""
+        widths = list(self.widths.values())
+        for name, part, matrix in zip(self.names, moments.mean.split(widths), matrices, strict=True):
             own_mean, own_matrix = self.solution(name)
             own_mean.copy_(part)
             own_matrix.zero_()[:, : matrix.shape[1]] = matrix
+        blocks = [row.split(widths, dim=1) for row in moments.covariance.split(widths)]
+        for (a, name), share in zip(enumerate(self.names), self.shrinkages(moments), strict=True):
+            matrix, own = self.solution(name)[1].double(), blocks[a][a]
+            columns = matrix.T @ own @ matrix + relative_ridge(own, share) * matrix.T @ matrix
+            inverse = torch.linalg.pinv(columns, hermitian=True)
+            for b in (b for b in range(len(widths)) if b != a):
+                self.get_buffer(f"decoder_{a}_{b}").copy_(inverse @ (matrix.T @ blocks[a][b]))
 
 
 def _check_finite(name: str, vectors: Tensor) -> None:

@@ -71,6 +71,9 @@ class DeepCCA(ClosedForm):
         method = cca if len(self.names) == 2 else maxvar
         return method(moments.covariance, list(self.widths.values()), self.dim, self.shrinkage).projections
 
+    def shrinkages(self, moments: Moments) -> list[float]:
+        return [self.shrinkage] * len(self.names)
+
 
 @objectives.register("deep-cca")
 class CanonicalCorrelation(Objective):

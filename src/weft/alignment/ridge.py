@@ -24,7 +24,7 @@ from torch import Tensor
 from weft.alignment.base import aligners
 from weft.alignment.closed_form import ClosedForm, check_shrinkage
 from weft.errors import UserError, did_you_mean
-from weft.ops.correlation import Moments, check_dim, relative_ridge, usual_shrinkage
+from weft.ops.correlation import Moments, check_dim, relative_ridge
 
 
 @aligners.register("ridge")
@@ -62,9 +62,12 @@ class Ridge(ClosedForm):
         check_dim(self.dim, [widths[t]])
         blocks = [row.split(widths, dim=1) for row in moments.covariance.split(widths)]
         directions = torch.linalg.eigh(blocks[t][t]).eigenvectors.flip(1)[:, : self.dim]
-        usual, matrices = usual_shrinkage(widths, moments.rows), []
-        for m, row in enumerate(blocks):
+        matrices = []
+        for m, (row, share) in enumerate(zip(blocks, self.shrinkages(moments), strict=True)):
             eye = torch.eye(widths[m], dtype=directions.dtype, device=directions.device)
-            ridged = row[m] + relative_ridge(row[m], usual[m] if self.shrinkage is None else self.shrinkage) * eye
+            ridged = row[m] + relative_ridge(row[m], share) * eye
             matrices.append(directions if m == t else torch.linalg.solve(ridged, row[t] @ directions))
         return matrices
+
+    def shrinkages(self, moments: Moments) -> list[float]:
+        return super().shrinkages(moments) if self.shrinkage is None else [self.shrinkage] * len(self.names)

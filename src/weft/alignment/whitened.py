@@ -158,6 +158,9 @@ class Whitened(ClosedForm):
             return outputs
         return csa_vectors(outputs[:, : self.columns], self.get_buffer("weights"), self.names.index(name) == 0)
 
+    def shrinkages(self, moments: Moments) -> list[float]:
+        return [self.setting.shrinkage] * 2
+
     def solve(self, moments: Moments) -> list[Tensor]:
         spectra = Spectra.of(moments.covariance, list(self.widths.values()))
         return self._columns(spectra, self.setting)
@@ -171,7 +174,7 @@ class Whitened(ClosedForm):
             best = self._best(list(self._parts(rows, judge)), judge)
             self.get_buffer("numbers").copy_(torch.tensor(_flat(best)))
         matrices = self._columns(self._spectra(rows, self.setting.within), self.setting)
-        self.install(moments.mean, matrices)
+        self.install(moments, matrices)
 
     def candidates(self, base: Setting) -> list[tuple[str, list[Setting]]]:
         """What is tried, in stages, each from the best so far: whitening, then columns, then groups."""

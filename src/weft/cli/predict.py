@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +34,10 @@ def predict(
     explain: Annotated[
         bool, typer.Option("--explain", help="What each modality did for each prediction: exact Shapley values.")
     ] = False,
+    find: Annotated[
+        str | None, typer.Option(help="Of an aligner with a closed form: the modality to predict; -o is an .npz.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="The modality it is predicted from (default: the other one).")] = None,
     batch_size: BatchSize = None,
     root: Root = None,
     data: Data = [],  # noqa: B006
@@ -42,7 +46,8 @@ def predict(
 ) -> None:
     """Predict for a new table: the model's own encoders read it, absent modalities are left out.
 
-    Systems write what they predict: a table, or a file per row (a map, an image, a sound).
+    Systems write what they predict: a table, or a file per row (a map, an image, a sound). An aligner with a closed
+    form (ridge, cca, whitened) predicts the features of one modality from another.
 
     Examples:
 
@@ -52,6 +57,8 @@ def predict(
 
         weft predict runs/nju2k data/SIP -o maps/SIP
 
+        weft predict runs/flickr8k/ridge runs/flickr8k/store --find text --by image -o text.npz
+
         weft predict runs/shapes/text-to-image --row "text: a large red circle in the top left" -o drawn
     """
     import numpy as np
@@ -60,6 +67,7 @@ def predict(
     from weft.cli.output import ask_file, say, write_json, writing
     from weft.cli.source import read_new_rows
     from weft.errors import UserError
+    from weft.training.aligned import AlignedModel
     from weft.training.outputs import write_table
     from weft.training.pretrained import load_model
     from weft.training.system import System
@@ -70,6 +78,9 @@ def predict(
     if isinstance(loaded, System):
         rows = systems.rows_by_hand(type(loaded), row) if row else systems.read_rows(type(loaded), source, root, data)
         systems.predict(loaded, rows, out, split, batch_size=batch_size, seed=seed, json=json)
+        return
+    if isinstance(loaded, AlignedModel):
+        predict_modality(loaded, source, out, find, by, split, root, data, json=json, progress=not (quiet or json))
         return
     place = out or Path("predictions.csv")
     if not json:
@@ -88,3 +99,65 @@ def predict(
     with writing(place):
         write_table("label", place, result.pop("id"), result, loaded.task.labels)
     say(f"{len(dataset)} predictions in {place}")
+
+
+def predict_modality(
+    aligner: Any,
+    source: str,
+    out: Path | None,
+    find: str | None,
+    by: str | None,
+    split: str,
+    root: Path | None,
+    data: list[str],
+    *,
+    json: bool,
+    progress: bool,
+) -> None:
+    """Features of one modality as another lets expect them, in an .npz; and how much of the true ones they explain."""
+    import io
+
+    import numpy as np
+
+    from weft.cli.output import ask_file, say, write_json, writing
+    from weft.cli.source import open_rows
+    from weft.data import Dataset
+    from weft.errors import UserError
+    from weft.files import write_bytes
+    from weft.training.asked import rows_of, same_encoders
+
+    others = [name for name in aligner.names if name != find]
+    if find is None or (by is None and len(others) != 1):
+        found = f"--find {find or '?'}, --by {by or '?'}; {', '.join(aligner.names)}"
+        raise UserError(
+            "name the modality to predict, and the one it is predicted from", found, "--find text --by image"
+        )
+    place = out or Path(f"{find}.npz")
+    ask_file(place)
+    data_set = open_rows(source, root, data)
+    same_encoders(aligner, data_set, by or others[0])
+    rows = rows_of(data_set, split, aligner)
+    features = aligner.encode(data_set, progress=progress) if isinstance(data_set, Dataset) else data_set
+    predicted = aligner.predict_modality(features, by or others[0], find, rows)
+    ids = np.array([features.ids[row] for row in rows.tolist()])
+    file = io.BytesIO()
+    np.savez(file, id=ids, prediction=predicted)
+    with writing(place):
+        write_bytes(place, file.getvalue())
+    result = {"rows": len(rows), "width": predicted.shape[1], "file": str(place)}
+    if find in features.dims:
+        result["explained"] = explained(features.pooled(rows)[find], predicted, aligner.standardise.statistics(find)[0])
+    if json:
+        write_json(result)
+        return
+    share = f"; they explain {result['explained']:.3f} of the variance" if "explained" in result else ""
+    say(f"{len(rows)} predictions of {find} in {place}{share}")
+
+
+def explained(truth: Any, predicted: Any, mean: Any) -> float:
+    """Share of the variance around the training mean, over all features; rows that lack a side are left out."""
+    import numpy as np
+
+    there = np.isfinite(truth).all(axis=1) & np.isfinite(predicted).all(axis=1)
+    around = truth[there] - mean.cpu().numpy()
+    return float(1 - np.square(truth[there] - predicted[there]).sum() / np.square(around).sum())

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from weft.alignment import create_aligner
+from weft.alignment.closed_form import ClosedForm
 from weft.data import Dataset
+from weft.errors import UserError, did_you_mean
 from weft.tasks.retrieval import RetrievalTask
-from weft.tokens import Tokens
+from weft.tokens import Tokens, present
 from weft.training.pretrained import Pretrained, models
 from weft.training.raw import encode_rows
 from weft.training.rows import select
@@ -109,6 +111,41 @@ class AlignedModel(nn.Module, Pretrained):
                 parts[name].append(vectors.float().cpu().numpy())
         self.train(training)
         return {name: np.concatenate(part) for name, part in parts.items()}
+
+    @torch.no_grad()
+    def predict_modality(
+        self, features: Features, source: str, target: str, rows: np.ndarray | None = None, *, batch_size: int = 512
+    ) -> np.ndarray:
+        """One modality's mean over its tokens, ``(N, D_target)``, as another one lets expect it; NaN where that is not.
+
+        Args:
+            features: of ``source`` at least.
+            source, target: modalities.
+            rows: which; all by default.
+            batch_size: rows at once.
+
+        Raises:
+            UserError: an unknown modality, twice the same, or an aligner without a closed form.
+        """
+        for name in (source, target):
+            if name not in self.names:
+                raise UserError("the model has no such modality", name, did_you_mean(name, self.names, "modalities"))
+        if source == target or not isinstance(self.aligner, ClosedForm) or self.aligner.widths != self.dims:
+            raise UserError(
+                "linear closed forms predict one modality from another",
+                f"{self.settings['aligner']}, {target!r} from {source!r}",
+                "train ridge, cca or whitened, and name two modalities",
+            )
+        rows = np.arange(len(features)) if rows is None else np.asarray(rows)
+        features, mean, scale = features.subset([source]), *self.standardise.statistics(target)
+        found = [np.zeros((0, self.dims[target]), np.float32)]
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            inputs = {n: Tokens(*(x.to(mean.device) for x in t)) for n, t in features.gather(part).items()}
+            predicted = self.aligner.predict(source, target, self.tokens(inputs)[source]) * scale + mean
+            predicted[~present(inputs[source])] = torch.nan
+            found.append(predicted.float().cpu().numpy())
+        return np.concatenate(found)
 
     def encode(self, dataset: Dataset, *, progress: bool = True) -> MemoryFeatures:
         """Features of raw rows by the encoders the model was trained with.
