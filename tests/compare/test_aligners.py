@@ -53,3 +53,20 @@ def test_an_unknown_aligner_is_refused(tmp_path):
     features, _ = pairs()
     with pytest.raises(UserError, match="did you mean 'procrustes'"):
         compare_aligners(features, AlignConfig(("procruste",)), tmp_path, progress=False)
+
+
+def test_a_learning_curve_grows_with_the_pairs(tmp_path):
+    features, split = pairs(captions=2)
+    groups = len(np.unique(features.group[split.train]))
+    config = AlignConfig(("procrustes",), 3, 6, None, 0, (7, groups))
+    result = compare_aligners(features, config, tmp_path, split=split, progress=False)
+    few, every = result["curve"]
+    assert (few["groups"], every["groups"]) == (7, groups)
+    assert every["test"] == pytest.approx(result["table"][0]["test"], abs=1e-6)
+    assert every["sd"] == 0
+    assert few["test"] < every["test"]
+    drawn = [engine.fewer_groups(split, features.group, 7, seed).train for seed in (0, 0, 1)]
+    assert len(np.unique(features.group[drawn[0]])) == 7
+    assert drawn[0].tolist() == drawn[1].tolist() != drawn[2].tolist()
+    with pytest.raises(UserError, match="2 to"):
+        compare_aligners(features, AlignConfig(("procrustes",), 1, curve=(9999,)), tmp_path, split=split)

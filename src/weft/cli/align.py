@@ -23,6 +23,9 @@ def align(
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of every aligner that has a seed.")] = 3,
     dim: Annotated[int, typer.Option(min=1, help="Width of the shared space, at most.")] = 256,
     permutations: Annotated[int, typer.Option(min=0, help="Of the test whether the modalities are aligned.")] = 99,
+    curve: Annotated[
+        str | None, typer.Option(help="Learning curve: comma-separated numbers of training groups (photos, say).")
+    ] = None,
     setting: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Training setting. Repeat.")] = [],  # noqa: B006
     root: Root = None,
     data: Data = [],  # noqa: B006
@@ -39,7 +42,7 @@ def align(
 
         weft align flickr8k --root data/flickr8k --seeds 5
 
-        weft align runs/flickr8k/store --aligners whitened,two-tower,lightcrl --json
+        weft align runs/flickr8k/store --aligners whitened,two-tower,lightcrl --curve 100,200,400
     """
     from weft.cli.output import say, write_json, write_table
     from weft.cli.source import open_store, settings
@@ -49,7 +52,7 @@ def align(
     features = open_store(source, root, data, encoder, store, progress=progress)
     folder = out or Path("runs") / Path(source).stem / "align"
     names = tuple(aligners.split(",")) if aligners else DEFAULT
-    config = AlignConfig(names, seeds, dim, settings(setting, "set"), permutations)
+    config = AlignConfig(names, seeds, dim, settings(setting, "set"), permutations, numbers(curve))
     result = compare_aligners(features, config, folder, progress=progress)
     if json:
         write_json(result)
@@ -67,5 +70,21 @@ def align(
         for row in result["table"]
     ]
     write_table(f"Sums of recalls, percent ({source})", rows)
+    if "curve" in result:
+        points = [
+            {"groups": row["groups"], "aligner": row["aligner"], "test": f"{row['test']:.0f} ± {row['sd']:.0f}"}
+            for row in result["curve"]
+        ]
+        write_table("By number of training groups", points)
     say(result["sentence"])
     say(f"winner: {result['winner']}")
+
+
+def numbers(text: str | None) -> tuple[int, ...]:
+    """Whole numbers, comma-separated."""
+    from weft.errors import UserError
+
+    try:
+        return tuple(int(part) for part in (text or "").split(",") if part)
+    except ValueError as error:
+        raise UserError("--curve has whole numbers", str(text), "--curve 100,200,400") from error

@@ -10,8 +10,8 @@ mean over the groups is the sum of recalls exactly. Intervals and paired tests
   bank of the test made of training and dev rows.
 * The ensemble is the greedy choice on dev among all models of the table, and says that it is one.
 * Permutation test, are these modalities aligned at all: ``whitened`` with a fixed setting is solved again on training
-  rows whose groups are given the other modality of another group; the p-value is the share of such solutions that do as
-  well on the test rows.
+  rows whose groups are given the other modality of another group (of the covariances only the one across changes); the
+  p-value is the share of such solutions that do as well on the test rows.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from weft.alignment import aligners, create_objective
 from weft.alignment.closed_form import ClosedForm
@@ -31,11 +33,11 @@ from weft.compare.statistics import bootstrap_means, holm, interval, mean_of_see
 from weft.data import Split, make_splits
 from weft.errors import UserError, did_you_mean
 from weft.files import canonical, read_json, sha256, write_json
+from weft.ops.correlation import Moments, Spectra
 from weft.progress import progress_bar
 from weft.retrieval.hub import HubCorrection, Hubs, choose_correction
 from weft.retrieval.metrics import Positives
 from weft.tasks.retrieval import RetrievalTask
-from weft.tokens import as_tokens
 from weft.training import AlignedModel, fit_aligner
 from weft.training.aligned import retrieval_task
 from weft.training.aligned_ensemble import AlignedEnsemble, choose_weights, joined
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 
 DEFAULT = ("procrustes", "cca", "ridge", "whitened", "two-tower")
 PERMUTATIONS = 99
+TEST_WIDTH = 64
+"""Columns of the solution in the permutation test."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class AlignConfig:
         dim: width of the shared space, at most; closed forms take the narrowest modality where that is less.
         train: settings of :class:`~weft.training.config.TrainConfig`.
         permutations: of the test of alignment; 0: none.
+        curve: numbers of training groups for a learning curve, drawn by the seed, each aligner at every seed.
     """
 
     aligners: tuple[str, ...] = DEFAULT
@@ -68,6 +73,7 @@ class AlignConfig:
     dim: int = 256
     train: Mapping[str, Any] | None = None
     permutations: int = PERMUTATIONS
+    curve: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,8 @@ def compare_aligners(
         progress: show a bar.
 
     Returns:
-        ``{"table": rows, best first on dev; "aligned": p-value; "sentence": str; "winner": str}``.
+        ``{"table": rows, best first on dev; "aligned": p-value; "sentence": str; "winner": str; "curve": sums of
+        recalls by aligner and number of training groups, where that is asked}``.
 
     Raises:
         UserError: an unknown aligner, or no test rows.
@@ -147,6 +154,9 @@ def compare_aligners(
     split, folder = split or make_splits(features), Path(folder)
     if not len(split.test):
         raise UserError("a comparison is judged on test rows", "there are none", "give a split with test rows")
+    most = len(_groups(features, split.train))
+    if config.curve and not 1 < min(config.curve) <= max(config.curve) <= most:
+        raise UserError("a learning curve has numbers of training groups", f"{config.curve}", f"choose 2 to {most}")
     dev, test = (part_of(features, rows) for rows in (split.dev, split.test))
     jobs = [(n, s) for n in config.aligners for s in range(1 if _solved(n, features, config) else config.seeds)]
     found: dict[str, list[tuple[AlignedModel, float]]] = {}
@@ -194,8 +204,43 @@ def compare_aligners(
         "sentence": _sentence(table, p),
         "winner": str(folder / "winner"),
     }
+    if config.curve:
+        result["curve"] = learning_curve(features, split, test, config, folder, progress=progress)
     write_json(folder / "aligners.json", result)
     return result
+
+
+def learning_curve(
+    features: Features, split: Split, test: Part, config: AlignConfig, folder: Path, *, progress: bool = True
+) -> list[dict[str, Any]]:
+    """Sum of recalls on test, in percent, of each aligner by the number of training groups; mean and spread of seeds.
+
+    A seed draws the groups and the weights, so closed forms vary too, except with all groups.
+    """
+    group = np.arange(len(features)) if features.group is None else np.asarray(features.group)
+    found: list[dict[str, Any]] = []
+    with progress_bar(progress) as bar:
+        task = bar.add_task("learning curve", total=len(config.curve) * len(config.aligners) * config.seeds)
+        for count, name in product(config.curve, config.aligners):
+            sums = []
+            for seed in range(config.seeds):
+                part = fewer_groups(split, group, count, seed)
+                model, _ = _job(features, part, config, folder, name, seed, width=count - 1)
+                sums.append(100 * float(test.scores(model.embed(features, split.test)).mean()))
+                bar.advance(task)
+            spread = float(np.std(sums, ddof=1)) if len(sums) > 1 else 0.0
+            found.append({"aligner": name, "groups": count, "test": float(np.mean(sums)), "sd": spread})
+    return found
+
+
+def fewer_groups(split: Split, group: np.ndarray, count: int, seed: int) -> Split:
+    """The split with the rows of ``count`` training groups alone, drawn by the seed."""
+    kept = np.random.default_rng(seed).choice(np.unique(group[split.train]), count, replace=False)
+    return split._replace(train=split.train[np.isin(group[split.train], kept)])
+
+
+def _groups(features: Features, rows: np.ndarray) -> np.ndarray:
+    return np.unique(rows if features.group is None else np.asarray(features.group)[rows])
 
 
 def alignment_test(features: Features, split: Split, test: Part, config: AlignConfig) -> float:
@@ -203,8 +248,12 @@ def alignment_test(features: Features, split: Split, test: Part, config: AlignCo
     pooled = features.pooled(split.train)
     dims = {n: v.shape[1] for n, v in pooled.items()}
     complete = features.presence[split.train].all(axis=1)
-    rows = {n: torch.from_numpy(np.asarray(v[complete])) for n, v in pooled.items()}
-    held = {n: torch.from_numpy(np.nan_to_num(np.asarray(v))) for n, v in features.pooled(split.test).items()}
+    rows = [torch.from_numpy(np.asarray(v[complete])).double() for v in pooled.values()]
+    held = [torch.from_numpy(np.nan_to_num(np.asarray(v))).double() for v in features.pooled(split.test).values()]
+    asked = [v - known.mean(dim=0) for v, known in zip(held, rows, strict=True)]
+    rows = [v - v.mean(dim=0) for v in rows]
+    spectra = Spectra.of(Moments.of(torch.cat(rows, dim=1)).covariance, list(dims.values()))
+    first, second = (v @ base for v, base in zip(rows, spectra.bases, strict=True))
     group = np.arange(len(features)) if features.group is None else features.group
     code = np.unique(group[split.train][complete], return_inverse=True)[1]
     order = np.argsort(code, kind="stable")
@@ -212,22 +261,15 @@ def alignment_test(features: Features, split: Split, test: Part, config: AlignCo
     starts = np.cumsum(sizes) - sizes
     place = np.empty_like(code)
     place[order] = np.arange(len(code)) - np.repeat(starts, sizes)
-    first, second = rows
     rng, beaten, observed = np.random.default_rng(0), 0, 0.0
-    width = min(config.dim, *dims.values(), len(code) - 1)
+    width = min(TEST_WIDTH, config.dim, *dims.values(), len(code) - 1)
     for draw in range(config.permutations + 1):
         other = np.arange(len(sizes)) if draw == 0 else rng.permutation(len(sizes))
         partner = order[starts[other[code]] + place % sizes[other[code]]]
-        model = AlignedModel(
-            dims, "whitened", dim=width, aligner_options={"choose": "fixed", "width": min(64, width)}
-        ).eval()
-        batch = {first: as_tokens(rows[first]), second: as_tokens(rows[second][partner])}
-        model.standardise.fit([batch])
-        solution = model.aligner
-        if isinstance(solution, ClosedForm):
-            solution.fit_closed_form([model.standardise(batch)])
-        with torch.no_grad():
-            z = {n: v.numpy() for n, v in model({n: as_tokens(v) for n, v in held.items()}).items()}
+        crossed = spectra._replace(cross=first.T @ second[partner] / (len(code) - 1))
+        left, c, right = crossed.solve((0.25, 0.25), 1.0)
+        sides = zip(dims, asked, (left, right), strict=True)
+        z = {n: F.normalize(v @ (m[:, :width] * c[:width].sqrt()), dim=1).numpy() for n, v, m in sides}
         score = float(test.scores(z).mean())
         observed, beaten = (score, 0) if draw == 0 else (observed, beaten + (score >= observed - 1e-9))
     return (1 + beaten) / (1 + config.permutations)
@@ -239,16 +281,20 @@ def _solved(name: str, features: Features, config: AlignConfig) -> bool:
     return not any(p.requires_grad for p in model.parameters())
 
 
-def _dim(name: str, features: Features, config: AlignConfig) -> int:
-    return min(config.dim, *features.dims.values()) if issubclass(aligners.get(name), ClosedForm) else config.dim
+def _dim(name: str, features: Features, config: AlignConfig, width: int | None = None) -> int:
+    solved = issubclass(aligners.get(name), ClosedForm)
+    return min(config.dim, width or config.dim, *features.dims.values()) if solved else config.dim
 
 
 def _job(
-    features: Features, split: Split, config: AlignConfig, folder: Path, name: str, seed: int
+    features: Features, split: Split, config: AlignConfig, folder: Path, name: str, seed: int, width: int | None = None
 ) -> tuple[AlignedModel, float]:
-    """The trained model of one job, and the seconds of CPU that it took; read where it is there."""
-    train = {**(config.train or {}), "seed": seed}
-    what = [name, seed, _dim(name, features, config), train, features.fingerprint, [r.tolist() for r in split]]
+    """The trained model of one job, and the seconds of CPU that it took; read where it is there.
+
+    ``width``: the most that a closed form may have, where there are few rows.
+    """
+    train, dim = {**(config.train or {}), "seed": seed}, _dim(name, features, config, width)
+    what = [name, seed, dim, train, features.fingerprint, [r.tolist() for r in split]]
     place = folder / "jobs" / sha256(canonical(what))[:24]
     if (place / "job.json").is_file():
         return load_model(place), float(read_json(place / "job.json")["seconds"])
@@ -256,7 +302,7 @@ def _job(
     model = AlignedModel.build(
         dims=features.dims,
         aligner=name,
-        dim=_dim(name, features, config),
+        dim=dim,
         seed=seed,
         encoders=encoder_specs(features, list(features.dims)),
         table=table_of(features),
