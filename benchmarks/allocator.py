@@ -25,8 +25,8 @@ from real_comparisons import variables
 from weft.allocator import keep_freed_memory
 from weft.data import load_dataset
 from weft.encoders import create_encoder
+from weft.models import AlignedModel
 from weft.tokens import Tokens
-from weft.training import AlignedModel
 
 PAIRS = 5
 

@@ -22,10 +22,10 @@ import numpy as np
 from harness import set_threads, write_result
 
 from weft.compare import CompareConfig, compare
+from weft.models import load_model
+from weft.models.missing import scores_as_they_come
 from weft.store import MemoryFeatures
 from weft.tasks.conformal import LEVELS
-from weft.training import load_model
-from weft.training.missing import scores_as_they_come
 
 TRAIN, TEST, WORTH = 1500, 20_000, (0.7, 1.2, 2.5)
 CONFIG = CompareConfig(

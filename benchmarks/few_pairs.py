@@ -26,10 +26,11 @@ from weft.alignment import create_objective
 from weft.compare.aligners import Part, part_of
 from weft.data import Split, load_dataset, make_splits
 from weft.encoders import create_encoder
+from weft.models import AlignedModel
+from weft.models.aligned_ensemble import choose_weights, joined
 from weft.retrieval.hub import Hubs
 from weft.store import MemoryFeatures, encode
-from weft.training import AlignedModel, fit_aligner
-from weft.training.aligned_ensemble import choose_weights, joined
+from weft.training import fit_aligner
 
 RUNS = ROOT / "runs" / "few_pairs"
 MEMBERS = {

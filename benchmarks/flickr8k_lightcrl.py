@@ -27,9 +27,10 @@ from weft.alignment import aligners, create_objective
 from weft.alignment.lightcrl import Operation
 from weft.data import Split, load_dataset, make_splits
 from weft.encoders import create_encoder
+from weft.models import AlignedModel
 from weft.store import Features, MemoryFeatures, Store, encode
 from weft.tasks.plots import PALETTE, canvas
-from weft.training import AlignedModel, fit_aligner
+from weft.training import fit_aligner
 
 RUNS = ROOT / "runs" / "flickr8k_lightcrl"
 PAGE = "flickr8k_lightcrl.md"

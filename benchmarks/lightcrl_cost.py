@@ -37,9 +37,9 @@ from weft.alignment.lightcrl import Operation
 from weft.allocator import keep_freed_memory
 from weft.data import Dataset, Modality, load_dataset
 from weft.encoders import create_encoder
+from weft.models import AlignedModel
 from weft.store import Store, encode
 from weft.tokens import Tokens, present
-from weft.training import AlignedModel
 
 BATCH, REPEATS, LENGTH = 64, 5, 57
 ENCODED = {"ViT-B/16 and BERT-base": 4, "MobileNetV2 and MiniLM": 16}

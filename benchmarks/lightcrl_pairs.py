@@ -23,11 +23,11 @@ from real_comparisons import RESULTS, ROOT, WEFT, variables
 
 from weft.data import Dataset, Modality, load_dataset
 from weft.encoders import create_encoder
+from weft.models import AlignedModel
 from weft.store import Store, encode
 from weft.tasks.pairs import pair_metrics, pair_scores
 from weft.tasks.plots import PALETTE, canvas
 from weft.tasks.similarity import CLASSES, TOLERANCES, similarity_metrics, tolerance_curves
-from weft.training import AlignedModel
 
 RUNS = ROOT / "runs" / "lightcrl_pairs"
 PAGE = "lightcrl_pairs.md"

@@ -129,7 +129,7 @@ MUTANTS = [
         "training/fused_task.py",
         "self._dev_target = target[dev]",
         "self._dev_target = target[train[: len(dev)]]",
-        "tests/training/test_loop.py tests/training/test_model.py -m 'not slow'",
+        "tests/training/test_loop.py tests/models/test_fused.py -m 'not slow'",
     ),
     Mutant(
         "the worst epoch kept",
@@ -148,8 +148,8 @@ MUTANTS = [
     Mutant(
         "the last modality of a row dropped",
         "training/batches.py",
-        "keep = (draw >= probability).scatter(1, spared, True)",
-        "keep = draw >= probability",
+        "return _kept(inputs, (draw >= probability).scatter(1, spared, True))",
+        "return _kept(inputs, draw >= probability)",
         "tests/training/test_parts.py",
     ),
     Mutant(
@@ -231,17 +231,17 @@ MUTANTS = [
     ),
     Mutant(
         "old names of weights are lost",
-        "training/pretrained.py",
+        "models/pretrained.py",
         "{_renamed(name, renames or {}): tensor",
         "{name: tensor",
-        "tests/training/test_pretrained.py",
+        "tests/models/test_pretrained.py",
     ),
     Mutant(
         "a model judged on rows it was trained on",
-        "training/seen.py",
+        "models/seen.py",
         '"test": ["test", ""]',
         '"test": ["train", "test", ""]',
-        "tests/training/test_seen.py",
+        "tests/models/test_seen.py",
     ),
     Mutant(
         "ties optimistic in the retrieval task",
@@ -288,8 +288,8 @@ MUTANTS = [
     Mutant(
         "trials ranked on the test rows",
         "compare/jobs.py",
-        "rank = rank_on_dev(task, dev, setup.target[split.dev])",
-        "rank = rank_on_dev(task, outputs_for(setup, job, found.model, split.test), setup.target[split.test])",
+        "task, rows = setup.tasks[job.fold], setup.splits[job.fold].dev",
+        "task, rows = setup.tasks[job.fold], setup.splits[job.fold].test; dev = outputs_for(setup, job, model, rows)",
         "tests/compare/test_budget.py -k never_look",
     ),
     Mutant(
@@ -322,16 +322,16 @@ MUTANTS = [
     ),
     Mutant(
         "no indicator of absence in the linear baseline",
-        "training/pooled.py",
+        "models/pooled.py",
         "flagged = [] if nan else [",
         "flagged = [] if True else [",
-        "tests/training/test_pooled.py",
+        "tests/models/test_pooled.py",
     ),
     Mutant(
         "names of methods as markup",
         "report/html.py",
-        "<tr><td>{escape(row.method)}</td>{figures}</tr>",
-        "<tr><td>{row.method}</td>{figures}</tr>",
+        '"".join(f"<td>{escape(cell)}</td>" for cell in line)',
+        '"".join(f"<td>{cell}</td>" for cell in line)',
         "tests/report/test_report.py",
     ),
 ]

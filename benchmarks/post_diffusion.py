@@ -32,10 +32,11 @@ from weft.fusion import fusions
 from weft.fusion.base import Fusion
 from weft.fusion.pooling import mean_of_present
 from weft.fusion.post_diffusion import RefinedMultiheadAttention, with_cross_diffusion
+from weft.models import FusedModel
 from weft.store import Store, encode
 from weft.tasks.base import create_task
 from weft.tokens import Fused, Tokens
-from weft.training import FusedModel, fit
+from weft.training import fit
 
 RUNS = ROOT / "runs" / "post_diffusion"
 PAGE = RESULTS / "post_optimisation.md"

@@ -20,9 +20,10 @@ from real_comparisons import RESULTS, ROOT, variables
 from weft.alignment import aligners, create_objective
 from weft.data import Split, load_dataset, make_splits
 from weft.encoders import create_encoder
+from weft.models import AlignedModel
 from weft.retrieval.metrics import cross_modal_metrics
 from weft.store import Store, encode
-from weft.training import AlignedModel, fit_aligner
+from weft.training import fit_aligner
 
 STORE = ROOT / "runs" / "reid_roadscene" / "store"
 PAGE = RESULTS / "reid.md"

@@ -24,10 +24,11 @@ import torch
 from harness import compare_ab, set_threads, write_result
 
 from weft.data import Split
+from weft.models import FusedModel
 from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
 from weft.tokens import as_tokens
-from weft.training import FusedModel, TrainConfig, fit
+from weft.training import TrainConfig, fit
 from weft.training.loop import History, make_optimizer
 from weft.training.schedule import learning_rate
 

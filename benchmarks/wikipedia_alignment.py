@@ -18,9 +18,10 @@ from harness import set_threads, write_result
 
 from weft.alignment import aligners, create_objective
 from weft.data import load_dataset, make_splits
+from weft.models import AlignedModel
 from weft.retrieval.metrics import cross_modal_metrics
 from weft.store import MemoryFeatures
-from weft.training import AlignedModel, fit_aligner
+from weft.training import fit_aligner
 
 SEEDS = range(5)
 DIRECTIONS = ("image->text mAP", "text->image mAP")

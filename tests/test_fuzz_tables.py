@@ -20,8 +20,9 @@ from weft.data import TableConfig, load_config, make_splits, propose_table, read
 from weft.data.findings import look_over
 from weft.encoders import create_encoder, default_encoder
 from weft.errors import UserError
+from weft.models import load_model
 from weft.store import encode
-from weft.training import load_model, train_model
+from weft.training import train_model
 
 LETTERS = st.characters(exclude_categories=("Cs",), exclude_characters="\0")
 NAMES = st.one_of(

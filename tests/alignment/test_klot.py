@@ -11,9 +11,10 @@ from weft.alignment import create_objective, create_regulariser
 from weft.alignment.klot import transport_divergence
 from weft.data import Split
 from weft.errors import UserError
+from weft.models import AlignedModel
 from weft.ops.sinkhorn import sinkhorn
 from weft.store import MemoryFeatures
-from weft.training import AlignedModel, fit_aligner
+from weft.training import fit_aligner
 
 G = torch.Generator().manual_seed(0)
 STUDENT, TEACHER = (torch.rand(6, 6, generator=G, dtype=torch.float64) for _ in range(2))

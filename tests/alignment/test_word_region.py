@@ -10,9 +10,10 @@ import torch
 from weft.alignment import Objective, create_aligner, create_regulariser
 from weft.data import Split
 from weft.errors import UserError
+from weft.models import AlignedModel
 from weft.store import MemoryFeatures
 from weft.tokens import Tokens
-from weft.training import AlignedModel, fit_aligner
+from weft.training import fit_aligner
 
 
 def batch() -> dict[str, Tokens]:

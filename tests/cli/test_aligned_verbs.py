@@ -158,12 +158,12 @@ def test_hubs_are_lowered_by_what_training_asks(world: Path) -> None:
 
 
 def test_measuring_with_hubs_lowered(world: Path) -> None:
+    from weft.models import load_model
+    from weft.models.aligned import retrieval_task
+    from weft.models.asked import rows_of
     from weft.retrieval.hub import HubCorrection, Hubs, choose_correction
     from weft.retrieval.metrics import Positives
     from weft.store import Store
-    from weft.training import load_model
-    from weft.training.aligned import retrieval_task
-    from weft.training.asked import rows_of
 
     search = ["search", world / "model", world / "store", "--json"]
     plain = json.loads(weft(*search))

@@ -10,8 +10,8 @@ from weft.compare import aligners as engine
 from weft.compare.aligners import AlignConfig, alignment_test, compare_aligners, part_of
 from weft.data import make_splits
 from weft.errors import UserError
+from weft.models import load_model
 from weft.store import MemoryFeatures
-from weft.training import load_model
 
 CONFIG = AlignConfig(("procrustes", "two-tower"), 2, 6, {"epochs": 2}, 19)
 

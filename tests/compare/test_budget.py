@@ -22,9 +22,10 @@ from weft.compare.rounds import Rounds
 from weft.compare.schedule import Clock
 from weft.data import make_splits
 from weft.errors import UserError
+from weft.models import FusedModel, load_model
 from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
-from weft.training import FusedModel, fit, load_model
+from weft.training import fit
 from weft.training.loop import OutOfTime
 
 

@@ -24,10 +24,10 @@ from weft.compare.ledger import Job
 from weft.compare.methods import Method, plan_methods
 from weft.compare.prepare import prepare
 from weft.errors import UserError
+from weft.models import load_model
 from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
 from weft.tokens import Tokens
-from weft.training import load_model
 
 FAST = {**QUICK, "epochs": 4}
 TIMES = ("train_seconds", "latency")

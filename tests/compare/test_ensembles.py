@@ -17,12 +17,12 @@ from weft.compare.jobs import Setup
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.compare.prepare import prepare
+from weft.models import load_model
+from weft.models.linear import LinearModel, linear_path
+from weft.models.pooled import PooledInputs
 from weft.store import MemoryFeatures
 from weft.tasks.base import Task, create_task
 from weft.tasks.conformal import Conformal
-from weft.training import load_model
-from weft.training.linear import LinearModel, linear_path
-from weft.training.pooled import PooledInputs
 
 RNG = np.random.default_rng(0)
 TARGETS = {

@@ -15,8 +15,8 @@ from weft.compare.jobs import run_job
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.compare.prepare import prepare
+from weft.models import load_model
 from weft.store import MemoryFeatures
-from weft.training import load_model
 
 ODD = ["a/b|c", "100 % $x_{", "[red]<b>", 'quote " back \\', "émoji 🎯", "x" * 200, "concat", "linear", "ensemble"]
 

@@ -18,11 +18,11 @@ from weft.compare.ledger import Job
 from weft.compare.methods import PROTECTIONS, Method, plan_methods
 from weft.compare.prepare import prepare
 from weft.compare.verdict import rare_patterns
+from weft.models import load_model
+from weft.models.ensemble import answers
 from weft.report.html import to_html
 from weft.report.terminal import render_terminal
 from weft.store import MemoryFeatures
-from weft.training import load_model
-from weft.training.ensemble import answers
 
 FAST = {"epochs": 12, "lr": 1e-2, "patience": 6, "batch_size": 64}
 

@@ -14,8 +14,8 @@ from tests.compare.cases import generated, quick, small
 from weft.compare import compare
 from weft.compare.evidence import Evidence, Gain, Signal, measure_signal, out_of_fold
 from weft.compare.verdict import Verdict, decide, shows_gain
+from weft.models import load_model
 from weft.tasks.base import create_task
-from weft.training import load_model
 
 
 @pytest.mark.slow

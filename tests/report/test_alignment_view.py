@@ -15,6 +15,7 @@ from weft.cli import app
 from weft.data import Dataset, Modality
 from weft.encoders import create_encoder
 from weft.errors import UserError
+from weft.models import FusedModel
 from weft.report.alignment_view import (
     alignment_stages,
     linear_cka,
@@ -25,7 +26,7 @@ from weft.report.alignment_view import (
 from weft.store import MemoryFeatures, encode
 from weft.tasks.base import create_task
 from weft.tokens import Tokens, mean_pool
-from weft.training import FusedModel, fit
+from weft.training import fit
 
 
 def points(shift: float = 0.0, rows: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +139,7 @@ def test_the_verb_draws_and_counts(tmp_path: Path) -> None:
     encoders = {name: create_encoder("precomputed", "tokens") for name in modalities}
     store = encode(data, encoders, tmp_path / "store", dtype="fp32", progress=False)
     from weft.data import make_splits
-    from weft.training import Seen
+    from weft.models import Seen
 
     split = make_splits(store, fractions=(0.5, 0.2, 0.3))
     fit(model, store, split, {"epochs": 1}, progress=False)

@@ -9,10 +9,10 @@ from sklearn.metrics import coverage_error, label_ranking_average_precision_scor
 
 from weft.data import Dataset, Modality, load_dataset, make_splits
 from weft.errors import UserError
+from weft.models import load_model
 from weft.systems.dvsm import Dvsm
 from weft.systems.dvsm.graph import nearest, standardised
 from weft.systems.dvsm.network import DvsmNet
-from weft.training import load_model
 from weft.training.system_task import fit_system, make_system
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "k": 3}

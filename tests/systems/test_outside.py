@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from tests.systems.verbs import weft
 from weft.data import Dataset
 from weft.errors import UserError
+from weft.models.pretrained import models
 from weft.tasks.base import tasks
 from weft.tasks.judge import Judge
 from weft.training.phase import Average, Optimizer, Phase
-from weft.training.pretrained import models
 from weft.training.system import Need, System, systems
 
 

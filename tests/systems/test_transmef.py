@@ -12,10 +12,10 @@ from sklearn.metrics import mutual_info_score
 
 from weft.data import Dataset, Modality, Split, load_dataset
 from weft.errors import UserError
+from weft.models import load_model
 from weft.systems.transmef import TransMef, metrics
 from weft.systems.transmef.colour import fused_chroma, to_rgb, to_ycbcr
 from weft.systems.transmef.corruptions import CORRUPTIONS, rectangles
-from weft.training import load_model
 from weft.training.system_task import fit_system, make_system
 
 SMALL = {"size": 32, "patch": 4, "depth": 1, "heads": 2, "head_width": 8, "mlp": 32, "dropout": 0.0}

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from weft.errors import UserError
+from weft.models import FusedModel
 from weft.store import MemoryFeatures
 from weft.tasks.base import Task, create_task
 from weft.tasks.conformal import Conformal, threshold
-from weft.training import FusedModel
 
 
 def covered(task: Task, found: dict[str, np.ndarray], target: np.ndarray) -> np.ndarray:

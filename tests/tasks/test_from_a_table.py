@@ -11,10 +11,10 @@ import pytest
 from weft.data import load_config, make_splits, read_table
 from weft.data.targets import tasks
 from weft.errors import UserError
+from weft.models import FusedModel
+from weft.models.outputs import write_table
 from weft.store import MemoryFeatures
 from weft.tasks.regression import RegressionTask
-from weft.training import FusedModel
-from weft.training.outputs import write_table
 from weft.training.train import train_model
 
 RNG = np.random.default_rng(0)

@@ -41,7 +41,7 @@ def test_case_and_blanks_do_not_count_and_no_answer_is_no_match() -> None:
 
 
 def test_the_verb_reports_it_where_there_are_three_answers(tmp_path: Path) -> None:
-    from weft.training import FusedModel, Seen
+    from weft.models import FusedModel, Seen
 
     rng = np.random.default_rng(0)
     answer = np.array(["yes", "no"] * 15)

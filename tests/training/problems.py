@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from weft.data import Split
+from weft.models import FusedModel
 from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
-from weft.training import FusedModel
 
 
 def xor(rows: int = 600, seed: int = 0, width: int = 4, absent: float = 0.0) -> tuple[MemoryFeatures, Split]:

@@ -12,10 +12,11 @@ from weft.alignment import Aligner, Objective
 from weft.alignment.base import aligners
 from weft.alignment.infonce import InfoNCE
 from weft.errors import UserError
+from weft.models import AlignedModel
+from weft.models.aligned import retrieval_task
 from weft.store import MemoryFeatures
 from weft.tokens import mean_pool
-from weft.training import AlignedModel, fit_aligner
-from weft.training.aligned import retrieval_task
+from weft.training import fit_aligner
 from weft.training.aligned_task import AlignedTask
 from weft.training.config import TrainConfig
 

@@ -10,8 +10,9 @@ from tests.training.test_aligned import pairs
 from weft.alignment import create_objective
 from weft.data import make_splits
 from weft.errors import UserError
+from weft.models import AlignedModel
 from weft.ops.correlation import cca_of_rows
-from weft.training import AlignedModel, fit_aligner
+from weft.training import fit_aligner
 from weft.training.train import train_model
 
 

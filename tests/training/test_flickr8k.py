@@ -12,8 +12,9 @@ import pytest
 from weft.data import load_dataset
 from weft.encoders import create_encoder
 from weft.encoders.tower import Tower
+from weft.models import AlignedModel
 from weft.store import encode
-from weft.training import AlignedModel, train_model
+from weft.training import train_model
 from weft.training.towers import RawRows
 
 YARDSTICK, TOLERANCE = 3.51, 0.15

@@ -16,8 +16,9 @@ from tests.training.problems import build, pairs, sequences, xor
 from weft.alignment import create_objective
 from weft.data import Split
 from weft.errors import UserError
+from weft.models import AlignedModel, FusedModel
 from weft.store import MemoryFeatures
-from weft.training import AlignedModel, FusedModel, TrainConfig, fit, fit_aligner
+from weft.training import TrainConfig, fit, fit_aligner
 from weft.training.batches import Batches
 from weft.training.fused_task import FusedTask
 from weft.training.log import RunLog
@@ -352,7 +353,8 @@ import json, sys
 from tests.training.problems import pairs
 from tests.training.test_loop import CHUNKS
 from weft.alignment import create_objective
-from weft.training import AlignedModel, fit_aligner
+from weft.models import AlignedModel
+from weft.training import fit_aligner
 features, split = pairs()
 model = AlignedModel.build(dims=features.dims, aligner="convirt", dim=8)
 history = fit_aligner(model, create_objective("infonce", chunk=4), features, split, CHUNKS, progress=False)

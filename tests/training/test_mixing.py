@@ -12,10 +12,11 @@ from torch.testing import assert_close
 from weft.alignment import create_objective
 from weft.data import Split
 from weft.errors import UserError
+from weft.models import AlignedModel, FusedModel
 from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
 from weft.tokens import Tokens
-from weft.training import AlignedModel, FusedModel, fit, fit_aligner
+from weft.training import fit, fit_aligner
 from weft.training.aligned_task import AlignedTask
 from weft.training.config import TrainConfig
 from weft.training.mixing import draw_mix, group_means, mix_rows

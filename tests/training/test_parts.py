@@ -7,11 +7,11 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.training.problems import sequences
 from weft.errors import UserError
+from weft.models.standardise import Standardiser
 from weft.tokens import Tokens, as_tokens, mean_pool, present
 from weft.training.batches import drop_modalities, fewer_modalities
 from weft.training.config import TrainConfig
 from weft.training.schedule import learning_rate
-from weft.training.standardise import Standardiser
 
 
 def rates(config, steps):

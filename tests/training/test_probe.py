@@ -6,10 +6,10 @@ import torch
 
 from weft.data import Dataset, Modality
 from weft.errors import UserError
+from weft.models import AlignedModel
+from weft.models.embed import embed_values, pooled_outputs
 from weft.store import MemoryFeatures, encode
 from weft.tokens import Tokens
-from weft.training import AlignedModel
-from weft.training.embed import embed_values, pooled_outputs
 from weft.training.probe import fine_tune, fit_probe, make_head, sklearn_probe, top_k
 
 
@@ -98,7 +98,7 @@ def test_outputs_are_the_embedding_before_it_is_normalised() -> None:
 
 def test_raw_values_and_the_store_give_the_same_vectors(tmp_path) -> None:
     from weft.encoders import create_encoder
-    from weft.training.raw import encoder_specs
+    from weft.models.raw import encoder_specs
 
     texts = ["a dog runs", "two cats", "a dog runs", "the blue sea"]
     data = Dataset("texts", list("abcd"), {"text": Modality("text", texts)}, {}, None, None, "retrieval")

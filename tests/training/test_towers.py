@@ -24,7 +24,8 @@ from weft.data import Dataset, Modality, make_splits
 from weft.encoders import create_encoder
 from weft.encoders.tower import Tower
 from weft.errors import UserError
-from weft.training import AlignedModel, TrainConfig, fit_aligner
+from weft.models import AlignedModel
+from weft.training import TrainConfig, fit_aligner
 from weft.training.probe import fine_tune, top_k
 from weft.training.towers import RawRows, TowerModel, TowerTask
 

@@ -8,8 +8,9 @@ import pytest
 from weft.data import Dataset, Modality, make_splits
 from weft.encoders import create_encoder
 from weft.errors import UserError
+from weft.models import FusedModel
 from weft.store import encode
-from weft.training import FusedModel, train_model
+from weft.training import train_model
 
 
 @pytest.fixture(scope="module")

@@ -63,11 +63,11 @@ def evaluate(
     from weft.cli.output import say, write_json, write_table
     from weft.cli.source import open_rows, read_source, settings
     from weft.errors import UserError
+    from weft.models.pretrained import load_model
+    from weft.models.protocol import protocols
+    from weft.models.seen import rows_for
     from weft.store import Features, Store
     from weft.tasks.vqa_accuracy import metric_of_annotators
-    from weft.training.pretrained import load_model
-    from weft.training.protocol import protocols
-    from weft.training.seen import rows_for
     from weft.training.system import System
     from weft.training.system import systems as registry
 
@@ -102,12 +102,12 @@ def evaluate(
         if "answers" in features.targets:
             metrics |= metric_of_annotators(features.targets, rows, loaded.predict(features, rows)["prediction"])
         if explain:
-            from weft.training.explain import perceptual_scores
+            from weft.models.explain import perceptual_scores
 
             scores = perceptual_scores(loaded, features, rows)
             metrics |= {f"perceptual score of {name}": value for name, value in scores.items()}
         if missing:
-            from weft.training.missing import scores_as_they_come, scores_hidden
+            from weft.models.missing import scores_as_they_come, scores_hidden
 
             come, made = scores_as_they_come(loaded, features, rows), scores_hidden(loaded, features, rows)
             patterns = {"as they come": come, "hidden": made}

@@ -17,7 +17,7 @@ REGISTRIES = {
     "column": ("weft.data.kinds", "kinds"),
     "task": ("weft.tasks.base", "tasks"),
     "system": ("weft.training.system", "systems"),
-    "protocol": ("weft.training.protocol", "protocols"),
+    "protocol": ("weft.models.protocol", "protocols"),
     "schedule": ("weft.training.schedule", "schedules"),
 }
 ABOUT = ("arity", "wants", "absent", "kinds", "reads", "writes", "judge", "paper")

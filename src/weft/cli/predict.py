@@ -67,9 +67,9 @@ def predict(
     from weft.cli.output import ask_file, say, write_json, writing
     from weft.cli.source import read_new_rows
     from weft.errors import UserError
-    from weft.training.aligned import AlignedModel
-    from weft.training.outputs import write_table
-    from weft.training.pretrained import load_model
+    from weft.models.aligned import AlignedModel
+    from weft.models.outputs import write_table
+    from weft.models.pretrained import load_model
     from weft.training.system import System
 
     loaded = load_model(model)
@@ -89,7 +89,7 @@ def predict(
     features = loaded.encode(dataset, progress=not (quiet or json))
     result = loaded.predict(features, sets=sets)
     if explain:
-        from weft.training.explain import row_shapley
+        from weft.models.explain import row_shapley
 
         shares = row_shapley(loaded, features, np.arange(len(features)))
         result |= {f"shapley_{name}": shares[:, k] for k, name in enumerate(loaded.names)}
@@ -124,7 +124,7 @@ def predict_modality(
     from weft.data import Dataset
     from weft.errors import UserError
     from weft.files import write_bytes
-    from weft.training.asked import rows_of, same_encoders
+    from weft.models.asked import rows_of, same_encoders
 
     others = [name for name in aligner.names if name != find]
     if find is None or (by is None and len(others) != 1):

@@ -61,9 +61,9 @@ def search(
     from weft.cli.output import write_json, write_table
     from weft.cli.source import open_rows
     from weft.errors import UserError
-    from weft.training import load_model
-    from weft.training.asked import kinds_of, require_aligner, rows_of, same_encoders, searched
-    from weft.training.embed import embed_values
+    from weft.models import load_model
+    from weft.models.asked import kinds_of, require_aligner, rows_of, same_encoders, searched
+    from weft.models.embed import embed_values
 
     aligner = require_aligner(load_model(model))
     rows = open_rows(source, root, data)
@@ -123,9 +123,9 @@ def gallery(
     from weft.data import Dataset
     from weft.errors import UserError
     from weft.files import canonical, sha256
+    from weft.models.asked import hubs_of, rows_of, values_of, vectors_of
     from weft.retrieval.pool import mix_pool
     from weft.retrieval.search import FILE, ExactIndex, FaissIndex, model_fingerprint
-    from weft.training.asked import hubs_of, rows_of, values_of, vectors_of
 
     share = share_of(hubs)
     if share != 0 and len(names) > 1:
@@ -192,10 +192,10 @@ def measure(
     every image has as many captions."""
     import numpy as np
 
+    from weft.models.asked import hubs_of, values_of, vectors_of
     from weft.retrieval.repeated import captions_found, images_above, repeated_curve, unique_curve
     from weft.tasks import plots
     from weft.tasks.retrieval import RetrievalTask
-    from weft.training.asked import hubs_of, values_of, vectors_of
 
     groups = chosen if rows.group is None else rows.group[chosen]
     order = np.argsort(groups, kind="stable")

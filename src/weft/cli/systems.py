@@ -115,8 +115,8 @@ def predict(
     import numpy as np
 
     from weft.cli.output import say, write_json, writing
-    from weft.training.outputs import TABLE, write_files, write_table
-    from weft.training.seen import rows_for
+    from weft.models.outputs import TABLE, write_files, write_table
+    from weft.models.seen import rows_for
 
     on_device(system)
     rows = rows_for(system.seen, dataset, split)
@@ -152,7 +152,7 @@ def evaluate(
     batch_size: int | None,
 ) -> tuple[int, dict[str, float]]:
     """How many rows, and their metrics."""
-    from weft.training.seen import rows_for
+    from weft.models.seen import rows_for
 
     on_device(system)
     rows = rows_for(system.seen, dataset, split)
@@ -166,8 +166,8 @@ def evaluate_files(
     import numpy as np
 
     from weft.data import make_splits
+    from weft.models.outputs import read_files
     from weft.tasks.base import tasks
-    from weft.training.outputs import read_files
 
     parts = {"all": np.arange(len(dataset))}
     if split != "all":

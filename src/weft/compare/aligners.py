@@ -33,18 +33,19 @@ from weft.compare.statistics import bootstrap_means, holm, interval, mean_of_see
 from weft.data import Split, make_splits
 from weft.errors import UserError, did_you_mean
 from weft.files import canonical, read_json, sha256, write_json
+from weft.models import AlignedModel
+from weft.models.aligned import retrieval_task
+from weft.models.aligned_ensemble import AlignedEnsemble, choose_weights, joined
+from weft.models.pretrained import load_model
+from weft.models.raw import encoder_specs, table_of
+from weft.models.rows import select
+from weft.models.seen import Seen
 from weft.ops.correlation import Moments, Spectra
 from weft.progress import progress_bar
 from weft.retrieval.hub import HubCorrection, Hubs, choose_correction
 from weft.retrieval.metrics import Positives
 from weft.tasks.retrieval import RetrievalTask
-from weft.training import AlignedModel, fit_aligner
-from weft.training.aligned import retrieval_task
-from weft.training.aligned_ensemble import AlignedEnsemble, choose_weights, joined
-from weft.training.pretrained import load_model
-from weft.training.raw import encoder_specs, table_of
-from weft.training.rows import select
-from weft.training.seen import Seen
+from weft.training import fit_aligner
 
 if TYPE_CHECKING:
     from weft.store import Features

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from weft.data.splits import FRACTIONS
 from weft.errors import did_you_mean, first_fault
 from weft.fusion import fusions
+from weft.models.boosted import LIBRARIES
 from weft.training import TrainConfig
-from weft.training.boosted import LIBRARIES
 
 DECISIONS = ("late", "hybrid")
 ENSEMBLE, SINGLES_ENSEMBLE = "ensemble", "ensemble of singles"

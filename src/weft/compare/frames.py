@@ -11,8 +11,8 @@ from weft.compare.config import CompareConfig
 from weft.data import Dataset, TableConfig, read_table
 from weft.data.guess import propose_table
 from weft.encoders import create_encoder, default_encoder
+from weft.models.pretrained import load_model
 from weft.store import Store, encode
-from weft.training.pretrained import load_model
 from weft.training.train import train_model
 
 

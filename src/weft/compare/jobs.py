@@ -27,21 +27,22 @@ from weft.compare.methods import PROTECTIONS, STRENGTHS, Method
 from weft.data import Split
 from weft.errors import UserError
 from weft.files import plain
+from weft.models import FusedModel
+from weft.models.boosted import ROUNDS, BoostedModel, boost
+from weft.models.ensemble import answers
+from weft.models.explain import Rearranged
+from weft.models.fused import Decision
+from weft.models.linear import ChanceModel, LinearModel, chance, linear_path
+from weft.models.missing import Pattern, Scores, patterns_of, rows_for, score
+from weft.models.pooled import PooledInputs
+from weft.models.predictor import Predictor
+from weft.models.raw import encoder_specs, table_of
+from weft.models.seen import Seen
 from weft.store import Features, MemoryFeatures
 from weft.tasks.base import Task
 from weft.tokens import Tokens
-from weft.training import FusedModel, fit
-from weft.training.boosted import ROUNDS, BoostedModel, boost
-from weft.training.ensemble import answers
-from weft.training.explain import Rearranged
-from weft.training.linear import ChanceModel, LinearModel, chance, linear_path
+from weft.training import fit
 from weft.training.loop import OutOfTime
-from weft.training.missing import Pattern, Scores, patterns_of, rows_for, score
-from weft.training.model import Decision
-from weft.training.pooled import PooledInputs
-from weft.training.predictor import Predictor
-from weft.training.raw import encoder_specs, table_of
-from weft.training.seen import Seen
 
 __all__ = ["Job", "Setup", "failed_job", "finished", "outputs_of", "run_job"]
 

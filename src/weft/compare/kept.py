@@ -23,10 +23,10 @@ from weft.compare.ledger import Job
 from weft.data import Split
 from weft.errors import UserError
 from weft.files import lock, read_json, write_json
+from weft.models.ensemble import EnsembleModel
+from weft.models.predictor import Predictor
+from weft.models.pretrained import load_model
 from weft.tasks.conformal import Conformal
-from weft.training.ensemble import EnsembleModel
-from weft.training.predictor import Predictor
-from weft.training.pretrained import load_model
 
 MARK = "compare.json"
 CLASSICAL = ("linear", "boosting")

@@ -25,7 +25,7 @@ from weft.compare.config import CompareConfig
 from weft.compare.methods import Method
 from weft.errors import UserError
 from weft.files import canonical, read_json, read_tensors, sha256, write_json, write_tensors
-from weft.training.pretrained import CONFIG, WEIGHTS
+from weft.models.pretrained import CONFIG, WEIGHTS
 
 VERSION = 7
 """Of what a job does: a change that changes figures counts it up, and old jobs are done again."""

@@ -20,9 +20,9 @@ import torch
 from weft.compare.config import DECISIONS, ENSEMBLE, SINGLES_ENSEMBLE, CompareConfig
 from weft.errors import UserError, did_you_mean
 from weft.fusion import create_fusion, fusions
+from weft.models.boosted import default_library
 from weft.store import Features
 from weft.tokens import Tokens
-from weft.training.boosted import default_library
 
 Family = Literal["network", "linear", "boosting", "ensemble", "system", "chance"]
 Role = Literal["fusion", "single", "classical", "ensemble", "ensemble of singles", "system", "chance"]

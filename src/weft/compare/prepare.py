@@ -13,9 +13,9 @@ from weft.compare.ledger import Ledger
 from weft.data import Split, make_folds, make_splits
 from weft.errors import UserError, did_you_mean
 from weft.files import sha256
+from weft.models.rows import refuse_empty_rows
 from weft.store import Features
 from weft.tasks.base import Task, create_task, guess_task
-from weft.training.rows import refuse_empty_rows
 
 
 def prepare(features: Features, config: CompareConfig, folder: Path) -> Setup:

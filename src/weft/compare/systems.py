@@ -27,12 +27,12 @@ from weft.compare.statistics import LEVEL, holm, paired_gain
 from weft.data import Dataset, Split
 from weft.errors import UserError
 from weft.files import read_json, write_json
+from weft.models.outputs import from_array, to_array
+from weft.models.pretrained import load_model
+from weft.models.seen import Seen
 from weft.store.encode import raw_fingerprint
 from weft.tasks.judge import Judge
 from weft.training.config import TrainConfig
-from weft.training.outputs import from_array, to_array
-from weft.training.pretrained import load_model
-from weft.training.seen import Seen
 from weft.training.system import System, systems
 from weft.training.system_task import fit_system, make_system
 from weft.training.training_task import ids_of

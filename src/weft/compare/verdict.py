@@ -34,7 +34,7 @@ import numpy as np
 from weft.compare.evidence import Evidence, Gain, Signal
 from weft.compare.jobs import Setup
 from weft.compare.statistics import LEVEL, holm
-from weft.training.missing import lacking
+from weft.models.missing import lacking
 
 Outcome = Literal[
     "helps",

@@ -35,7 +35,7 @@ from weft.data.frame import frame_columns, is_frame
 from weft.data.guess import propose_table
 from weft.data.table import ModalityConfig
 from weft.errors import UserError
-from weft.training.pretrained import load_model
+from weft.models.pretrained import load_model
 
 FEWEST = 3
 """Rows: one each for train, dev and test."""

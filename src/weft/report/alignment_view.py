@@ -36,10 +36,10 @@ from sklearn.preprocessing import StandardScaler
 
 from weft.errors import UserError
 from weft.fusion.araf import ARAF
+from weft.models import FusedModel
 from weft.store import Features
 from weft.tasks.plots import PALETTE, canvas
 from weft.tokens import mean_pool
-from weft.training import FusedModel
 
 Points = dict[str, dict[str, np.ndarray]]
 MARKERS = ("o", "^", "s", "D", "v", "P")

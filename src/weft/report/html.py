@@ -176,20 +176,26 @@ def _whys(rows: Sequence[Row]) -> str:
 
 def _costs(rows: Sequence[Row]) -> str:
     """What every method takes."""
-    head = "".join(f"<th>{cell}</th>" for cell in ("method", "dev", "parameters", "FLOPs", "s/trial", "ms/row"))
-    lines = []
-    for row in rows:
-        cells = [
+    head = ("method", "dev", "parameters", "FLOPs", "s/trial", "ms/row")
+    lines = [
+        (
             row.method,
             f"{row.dev:.3f}",
             "" if row.parameters is None else f"{row.parameters:,}",
             "" if row.flops is None else f"{row.flops:,}",
             "" if row.train_seconds is None else f"{row.train_seconds:.2g}",
             "" if row.latency is None else f"{1000 * row.latency:.2g}",
-        ]
-        lines.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-    return table if rows else ""
+        )
+        for row in rows
+    ]
+    return _grid(head, lines) if rows else ""
+
+
+def _grid(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """A wide table that scrolls; its cells are data, never markup."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _figure(picture: Picture) -> str:
@@ -206,14 +212,12 @@ def _figure(picture: Picture) -> str:
 def _metrics(done: Sequence[Row]) -> str:
     """Every metric of every method on test."""
     names = list(done[0].metrics) if done else []
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("method", *names))
-    lines = []
-    for row in done:
-        cells = [row.metrics.get(name) for name in names]
-        figures = "".join(f"<td>{'' if cell is None else f'{cell:.4g}'}</td>" for cell in cells)
-        lines.append(f"<tr><td>{escape(row.method)}</td>{figures}</tr>")
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-    return _details("All metrics on test", table if done else "")
+    lines = [(row.method, *(_number(row.metrics.get(name), ".4g") for name in names)) for row in done]
+    return _details("All metrics on test", _grid(("method", *names), lines) if done else "")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _missing(comparison: Comparison, done: Sequence[Row]) -> str:
@@ -223,22 +227,19 @@ def _missing(comparison: Comparison, done: Sequence[Row]) -> str:
     if not known:
         return ""
     known.sort(key=lambda pair: np.inf if pair[1] is None else -sign * pair[1].hidden)
-    head = "".join(
-        f"<th>{escape(cell)}</th>"
-        for cell in ("method", "nothing hidden", "mean", "worst", *(f"without {pattern}" for pattern in patterns))
-    )
+    head = ("method", "nothing hidden", "mean", "worst", *(f"without {pattern}" for pattern in patterns))
     lines = []
     for row, all_of_it in known:
         means = (None,) * 3 if all_of_it is None else (all_of_it.full, all_of_it.hidden, all_of_it.worst)
         cells = [*means, *((row.missing.get(pattern) or {}).get("hidden") for pattern in patterns)]
-        figures = "".join(f"<td>{'' if cell is None else f'{cell:.3f}'}</td>" for cell in cells)
-        lines.append(f"<tr><td>{escape(row.method)}</td>{figures}</tr>")
+        lines.append((row.method, *(_number(cell, ".3f") for cell in cells)))
     why = (
         f"{comparison.primary} on the test rows that have what is hidden and keep something else; nothing is trained "
         "again. Mean and worst are over the patterns."
     )
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-    return _details("Missing modalities: each pattern by method", f'{table}<p class="small">{escape(why)}</p>')
+    return _details(
+        "Missing modalities: each pattern by method", f'{_grid(head, lines)}<p class="small">{escape(why)}</p>'
+    )
 
 
 def _details(title: str, content: str, state: str = "") -> str:

@@ -21,12 +21,12 @@ from weft.alignment.closed_form import ClosedForm, Judge
 from weft.alignment.grad_cache import grad_cache
 from weft.data import Split
 from weft.errors import UserError, some
+from weft.models.aligned import AlignedModel, retrieval_task
+from weft.models.rows import refuse_empty_rows, refuse_no_pairs, select
 from weft.tokens import Tokens, present
-from weft.training.aligned import AlignedModel, retrieval_task
 from weft.training.batches import Batches
 from weft.training.config import TrainConfig
 from weft.training.mixing import draw_mix, group_means, mix_rows, refuse_unequal_lengths
-from weft.training.rows import refuse_empty_rows, refuse_no_pairs, select
 from weft.training.training_task import Gather, Scatter, TrainingTask, check_rows, pieces, refuse_hiding, what_is_read
 
 if TYPE_CHECKING:

@@ -55,7 +55,7 @@ class TrainConfig(Settings):
         seed: order of rows, dropout, modality dropout.
         modality_dropout: probability with which a present modality is hidden from a training row; never all of a row.
         more_vs_fewer: weight of the loss that a row with all its modalities is predicted no worse than with fewer of
-            them (:mod:`weft.training.model`); 0: off.
+            them (:mod:`weft.models.fused`); 0: off.
         chunk: rows an aligner embeds at a time, so that a batch need not fit in memory; the same gradient for one more
             forward pass (:mod:`weft.alignment.grad_cache`). 0: all at once.
         per_group: what a step of an aligner takes of a group (the captions of one photo): ``"one"`` of its rows at

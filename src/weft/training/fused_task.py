@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from weft.data import Split
+from weft.models.fused import FusedModel
+from weft.models.rows import choose_target, refuse_absent, refuse_empty_rows, select
 from weft.store.files import content_hash
 from weft.tokens import Tokens
 from weft.training.batches import Batches, drop_modalities, fewer_modalities
 from weft.training.config import TrainConfig
-from weft.training.model import FusedModel
-from weft.training.rows import choose_target, refuse_absent, refuse_empty_rows, select
 from weft.training.training_task import Gather, Scatter, TrainingTask, check_rows, pieces, refuse_hiding, what_is_read
 
 if TYPE_CHECKING:

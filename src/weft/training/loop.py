@@ -27,14 +27,14 @@ from torch import Tensor, nn
 from weft.alignment import Objective
 from weft.data import Split
 from weft.errors import UserError
+from weft.models.aligned import AlignedModel
+from weft.models.fused import FusedModel
 from weft.store.files import DTYPES
-from weft.training.aligned import AlignedModel
 from weft.training.aligned_task import AlignedTask
 from weft.training.checkpoint import Position, fingerprint, load_checkpoint, save_checkpoint
 from weft.training.config import TrainConfig
 from weft.training.fused_task import FusedTask
 from weft.training.log import RunLog
-from weft.training.model import FusedModel
 from weft.training.phase import Average, Optimizer
 from weft.training.schedule import learning_rate, make_schedule
 from weft.training.towers import TowerModel, TowerTask

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.errors import UserError, some
+from weft.models.aligned import AlignedModel
 from weft.progress import progress_bar
 from weft.store import Features
 from weft.tokens import Tokens
-from weft.training.aligned import AlignedModel
 
 EPOCHS = (20, 40, 60, 80, 100)
 KS = (1, 2, 3, 4, 5)

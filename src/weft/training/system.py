@@ -28,12 +28,12 @@ from torch import Tensor, nn
 
 from weft.data import Dataset, Split
 from weft.errors import UserError, did_you_mean, some
+from weft.models.pretrained import Pretrained, models
+from weft.models.seen import Seen
 from weft.registry import Registry, check_options, option_schema
 from weft.tasks.base import Task, create_task, tasks
 from weft.tasks.judge import Judge
 from weft.training.phase import Optimizer, Phase
-from weft.training.pretrained import Pretrained, models
-from weft.training.seen import Seen
 
 Scatter = Callable[[np.ndarray], np.ndarray]
 Gather = Callable[[Tensor, int], Tensor]
@@ -50,7 +50,7 @@ def whole(part: Tensor, count: int) -> Tensor:
 
 
 Output = Literal["label", "map", "image", "text", "audio", "embedding"]
-"""What a prediction is, and so how it is kept, see :mod:`weft.training.outputs`:
+"""What a prediction is, and so how it is kept, see :mod:`weft.models.outputs`:
 
 ``label`` outputs ``(K,)`` of a task's head; ``map`` an ``(H, W)`` float array in [0, 1]; ``image`` an ``(H, W, 3)`` or
 ``(H, W)`` uint8 array; ``text`` a str; ``audio`` ``(samples, rate)``; ``embedding`` a ``(D,)`` float array.
@@ -88,7 +88,7 @@ class System(Pretrained, nn.Module, ABC):
         variants: ``{name: options}`` that a comparison puts beside it: its baselines and ablations.
         rows_at_once: how many rows :meth:`predict` gets at most.
         paper: citation.
-        version: of its weights' names and options, see :class:`~weft.training.pretrained.Pretrained`.
+        version: of its weights' names and options, see :class:`~weft.models.pretrained.Pretrained`.
 
     Example, the whole of one: pixels to a map of where it is bright, judged by the mean error.
 
@@ -275,7 +275,7 @@ class System(Pretrained, nn.Module, ABC):
         **options: Any,
     ) -> dict[str, float]:
         """Metrics of rows, of predictions as they are kept; ``figures`` is a folder; ``options`` are the judge's."""
-        from weft.training.outputs import rounded
+        from weft.models.outputs import rounded
 
         self.check(data, rows)
         judge, truth = self.make_judge(**options), self.truth(data, rows, self.seen)
@@ -412,7 +412,7 @@ class TaskSystem(System):
 
 
 class Systems(Registry[System]):
-    """Systems by name; each is a model too, so that :func:`~weft.training.pretrained.load_model` reads its folder."""
+    """Systems by name; each is a model too, so that :func:`~weft.models.pretrained.load_model` reads its folder."""
 
     def register(self, name: str, *, formerly: Sequence[str] = ()) -> Callable[[type[System]], type[System]]:
         """Class decorator: make the class known as ``name``; earlier names go on working, with a warning."""

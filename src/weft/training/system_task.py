@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from weft.data import Dataset, Split
+from weft.models.seen import Seen
 from weft.registry import check_options
 from weft.store.encode import raw_fingerprint
 from weft.training.config import TrainConfig
 from weft.training.loop import History, run
-from weft.training.seen import Seen
 from weft.training.system import System, systems
 from weft.training.training_task import Gather, Scatter, TrainingTask, check_rows, ids_of, refuse_hiding
 

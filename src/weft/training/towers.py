@@ -5,7 +5,7 @@ through transformers models with gradients; all else (objective, batches of one 
 rows, resuming) is that of an aligner on features. With the setting ``chunk`` a batch need not fit in memory
 (:mod:`weft.alignment.grad_cache`).
 
-The folder of a trained model is that of an :class:`~weft.training.aligned.AlignedModel` whose encoders are the trained
+The folder of a trained model is that of an :class:`~weft.models.aligned.AlignedModel` whose encoders are the trained
 towers, kept beside it as transformers folders: ``AlignedModel.from_pretrained`` reads it, and every verb of an aligner
 takes it. The tokens of a tower are not standardised, for they change in training.
 """
@@ -25,11 +25,11 @@ from weft.data import Dataset
 from weft.encoders import BadValue, create_encoder
 from weft.encoders.tower import Tower
 from weft.errors import UserError, did_you_mean, some
+from weft.models.aligned import LOCAL, AlignedModel
 from weft.store import Features
 from weft.store.encode import raw_fingerprint, unique_values
 from weft.store.files import content_hash
 from weft.tokens import Tokens
-from weft.training.aligned import LOCAL, AlignedModel
 from weft.training.aligned_task import AlignedTask
 from weft.training.batches import Batches
 
@@ -117,7 +117,7 @@ class TowerModel(AlignedModel):
     """An aligner and the encoders below it, trained together.
 
     Args:
-        dims, aligner, settings: as for :class:`~weft.training.aligned.AlignedModel`.
+        dims, aligner, settings: as for :class:`~weft.models.aligned.AlignedModel`.
         towers: ``{name: tower}`` of some or all modalities; the others come as features.
 
     Raises:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from weft.alignment import aligners, create_objective
 from weft.data import make_splits
+from weft.models.aligned import AlignedModel
+from weft.models.fused import Decision, FusedModel
+from weft.models.raw import encoder_specs, table_of
+from weft.models.rows import choose_target
+from weft.models.seen import Seen
 from weft.tasks.base import create_task
-from weft.training.aligned import AlignedModel
 from weft.training.config import TrainConfig
 from weft.training.loop import fit, fit_aligner
-from weft.training.model import Decision, FusedModel
-from weft.training.raw import encoder_specs, table_of
-from weft.training.rows import choose_target
-from weft.training.seen import Seen
 from weft.training.towers import RawRows, TowerModel
 
 if TYPE_CHECKING:

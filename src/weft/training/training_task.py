@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from weft.data import Split
 from weft.errors import UserError
+from weft.models.rows import refuse_no_rows
 from weft.training.config import TrainConfig
 from weft.training.phase import Phase
-from weft.training.rows import refuse_no_rows
 
 if TYPE_CHECKING:
     from weft.store import Features

@@ -10,7 +10,7 @@ import pytest
 from tests.systems.verbs import weft
 from weft.data import load_dataset, make_splits
 from weft.errors import UserError
-from weft.training.pretrained import load_model
+from weft.models.pretrained import load_model
 from weft.training.system_task import fit_system, make_system
 
 SMALL = {"size": 16, "width": 8, "heads": 2, "head_dim": 4}

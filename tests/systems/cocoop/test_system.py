@@ -15,9 +15,9 @@ from PIL import Image
 from tests.systems.verbs import weft
 from weft.data import Dataset, Modality, load_dataset, make_splits
 from weft.errors import UserError
+from weft.models import load_model
 from weft.systems.cocoop import Cocoop, CoopNet, PromptLearner, Prompts, harmonic_mean, tokenise
 from weft.systems.cocoop.network import plain_ids
-from weft.training import load_model
 from weft.training.system_task import fit_system, make_system
 
 COLOURS = {"red_square": (220, 30, 30), "green square": (30, 200, 40), "blue square": (20, 40, 210)}

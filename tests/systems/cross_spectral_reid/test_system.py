@@ -14,7 +14,7 @@ from PIL import Image
 from tests.systems.tiny import VIT
 from weft.data import Dataset, load_dataset, make_splits
 from weft.errors import UserError
-from weft.training.pretrained import load_model
+from weft.models.pretrained import load_model
 from weft.training.system_task import SystemTask, fit_system, make_system
 
 SETTINGS: dict[str, Any] = {"epochs": 24, "batch_size": 16, "lr": 1e-2, "patience": 0, "checkpoint_seconds": 0}

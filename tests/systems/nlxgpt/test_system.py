@@ -16,13 +16,13 @@ from tests.conftest import DATA
 from tests.systems.verbs import weft
 from weft.data import Dataset, Modality, load_dataset, make_splits
 from weft.errors import UserError
+from weft.models import load_model
 from weft.systems.nlxgpt.metrics import ExplanationJudge, Said
 from weft.systems.nlxgpt.network import Decoder
 from weft.systems.nlxgpt.protocols import ExplainPredict, RetrievalAttack
 from weft.systems.nlxgpt.sequence import SPECIAL, spoken
 from weft.systems.nlxgpt.system import SMALL
 from weft.tokens import Tokens
-from weft.training import load_model
 from weft.training.system_task import fit_system, make_system
 
 QUICK = {"epochs": 10, "batch_size": 12, "lr": 5e-3}

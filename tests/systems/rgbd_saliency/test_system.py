@@ -13,12 +13,12 @@ from tests.systems.rgbd_saliency.files import write_set
 from tests.systems.tiny import RESNET
 from weft.data import Dataset, load_dataset, make_splits
 from weft.errors import UserError
+from weft.models.pretrained import load_model
 from weft.systems.rgbd_saliency import RgbdSaliency
 from weft.systems.rgbd_saliency import system as module
 from weft.systems.rgbd_saliency.reader import depth, mask, photo
 from weft.systems.rgbd_saliency.system import FeatureMaps, as_grey, as_photo, cut_and_flip
 from weft.training.config import TrainConfig
-from weft.training.pretrained import load_model
 from weft.training.system_task import SystemTask, fit_system, make_system
 
 SETTINGS: dict[str, Any] = {"epochs": 12, "batch_size": 4, "lr": 1e-2, "patience": 0, "checkpoint_seconds": 0}

@@ -15,11 +15,11 @@ from torch.testing import assert_close
 
 from weft.data import Dataset, Modality, Split, load_dataset
 from weft.errors import UserError
+from weft.models.pretrained import load_model
 from weft.systems.text_to_image.loss import discriminator_loss, generator_loss, gradient_penalty
 from weft.systems.text_to_image.pairs import ImagePairs, pixels_of
 from weft.training.log import RunLog
 from weft.training.phase import Average
-from weft.training.pretrained import load_model
 from weft.training.system_task import fit_system, make_system
 
 SIZE, SPLIT = 16, Split(np.arange(12), np.array([12, 13]), np.array([14, 15]))

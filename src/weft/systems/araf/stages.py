@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from weft.data import Dataset
 from weft.errors import UserError
 from weft.files import write_json
+from weft.models.asked import rows_of
+from weft.models.fused import FusedModel
+from weft.models.protocol import Protocol, Report, protocols
 from weft.report.alignment_view import alignment_stages, draw_stages, measure_stages
-from weft.training.asked import rows_of
-from weft.training.model import FusedModel
-from weft.training.protocol import Protocol, Report, protocols
 
 if TYPE_CHECKING:
     from weft.store import Store

@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 from weft.data import Dataset, Split, read_image
 from weft.errors import UserError, some
+from weft.models.seen import Seen
 from weft.systems.cross_spectral_reid.loss import batch_hard_triplet, identity_order
 from weft.systems.cross_spectral_reid.metrics import reid_metrics
 from weft.systems.cross_spectral_reid.network import CrossSpectralReIdNet
-from weft.training.seen import Seen
 from weft.training.system import Gather, Need, Scatter, System, alone, systems, whole
 
 COLUMNS = ("identity", "camera", "part")

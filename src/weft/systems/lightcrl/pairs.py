@@ -12,12 +12,12 @@ from weft.data import Dataset
 from weft.encoders import create_encoder
 from weft.encoders.pooled import pooled_vectors
 from weft.errors import UserError, some
+from weft.models.asked import column, require_aligner, rows_of
+from weft.models.embed import embed_values
+from weft.models.pretrained import load_model
+from weft.models.protocol import Protocol, Report, protocols
 from weft.tasks.pairs import pair_metrics, pair_scores
 from weft.tasks.similarity import similarity_metrics, tolerance_figure
-from weft.training.asked import column, require_aligner, rows_of
-from weft.training.embed import embed_values
-from weft.training.pretrained import load_model
-from weft.training.protocol import Protocol, Report, protocols
 
 if TYPE_CHECKING:
     from weft.store import Store

@@ -20,17 +20,17 @@ from weft.data import Dataset, make_splits
 from weft.encoders import create_encoder
 from weft.encoders.tower import Tower
 from weft.errors import UserError, did_you_mean
+from weft.models.asked import column, modality_of, require_aligner, rows_of, same_encoders, values_of
+from weft.models.embed import pooled_outputs
+from weft.models.protocol import Protocol, Report, protocols
+from weft.models.raw import make_encoder
 from weft.store import encode
-from weft.training.asked import column, modality_of, require_aligner, rows_of, same_encoders, values_of
-from weft.training.embed import pooled_outputs
 from weft.training.probe import fine_tune, fit_probe, sklearn_probe
-from weft.training.protocol import Protocol, Report, protocols
-from weft.training.raw import make_encoder
 from weft.training.towers import RawRows, TowerModel
 
 if TYPE_CHECKING:
+    from weft.models import AlignedModel
     from weft.store import Store
-    from weft.training import AlignedModel
 
 HEADS = ("official", "linear", "sklearn", "fine-tune", "fine-tune-all")
 

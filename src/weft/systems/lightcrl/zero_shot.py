@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from weft.models.asked import column, modality_of, require_aligner, rows_of, same_encoders, values_of, vectors_of
+from weft.models.embed import embed_values
+from weft.models.protocol import Protocol, Report, protocols
 from weft.tasks.zero_shot import class_codes, class_vectors, prompts, top_hits
-from weft.training.asked import column, modality_of, require_aligner, rows_of, same_encoders, values_of, vectors_of
-from weft.training.embed import embed_values
-from weft.training.protocol import Protocol, Report, protocols
 
 if TYPE_CHECKING:
     from weft.data import Dataset

@@ -14,12 +14,12 @@ from pydantic import Field
 from weft.data import Dataset
 from weft.encoders import create_encoder
 from weft.errors import UserError
+from weft.models.asked import rows_of
+from weft.models.protocol import Protocol, Report, protocols
 from weft.systems.nlxgpt.metrics import attack_score
 from weft.systems.nlxgpt.sequence import majority, plain_explanation, plain_question, spoken
 from weft.systems.nlxgpt.system import NlxGpt
 from weft.tasks.captions import lines
-from weft.training.asked import rows_of
-from weft.training.protocol import Protocol, Report, protocols
 
 if TYPE_CHECKING:
     from weft.store import Store

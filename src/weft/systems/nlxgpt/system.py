@@ -22,6 +22,7 @@ from weft.data import Dataset
 from weft.encoders import create_encoder, restore_encoder
 from weft.encoders.hf import quiet
 from weft.errors import UserError
+from weft.models.pretrained import load_model
 from weft.systems.nlxgpt.metrics import Said
 from weft.systems.nlxgpt.network import Decoder, Marks, generate, next_token_loss
 from weft.systems.nlxgpt.sequence import (
@@ -36,7 +37,6 @@ from weft.systems.nlxgpt.sequence import (
 )  # fmt: skip
 from weft.tasks.captions import lines
 from weft.tokens import Tokens, pad
-from weft.training.pretrained import load_model
 from weft.training.system import Need, System, systems
 
 TOKENIZER = "tokenizer"

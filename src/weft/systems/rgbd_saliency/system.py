@@ -22,12 +22,12 @@ from torch.nn import functional as F
 
 from weft.data import Dataset
 from weft.errors import UserError
+from weft.models.seen import Seen
 from weft.systems.images import resized
 from weft.systems.rgbd_saliency.loss import saliency_loss
 from weft.systems.rgbd_saliency.metrics import Masks
 from weft.systems.rgbd_saliency.network import RgbdSaliencyNet, SaliencyFusion
 from weft.systems.rgbd_saliency.reader import depth, mask, photo
-from weft.training.seen import Seen
 from weft.training.system import Need, System, systems
 
 Levels = list[Tensor]

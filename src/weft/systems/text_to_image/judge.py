@@ -16,13 +16,13 @@ from weft.data import Dataset, Modality
 from weft.data.dataset import numbered
 from weft.encoders import Encoder, create_encoder
 from weft.errors import UserError, did_you_mean
+from weft.models.aligned import AlignedModel
 from weft.systems.text_to_image.attributes import AttributeReader
 from weft.systems.text_to_image.figures import draw_grid
 from weft.systems.text_to_image.metrics import frechet_distance, kernel_distance, r_precision
 from weft.systems.text_to_image.pairs import pixels_of
 from weft.tasks.base import tasks
 from weft.tasks.judge import Judge
-from weft.training.aligned import AlignedModel
 
 SHOWN = 8
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from weft.data import Dataset, read_image
 from weft.errors import UserError, some
+from weft.models.rows import refuse_no_rows
 from weft.systems.images import resized
-from weft.training.rows import refuse_no_rows
 
 ENLARGED = 76 / 64
 """With ``augment``, images are resized to this times their size, before a random part is cut out."""

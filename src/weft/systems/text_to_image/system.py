@@ -20,6 +20,9 @@ from torch import Tensor
 from weft.data import Dataset, Split
 from weft.encoders import create_encoder
 from weft.errors import UserError, some
+from weft.models.raw import encode_rows
+from weft.models.seen import Seen
+from weft.models.standardise import Standardiser
 from weft.store import MemoryFeatures
 from weft.systems.text_to_image.judge import Asked
 from weft.systems.text_to_image.loss import discriminator_loss, generator_loss, gradient_penalty
@@ -27,9 +30,6 @@ from weft.systems.text_to_image.network import Caption, Discriminator, Generator
 from weft.systems.text_to_image.pairs import ImagePairs
 from weft.tokens import Tokens, mean_pool
 from weft.training.phase import Average, Optimizer, Phase
-from weft.training.raw import encode_rows
-from weft.training.seen import Seen
-from weft.training.standardise import Standardiser
 from weft.training.system import Need, System, systems
 
 SMALLEST = 8

@@ -22,11 +22,11 @@ from torch import Tensor
 from weft.data import Dataset
 from weft.data.files import read_image
 from weft.errors import UserError
+from weft.models.seen import Seen
 from weft.systems.transmef.colour import fused_chroma, to_rgb, to_ycbcr
 from weft.systems.transmef.corruptions import CORRUPTIONS
 from weft.systems.transmef.loss import restoring_loss
 from weft.systems.transmef.network import Rule, TransMefNet
-from weft.training.seen import Seen
 from weft.training.system import Need, System, systems
 
 

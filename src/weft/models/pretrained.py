@@ -1,5 +1,5 @@
 """One way to save and load a model: ``config.json`` (what builds it), ``model.safetensors`` (its weights), and
-``seen.safetensors`` (which rows it was trained, chosen and tested on, see :mod:`weft.training.seen`).
+``seen.safetensors`` (which rows it was trained, chosen and tested on, see :mod:`weft.models.seen`).
 
 A class of models registers its name and says what builds it::
 
@@ -21,8 +21,8 @@ from typing import Any, ClassVar, Self
 
 from weft.errors import UserError
 from weft.files import read_json, read_tensors, write_json, write_tensors
+from weft.models.seen import Seen
 from weft.registry import Registry
-from weft.training.seen import Seen
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -89,7 +89,7 @@ class Pretrained:
         return model.eval() if hasattr(model, "eval") else model
 
 
-models: Registry[Pretrained] = Registry("model", "weft.training", "weft.systems")
+models: Registry[Pretrained] = Registry("model", "weft.models", "weft.systems")
 
 
 def load_model(folder: Path | str) -> Any:

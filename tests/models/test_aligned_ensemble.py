@@ -8,8 +8,9 @@ import pytest
 from tests.training.test_aligned import pairs
 from weft.alignment import create_objective
 from weft.errors import UserError
-from weft.training import AlignedModel, fit_aligner, load_model
-from weft.training.aligned_ensemble import AlignedEnsemble, choose_weights, joined
+from weft.models import AlignedModel, load_model
+from weft.models.aligned_ensemble import AlignedEnsemble, choose_weights, joined
+from weft.training import fit_aligner
 
 
 def members():

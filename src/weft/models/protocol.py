@@ -51,7 +51,7 @@ class Protocol(ABC):
         Args:
             model: a loaded model.
             rows: a store, or raw rows.
-            split: which rows, by what they were to the model, see :func:`weft.training.asked.rows_of`.
+            split: which rows, by what they were to the model, see :func:`weft.models.asked.rows_of`.
             folder: for figures and what is encoded on the way; None: no figures.
             progress: show bars.
 
@@ -60,4 +60,4 @@ class Protocol(ABC):
         """
 
 
-protocols: Registry[Protocol] = Registry("protocol", "weft.training", "weft.systems")
+protocols: Registry[Protocol] = Registry("protocol", "weft.systems")

@@ -1,6 +1,6 @@
 """A complete aligner: standardiser and aligner, from raw features to unit vectors in the shared space.
 
-A model folder holds ``model.safetensors`` and ``config.json``, as that of a :class:`~weft.training.model.FusedModel`.
+A model folder holds ``model.safetensors`` and ``config.json``, as that of a :class:`~weft.models.fused.FusedModel`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from weft.alignment import create_aligner
 from weft.alignment.closed_form import ClosedForm
 from weft.data import Dataset
 from weft.errors import UserError, did_you_mean
+from weft.models.pretrained import Pretrained, models
+from weft.models.raw import encode_rows
+from weft.models.rows import select
+from weft.models.standardise import Scaling, Standardiser
 from weft.tasks.retrieval import RetrievalTask
 from weft.tokens import Tokens, present
-from weft.training.pretrained import Pretrained, models
-from weft.training.raw import encode_rows
-from weft.training.rows import select
-from weft.training.standardise import Scaling, Standardiser
 
 if TYPE_CHECKING:
     from weft.store import Features, MemoryFeatures

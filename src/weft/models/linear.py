@@ -2,7 +2,7 @@ r"""Linear models on pooled features, and chance: logistic regression for classe
 
 .. math:: o = x\,W + b, \qquad \min_{W, b}\; \sum_i \ell(o_i, y_i) + \frac{1}{2 C} \lVert W \rVert^2
 
-with ``x`` ``(B, P)`` the pooled modalities side by side (:mod:`weft.training.pooled`) and the strength ``C``. Fitted by
+with ``x`` ``(B, P)`` the pooled modalities side by side (:mod:`weft.models.pooled`) and the strength ``C``. Fitted by
 scikit-learn: L-BFGS for logistic regression (multinomial for classes, one per label for several labels), a closed form
 for ridge (:math:`\alpha = 1/C`). :func:`linear_path` goes from strong to weak regularisation and starts each fit where
 the last one ended, so a grid costs little more than one fit.
@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from weft.models.pooled import PooledInputs
+from weft.models.predictor import Predictor
+from weft.models.pretrained import models
+from weft.models.rows import refuse_empty_rows, select
 from weft.tasks.base import Task
 from weft.tokens import Tokens, present
-from weft.training.pooled import PooledInputs
-from weft.training.predictor import Predictor
-from weft.training.pretrained import models
-from weft.training.rows import refuse_empty_rows, select
 
 if TYPE_CHECKING:
     from weft.store import Features
@@ -42,8 +42,8 @@ class LinearModel(nn.Module, Predictor):
 
     Args:
         task: the fitted task.
-        inputs: arguments of :class:`~weft.training.pooled.PooledInputs`, or one that is fitted.
-        target, encoders, table: see :class:`~weft.training.predictor.Predictor`.
+        inputs: arguments of :class:`~weft.models.pooled.PooledInputs`, or one that is fitted.
+        target, encoders, table: see :class:`~weft.models.predictor.Predictor`.
     """
 
     format = "LinearModel/1"
@@ -96,7 +96,7 @@ class ChanceModel(nn.Module, Predictor):
     Args:
         task: the fitted task.
         dims: width of each modality.
-        target, encoders, table: see :class:`~weft.training.predictor.Predictor`.
+        target, encoders, table: see :class:`~weft.models.predictor.Predictor`.
     """
 
     format = "ChanceModel/1"

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from weft.models.explain import Rearranged
+from weft.models.predictor import Predictor
 from weft.tasks.base import Task
-from weft.training.explain import Rearranged
-from weft.training.predictor import Predictor
 
 if TYPE_CHECKING:
     from weft.store import Features

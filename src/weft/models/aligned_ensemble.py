@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from weft.errors import UserError
+from weft.models.aligned import AlignedModel
+from weft.models.pretrained import models
 from weft.tokens import Tokens
-from weft.training.aligned import AlignedModel
-from weft.training.pretrained import models
 
 
 @models.register("AlignedEnsemble")

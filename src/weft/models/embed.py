@@ -11,10 +11,10 @@ import torch
 from weft.data import Dataset, Modality
 from weft.data.dataset import numbered
 from weft.errors import UserError, did_you_mean
+from weft.models.aligned import AlignedModel
+from weft.models.raw import encode_rows
 from weft.store import Features
 from weft.tokens import Tokens
-from weft.training.aligned import AlignedModel
-from weft.training.raw import encode_rows
 
 CHUNK = 2048
 """Values whose tokens are in memory at once."""

@@ -8,10 +8,11 @@ import torch
 
 from tests.training.problems import build, sequences, xor
 from weft.errors import UserError
+from weft.models import FusedModel
 from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
 from weft.tokens import Tokens
-from weft.training import FusedModel, TrainConfig, fit
+from weft.training import TrainConfig, fit
 from weft.training.batches import fewer_modalities
 
 QUICK = TrainConfig(epochs=25, patience=0, lr=3e-3, batch_size=32)

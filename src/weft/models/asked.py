@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from weft.data import Dataset
+    from weft.models import AlignedModel
     from weft.retrieval.hub import Hubs
     from weft.store import Store
-    from weft.training import AlignedModel
 
 
 def require_aligner(model: Any) -> Any:
@@ -126,7 +126,7 @@ def values_of(rows: Store | Dataset, name: str) -> tuple[np.ndarray, str]:
 def vectors_of(model: AlignedModel, rows: Store | Dataset, name: str, index: np.ndarray, *, progress: bool) -> Any:
     """Unit vectors ``(n, dim)`` of the rows ``index``, in all of which the modality is there."""
     from weft.data import Dataset
-    from weft.training.embed import embed_values
+    from weft.models.embed import embed_values
 
     if not isinstance(rows, Dataset):
         return model.embed(rows.subset([name]), index)[name]
@@ -196,7 +196,7 @@ def rows_of(data: Any, part: str, *models: Any) -> np.ndarray:
     """Rows of ``train``, ``dev``, ``test``, ``new`` or ``all``: one meaning for every verb of an aligner.
 
     Where a model knows rows of the data, the parts are what they were to it, rows it has never met counting as test
-    (:func:`weft.training.seen.rows_for`). Data that are new to every model have the parts of their own split column;
+    (:func:`weft.models.seen.rows_for`). Data that are new to every model have the parts of their own split column;
     without one, all their rows are test.
 
     Args:
@@ -210,7 +210,7 @@ def rows_of(data: Any, part: str, *models: Any) -> np.ndarray:
     import numpy as np
 
     from weft.data import make_splits
-    from weft.training.seen import rows_for
+    from weft.models.seen import rows_for
 
     known = [model.seen for model in models if model.seen is None or model.seen.part_of(data).any()]
     if part in ("all", "new") or known or (models and data.split is None):

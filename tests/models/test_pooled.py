@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from weft.models.pooled import PooledInputs
 from weft.store import MemoryFeatures
-from weft.training.pooled import PooledInputs
 
 
 @pytest.mark.parametrize("components", [None, 1])

@@ -36,14 +36,14 @@ from torch import Tensor, nn
 from weft.errors import UserError
 from weft.fusion import Fusion, create_fusion
 from weft.fusion.base import check_inputs
+from weft.models.heads import make_head, make_tower
+from weft.models.predictor import Predictor
+from weft.models.pretrained import models
+from weft.models.rows import refuse_empty_rows, select
+from weft.models.standardise import Standardiser
 from weft.tasks.base import Task
 from weft.tasks.decision import DecisionCombiner
 from weft.tokens import Tokens, mean_pool, present
-from weft.training.heads import make_head, make_tower
-from weft.training.predictor import Predictor
-from weft.training.pretrained import models
-from weft.training.rows import refuse_empty_rows, select
-from weft.training.standardise import Standardiser
 
 if TYPE_CHECKING:
     from weft.store import Features

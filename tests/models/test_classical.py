@@ -14,13 +14,13 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from weft.errors import UserError
+from weft.models import FusedModel, load_model
+from weft.models.boosted import ArrayTrees, BoostedModel, boost
+from weft.models.ensemble import EnsembleModel, answers
+from weft.models.linear import ChanceModel, LinearModel, chance, linear_path
+from weft.models.pooled import PooledInputs
 from weft.store import MemoryFeatures
 from weft.tasks.base import Task, create_task
-from weft.training import FusedModel, load_model
-from weft.training.boosted import ArrayTrees, BoostedModel, boost
-from weft.training.ensemble import EnsembleModel, answers
-from weft.training.linear import ChanceModel, LinearModel, chance, linear_path
-from weft.training.pooled import PooledInputs
 
 ROWS, TRAIN = np.arange(160), np.arange(120)
 TASKS = ("classification", "binary", "multilabel", "regression", "values")

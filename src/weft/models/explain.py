@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 from weft.errors import UserError
+from weft.models.predictor import Predictor
 from weft.tokens import Tokens
-from weft.training.predictor import Predictor
 
 if TYPE_CHECKING:
     from weft.store import Features

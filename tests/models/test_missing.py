@@ -11,14 +11,14 @@ from sklearn.metrics import accuracy_score
 from tests.training.problems import build
 from weft.data import Split
 from weft.fusion import fusions
+from weft.models.boosted import BoostedModel, boost
+from weft.models.ensemble import EnsembleModel
+from weft.models.linear import LinearModel, linear_path
+from weft.models.missing import patterns_of, rows_for, scores_as_they_come, scores_hidden
+from weft.models.pooled import PooledInputs
+from weft.models.predictor import Predictor
 from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
-from weft.training.boosted import BoostedModel, boost
-from weft.training.ensemble import EnsembleModel
-from weft.training.linear import LinearModel, linear_path
-from weft.training.missing import patterns_of, rows_for, scores_as_they_come, scores_hidden
-from weft.training.pooled import PooledInputs
-from weft.training.predictor import Predictor
 
 ROWS, NAMES = np.arange(150), ("a", "b", "c")
 SPLIT = Split(np.arange(80), np.arange(80, 110), np.arange(110, 150))

@@ -11,7 +11,7 @@ from torch import nn
 
 from weft.errors import UserError
 from weft.files import read_json, write_json
-from weft.training.pretrained import Pretrained
+from weft.models.pretrained import Pretrained
 
 
 class Old(Pretrained, nn.Module):

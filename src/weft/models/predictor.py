@@ -11,11 +11,11 @@ from weft.data import Dataset, TableConfig, read_table
 from weft.data.frame import is_frame
 from weft.errors import UserError
 from weft.files import read_json, write_json
+from weft.models.pretrained import Pretrained
+from weft.models.raw import encode_rows
+from weft.models.rows import choose_target
 from weft.tasks.base import Task
 from weft.tasks.conformal import Conformal
-from weft.training.pretrained import Pretrained
-from weft.training.raw import encode_rows
-from weft.training.rows import choose_target
 
 if TYPE_CHECKING:
     from weft.store import Features, MemoryFeatures

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from weft.errors import UserError
+from weft.models import FusedModel, load_model
+from weft.models.seen import Seen, rows_for
 from weft.store import MemoryFeatures
-from weft.training import FusedModel, load_model
-from weft.training.seen import Seen, rows_for
 from weft.training.train import train_model
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from weft.errors import UserError
+from weft.models import FusedModel
+from weft.models.explain import Rearranged, perceptual_scores, row_shapley
+from weft.models.predictor import Predictor
 from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
-from weft.training import FusedModel
-from weft.training.explain import Rearranged, perceptual_scores, row_shapley
-from weft.training.predictor import Predictor
 
 
 class Sum(Predictor):

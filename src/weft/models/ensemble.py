@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from weft.models.predictor import Predictor
+from weft.models.pretrained import load_model, models
+from weft.models.rows import refuse_empty_rows, select
 from weft.tasks.base import Task
 from weft.tokens import Tokens, present
-from weft.training.predictor import Predictor
-from weft.training.pretrained import load_model, models
-from weft.training.rows import refuse_empty_rows, select
 
 if TYPE_CHECKING:
     from weft.store import Features
@@ -38,7 +38,7 @@ class EnsembleModel(nn.Module, Predictor):
         members: the models.
         weights: one per member; zeros until they are loaded.
         answer: outputs ``(K,)`` for a member that has nothing to look at.
-        target, encoders, table: see :class:`~weft.training.predictor.Predictor`.
+        target, encoders, table: see :class:`~weft.models.predictor.Predictor`.
     """
 
     format = "EnsembleModel/1"

@@ -3,7 +3,7 @@ r"""Gradient-boosted trees on pooled features, by LightGBM where it is installed
 .. math:: o = o_0 + \sum_{t=1}^{T} \eta\, f_t(x), \qquad x\ (P,) \text{ pooled features, NaN where a modality is absent}
 
 one tree per output and round; the number of rounds is the one that is best on the dev rows. Wide embeddings are better
-reduced first (``components``, :mod:`weft.training.pooled`) or sampled (``columns``, the share that a tree sees): trees
+reduced first (``components``, :mod:`weft.models.pooled`) or sampled (``columns``, the share that a tree sees): trees
 split one column at a time, and their time grows with the columns.
 
 A folder keeps the trees as LightGBM's text (``trees.txt``) or as arrays (``trees.safetensors``); nothing is pickled.
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from weft.errors import UserError
 from weft.files import read_tensors, write_bytes, write_tensors
+from weft.models.linear import checked_rows, classes_of, from_margins
+from weft.models.pooled import PooledInputs
+from weft.models.predictor import Predictor
+from weft.models.pretrained import models
 from weft.tasks.base import Task
 from weft.tokens import Tokens
-from weft.training.linear import checked_rows, classes_of, from_margins
-from weft.training.pooled import PooledInputs
-from weft.training.predictor import Predictor
-from weft.training.pretrained import models
 
 if TYPE_CHECKING:
     from weft.store import Features
@@ -57,9 +57,9 @@ class BoostedModel(nn.Module, Predictor):
 
     Args:
         task: the fitted task.
-        inputs: arguments of :class:`~weft.training.pooled.PooledInputs`, or one that is fitted.
+        inputs: arguments of :class:`~weft.models.pooled.PooledInputs`, or one that is fitted.
         trees: fitted trees.
-        target, encoders, table: see :class:`~weft.training.predictor.Predictor`.
+        target, encoders, table: see :class:`~weft.models.predictor.Predictor`.
     """
 
     format = "BoostedModel/1"
