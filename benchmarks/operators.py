@@ -43,7 +43,7 @@ from weft.fusion import create_fusion
 from weft.fusion.aff import to_tokens
 from weft.fusion.lmf_mult import LowRankMulT
 from weft.fusion.low_rank import LowRankFusion
-from weft.tokens import Tokens, as_tokens, pad
+from weft.tokens import Tokens, everywhere, pad
 
 SIDES = ("ours", "published")
 SECONDS = 0.15
@@ -75,6 +75,15 @@ def leaf(*shape: int) -> Tensor:
     return torch.randn(*shape).requires_grad_()
 
 
+def given(side: str, batch: int, widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """Pooled modalities as the side takes them: ``(B, 1, D)`` or ``(B, D)``."""
+    return {n: leaf(batch, 1, width) if side == "ours" else leaf(batch, width) for n, width in widths.items()}
+
+
+def all_real(values: Mapping[str, Tensor]) -> dict[str, Tokens]:
+    return {name: Tokens(v, everywhere(*v.shape[:2], device=v.device)) for name, v in values.items()}
+
+
 # --- products of two vectors: the public code of BLOCK
 
 
@@ -93,11 +102,12 @@ def bilinear(name: str, published: Callable[[Any, Tensor, Tensor], Tensor]) -> M
         with torch.no_grad():
             for weight in module.parameters():
                 weight.add_(0.02 * torch.randn_like(weight))
-        x, y = (leaf(size.batch, width) for width in size.widths)
+        x = given(side, size.batch, dict(zip("xy", size.widths, strict=True)))
         weights = [w for n, w in module.named_parameters() if not n.startswith("fillers")]
         if side == "ours":
-            return Problem(lambda: module({"x": as_tokens(x), "y": as_tokens(y)}).vector, [x, y], weights)
-        return Problem(lambda: published(module, x, y), [x, y], weights)
+            inputs = all_real(x)
+            return Problem(lambda: module(inputs).vector, list(x.values()), weights)
+        return Problem(lambda: published(module, *x.values()), list(x.values()), weights)
 
     return make
 
@@ -181,9 +191,9 @@ def with_ones(x: Tensor) -> Tensor:
 def tfn(side: str, size: Three, training: bool) -> Problem:
     torch.manual_seed(0)
     module: Any = create_fusion("tfn", dict(zip("avt", size.widths, strict=True)), size.dim).train(training)
-    x = {name: leaf(size.batch, width) for name, width in zip("avt", size.widths, strict=True)}
+    x = given(side, size.batch, dict(zip("avt", size.widths, strict=True)))
     if side == "ours":
-        inputs = {name: as_tokens(v) for name, v in x.items()}
+        inputs = all_real(x)
         return Problem(lambda: module(inputs).vector, list(x.values()), list(module.parameters()))
     order = module.product.order
     weight = module.product.weight.detach().permute(0, *(1 + order.index(m) for m in range(3))).flatten(1).contiguous()
@@ -214,9 +224,9 @@ def published_factors(module: LowRankFusion) -> tuple[list[Tensor], Tensor, Tens
 def lmf(side: str, size: Three, training: bool) -> Problem:
     torch.manual_seed(0)
     module = LowRankFusion(dict(zip("avt", size.widths, strict=True)), size.dim, rank=size.rank).train(training)
-    x = {name: leaf(size.batch, width) for name, width in zip("avt", size.widths, strict=True)}
+    x = given(side, size.batch, dict(zip("avt", size.widths, strict=True)))
     if side == "ours":
-        inputs = {name: as_tokens(v) for name, v in x.items()}
+        inputs = all_real(x)
         return Problem(lambda: module(inputs).vector, list(x.values()), list(module.parameters()))
     factors, weights, bias = published_factors(module)
     values = list(x.values())
@@ -501,7 +511,7 @@ def check(operator: str, size: str, training: bool) -> None:
     found = [step(problem)[: 1 + len(problem.inputs)] for problem in made]
     torch.set_default_dtype(torch.float32)
     for ours, other in zip(*found, strict=True):
-        difference = float((ours - other).abs().max() / other.abs().max().clamp(min=1e-6))
+        difference = float((ours.view_as(other) - other).abs().max() / other.abs().max().clamp(min=1e-6))
         if difference > 1e-6:
             raise SystemExit(f"{operator}, {size}: the two sides differ by {difference:.1e} of the largest value")
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 from weft.errors import UserError
 
@@ -91,14 +92,16 @@ def when_read(names: Sequence[str], compute: Callable[[], Iterable[Tensor]]) -> 
 def full(mask: Tensor) -> bool:
     """Whether every token of a mask is real, as far as that is known without waiting for a GPU.
 
-    On the CPU it is looked up. Elsewhere it is known of masks that :func:`everywhere` made or :meth:`Tokens.to` moved;
-    those are not to be written in place. Never while torch compiles, exports or transforms the code.
+    It is known of masks that :func:`everywhere` made or :meth:`Tokens.to` moved, until they are written in place (on a
+    GPU in inference mode they are not to be). Of others it is looked up on the CPU. Never while torch compiles, exports
+    or transforms the code.
     """
-    if _recorded():
+    if _recorded() or type(mask) is not Tensor:
         return False
-    if mask.device.type == "cpu":
-        return type(mask) is Tensor and bool(mask.all())
-    return getattr(mask, "full", False)
+    noted = getattr(mask, "full", None)
+    if noted is not None and noted == _writes(mask):
+        return True
+    return mask.is_cpu and bool(mask.all())
 
 
 def union(masks: Sequence[Tensor]) -> Tensor:
@@ -112,17 +115,20 @@ def everywhere(*shape: int, device: torch.device) -> Tensor:
 
 
 def _note_full(mask: Tensor) -> Tensor:
-    mask.full = True  # type: ignore[attr-defined]
+    mask.full = _writes(mask)  # type: ignore[attr-defined]
     return mask
+
+
+def _writes(mask: Tensor) -> int | None:
+    """How often the mask was written in place. Inference mode does not count it: None on the CPU, 0 on a GPU."""
+    if mask.is_inference():
+        return None if mask.is_cpu else 0
+    return mask._version
 
 
 def _recorded() -> bool:
     """Whether what runs now is being compiled, traced or transformed, and must not depend on values."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    )
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or peek_interpreter_stack() is not None
 
 
 def present(tokens: Tokens) -> Tensor:

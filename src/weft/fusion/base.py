@@ -86,24 +86,21 @@ class Fusion(nn.Module, ABC):
                 ``"refuse"``.
         """
         check_inputs(self.dims, inputs)
-        return self.fuse(self._prepare({name: inputs[name] for name in self.names}))
+        return self.fuse(self._prepare(inputs))
 
     def _prepare(self, inputs: dict[str, Tokens]) -> dict[str, Tokens]:
+        """The inputs in the order of the names, pooled or with zeros under the mask, their absent rows filled."""
         if self.wants == "aligned-tokens":
             _check_aligned(inputs)
         if self.absent == "refuse" and not torch.compiler.is_compiling():
             _refuse_absent(type(self).__name__, inputs)
-        prepared = {}
-        for index, (name, tokens) in enumerate(inputs.items()):
-            if self.wants == "vectors":
-                tokens = pool(tokens)
-            else:
-                tokens = zero_padding(tokens)
-            if self.absent == "fill":  # with full masks too: a filler always has a gradient
-                gone = ~tokens.mask.any(dim=1, keepdim=True)
-                values = torch.where(gone.unsqueeze(-1), self.fillers[index].to(tokens.values.dtype), tokens.values)
-                tokens = Tokens(values, tokens.mask | gone)
-            prepared[name] = tokens
+        prepare = pool if self.wants == "vectors" else zero_padding
+        prepared = {name: prepare(inputs[name]) for name in self.names}
+        if self.absent == "fill":  # with full masks too: a filler always has a gradient
+            for filler, (name, (values, mask)) in zip(self.fillers, prepared.items(), strict=True):
+                gone = ~mask.any(dim=1, keepdim=True)
+                filled = torch.where(gone.unsqueeze(-1), filler.to(values.dtype), values)
+                prepared[name] = Tokens(filled, mask | gone)
         return prepared
 
     @classmethod
@@ -147,7 +144,7 @@ def check_dims(who: str, dims: Mapping[str, int], dim: int, arity: tuple[int, in
 
 def check_inputs(dims: Mapping[str, int], inputs: Mapping[str, Tokens]) -> None:
     """Refuse inputs whose names or shapes do not fit ``dims``."""
-    if set(inputs) != set(dims):
+    if inputs.keys() != dims.keys():
         raise UserError(
             "the batch does not hold the modalities this module was built for",
             f"missing {some(set(dims) - set(inputs)) or 'none'}; unknown {some(set(inputs) - set(dims)) or 'none'}",
@@ -155,11 +152,11 @@ def check_inputs(dims: Mapping[str, int], inputs: Mapping[str, Tokens]) -> None:
         )
     batch = next(iter(inputs.values())).values.shape[0]
     for name, (values, mask) in inputs.items():
-        shape = tuple(values.shape)
-        if values.ndim != 3 or shape[2] != dims[name] or shape[0] != batch or tuple(mask.shape) != shape[:2]:
+        shape = values.shape
+        if len(shape) != 3 or shape != (*mask.shape, dims[name]) or shape[0] != batch:
             raise UserError(
                 f"modality {name!r}: values are (B, T, {dims[name]}) and mask (B, T), with one B for all modalities",
-                f"values {shape}, mask {tuple(mask.shape)}, B {batch} in the first modality",
+                f"values {tuple(shape)}, mask {tuple(mask.shape)}, B {batch} in the first modality",
                 "as_tokens() turns (B, D) vectors into Tokens, pad() a list of (T, D) sequences",
             )
         if mask.dtype != torch.bool:

@@ -3,9 +3,9 @@ r"""What the bilinear family shares: projections, a merge that is each method's 
 .. math:: y = g\Big( \mathrm{merge}\big(\{ q_m(v_m) \}_m\big)\, W + b \Big)
 
 with :math:`v_m` ``(B, D_m)``, factors :math:`q_m` ``(B, n)`` and ``W`` ``(h, dim)``. A method states its
-:meth:`~BilinearFusion.factors` and its :meth:`~BilinearFusion.merge`. An absent modality's factor is the identity of
-the merge (1 in a product, 0 in a sum), so that what a modality contributes alone is the merge of its factor only; it is
-computed when it is read.
+:meth:`~BilinearFusion.factors`, which may come in pieces (chunks, blocks) that are merged one by one, and its
+:meth:`~BilinearFusion.merge`. An absent modality's factor is the identity of the merge (1 in a product, 0 in a sum), so
+that what a modality contributes alone is the merge of its factor only; it is computed when it is read.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ class BilinearFusion(Fusion):
     ) -> None:
         super().__init__(dims, dim)
         self.output_activation = activation_of(output_activation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     @abstractmethod
-    def factors(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """What of every modality ``(B, D_m)`` enters the merge, ``(B, n)`` each."""
+    def factors(self, values: Sequence[Tensor]) -> Sequence[Sequence[Tensor]]:
+        """What of the modalities ``(B, D_m)`` enters the merge: of every piece the factors ``(B, n)`` of all."""
 
     @abstractmethod
-    def merge(self, factors: Sequence[Tensor]) -> Tensor:
-        """``(B, h)`` of the factors of some modalities."""
+    def merge(self, pieces: Sequence[Sequence[Tensor]]) -> Tensor:
+        """``(B, h)`` of the factors of some modalities, piece by piece."""
 
     @staticmethod
     @abstractmethod
@@ -70,17 +70,16 @@ class BilinearFusion(Fusion):
         """Where the weights of the public code go; see :meth:`from_official`."""
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        factors = self.factors(vectors(inputs))
-        kept = factors
+        pieces = kept = self.factors(vectors(inputs))
         if not all(full(t.mask) for t in inputs.values()):
             columns = presence(inputs).split(1, dim=1)
-            kept = [torch.where(c, f, self.identity) for c, f in zip(columns, factors, strict=True)]
-        alone = when_read(self.names, lambda: [self.read(self.alone(factors, m)) for m in range(len(factors))])
+            kept = [[torch.where(c, f, self.identity) for c, f in zip(columns, p, strict=True)] for p in pieces]
+        alone = when_read(self.names, lambda: [self.read(self.alone(pieces, m)) for m in range(len(self.names))])
         return Fused(self.read(self.merge(kept)), None, alone, None)
 
-    def alone(self, factors: Sequence[Tensor], m: int) -> Tensor:
+    def alone(self, pieces: Sequence[Sequence[Tensor]], m: int) -> Tensor:
         """``(B, h)`` of modality ``m`` as if the others were absent."""
-        return self.merge([factors[m]])
+        return self.merge([piece[m : m + 1] for piece in pieces])
 
     def read(self, merged: Tensor) -> Tensor:
         """``(B, dim)`` of what was merged."""

@@ -34,7 +34,7 @@ from weft.fusion import bilinear_weights
 from weft.fusion.base import fusions
 from weft.fusion.bilinear import BilinearFusion
 from weft.fusion.mutan import LowRankCore, check_rank
-from weft.ops.bilinear import check_positive, power_normalize, product, unit_variance_
+from weft.ops.bilinear import check_positive, power_normalize, unit_variance_
 
 Normalize = Literal["chunk", "whole", "none"]
 
@@ -109,15 +109,11 @@ class Block(BilinearFusion):
         self.cores = nn.ModuleList(LowRankCore(len(self.dims), s, rank) for s in self.sizes)
         self.out = unit_variance_(nn.Linear(hidden, dim), norm_energy(sizes, normalize))
 
-    def factors(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Those of all chunks, one after the other."""
-        found = []
-        for m, (project, v) in enumerate(zip(self.project, values, strict=True)):
-            chunks = project(v).split(self.sizes, dim=1)
-            found.append(torch.cat([core(m, x) for core, x in zip(self.cores, chunks, strict=True)], dim=1))
-        return found
+    def factors(self, values: Sequence[Tensor]) -> list[list[Tensor]]:
+        """A piece for every chunk."""
+        split = [project(v).split(self.sizes, dim=1) for project, v in zip(self.project, values, strict=True)]
+        return [core(chunk) for core, *chunk in zip(self.cores, *split, strict=True)]
 
-    def merge(self, factors: Sequence[Tensor]) -> Tensor:
-        chunks = product(factors).split([self.rank * s for s in self.sizes], dim=1)
-        merged = [z.unflatten(1, (self.rank, -1)).sum(dim=1) for z in chunks]
+    def merge(self, pieces: Sequence[Sequence[Tensor]]) -> Tensor:
+        merged = [core.sum(factors) for core, factors in zip(self.cores, pieces, strict=True)]
         return self.dropout(normalize_chunks(merged, self.normalize))

@@ -16,6 +16,8 @@ Source: the public code of Ben-Younes et al., "BLOCK", AAAI 2019, arXiv 1902.000
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
 
 from torch import Tensor, nn
 
@@ -62,8 +64,8 @@ class LinearSum(BilinearFusion):
         self.project = nn.ModuleList(unit_variance_(nn.Linear(d, hidden), d / gain**2) for d in self.dims.values())
         self.out = unit_variance_(nn.Linear(hidden, dim), 1 if normalize else hidden * len(dims))
 
-    def factors(self, values: Sequence[Tensor]) -> list[Tensor]:
-        return [self.activation(project(v)) for project, v in zip(self.project, values, strict=True)]
+    def factors(self, values: Sequence[Tensor]) -> list[list[Tensor]]:
+        return [[self.activation(project(v)) for project, v in zip(self.project, values, strict=True)]]
 
-    def merge(self, factors: Sequence[Tensor]) -> Tensor:
-        return self.finish(sum(factors[1:], start=factors[0]), self.normalize)
+    def merge(self, pieces: Sequence[Sequence[Tensor]]) -> Tensor:
+        return self.finish(reduce(add, pieces[0]), self.normalize)

@@ -69,15 +69,14 @@ class LowRankFusion(Fusion):
         )
         self.rank_weights = nn.Parameter(torch.ones(rank))
         self.bias = nn.Parameter(torch.zeros(dim))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         values = vectors(inputs)
-        shape = (self.rank, self.dim)
-        a = [wide(with_one(v) @ factor).unflatten(1, shape) for factor, v in zip(self.factors, values, strict=True)]
+        a = [wide(with_one(v) @ factor) for factor, v in zip(self.factors, values, strict=True)]
 
         def alone() -> list[Tensor]:
-            constant = [wide(factor[0]).view(shape) for factor in self.factors]
+            constant = [wide(factor[0]) for factor in self.factors]
             others = [reduce(mul, constant[:m] + constant[m + 1 :], constant[0].new_ones(())) for m in range(len(a))]
             return [self._sum_ranks(x * other).to(values[0].dtype) for x, other in zip(a, others, strict=True)]
 
@@ -85,8 +84,10 @@ class LowRankFusion(Fusion):
         return Fused(self.dropout(vector), None, when_read(self.names, alone), None)
 
     def _sum_ranks(self, products: Tensor) -> Tensor:
-        """``(B, r, dim)`` to ``(B, dim)``."""
-        return (products * wide(self.rank_weights).unsqueeze(1)).sum(dim=1) + self.bias
+        """``(B, r dim)`` to ``(B, dim)``."""
+        ranks = products.unflatten(1, (self.rank, self.dim))
+        weights = wide(self.rank_weights).expand(ranks.shape[0], 1, self.rank)
+        return torch.baddbmm(wide(self.bias), weights, ranks).squeeze(1)
 
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor], names: Sequence[str] = ("audio", "video", "text")) -> Self:

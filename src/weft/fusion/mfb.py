@@ -51,9 +51,9 @@ class Projections(nn.Module):
         super().__init__()
         self.project = nn.ModuleList(factor_of_product_(nn.Linear(d, width), energy) for d, energy in inputs)
 
-    def forward(self, m: int, v: Tensor) -> Tensor:
-        """The projection ``(B, width)`` of modality ``m``."""
-        return self.project[m](v)
+    def forward(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The projections ``(B, width)`` of all modalities."""
+        return [project(v) for project, v in zip(self.project, values, strict=True)]
 
 
 @fusions.register("mfb")
@@ -97,18 +97,18 @@ class FactorizedBilinear(BilinearFusion):
         )
         self.out = unit_variance_(nn.Linear(self.blocks * hidden, dim), self.blocks * (1 if normalize else hidden))
 
-    def factors(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Those of all blocks, one after the other."""
-        parts = [[self.activation(block(m, v)) for block in self.products] for m, v in enumerate(values)]
-        return [part[0] if len(part) == 1 else torch.cat(part, dim=1) for part in parts]
+    def factors(self, values: Sequence[Tensor]) -> list[list[Tensor]]:
+        """A piece for every block."""
+        return [[self.activation(f) for f in block(values)] for block in self.products]
 
-    def merge(self, factors: Sequence[Tensor]) -> Tensor:
+    def merge(self, pieces: Sequence[Sequence[Tensor]]) -> Tensor:
         pooled, before = [], None
-        for e in product(factors).chunk(self.blocks, dim=1):
+        for factors in pieces:
+            e = product(factors)
             before = self.dropout(e if before is None else e * before)
             z = before.unflatten(1, (-1, self.factor)).sum(dim=2)
             pooled.append(power_normalize(z) if self.normalize else z)
-        return torch.cat(pooled, dim=1)
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
 
 
 @fusions.register("mfh")

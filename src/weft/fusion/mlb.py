@@ -71,8 +71,8 @@ class LowRankBilinear(BilinearFusion):
         self.project = nn.ModuleList(factor_of_product_(nn.Linear(d, hidden), d / gain**2) for d in self.dims.values())
         self.out = unit_variance_(nn.Linear(hidden, dim), 1 if normalize else hidden)
 
-    def factors(self, values: Sequence[Tensor]) -> list[Tensor]:
-        return [self.activation(project(v)) for project, v in zip(self.project, values, strict=True)]
+    def factors(self, values: Sequence[Tensor]) -> list[list[Tensor]]:
+        return [[self.activation(project(v)) for project, v in zip(self.project, values, strict=True)]]
 
-    def merge(self, factors: Sequence[Tensor]) -> Tensor:
-        return self.finish(product(factors), self.normalize)
+    def merge(self, pieces: Sequence[Sequence[Tensor]]) -> Tensor:
+        return self.finish(product(pieces[0]), self.normalize)

@@ -48,9 +48,13 @@ class LowRankCore(nn.Module):
             factor_of_product_(nn.Linear(width, rank * width), energy) for _ in range(modalities)
         )
 
-    def forward(self, m: int, x: Tensor) -> Tensor:
-        """The factor ``(B, r h)`` of modality ``m``, of its projection ``(B, h)``."""
-        return self.factors[m](x)
+    def forward(self, projections: Sequence[Tensor]) -> list[Tensor]:
+        """The factors ``(B, r h)`` of all modalities, of their projections ``(B, h)``."""
+        return [factor(x) for factor, x in zip(self.factors, projections, strict=True)]
+
+    def sum(self, factors: Sequence[Tensor]) -> Tensor:
+        """The merge ``(B, h)`` of the factors of some modalities."""
+        return product(factors).unflatten(1, (self.rank, -1)).sum(dim=1)
 
 
 def check_rank(who: str, rank: int, width: int) -> None:
@@ -102,8 +106,8 @@ class Mutan(BilinearFusion):
         self.core = LowRankCore(len(self.dims), hidden, rank)
         self.out = unit_variance_(nn.Linear(hidden, dim), 1 if normalize else hidden)
 
-    def factors(self, values: Sequence[Tensor]) -> list[Tensor]:
-        return [self.core(m, project(v)) for m, (project, v) in enumerate(zip(self.project, values, strict=True))]
+    def factors(self, values: Sequence[Tensor]) -> list[list[Tensor]]:
+        return [self.core([project(v) for project, v in zip(self.project, values, strict=True)])]
 
-    def merge(self, factors: Sequence[Tensor]) -> Tensor:
-        return self.finish(product(factors).unflatten(1, (self.core.rank, -1)).sum(dim=1), self.normalize)
+    def merge(self, pieces: Sequence[Sequence[Tensor]]) -> Tensor:
+        return self.finish(self.core.sum(pieces[0]), self.normalize)

@@ -96,14 +96,20 @@ class Tucker(BilinearFusion):
         self.cores = nn.ModuleList(FullCore(modalities, s) for s in self.sizes)
         self.out = unit_variance_(nn.Linear(hidden, dim), norm_energy(sizes, normalize))
 
-    def factors(self, values: Sequence[Tensor]) -> list[Tensor]:
-        return [project(v) for project, v in zip(self.project, values, strict=True)]
+    def factors(self, values: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """A piece for every chunk."""
+        split = [project(v).split(self.sizes, dim=-1) for project, v in zip(self.project, values, strict=True)]
+        return list(zip(*split, strict=True))
 
-    def merge(self, factors: Sequence[Tensor]) -> Tensor:
-        parts = zip(*(x.split(self.sizes, dim=1) for x in factors), strict=True)
-        chunks = [core(x) for core, x in zip(self.cores, parts, strict=True)]
+    def merge(self, pieces: Sequence[Sequence[Tensor]]) -> Tensor:
+        chunks = [core(factors) for core, factors in zip(self.cores, pieces, strict=True)]
         return self.dropout(normalize_chunks(chunks, self.normalize))
 
-    def alone(self, factors: Sequence[Tensor], m: int) -> Tensor:
-        stand_ins = [p(f) for p, f in zip(self.project, self.fillers, strict=True)]
-        return self.merge([x if n == m else stand_ins[n].expand_as(x) for n, x in enumerate(factors)])
+    def alone(self, pieces: Sequence[Sequence[Tensor]], m: int) -> Tensor:
+        stand_ins = self.factors(list(self.fillers))
+        return self.merge(
+            [
+                [x if n == m else s.expand_as(x) for n, (x, s) in enumerate(zip(*both, strict=True))]
+                for both in zip(pieces, stand_ins, strict=True)
+            ]
+        )

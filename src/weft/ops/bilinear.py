@@ -21,24 +21,25 @@ from weft.tokens import Tokens
 
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "elu", "none"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
+    "relu": torch.relu_,
+    "tanh": torch.tanh_,
+    "sigmoid": torch.sigmoid_,
     "gelu": F.gelu,
     "elu": F.elu,
     "none": lambda x: x,
 }
+HALF = (torch.float16, torch.bfloat16)
 SMALLEST_HALF = 1e-6
 
 
 def wide(x: Tensor) -> Tensor:
     """``x`` in float32 where it is in half precision; itself otherwise."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF else x
 
 
 def with_one(x: Tensor) -> Tensor:
     """``[1, x]``: ``(..., n) -> (..., n + 1)``, the constant first."""
-    return F.pad(x, (1, 0), value=1.0)
+    return torch.constant_pad_nd(x, (1, 0), 1.0)
 
 
 def outer(factors: Sequence[Tensor]) -> Tensor:
@@ -77,18 +78,19 @@ def multilinear(weight: Tensor, factors: Sequence[Tensor]) -> Tensor:
     partial = F.linear(outer(factors[k:]).to(weight.dtype), weight.reshape(outputs * prod(widths[:k]), -1))
     if k == 0:
         return partial
-    leading = outer(factors[:k])
-    total = wide(partial).unflatten(1, (outputs, leading.shape[1])) @ leading.to(wide(partial).dtype).unsqueeze(2)
-    return total[..., 0].to(partial.dtype)
+    leading = outer(factors[:k]).unsqueeze(1)
+    return (wide(partial).unflatten(1, (outputs, leading.shape[2])) * leading).sum(dim=2).to(partial.dtype)
 
 
 def product(factors: Sequence[Tensor]) -> Tensor:
     """The elementwise product of factors of one shape, in their dtype."""
-    return reduce(mul, [wide(f) for f in factors]).to(factors[0].dtype)
+    if factors[0].dtype in HALF:
+        return reduce(mul, [f.float() for f in factors]).to(factors[0].dtype)
+    return reduce(mul, factors)
 
 
 def activation_of(name: str) -> Callable[[Tensor], Tensor]:
-    """The activation of a name.
+    """The activation of a name, for the output of a linear layer: it may be written over its argument.
 
     Raises:
         UserError: there is none.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weft.tokens import Tokens
+from weft.tokens import Tokens, everywhere
 
 POOL_BYTES = 1 << 26
 
@@ -63,7 +63,7 @@ class Column:
         if self.uniform and bool((values >= 0).all()):
             records = self.block.index_select(0, torch.from_numpy(values)).to(torch.float32)
             shape = (len(rows), self.per_record)
-            return Tokens(records.view(*shape, self.width), torch.ones(shape, dtype=torch.bool))
+            return Tokens(records.view(*shape, self.width), everywhere(*shape, device=records.device))
         count = self._count[values]
         longest = max(int(count.max(initial=0)), 1)
         mask = torch.from_numpy(np.arange(longest) < count[:, None])
