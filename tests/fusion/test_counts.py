@@ -8,25 +8,32 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from weft.fusion import Fusion, create_fusion
-from weft.tokens import Fused, Tokens, as_tokens
+from weft.tokens import Fused, Tokens, as_tokens, everywhere
 
 DIMS = {"a": 6, "b": 5}
 PRODUCTS = ["mlb", "mfb", "mfh", "mutan", "block", "linear-sum", "tfn", "lmf", "highway", "mcb"]
 
 
 class Operations(TorchDispatchMode):
-    """Names of the operations that ran."""
+    """The operations that ran: names, how many were no views, and the bytes that they allocated."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
+        self.kernels = self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        made = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        self.bytes += sum(t.nbytes for t in made if t.untyped_storage()._cdata not in given)
+        self.kernels += not func.is_view
+        return result
 
 
 def flops(module: Fusion, inputs: dict[str, Tokens], *, read: bool) -> int:
@@ -73,3 +80,22 @@ def test_full_masks_need_no_selection(name: str) -> None:
             module({n: Tokens(v, mask) for n, v in values.items()})
         counts.append(operations.names.count("where"))
     assert counts[0] < counts[1]
+
+
+LAUNCHES = {}
+"""Kernels of a step without gaps, and bytes that it allocates: forward, and the gradients of all inputs and weights."""
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_a_step_launches_no_more_kernels_and_takes_no_more_bytes(name: str) -> None:
+    kernels, size = LAUNCHES[name]
+    module = create_fusion(name, dict.fromkeys("ab", 16), 16)
+    leaves = {n: torch.randn(8, 1 if module.wants == "vectors" else 4, 16, requires_grad=True) for n in "ab"}
+    inputs = {n: Tokens(v, everywhere(*v.shape[:2], device=v.device)) for n, v in leaves.items()}
+    weights = [w for w in module.parameters() if w.requires_grad]
+    with Operations() as operations:
+        vector = module(inputs).vector
+        torch.autograd.grad(vector, [*leaves.values(), *weights], torch.ones_like(vector), allow_unused=True)
+    print(f'    "{name}": ({operations.kernels}, {operations.bytes}),')
+    assert operations.kernels <= kernels
+    assert operations.bytes <= size

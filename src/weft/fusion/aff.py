@@ -163,27 +163,37 @@ class Bottleneck(nn.Module):
         self.norm_hidden, self.norm_out = kind(hidden), kind(out)
 
     def forward(self, x: Tokens) -> Tensor:
-        """``(B, T, out)`` of ``(B, T, width)``."""
-        hidden = F.relu(self._norm(self.norm_hidden, pointwise(self.reduce, x.values), x.mask), inplace=True)
-        return self._norm(self.norm_out, pointwise(self.expand, hidden), x.mask)
-
-    @staticmethod
-    def _norm(norm: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
-        return norm(x, mask) if isinstance(norm, RealBatchNorm) else norm(x)
+        """``(B, T, out)`` of ``(B, T, width)``; the result lies in memory as ``x`` does."""
+        values, mask = x
+        if isinstance(self.norm_hidden, nn.LayerNorm):
+            return self.norm_out(self.expand(self.norm_hidden(self.reduce(values)).relu_()))
+        if self.training and not full(mask):
+            hidden = F.relu(self.norm_hidden(self.reduce(values), mask), inplace=True)
+            return self.norm_out(self.expand(hidden), mask)
+        if channels_first(values):
+            hidden = self.norm_hidden(pointwise(self.reduce, values.mT)).relu_()
+            return self.norm_out(pointwise(self.expand, hidden)).mT
+        hidden = self.norm_hidden(self.reduce(values.flatten(0, 1))).relu_()
+        return self.norm_out(self.expand(hidden)).unflatten(0, values.shape[:2])
 
 
 class RealBatchNorm(nn.BatchNorm1d):
-    """BatchNorm over the real positions of ``(B, T, C)``; the batch's variance is biased, the running one is not."""
+    """BatchNorm over the real positions; the batch's variance is biased, the running one is not.
+
+    Without a mask on ``(B, C, T)`` or ``(N, C)``, as torch's own; with one on ``(B, T, C)``.
+    """
 
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if not self.training or mask is None or full(mask):
+        if mask is None:
             if self.training:
-                self._refuse_one(x.numel() // x.shape[-1])
-            return super().forward(x.mT).mT if channels_first(x) else super().forward(x.flatten(0, -2)).view_as(x)
+                self._refuse_one(x.numel() // x.shape[1])
+            return super().forward(x)
+        if not self.training:
+            return super().forward(x.mT).mT
         real = mask.unsqueeze(-1).to(x.dtype)
         count = real.sum()
         if not mask.is_meta and not torch.compiler.is_compiling():
@@ -213,8 +223,8 @@ def channels_first(x: Tensor) -> bool:
 
 
 def pointwise(linear: nn.Linear, x: Tensor) -> Tensor:
-    """The linear layer at every position; the result lies in memory as ``x`` does."""
-    return F.conv1d(x.mT, linear.weight.unsqueeze(2), linear.bias).mT if channels_first(x) else linear(x)
+    """The linear layer at every position of ``(B, C, T)``."""
+    return F.conv1d(x, linear.weight.unsqueeze(2), linear.bias)
 
 
 def projected(project: nn.ModuleList, inputs: Mapping[str, Tokens]) -> list[Tokens]:
@@ -232,29 +242,31 @@ def blend(maps: Sequence[Tokens], logits: Tensor) -> tuple[Tensor, Tensor]:
     """The maps weighted by the softmax over maps of their logits ``(B, T, (M - 1) C)``, the last one's being 0.
 
     Returns:
-        ``sum_m w_m X_m`` ``(B, T, C)``, and the weights' means over the channels ``(B, T, M)``: 0 where a map is masked
-        and one in sum where any is real.
+        ``sum_m w_m X_m`` ``(B, T, C)``, and the weights ``(B, T, M, C)``: 0 where a map is masked and one in sum where
+        any is real. Of two maps without gaps only the first one's, ``(B, T, 1, C)``.
     """
     if len(maps) == 2 and all(full(x.mask) for x in maps):
         w = logits.sigmoid()
-        share = w.mean(dim=-1)
-        return torch.lerp(maps[1].values, maps[0].values, w), torch.stack([share, 1 - share], dim=2)
+        return torch.lerp(maps[1].values, maps[0].values, w), w.unsqueeze(2)
     logits = F.pad(logits.unflatten(-1, (len(maps) - 1, -1)), (0, 0, 0, 1))
     there = torch.stack([x.mask for x in maps], dim=2).unsqueeze(-1)
     w = torch.where(there, logits.masked_fill(~there, torch.finfo(logits.dtype).min).softmax(dim=2), 0.0)
-    return (w * torch.stack([x.values for x in maps], dim=2)).sum(dim=2), w.mean(dim=-1)
+    return (w * torch.stack([x.values for x in maps], dim=2)).sum(dim=2), w
 
 
 def fused(names: Sequence[str], maps: Sequence[Tokens], logits: Tensor, scale: float | None) -> Fused:
     """The result of a blend; ``scale`` None counts the real maps of each position."""
-    values, shares = blend(maps, logits)
+    values, weights = blend(maps, logits)
     mask = union([x.mask for x in maps])
     factor: Tensor | float | None = len(maps) if scale is None and all(full(x.mask) for x in maps) else scale
     if factor is None:
         factor = torch.stack([x.mask for x in maps]).sum(dim=0).unsqueeze(-1).to(values.dtype)
     tokens = Tokens(values if isinstance(factor, float) and factor == 1 else factor * values, mask)
     alone = when_read(names, lambda: [mean_pool(x) for x in maps])
-    return Fused(mean_pool(tokens), tokens, alone, mean_pool(Tokens(shares, mask)))
+    shares = mean_pool(Tokens(weights.mean(dim=-1), mask))
+    if shares.shape[1] < len(maps):
+        shares = torch.cat([shares, 1 - shares], dim=1)
+    return Fused(mean_pool(tokens), tokens, alone, shares)
 
 
 def to_tokens(x: Tensor) -> Tokens:
