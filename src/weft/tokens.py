@@ -109,13 +109,37 @@ def union(masks: Sequence[Tensor]) -> Tensor:
     return masks[0] if full(masks[0]) else torch.stack(list(masks)).any(dim=0)
 
 
+def whole(parts: Iterable[Tokens]) -> bool:
+    """Whether every token of all modalities is real, as far as :func:`full` knows."""
+    return all(full(tokens.mask) for tokens in parts)
+
+
+def keys_of(mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """What attention to a sequence of this mask ``(B, K)`` has to mind; None and None where every token is real.
+
+    Returns:
+        Which keys a query may see, ``(B, 1, 1, K)`` bool, all of them in a row without any; and which rows have some,
+        ``(B, 1, 1)``: what the others receive is for :func:`where_there` to drop.
+    """
+    if full(mask):
+        return None, None
+    there = mask.any(dim=1)[:, None, None]
+    return (mask.unsqueeze(1) | ~there).unsqueeze(1), there
+
+
+def where_there(there: Tensor | None, x: Tensor) -> Tensor:
+    """``x``, with zeros where ``there`` is False; None: everywhere."""
+    return x if there is None else torch.where(there, x, 0.0)
+
+
 def everywhere(*shape: int, device: torch.device) -> Tensor:
     """A mask with every token real."""
     return _note_full(torch.ones(shape, dtype=torch.bool, device=device))
 
 
 def _note_full(mask: Tensor) -> Tensor:
-    mask.full = _writes(mask)  # type: ignore[attr-defined]
+    if not _recorded():
+        mask.full = _writes(mask)  # type: ignore[attr-defined]
     return mask
 
 
@@ -189,6 +213,6 @@ def pad(sequences: Sequence[Tensor]) -> Tokens:
 def concatenate(parts: Sequence[Tokens]) -> Tokens:
     """Sequences of equal width one after the other along ``T``."""
     mask = torch.cat([p.mask for p in parts], dim=1)
-    if mask.device.type != "cpu" and all(full(p.mask) for p in parts):
+    if whole(parts):
         _note_full(mask)
     return Tokens(torch.cat([p.values for p in parts], dim=1), mask)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +14,7 @@ from weft.errors import UserError
 from weft.fusion.base import check_dims, check_inputs
 from weft.ops.cost import Cost, empty_batch, measure_cost
 from weft.registry import Registry
-from weft.tokens import Tokens
+from weft.tokens import Tokens, full, present, where_there, zero_padding
 
 
 class Aligner(nn.Module, ABC):
@@ -74,12 +73,12 @@ class Aligner(nn.Module, ABC):
         for name in (n for n in self.names if n in inputs):
             tokens = self.readable(inputs[name])
             unit = F.normalize(self.embed(name, tokens), dim=-1)
-            embeddings[name] = torch.where(tokens.mask.any(dim=1, keepdim=True), unit, 0.0)
+            embeddings[name] = where_there(None if full(tokens.mask) else present(tokens).unsqueeze(1), unit)
         return embeddings
 
     def readable(self, tokens: Tokens) -> Tokens:
         """What :meth:`embed` is given: the tokens, zeros under the mask."""
-        return Tokens(torch.where(tokens.mask.unsqueeze(-1), tokens.values, 0.0), tokens.mask)
+        return zero_padding(tokens)
 
     @classmethod
     def cost(cls, dims: Mapping[str, int], dim: int = 256, tokens: int | Mapping[str, int] = 1, **options: Any) -> Cost:

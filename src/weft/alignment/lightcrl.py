@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from weft.alignment.base import Aligner, aligners
 from weft.errors import UserError
-from weft.tokens import Tokens, mean_pool
+from weft.tokens import Tokens, everywhere, full, keys_of, mean_pool, where_there
 
 Operation = Literal["addition", "multiplication", "concatenation", "additive", "general", "scaled_dot"]
 
@@ -121,8 +121,8 @@ class LightCRL(Aligner):
     def readable(self, tokens: Tokens) -> Tokens:
         if not self.official_padding:
             return super().readable(tokens)
-        there = tokens.mask.any(dim=1)[:, None, None]
-        return Tokens(torch.where(there, tokens.values, 0.0), tokens.mask)
+        _, there = keys_of(tokens.mask)
+        return Tokens(where_there(there, tokens.values), tokens.mask)
 
     def embed(self, name: str, tokens: Tokens) -> Tensor:
         return mean_pool(self.encode(name, tokens))
@@ -130,11 +130,13 @@ class LightCRL(Aligner):
     def encode(self, name: str, tokens: Tokens) -> Tokens:
         """The sequence ``o`` of one modality, ``(B, L, dim)``, before pooling."""
         index = self.names.index(name)
-        mask = torch.ones_like(tokens.mask) if self.official_padding else tokens.mask
-        mask = mask | ~mask.any(dim=1, keepdim=True)
+        mask = everywhere(*tokens.mask.shape, device=tokens.mask.device) if self.official_padding else tokens.mask
+        if not full(mask):
+            mask = mask | ~mask.any(dim=1, keepdim=True)
         x = self.heads[index](tokens.values)
         h = self.fuse(x, self.context(name), mask)
-        return Tokens(h + self.encoder(self.norm(h), src_key_padding_mask=~mask), mask)
+        padding = None if full(mask) else ~mask
+        return Tokens(h + self.encoder(self.norm(h), src_key_padding_mask=padding), mask)
 
     def context(self, name: str) -> Tensor:
         """The context ``c`` of a modality, ``(1, dim)`` (concatenation: ``(1, context_output_dim)``)."""

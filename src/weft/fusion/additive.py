@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
+from weft.ops.bilinear import presence, vectors
 from weft.tokens import Fused, Tokens
 
 
@@ -71,8 +72,8 @@ class AdditiveFusion(Fusion):
         self.dropout = nn.Dropout(dropout)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        terms = torch.stack([p(t.values[:, 0]) for p, t in zip(self.project, inputs.values(), strict=True)], dim=1)
-        weights = self._weights(torch.cat([t.mask for t in inputs.values()], dim=1), terms.dtype)
+        terms = torch.stack([p(v) for p, v in zip(self.project, vectors(inputs), strict=True)], dim=1)
+        weights = self._weights(presence(inputs), terms.dtype)
         vector = torch.relu((weights.unsqueeze(-1) * terms).sum(dim=1) + self.bias)
         return Fused(self.dropout(vector), None, dict(zip(self.names, terms.unbind(1), strict=True)), weights)
 

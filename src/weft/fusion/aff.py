@@ -39,7 +39,7 @@ from torch.nn import functional as F
 
 from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
-from weft.tokens import Fused, Tokens, everywhere, full, mean_pool, union, when_read, zero_padding
+from weft.tokens import Fused, Tokens, everywhere, full, mean_pool, union, when_read, whole, zero_padding
 
 Norm = Literal["layer", "batch"]
 
@@ -245,7 +245,7 @@ def blend(maps: Sequence[Tokens], logits: Tensor) -> tuple[Tensor, Tensor]:
         ``sum_m w_m X_m`` ``(B, T, C)``, and the weights ``(B, T, M, C)``: 0 where a map is masked and one in sum where
         any is real. Of two maps without gaps only the first one's, ``(B, T, 1, C)``.
     """
-    if len(maps) == 2 and all(full(x.mask) for x in maps):
+    if len(maps) == 2 and whole(maps):
         w = logits.sigmoid()
         return torch.lerp(maps[1].values, maps[0].values, w), w.unsqueeze(2)
     logits = F.pad(logits.unflatten(-1, (len(maps) - 1, -1)), (0, 0, 0, 1))
@@ -258,7 +258,7 @@ def fused(names: Sequence[str], maps: Sequence[Tokens], logits: Tensor, scale: f
     """The result of a blend; ``scale`` None counts the real maps of each position."""
     values, weights = blend(maps, logits)
     mask = union([x.mask for x in maps])
-    factor: Tensor | float | None = len(maps) if scale is None and all(full(x.mask) for x in maps) else scale
+    factor: Tensor | float | None = len(maps) if scale is None and whole(maps) else scale
     if factor is None:
         factor = torch.stack([x.mask for x in maps]).sum(dim=0).unsqueeze(-1).to(values.dtype)
     tokens = Tokens(values if isinstance(factor, float) and factor == 1 else factor * values, mask)

@@ -45,7 +45,7 @@ from weft.fusion.attention import Attention
 from weft.fusion.base import Fusion, fusions
 from weft.fusion.mult import refuse_one_token
 from weft.ops.bilinear import check_positive
-from weft.tokens import Fused, Tokens, mean_pool, present
+from weft.tokens import Fused, Tokens, everywhere, keys_of, mean_pool, present, zero_padding
 
 Norm = Literal["joint", "token"]
 
@@ -220,7 +220,7 @@ class ARAF(Fusion):
         return sent * there[:, [a for a, _ in self.pairs]] / there.sum(dim=1, keepdim=True).clamp(min=1)
 
     def _finish(self, enhanced: Tensor, parts: list[Tensor]) -> Fused:
-        mask = torch.ones(enhanced.shape[:2], dtype=torch.bool, device=enhanced.device)
+        mask = everywhere(*enhanced.shape[:2], device=enhanced.device)
         vector = self.out(self.dropout(enhanced.flatten(1)))
         return Fused(vector, Tokens(enhanced, mask), dict(zip(self.names, parts, strict=True)), None)
 
@@ -275,7 +275,7 @@ class MFEBlock(nn.Module):
 
     def forward(self, x: Tokens) -> Tensor:
         """The branch ``(B, N, D)``, without the residual."""
-        values = torch.where(x.mask.unsqueeze(-1), x.values, 0.0)
+        values = zero_padding(x).values
         return self.mapping(F.gelu(self.convolution(values.mT).mT))
 
 
@@ -323,7 +323,7 @@ class Alignment(nn.Module):
         q = self.query(self.norm(query)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(self.norm(source.values, source.mask)).chunk(2, dim=-1)
         key, value = (x.unsqueeze(1).expand(-1, self.heads, -1, -1) for x in (key, value))
-        keys = (source.mask | ~present(source).unsqueeze(1))[:, None, None]
+        keys, _ = keys_of(source.mask)
         return self.out(F.scaled_dot_product_attention(q, key, value, attn_mask=keys).transpose(1, 2).flatten(2))
 
 

@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.errors import UserError
+from weft.tokens import full
 
 EPS = 1e-5
 
@@ -85,13 +86,14 @@ class JointLayerNorm(nn.Module):
                 f"{channels} channels, width {len(self.gamma)}",
                 "build it with the width of its input",
             )
-        if mask is None:
-            mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        gamma, beta = self.gamma[:channels], self.beta[:channels]
+        if mask is None or full(mask):
+            return F.layer_norm(x, x.shape[1:], eps=EPS) * gamma + beta
         real = mask.unsqueeze(-1)
         count = (mask.sum(dim=1).clamp(min=1) * channels).to(x.dtype)[:, None, None]
         centred = x - torch.where(real, x, 0.0).sum(dim=(1, 2), keepdim=True) / count
         variance = torch.where(real, centred, 0.0).square().sum(dim=(1, 2), keepdim=True) / count
-        return centred * (variance + EPS).rsqrt() * self.gamma[:channels] + self.beta[:channels]
+        return centred * (variance + EPS).rsqrt() * gamma + beta
 
 
 class PublishedAlignment(nn.Module):

@@ -15,12 +15,11 @@ the Transformer Architecture", ICML 2020.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.errors import UserError
-from weft.tokens import Tokens
+from weft.tokens import Tokens, keys_of, where_there
 
 
 class Attention(nn.Module):
@@ -47,11 +46,10 @@ class Attention(nn.Module):
         """What ``x`` receives, ``(B, N, D)``; zeros in the rows without any real token in the context."""
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(context.values).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        there = context.mask.any(dim=1)[:, None, None]
-        keys = (context.mask.unsqueeze(1) | ~there).unsqueeze(1)
+        keys, there = keys_of(context.mask)
         p = self.dropout if self.training else 0.0
         received = F.scaled_dot_product_attention(query, key, value, attn_mask=keys, dropout_p=p)
-        return torch.where(there, self.out(received.transpose(1, 2).flatten(2)), 0.0)
+        return where_there(there, self.out(received.transpose(1, 2).flatten(2)))
 
 
 class Block(nn.Module):

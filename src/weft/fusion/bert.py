@@ -17,12 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.errors import UserError
-from weft.tokens import Tokens
+from weft.tokens import Tokens, keys_of, where_there
 
 EPS = 1e-12
 
@@ -45,8 +44,7 @@ class Output(nn.Module):
 
     def forward(self, h: Tensor, x: Tensor, there: Tensor | None = None) -> Tensor:
         """``(B, N, D)``; in the rows where ``there`` ``(B, 1, 1)`` is False nothing is added to ``x``."""
-        added = self.dropout(self.dense(h))
-        return self.LayerNorm(x + (added if there is None else torch.where(there, added, 0.0)))
+        return self.LayerNorm(x + where_there(there, self.dropout(self.dense(h))))
 
 
 class BertAttention(nn.Module):
@@ -72,8 +70,7 @@ class BertAttention(nn.Module):
                 (self.self.value, context.values),
             )
         )
-        there = context.mask.any(dim=1)[:, None, None]
-        keys = (context.mask.unsqueeze(1) | ~there).unsqueeze(1)
+        keys, there = keys_of(context.mask)
         p = self.dropout if self.training else 0.0
         received = F.scaled_dot_product_attention(query, key, value, attn_mask=keys, dropout_p=p)
         return self.output(received.transpose(1, 2).flatten(2), x, there)

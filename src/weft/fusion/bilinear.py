@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from weft.fusion import bilinear_weights
 from weft.fusion.base import Fusion
 from weft.ops.bilinear import activation_of, power_normalize, presence, vectors
-from weft.tokens import Fused, Tokens, full, when_read
+from weft.tokens import Fused, Tokens, when_read, whole
 
 
 class BilinearFusion(Fusion):
@@ -71,7 +71,7 @@ class BilinearFusion(Fusion):
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         pieces = kept = self.factors(vectors(inputs))
-        if not all(full(t.mask) for t in inputs.values()):
+        if not whole(inputs.values()):
             columns = presence(inputs).split(1, dim=1)
             kept = [[torch.where(c, f, self.identity) for c, f in zip(columns, p, strict=True)] for p in pieces]
         alone = when_read(self.names, lambda: [self.read(self.alone(pieces, m)) for m in range(len(self.names))])

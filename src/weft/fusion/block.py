@@ -33,7 +33,7 @@ from weft.errors import UserError
 from weft.fusion import bilinear_weights
 from weft.fusion.base import fusions
 from weft.fusion.bilinear import BilinearFusion
-from weft.fusion.mutan import LowRankCore, check_rank
+from weft.fusion.mutan import LowRankCore, check_rank, sum_ranks
 from weft.ops.bilinear import check_positive, power_normalize, unit_variance_
 
 Normalize = Literal["chunk", "whole", "none"]
@@ -115,5 +115,5 @@ class Block(BilinearFusion):
         return [core(chunk) for core, *chunk in zip(self.cores, *split, strict=True)]
 
     def merge(self, pieces: Sequence[Sequence[Tensor]]) -> Tensor:
-        merged = [core.sum(factors) for core, factors in zip(self.cores, pieces, strict=True)]
+        merged = [sum_ranks(factors, self.rank) for factors in pieces]
         return self.dropout(normalize_chunks(merged, self.normalize))

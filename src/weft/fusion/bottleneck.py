@@ -30,7 +30,7 @@ from weft.errors import UserError
 from weft.fusion.attention import Block
 from weft.fusion.base import Fusion, fusions
 from weft.fusion.pooling import read_out
-from weft.tokens import Fused, Tokens, concatenate, present
+from weft.tokens import Fused, Tokens, concatenate, everywhere, present
 
 
 @fusions.register("bottleneck")
@@ -100,7 +100,7 @@ class BottleneckLayer(nn.Module):
 
     def forward(self, streams: list[Tokens], shared: Tensor) -> tuple[list[Tokens], Tensor]:
         """The next ``(B, T_m, D)`` of every modality and the next bottlenecks ``(B, K, D)``."""
-        real = Tokens(shared, torch.ones_like(shared[..., 0], dtype=torch.bool))
+        real = Tokens(shared, everywhere(*shared.shape[:2], device=shared.device))
         joint = [block(concatenate([x, real])) for block, x in zip(self.blocks, streams, strict=True)]
         there = torch.stack([present(x) for x in streams])[..., None, None]
         parts = [

@@ -14,11 +14,14 @@ Source: Baltrusaitis, Ahuja, Morency, "Multimodal Machine Learning: A Survey and
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import add
 
 import torch
 from torch import nn
 
 from weft.fusion.base import Fusion, fusions
+from weft.ops.bilinear import vectors
 from weft.tokens import Fused, Tokens
 
 
@@ -43,6 +46,6 @@ class Concat(Fusion):
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         weights = self.project.weight.split(list(self.dims.values()), dim=1)
-        terms = {name: inputs[name].values[:, 0] @ w.T for name, w in zip(self.names, weights, strict=True)}
-        vector = torch.stack(list(terms.values())).sum(dim=0) + self.project.bias
-        return Fused(self.dropout(torch.relu(vector)), None, terms, None)
+        terms = [v @ w.T for v, w in zip(vectors(inputs), weights, strict=True)]
+        vector = reduce(add, terms, self.project.bias)
+        return Fused(self.dropout(torch.relu(vector)), None, dict(zip(self.names, terms, strict=True)), None)

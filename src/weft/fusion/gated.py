@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
-from weft.tokens import Fused, Tokens
+from weft.ops.bilinear import presence, vectors
+from weft.tokens import Fused, Tokens, where_there, whole
 
 
 @fusions.register("gated")
@@ -75,18 +76,19 @@ class GatedFusion(Fusion):
         self.dropout = nn.Dropout(dropout)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        values = [t.values[:, 0] for t in inputs.values()]
+        values = vectors(inputs)
         hidden = [p(v) for p, v in zip(self.project, values, strict=True)]
         seen = torch.cat(values if self.gate_input == "raw" else hidden, dim=1)
-        there = torch.cat([t.mask for t in inputs.values()], dim=1).unsqueeze(-1)
+        there = None if whole(inputs.values()) else presence(inputs).unsqueeze(-1)
         z = self._gate(torch.stack([g(seen) for g in self.gates], dim=1), there)
         terms = torch.stack(hidden, dim=1).tanh()
         vector = (z * terms).sum(dim=1)
         return Fused(self.dropout(vector), None, dict(zip(self.names, terms.unbind(1), strict=True)), z.mean(dim=-1))
 
-    def _gate(self, scores: Tensor, there: Tensor) -> Tensor:
+    def _gate(self, scores: Tensor, there: Tensor | None) -> Tensor:
         """Gates ``(B, M, D)`` of scores ``(B, M, D)``; 0 where ``there`` ``(B, M, 1)`` is False."""
         if self.gate == "sigmoid":
-            return torch.where(there, scores.sigmoid(), 0.0)
-        least = torch.finfo(scores.dtype).min
-        return torch.where(there, scores.masked_fill(~there, least).softmax(dim=1), 0.0)
+            return where_there(there, scores.sigmoid())
+        if there is not None:
+            scores = scores.masked_fill(~there, torch.finfo(scores.dtype).min)
+        return where_there(there, scores.softmax(dim=1))

@@ -45,7 +45,7 @@ from torch.nn import functional as F
 from weft.errors import UserError, did_you_mean
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import check_positive, wide
-from weft.tokens import Fused, Tokens, present, when_read
+from weft.tokens import Fused, Tokens, everywhere, full, present, when_read, where_there
 
 MEMORY_LAYERS = 3
 """Fewest layers of a self-attention encoder."""
@@ -140,7 +140,7 @@ class MulT(Fusion):
             received = [encoders[first + i](streams[a], x) for i, x in enumerate(sources)]
             joined = self._embed(torch.cat(received, dim=-1), streams[a].mask)
             summary = memory(joined, last=True)[:, 0]
-            summaries.append(torch.where(present(joined).unsqueeze(1), summary, 0.0))
+            summaries.append(summary if full(joined.mask) else torch.where(present(joined)[:, None], summary, 0.0))
 
         def alone() -> list[Tensor]:
             there = [present(t) for t in inputs.values()]
@@ -154,7 +154,7 @@ class MulT(Fusion):
     def _embed(self, values: Tensor, mask: Tensor) -> Tokens:
         """A sequence ready for the encoders: scaled, with positions; no padding left where padding is data."""
         if self.padding == "code":
-            mask = torch.ones_like(mask)
+            mask = everywhere(*mask.shape, device=mask.device)
             return Tokens(embed(values, step_numbers(mask) * (values[..., 0] != 0)), mask)
         return Tokens(embed(values, step_numbers(mask)), mask)
 
@@ -253,7 +253,7 @@ class SequenceEncoder(nn.Module):
         """
         keys = x.mask if source is None else source.mask
         allowed = attendable(x.mask, keys, self.future_mask)
-        there = keys.any(dim=1)[:, None, None]
+        there = None if full(keys) else keys.any(dim=1)[:, None, None]
         values = self.embed_dropout(x.values)
         context = None if source is None else self.embed_dropout(source.values)
         for layer in self.layers[:-1]:
@@ -277,11 +277,11 @@ class SequenceLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, source: Tensor | None, allowed: Tensor, there: Tensor) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor | None, allowed: Tensor | None, there: Tensor | None) -> Tensor:
         """``x`` ``(B, T, E)`` after this layer; ``allowed`` as in :func:`attendable`, ``there`` ``(B, 1, 1)``."""
         query = self.layer_norms[0](x)
         key = query if source is None else self.layer_norms[0](source)
-        x = x + self.dropout(torch.where(there, self.self_attn(query, key, key, allowed), 0.0))
+        x = x + self.dropout(where_there(there, self.self_attn(query, key, key, allowed)))
         hidden = self.dropout(F.relu(self.fc1(self.layer_norms[1](x))))
         return x + self.dropout(self.fc2(hidden))
 
@@ -420,7 +420,9 @@ def projection(width: int, common: int) -> nn.Module:
 
 
 def step_numbers(mask: Tensor) -> Tensor:
-    """``(B, T)``: 1, 2, ... over the real steps, 0 at padding."""
+    """``(B, T)``: 1, 2, ... over the real steps, 0 at padding; one row for all where every step is real."""
+    if full(mask):
+        return torch.arange(1, mask.shape[1] + 1, device=mask.device).unsqueeze(0)
     return mask.cumsum(dim=1) * mask
 
 
@@ -437,19 +439,23 @@ def positions(numbers: Tensor, width: int) -> Tensor:
 
 
 def embed(values: Tensor, numbers: Tensor) -> Tensor:
-    """``sqrt(E) X + PE`` of values ``(B, T, E)`` and step numbers ``(B, T)``."""
+    """``sqrt(E) X + PE`` of values ``(B, T, E)`` and step numbers ``(B, T)`` or ``(1, T)``."""
     width = values.shape[-1]
     return width**0.5 * values + positions(numbers.to(wide(values).dtype), width).to(values.dtype)
 
 
-def attendable(target: Tensor, source: Tensor, future_mask: bool) -> Tensor:
-    """Which source step each target step may attend to, bool ``(B, 1, T or 1, S)``; never none.
+def attendable(target: Tensor, source: Tensor, future_mask: bool) -> Tensor | None:
+    """Which source step each target step may attend to, bool ``(B or 1, 1, T or 1, S)``; never none, None: any.
 
     Args:
         target, source: masks ``(B, T)`` and ``(B, S)``. Where no source step is real all are allowed: the caller drops
             what comes of it.
         future_mask: only real steps with ``j <= i + |difference of the numbers of real steps|``.
     """
+    if full(source) and (full(target) or not future_mask):
+        steps = (target.shape[1], source.shape[1])
+        band = torch.ones(1, 1, *steps, dtype=torch.bool, device=source.device) if future_mask else None
+        return None if band is None else band.tril(abs(steps[0] - steps[1]))
     allowed = (source | ~source.any(dim=1, keepdim=True)).unsqueeze(1)
     if future_mask:
         i, j = step_numbers(target).unsqueeze(2), step_numbers(source).unsqueeze(1)
@@ -460,6 +466,8 @@ def attendable(target: Tensor, source: Tensor, future_mask: bool) -> Tensor:
 
 def take_last(values: Tensor, mask: Tensor) -> Tensor:
     """The last real step of ``(B, T, E)``, ``(B, 1, E)``; the first step of rows without any."""
+    if full(mask):
+        return values[:, -1:]
     last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
     return values.gather(1, last[:, None, None].expand(-1, 1, values.shape[2]))
 

@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from weft.fusion.base import Fusion, fusions
-from weft.ops.bilinear import unit_variance_
-from weft.tokens import Fused, Tokens
+from weft.ops.bilinear import product, unit_variance_, vectors
+from weft.tokens import Fused, Tokens, whole
 
 
 @fusions.register("multiplicative")
@@ -51,8 +51,9 @@ class MultiplicativeFusion(Fusion):
         self.dropout = nn.Dropout(dropout)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        factors = [p(t.values[:, 0]).tanh() for p, t in zip(self.project, inputs.values(), strict=True)]
-        there = [t.mask for t in inputs.values()]
-        vector = torch.stack([torch.where(p, f, 1.0) for p, f in zip(there, factors, strict=True)]).prod(dim=0)
-        alone = {n: torch.where(p, f, 0.0) for n, p, f in zip(self.names, there, factors, strict=True)}
-        return Fused(self.dropout(vector), None, alone, None)
+        factors = kept = [p(v).tanh() for p, v in zip(self.project, vectors(inputs), strict=True)]
+        if not whole(inputs.values()):
+            there = [t.mask for t in inputs.values()]
+            kept = [torch.where(t, f, 1.0) for t, f in zip(there, factors, strict=True)]
+            factors = [torch.where(t, f, 0.0) for t, f in zip(there, factors, strict=True)]
+        return Fused(self.dropout(product(kept)), None, dict(zip(self.names, factors, strict=True)), None)

@@ -52,9 +52,10 @@ class LowRankCore(nn.Module):
         """The factors ``(B, r h)`` of all modalities, of their projections ``(B, h)``."""
         return [factor(x) for factor, x in zip(self.factors, projections, strict=True)]
 
-    def sum(self, factors: Sequence[Tensor]) -> Tensor:
-        """The merge ``(B, h)`` of the factors of some modalities."""
-        return product(factors).unflatten(1, (self.rank, -1)).sum(dim=1)
+
+def sum_ranks(factors: Sequence[Tensor], rank: int) -> Tensor:
+    """The merge ``(B, h)`` of the factors ``(B, r h)`` of some modalities."""
+    return product(factors).unflatten(1, (rank, -1)).sum(dim=1)
 
 
 def check_rank(who: str, rank: int, width: int) -> None:
@@ -110,4 +111,4 @@ class Mutan(BilinearFusion):
         return [self.core([project(v) for project, v in zip(self.project, values, strict=True)])]
 
     def merge(self, pieces: Sequence[Sequence[Tensor]]) -> Tensor:
-        return self.finish(self.core.sum(pieces[0]), self.normalize)
+        return self.finish(sum_ranks(pieces[0], self.core.rank), self.normalize)

@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
 from weft.ops.cross_diffusion import Fit, Form, Heads, Orientation, cross_diffusion
-from weft.tokens import Fused, Tokens, mean_pool, union, when_read, zero_padding
+from weft.tokens import Fused, Tokens, keys_of, mean_pool, union, when_read, where_there, zero_padding
 
 Cross = Literal["diffusion", "attention", "none", "concat"]
 
@@ -335,10 +335,9 @@ class CrossDiffusionAttention(nn.Module):
         p = self.attention_dropout if self.training else 0.0
         if mask is None:
             return F.scaled_dot_product_attention(query, key, value, dropout_p=p, scale=self.scale)
-        there = mask.any(dim=1)[:, None, None, None]
-        keys = mask[:, None, None] | ~there
+        keys, there = keys_of(mask)
         out = F.scaled_dot_product_attention(query, key, value, keys, dropout_p=p, scale=self.scale)
-        return torch.where(there, out, 0.0)
+        return where_there(None if there is None else there.unsqueeze(1), out)
 
     def _split(self, qkv: Tensor, mask: Tensor | None) -> Heads:
         """``(B, N, 3 D)``, laid out as (q, k, v) x heads x width, to heads."""
