@@ -23,10 +23,10 @@ from weft.fusion.mult import (
     SequenceEncoder,
     attendable,
     embed,
-    part,
     positions,
     step_numbers,
 )
+from weft.fusion.mult_weights import part
 from weft.tokens import Tokens
 
 Outputs = dict[str, Tensor]

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.errors import UserError
+from weft.fusion import aff_weights
 from weft.fusion.base import Fusion, fusions
 from weft.tokens import Fused, Tokens, everywhere, full, mean_pool, union, when_read, whole, zero_padding
 
@@ -92,9 +93,9 @@ class AttentionalFusion(Fusion):
             state: its parameters, ``local_att.*`` and ``global_att.*``.
             names: of the residual branch (weight w) and the skip connection (weight 1 - w).
         """
-        width, reduction = official_shape(state)
+        width, reduction = aff_weights.shape(state)
         module = cls(dict.fromkeys(names, width), width, reduction=reduction, norm="batch")
-        load_official(module.attention, state)
+        aff_weights.load(module.attention, state)
         return module
 
 
@@ -148,8 +149,8 @@ class MultiScaleChannelAttention(nn.Module):
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor]) -> Self:
         """The published module from its own parameters."""
-        module = cls(*official_shape(state), norm="batch")
-        load_official(module.attention, state)
+        module = cls(*aff_weights.shape(state), norm="batch")
+        aff_weights.load(module.attention, state)
         return module
 
 
@@ -278,32 +279,3 @@ def to_tokens(x: Tensor) -> Tokens:
 def to_map(values: Tensor, like: Tensor) -> Tensor:
     """A sequence ``(B, H W, C)`` as a map of the shape of ``like`` ``(B, C, H, W)``."""
     return values.mT.unflatten(2, like.shape[2:])
-
-
-def official_shape(state: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Width and reduction of a published module."""
-    if "local_att.0.weight" not in state:
-        raise UserError(
-            "not the parameters of a published AFF, iAFF or MS-CAM",
-            f"no 'local_att.0.weight' among {len(state)} names",
-            "pass the state dict of one module, without the prefix of the network around it",
-        )
-    hidden, width = state["local_att.0.weight"].shape[:2]
-    return width, width // hidden
-
-
-def load_official(attention: ChannelAttention, state: Mapping[str, Tensor], stage: str = "") -> None:
-    """Load the branches ``local_att{stage}`` and ``global_att{stage}``; the module takes their dtype."""
-    layers = ("reduce", "norm_hidden", "expand", "norm_out")
-    attention.to(state["local_att.0.weight"].dtype)
-    for branch, name, numbers in (
-        (attention.local, f"local_att{stage}", (0, 1, 3, 4)),
-        (attention.pooled, f"global_att{stage}", (1, 2, 4, 5)),
-    ):
-        found = {
-            f"{layer}.{key.rsplit('.', 1)[1]}": value.flatten(1) if value.ndim == 4 else value
-            for layer, number in zip(layers, numbers, strict=True)
-            for key, value in state.items()
-            if key.startswith(f"{name}.{number}.")
-        }
-        branch.load_state_dict(found)

@@ -26,13 +26,12 @@ from typing import Self
 
 from torch import Tensor, nn
 
+from weft.fusion import aff_weights
 from weft.fusion.aff import (
     ChannelAttention,
     Norm,
     blend,
     fused,
-    load_official,
-    official_shape,
     projected,
     total,
 )
@@ -102,8 +101,8 @@ class IterativeAttentionalFusion(Fusion):
                 "port=True for weights that were trained by it, port=False for any others",
                 stacklevel=2,
             )
-        width, reduction = official_shape(state)
+        width, reduction = aff_weights.shape(state)
         module = cls(dict.fromkeys(names, width), width, reduction=reduction, norm="batch", port=bool(port))
-        load_official(module.first, state)
-        load_official(module.second, state, "2")
+        aff_weights.load(module.first, state)
+        aff_weights.load(module.second, state, "2")
         return module

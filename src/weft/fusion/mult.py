@@ -36,13 +36,14 @@ dropout masks for keys and values.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.errors import UserError, did_you_mean
+from weft.fusion import mult_weights
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import check_positive, wide
 from weft.tokens import Fused, Tokens, everywhere, full, present, when_read, where_there
@@ -177,37 +178,7 @@ class MulT(Fusion):
             names: ours for the original's l, a and v.
             future_mask, padding: see the class; the defaults are the original's.
         """
-        letters = dict(zip("lav", names, strict=True))
-        targets = [a for a in letters if any(key.startswith(f"trans_{a}_with_") for key in state)]
-        if not targets or "out_layer.weight" not in state:
-            raise UserError(
-                "not the parameters of the published MulT",
-                f"no 'trans_l_with_a' or 'out_layer' among {len(state)} names",
-                "pass the whole state dict of the MULTModel",
-            )
-        pairs = [(a, b) for a in targets for b in letters if b != a]
-        shape = official_shape(part(state, "trans_{}_with_{}.".format(*pairs[0])))
-        module = cls(
-            {name: state[f"proj_{x}.weight"].shape[1] for x, name in letters.items()},
-            len(state["out_layer.weight"]),
-            width=shape.width,
-            layers=shape.layers,
-            heads=heads,
-            targets=tuple(letters[a] for a in targets),
-            future_mask=future_mask,
-            padding=padding,
-        ).to(state["out_layer.weight"].dtype)
-        for project, x in zip(module.project, letters, strict=True):
-            if isinstance(project, nn.Linear):
-                project.load_state_dict({"weight": state[f"proj_{x}.weight"][:, :, 0]})
-        for encoder, (a, b) in zip(module.cross, pairs, strict=True):
-            encoder.load_state_dict(part(state, f"trans_{a}_with_{b}."))
-        for encoder, a in zip(module.memory, targets, strict=True):
-            encoder.load_state_dict(part(state, f"trans_{a}_mem."))
-        module.head.load_state_dict(
-            {k: v for k, v in state.items() if k.split(".")[0] in ("proj1", "proj2", "out_layer")}
-        )
-        return module
+        return mult_weights.load(cls, state, names, heads=heads, future_mask=future_mask, padding=padding)
 
 
 class SequenceEncoder(nn.Module):
@@ -481,22 +452,3 @@ def refuse_one_token(who: str, inputs: Mapping[str, Tokens]) -> None:
                 f"token counts { {n: t.mask.shape[1] for n, t in inputs.items()} }",
                 f"keep the token sequence of {name!r} (no pooling), or use 'gated', 'lmf' or 'concat'",
             )
-
-
-class OfficialShape(NamedTuple):
-    """What the parameters of one published encoder show."""
-
-    width: int
-    layers: int
-
-
-def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The parameters of one published encoder; its two bookkeeping buffers are left out."""
-    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    return {key: value for key, value in found.items() if not key.endswith(("_float_tensor", "version"))}
-
-
-def official_shape(state: Mapping[str, Tensor]) -> OfficialShape:
-    """Width and layers of one published encoder."""
-    layers = {key.split(".")[1] for key in state if key.startswith("layers.")}
-    return OfficialShape(state["layer_norm.weight"].shape[0], len(layers))

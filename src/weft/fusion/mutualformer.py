@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.errors import UserError
+from weft.fusion import mutualformer_weights
 from weft.fusion.base import Fusion, fusions
 from weft.ops.cross_diffusion import Fit, Form, Heads, Orientation, cross_diffusion
 from weft.tokens import Fused, Tokens, keys_of, mean_pool, union, when_read, where_there, zero_padding
@@ -135,10 +136,10 @@ class MutualFormer(Fusion):
             names: the modalities, the official "r" first.
             options: the other options of the constructor that no shape shows (``alpha``, ``dropout``, ...).
         """
-        shape = _official_shape(state_dict)
+        shape = mutualformer_weights.shape(state_dict)
         dim = shape.pop("dim")
         model = cls(dict.fromkeys(names, dim), dim, heads=heads, **shape, **options)
-        _load_official(model.blocks[0], state_dict)
+        mutualformer_weights.load(model.blocks[0], state_dict)
         return model.to(next(iter(state_dict.values())).dtype)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
@@ -204,9 +205,9 @@ class MutualFormerBlock(nn.Module):
     @classmethod
     def from_official(cls, state_dict: Mapping[str, Tensor], heads: int = 8, **options: Any) -> Self:
         """The published block from its own parameters; ``heads`` and ``options`` are what no shape shows."""
-        shape = _official_shape(state_dict)
+        shape = mutualformer_weights.shape(state_dict)
         block = cls(shape.pop("dim"), heads, **shape, **options)
-        _load_official(block, state_dict)
+        mutualformer_weights.load(block, state_dict)
         return block
 
     def forward(
@@ -442,29 +443,3 @@ def to_map(tokens: Tensor, height: int) -> Tensor:
             "pass the number of rows of the token grid",
         )
     return tokens.mT.unflatten(-1, (height, -1))
-
-
-def _official_shape(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The options that the parameters' shapes show."""
-    try:
-        hidden, dim = state_dict["mlp.fc1.weight"].shape
-    except KeyError:
-        raise UserError(
-            "not the parameters of a MutualFormer block",
-            f"no 'mlp.fc1.weight' among {len(state_dict)} names",
-            "pass the state dict of one block, without the prefix of the network around it",
-        ) from None
-    return {"dim": dim, "mlp_ratio": hidden / dim, "qkv_bias": "attn.qkv_r.bias" in state_dict}
-
-
-def _load_official(block: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Load; the block takes the dtype of the weights. A name or shape that does not fit is a UserError."""
-    block.to(next(iter(state_dict.values())).dtype)
-    try:
-        block.load_state_dict(state_dict)
-    except RuntimeError as error:
-        raise UserError(
-            "the parameters do not fit the published block",
-            str(error),
-            "pass the state dict of one MutualFormer block and options that agree with it",
-        ) from None
