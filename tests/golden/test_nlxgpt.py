@@ -7,8 +7,9 @@ import json
 import torch
 
 from tests.golden.cases import golden, load
+from weft.ops.sampling import nucleus
 from weft.systems.nlxgpt.metrics import attack_score
-from weft.systems.nlxgpt.network import ConceptHead, Decoder, Marks, generate, next_token_loss, nucleus
+from weft.systems.nlxgpt.network import ConceptHead, Decoder, Marks, generate, next_token_loss
 from weft.systems.nlxgpt.sequence import Sequences, majority, spoken, word_tokenizer
 from weft.tokens import Tokens
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weft.ops.sampling import next_token
 from weft.tokens import Tokens
 
 IGNORED = -100
@@ -139,8 +140,8 @@ def generate(
     marks: Marks,
     *,
     steps: int,
+    temperature: float = 0.0,
     top_p: float | None = None,
-    temperature: float = 1.0,
     cache: bool = True,
 ) -> list[list[int]]:
     """New tokens after each prompt: the most probable ones, or drawn.
@@ -151,8 +152,7 @@ def generate(
         image: features of the rows.
         marks: see :class:`Marks`.
         steps: most tokens of a text.
-        top_p: draw from the fewest tokens of this much probability; None: take the most probable.
-        temperature: logits are divided by it before drawing.
+        temperature, top_p: see :func:`~weft.ops.sampling.next_token`; published: the most probable token.
         cache: keep keys and values, so that a step computes one token; the tokens are the same without.
     """
     device, rows = image.values.device, len(prompts)
@@ -174,7 +174,7 @@ def generate(
             position_ids=(there.cumsum(dim=1) - 1).clamp(min=0)[:, -new:], past_key_values=past, use_cache=cache,
         )  # fmt: skip
         past = out.past_key_values if cache else None
-        token = chosen(out.logits[:, -1], top_p, temperature)
+        token = next_token(out.logits[:, -1], temperature=temperature, top_p=top_p)
         done |= torch.isin(token, stop)
         for row in torch.nonzero(~done).flatten().tolist():
             found[row].append(int(token[row]))
@@ -186,22 +186,6 @@ def generate(
         ids, segments = torch.cat([ids, token[:, None]], dim=1), torch.cat([segments, segment[:, None]], dim=1)
         there = torch.cat([there, torch.ones_like(token[:, None])], dim=1)
     return found
-
-
-def chosen(logits: Tensor, top_p: float | None, temperature: float) -> Tensor:
-    """One token of each row of ``(B, V)``."""
-    if top_p is None:
-        return logits.argmax(dim=-1)
-    logits = logits / temperature
-    kept = logits.masked_fill(~nucleus(logits, top_p), -torch.inf)
-    return torch.multinomial(kept.softmax(dim=-1), 1)[:, 0]
-
-
-def nucleus(logits: Tensor, p: float) -> Tensor:
-    """Which tokens ``(..., V)`` are the fewest most probable ones of more than probability ``p`` together."""
-    ordered, places = logits.softmax(dim=-1).sort(dim=-1, descending=True)
-    kept = ordered.cumsum(dim=-1) - ordered <= p
-    return torch.zeros_like(kept).scatter(-1, places, kept)
 
 
 class ConceptHead(nn.Module):

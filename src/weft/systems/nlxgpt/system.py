@@ -52,7 +52,7 @@ class Teller(System):
         start: folder of a model to go on from, e.g. one trained on captions; it brings decoder and encoder along.
         longest: tokens of a training text.
         steps: most tokens of a generated one.
-        top_p: draw tokens from the most probable ones of this probability; None: take the most probable.
+        temperature, top_p: how tokens are drawn; 0: the most probable one.
         places: image tokens learn where they are; for encoders whose tokens do not say it, as those without weights.
         blind: the picture is withheld (its features are zeros): what the words alone say.
         gpt2, encoder: learned: the decoder's settings, and the encoder with what it fitted.
@@ -70,6 +70,7 @@ class Teller(System):
         start: str | None = None,
         longest: Annotated[int, Field(ge=12)] = 40,
         steps: Annotated[int, Field(ge=1)] = 20,
+        temperature: Annotated[float, Field(ge=0)] = 0.0,
         top_p: Annotated[float, Field(gt=0, le=1)] | None = None,
         places: bool = False,
         blind: bool = False,
@@ -78,7 +79,8 @@ class Teller(System):
     ) -> None:
         super().__init__()
         self.decoder, self.vision, self.start = decoder, vision, start
-        self.longest, self.steps, self.top_p, self.places, self.blind = longest, steps, top_p, places, blind
+        self.longest, self.steps, self.temperature, self.top_p = longest, steps, temperature, top_p
+        self.places, self.blind = places, blind
         self.gpt2, self.encoder = gpt2 or {**SMALL, "vocab_size": 1, "n_positions": 2 * longest}, encoder
         self._encoder = restore_encoder("image", encoder, "this model was trained with") if encoder else None
         width, tokens = encoder["shape"] if encoder else (1, 1)
@@ -176,7 +178,9 @@ class Teller(System):
         """Texts for the pictures of some rows, asked the questions of others; None: their own."""
         prompts = [self.prompt(data, int(row)) for row in (rows if questions is None else questions)]
         image = self.to_device(self._images(data, rows))
-        found = generate(self.network, prompts, image, self.marks, steps=self.steps, top_p=self.top_p)
+        found = generate(
+            self.network, prompts, image, self.marks, steps=self.steps, temperature=self.temperature, top_p=self.top_p
+        )
         return [self.build.text(ids) for ids in found]
 
     def features(self, data: Dataset, rows: np.ndarray) -> list[np.ndarray]:

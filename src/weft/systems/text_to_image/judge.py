@@ -17,6 +17,7 @@ from weft.data.dataset import numbered
 from weft.encoders import Encoder, create_encoder
 from weft.errors import UserError, did_you_mean
 from weft.models.aligned import AlignedModel
+from weft.models.seen import Seen
 from weft.systems.text_to_image.attributes import AttributeReader
 from weft.systems.text_to_image.figures import draw_grid
 from weft.systems.text_to_image.metrics import frechet_distance, kernel_distance, r_precision
@@ -43,6 +44,21 @@ class Asked:
     train: np.ndarray
     image: str
     text: str
+
+    @classmethod
+    def of(cls, data: Dataset, rows: np.ndarray, seen: Seen | None, image: str, text: str) -> Asked:
+        """What was asked of a model that has seen these rows.
+
+        Raises:
+            UserError: nobody knows which rows it has seen.
+        """
+        if seen is None:
+            raise UserError(
+                "drawn images are judged beside real ones of the training rows",
+                "nobody knows which rows this model was trained on",
+                "keep seen.safetensors beside the model, or train it again",
+            )
+        return cls(data, rows, np.flatnonzero(seen.part_of(data) == "train"), image, text)
 
     @property
     def captions(self) -> list[str]:

@@ -214,14 +214,8 @@ class TextToImage(System):
 
     @classmethod
     def truth(cls, data: Dataset, rows: np.ndarray, seen: Seen | None = None) -> Asked:
-        if seen is None:
-            raise UserError(
-                "drawn images are judged beside real ones of the training rows",
-                "nobody knows which rows this model was trained on",
-                "keep seen.safetensors beside the model, or train it again",
-            )
         columns = cls.columns(data)
-        return Asked(data, rows, np.flatnonzero(seen.part_of(data) == "train"), columns["image"], columns[ROLE])
+        return Asked.of(data, rows, seen, columns["image"], columns[ROLE])
 
     def caption(self, features: MemoryFeatures, rows: np.ndarray) -> Caption:
         """The standardised words and sentences of rows, without gradient."""

@@ -1,0 +1,347 @@
+"""L-Verse as systems: the autoencoder (``aug-vae``), pictures from texts (``l-verse``), texts from pictures
+(``l-verse-captions``).
+
+The last two train the same transformer, in both directions, over the codes of an autoencoder that was trained before;
+each goes on from a folder of the other by ``start``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from weft.data import Dataset
+from weft.errors import UserError
+from weft.models.pretrained import load_model
+from weft.models.seen import Seen
+from weft.systems.l_verse.augvae import AugVae
+from weft.systems.l_verse.biart import UNKNOWN, WORDS, BiArt, Places
+from weft.systems.l_verse.codebook import Init
+from weft.systems.text_to_image.judge import Asked
+from weft.systems.text_to_image.pairs import pixels_of
+from weft.tasks.base import tasks
+from weft.tasks.captions import lines, words
+from weft.tasks.judge import Judge
+from weft.training.system import Need, System, systems
+
+PAPER = "Kim et al. 2022, L-Verse (CVPR, arXiv 2111.11133)"
+TEXT = "text"
+
+
+@tasks.register("reconstruction")
+class ReconstructionJudge(Judge):
+    """Pictures against themselves: ``mse`` of values in [0, 1], and ``psnr`` in decibels of the mean error."""
+
+    primary = "mse"
+    higher_is_better = False
+
+    def metrics(self, outputs: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> dict[str, float]:
+        mse = -float(self.scores(outputs, target).mean())
+        return {"mse": mse, "psnr": float(-10 * np.log10(max(mse, 1e-12)))}
+
+    def scores(self, outputs: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> np.ndarray:
+        """``(N,)`` minus the squared error."""
+        pairs = zip(outputs, target, strict=True)
+        return np.array([-np.square(a / 255.0 - b / 255.0).mean() for a, b in pairs])
+
+
+@systems.register("aug-vae")
+class AugVaeSystem(System):
+    """Pictures to codes and back; the autoencoder of L-Verse.
+
+    Published, at 256 pixels: ``pyramid=[64, 32, 16, 8] hidden=128 z=256 dim=256 codes=8192 widths=[1, 2, 4]
+    residual=2``; the loss has a perceptual term there (LPIPS, whose weights are not part of weft), here the squared
+    error alone.
+
+    Args:
+        size: side of the pictures in pixels; larger ones are cut to a square and reduced.
+        pyramid, hidden, z, dim, codes, widths, residual, attention, groups, init, shared, level: see
+            :class:`~weft.systems.l_verse.augvae.AugVae`.
+        start: folder of an autoencoder of all levels, of which ``level`` is kept.
+    """
+
+    reads = {"image": Need("image")}
+    writes = "image"
+    judge = "reconstruction"
+    trained_with = {"lr": 1e-3, "weight_decay": 1e-5, "epochs": 40, "batch_size": 32, "clip": 0.0}
+    variants = {"one codebook": {"shared": True}, "a codebook per level": {"shared": False}}
+    rows_at_once = 64
+    paper = PAPER
+
+    def __init__(
+        self,
+        *,
+        size: int = 32,
+        pyramid: list[int] = [16, 8, 4],  # noqa: B006
+        hidden: int = 32,
+        z: int = 32,
+        dim: int = 32,
+        codes: int = 128,
+        widths: list[int] = [1, 2],  # noqa: B006
+        residual: int = 1,
+        attention: bool = False,
+        groups: int = 32,
+        init: Init = "data",
+        shared: bool = True,
+        level: int | None = None,
+        start: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.size, self.pyramid, self.hidden, self.z, self.dim, self.codes = size, pyramid, hidden, z, dim, codes
+        self.widths, self.residual, self.attention, self.groups = widths, residual, attention, groups
+        self.init, self.shared, self.level, self.start = init, shared, level, start
+        self.network = AugVae(
+            size, pyramid, hidden=hidden, z=z, dim=dim, codes=codes, widths=widths, residual=residual,
+            attention=attention, groups=groups, init=init, shared=shared, level=level,
+        )  # fmt: skip
+
+    @classmethod
+    def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
+        if not options.get("start"):
+            return cls(**options)
+        whole = _loaded(options["start"], AugVaeSystem, "aug-vae")
+        level = options.get("level")
+        if level is None or whole.level is not None:
+            raise UserError(
+                "an autoencoder of all levels is gone on from to keep one",
+                f"level={level}; {options['start']} keeps {whole.level or 'all'}",
+                f"level= one of {whole.pyramid[:-1]}",
+            )
+        model = cls(**{**whole.config(), **options})
+        model.network.load_state_dict({**model.network.state_dict(), **whole.network.single(level)})
+        return model
+
+    def batch(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
+        return as_input(np.stack(self._pictures(data, rows)))
+
+    def loss(self, batch: Tensor) -> Tensor:
+        found = self.network(batch)
+        return F.mse_loss(found.picture, batch, reduction="none").mean(dim=(1, 2, 3)) + found.loss
+
+    def predict(self, data: Dataset, rows: np.ndarray) -> list[np.ndarray]:
+        return as_pixels(self.network(self.to_device(self.batch(data, rows))).picture)
+
+    @classmethod
+    def truth(cls, data: Dataset, rows: np.ndarray, seen: Seen | None = None) -> tuple[Dataset, np.ndarray, str]:
+        return data, rows, cls.columns(data)["image"]
+
+    def make_judge(self, **options: Any) -> Judge:
+        return _Own(self.size)
+
+    def codes_of(self, data: Dataset, rows: np.ndarray) -> Tensor:
+        """Codes ``(n, T)`` of the pictures of rows, in evaluation mode."""
+        self.eval()
+        parts = np.array_split(rows, -(-len(rows) // self.rows_at_once))
+        with torch.no_grad():
+            return torch.cat([self.network.encoded(self.to_device(self.batch(data, part))) for part in parts]).cpu()
+
+    def _pictures(self, data: Dataset, rows: np.ndarray) -> list[np.ndarray]:
+        return pictures(data, rows, self.columns(data)["image"], self.size)
+
+
+class _Own(ReconstructionJudge):
+    """The judge of pictures as the autoencoder takes them."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def scores(self, outputs: Sequence[np.ndarray], target: Any) -> np.ndarray:
+        data, rows, column = target
+        return super().scores(outputs, pictures(data, rows, column, self.size))
+
+
+class Verse(System):
+    """Base of both directions.
+
+    Args:
+        codes: folder of an autoencoder (``aug-vae``) that keeps one level.
+        start: folder of ``l-verse`` or ``l-verse-captions`` to go on from; it brings autoencoder and words along.
+        width, layers, heads, dropout, segments, places: see :class:`~weft.systems.l_verse.biart.BiArt`.
+        longest: words of a text; longer ones are cut.
+        reference: weight of the loss on the reference block.
+        temperature, top_k, top_p: how tokens are drawn, see :func:`~weft.ops.sampling.next_token`.
+        vocabulary, vae: learned: the words of the training rows, and the autoencoder's settings.
+    """
+
+    trained_with = {"lr": 1e-3, "weight_decay": 0.01, "epochs": 60, "batch_size": 64}
+    rows_at_once = 64
+    paper = PAPER
+
+    def __init__(
+        self,
+        *,
+        codes: str | None = None,
+        start: str | None = None,
+        width: int = 128,
+        layers: int = 4,
+        heads: int = 4,
+        dropout: float = 0.1,
+        segments: bool = True,
+        places: Places = "joint",
+        longest: Annotated[int, Field(ge=1)] = 16,
+        reference: Annotated[float, Field(ge=0)] = 0.1,
+        temperature: Annotated[float, Field(ge=0)] = 1.0,
+        top_k: Annotated[int, Field(ge=1)] | None = None,
+        top_p: Annotated[float, Field(gt=0, le=1)] | None = None,
+        vocabulary: list[str] | None = None,
+        vae: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.codes, self.start, self.width, self.layers, self.heads, self.dropout = (
+            codes, start, width, layers, heads, dropout
+        )  # fmt: skip
+        self.segments, self.places, self.longest, self.reference = segments, places, longest, reference
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.vocabulary, self.vae = vocabulary or [], vae
+        self.autoencoder = AugVaeSystem(**(vae or {"level": 8})).requires_grad_(False)
+        side = self.autoencoder.level or 1
+        self.network = BiArt(
+            len(self.vocabulary), self.autoencoder.codes, longest, side * side, width=width, layers=layers, heads=heads,
+            dropout=dropout, segments=segments, places=places,
+        )  # fmt: skip
+        self._ids = {word: WORDS + i for i, word in enumerate(self.vocabulary)}
+        self._kept: WeakKeyDictionary[Dataset, dict[int, Tensor]] = WeakKeyDictionary()
+
+    @classmethod
+    def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
+        if options.get("start"):
+            other = _loaded(options["start"], Verse, "l-verse")
+            fixed = ("codes", "width", "layers", "heads", "segments", "places", "longest", "vocabulary", "vae")
+            model = cls(**{**other.config(), **options, **{name: getattr(other, name) for name in fixed}})
+            model.load_state_dict(other.state_dict())
+            return model
+        if not options.get("codes"):
+            raise UserError(
+                "pictures are read as the codes of an autoencoder", "codes is not given",
+                "train one that keeps a level: weft fit SOURCE --system aug-vae, then --option start=... level=8",
+            )  # fmt: skip
+        autoencoder = _loaded(options["codes"], AugVaeSystem, "aug-vae")
+        if autoencoder.level is None:
+            raise UserError(
+                "the autoencoder keeps one level", f"{options['codes']}: all of {autoencoder.pyramid}",
+                f"fit aug-vae again with --option start={options['codes']} --option level={autoencoder.pyramid[-2]}",
+            )  # fmt: skip
+        column = cls.columns(data)[TEXT]
+        texts = (line for row in rows for line in lines(data.modalities[column].values[row] or ""))
+        counted = Counter(word for line in texts for word in words(line))
+        model = cls(**{**options, "vocabulary": sorted(counted), "vae": {**autoencoder.config(), "start": None}})
+        model.autoencoder.load_state_dict(autoencoder.state_dict())
+        return model
+
+    def train(self, mode: bool = True) -> Self:
+        """The autoencoder stays as it is."""
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
+
+    def batch(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> Any:
+        draws = rng.random(len(rows)) < 0.5 if rng else np.arange(len(rows)) % 2 == 0
+        text = torch.stack([self.word_ids(data, int(row), rng) for row in rows])
+        return self.network.pairs(text, self.code_ids(data, rows), torch.from_numpy(draws))
+
+    def loss(self, batch: Any) -> Tensor:
+        return self.network.loss(batch, self.reference)
+
+    def validate(
+        self, data: Dataset, rows: np.ndarray, batch_size: int, scatter: Any = None, gather: Any = None
+    ) -> Any:
+        """The loss: what is drawn has no score that is cheap."""
+        mine, size = scatter(np.arange(len(rows))) if scatter else np.arange(len(rows)), 4 * batch_size
+        found = torch.cat([
+            self.loss(self.to_device(self.batch(data, rows[mine[i : i + size]]))) for i in range(0, len(mine), size)
+        ])  # fmt: skip
+        loss = float((gather(found, len(rows)) if gather else found).mean())
+        return {"loss": loss, "score": -loss}
+
+    def word_ids(self, data: Dataset, row: int, rng: np.random.Generator | None = None) -> Tensor:
+        """Words ``(longest,)`` of a row, padded; one of its texts, where its cell has several lines."""
+        said = lines(data.modalities[self.columns(data, target=False)[TEXT]].values[row])
+        text = said[rng.integers(len(said))] if rng else said[0]
+        ids = [self._ids.get(word, UNKNOWN) for word in words(text)][: self.longest]
+        return torch.tensor(ids + [0] * (self.longest - len(ids)))
+
+    def code_ids(self, data: Dataset, rows: np.ndarray) -> Tensor:
+        """Codes ``(B, T)`` of pictures, computed once."""
+        kept = self._kept.setdefault(data, {})
+        new = np.array([row for row in dict.fromkeys(rows.tolist()) if row not in kept], dtype=int)
+        if len(new):
+            kept.update(zip(new.tolist(), self.autoencoder.codes_of(data, new), strict=True))
+        return torch.stack([kept[row] for row in rows.tolist()])
+
+    def drawn(self) -> dict[str, Any]:
+        """How tokens are drawn."""
+        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+
+
+@systems.register("l-verse")
+class LVerse(Verse):
+    """Pictures from texts; L-Verse, Kim et al. 2022.
+
+    Args: those of :class:`Verse`.
+    """
+
+    reads = {"image": Need("image", target=True), TEXT: Need("text")}
+    writes = "image"
+    judge = "text-to-image"
+    variants = {"l-verse": {}, "no roles": {"segments": False}}
+
+    def predict(self, data: Dataset, rows: np.ndarray) -> list[np.ndarray]:
+        text = torch.stack([self.word_ids(data, int(row)) for row in rows]).to(self.device)
+        codes = self.network.go_on(self.network.draw(text), **self.drawn())
+        return as_pixels(self.autoencoder.network.drawn(codes))
+
+    @classmethod
+    def truth(cls, data: Dataset, rows: np.ndarray, seen: Seen | None = None) -> Asked:
+        return Asked.of(data, rows, seen, *(cls.columns(data)[role] for role in ("image", TEXT)))
+
+
+@systems.register("l-verse-captions")
+class LVerseCaptions(Verse):
+    """Texts from pictures; L-Verse, Kim et al. 2022.
+
+    Args: those of :class:`Verse`.
+    """
+
+    reads = {"image": Need("image"), TEXT: Need("text", target=True)}
+    writes = "text"
+    judge = "captions"
+    variants = {"l-verse": {}, "no roles": {"segments": False}}
+
+    def predict(self, data: Dataset, rows: np.ndarray) -> list[str]:
+        codes = self.code_ids(data, np.asarray(rows)).to(self.device)
+        ids = self.network.go_on(self.network.say(codes), temperature=0.0)
+        return [" ".join(self.vocabulary[i - WORDS] for i in row if i >= WORDS) for row in ids.tolist()]
+
+
+def pictures(data: Dataset, rows: np.ndarray, column: str, size: int) -> list[np.ndarray]:
+    """``(size, size, 3)`` uint8, the middle square of each picture.
+
+    Raises:
+        UserError: a picture is smaller.
+    """
+    return [pixels_of(data.modalities[column].values[row], data.ids[row], size, size) for row in rows]
+
+
+def as_input(pixels: np.ndarray) -> Tensor:
+    """``(B, S, S, 3)`` uint8 to ``(B, 3, S, S)`` in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def as_pixels(images: Tensor) -> list[np.ndarray]:
+    """``(B, 3, S, S)`` in [-1, 1] to ``(S, S, 3)`` uint8."""
+    return list(((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _loaded(folder: str, kind: type[Any], name: str) -> Any:
+    model = load_model(folder)
+    if not isinstance(model, kind):
+        raise UserError(f"the folder holds a model of {name}", f"{folder}: {type(model).__name__}", "give another")
+    return model
