@@ -33,6 +33,7 @@ _PUBLIC = {
     "fit": "weft.compare",
     "WeftClassifier": "weft.estimators",
     "WeftRegressor": "weft.estimators",
+    "ClosedFormAligner": "weft.estimators",
 }
 
 __all__ = [*_PUBLIC, "__version__"]
