@@ -1,0 +1,290 @@
+r"""The encoders of MERLOT Reserve: frames, sound, spans of words, and all of them together.
+
+A pre-norm transformer with a norm on its input,
+
+.. math::
+
+    x \leftarrow \mathrm{LN}(x), \quad x \leftarrow x + \mathrm{Attn}(\mathrm{LN}\,x), \quad
+    x \leftarrow x + W_2\, g(W_1 \mathrm{LN}\,x), \quad g(u) = u\,\sigma(1.702\,u), \quad \mathrm{LN}
+
+whose queries and keys know their coordinates (time, height and width, segment, token). ``rotary="official"`` repeats
+the published code, which meant to rotate pairs of entries by angles :math:`\theta` and scales them instead, by
+:math:`\sin\theta - \cos\theta` and :math:`\sin\theta + \cos\theta`; ``"correct"`` rotates.
+
+Source: Zellers et al., "MERLOT Reserve: Neural Script Knowledge through Vision and Language and Sound", CVPR 2022
+(arXiv 2201.02639), section 3.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weft.errors import UserError
+
+ROTARY = 32
+"""Most entries of a head that know their coordinates."""
+HIGHEST = 5.0
+MASKED = -1e10
+SPAN = 16
+"""Coordinates of words in a span, and of segments in a video, are in units of this."""
+
+Rotary = Literal["official", "correct"]
+LAYER = re.compile(r"layer_0*(\d+)")
+
+
+def centred(n: int) -> Tensor:
+    """``-floor(n / 2) .. -1, 1 .. ceil(n / 2)``; zero is left to CLS."""
+    places = torch.arange(-(n // 2), n - n // 2)
+    return torch.where(places >= 0, places + 1, places).double()
+
+
+def grid(height: int, width: int) -> Tensor:
+    """Coordinates ``(height * width, 2)`` of a map, row by row."""
+    rows, columns = (centred(n) / (max(height, width) + 1) for n in (height, width))
+    return torch.stack([rows.repeat_interleave(width), columns.repeat(height)], dim=1)
+
+
+def angles(coordinates: Tensor, entries: int) -> Tensor:
+    """Angles ``(..., entries / 2)`` of coordinates ``(..., axes)``: powers of two times pi up to the highest."""
+    each = entries // (2 * coordinates.shape[-1])
+    exponents = torch.linspace(0, math.log2(HIGHEST), each, dtype=coordinates.dtype, device=coordinates.device)
+    return (coordinates[..., None] * 2.0**exponents * math.pi).flatten(-2)
+
+
+def turned(x: Tensor, theta: Tensor, rotary: Rotary) -> Tensor:
+    """Queries or keys ``(B, T, heads, d)`` under angles ``(B, T, r / 2)``; entries after ``r`` stay."""
+    cos, sin = (part[..., None, :] for part in (theta.cos(), theta.sin()))
+    known, rest = x[..., : 2 * theta.shape[-1]], x[..., 2 * theta.shape[-1] :]
+    even, odd = known[..., 0::2], known[..., 1::2]
+    if rotary == "official":
+        pairs = even * (sin - cos), odd * (sin + cos)
+    else:
+        pairs = even * cos - odd * sin, odd * cos + even * sin
+    return torch.cat([torch.stack(pairs, dim=-1).flatten(-2), rest], dim=-1)
+
+
+class Attention(nn.Module):
+    """Self-attention; the projection of its output has no bias."""
+
+    def __init__(self, width: int, head: int, rotary: Rotary) -> None:
+        super().__init__()
+        self.head, self.rotary = head, rotary
+        self.qkv, self.attn_proj = nn.Linear(width, 3 * width), nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, theta: Tensor | None, mask: Tensor | None) -> Tensor:
+        """``x`` ``(B, T, H)``, angles ``(B, T, r / 2)``, ``mask`` ``(B, T, T)`` bool, True where a row hears."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head)).unbind(2)
+        if theta is not None:
+            q, k = (turned(part, theta, self.rotary) for part in (q, k))
+        bias = None if mask is None else torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, MASKED).unsqueeze(1)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        projected: Tensor = self.attn_proj(found.transpose(1, 2).flatten(2))
+        return projected
+
+
+class Mlp(nn.Module):
+    """Four times as wide inside; the output has no bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.intermediate, self.out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.intermediate(x)
+        found: Tensor = self.out(inner * torch.sigmoid(1.702 * inner))
+        return found
+
+
+class Block(nn.Module):
+    """Attention and perceptron, each behind a norm and beside the identity."""
+
+    def __init__(self, width: int, head: int, rotary: Rotary) -> None:
+        super().__init__()
+        self.pre_attn_ln, self.pre_mlp_ln = (nn.LayerNorm(width, eps=1e-5) for _ in range(2))
+        self.attention_layer, self.mlp_layer = Attention(width, head, rotary), Mlp(width)
+
+    def forward(self, x: Tensor, theta: Tensor | None, mask: Tensor | None) -> Tensor:
+        x = x + self.attention_layer(self.pre_attn_ln(x), theta, mask)
+        found: Tensor = x + self.mlp_layer(self.pre_mlp_ln(x))
+        return found
+
+
+class Transformer(nn.Module):
+    """The transformer of the module's equations.
+
+    Args:
+        width: ``H``.
+        layers: of them.
+        head: size of a head.
+        cls: a learned first token, with coordinates of zero.
+        places: tokens that learn where they are, for sequences without coordinates.
+        rotary: see the module.
+    """
+
+    def __init__(
+        self, width: int, layers: int, *, head: int = 64, cls: bool = False, places: int = 0,
+        rotary: Rotary = "official",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if width % head:
+            raise UserError(
+                "the width is a multiple of the size of a head", f"width={width}, head={head}", "change one"
+            )
+        self.entries = min(ROTARY, head)
+        self.pre_ln, self.final_ln = (nn.LayerNorm(width, eps=1e-5) for _ in range(2))
+        self.layers = nn.ModuleList(Block(width, head, rotary) for _ in range(layers))
+        self.cls = nn.Parameter(torch.randn(width) * 0.02) if cls else None
+        self.cls_proj = nn.Linear(width, width) if cls else None
+        self.pe = nn.Parameter(torch.randn(places, width) * 0.02) if places else None
+
+    def forward(
+        self, x: Tensor, coordinates: Tensor | None = None, valid: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        """The projected CLS ``(B, H)``, None without one, and the sequence ``(B, T, H)``.
+
+        Args:
+            x: ``(B, T, H)``.
+            coordinates: ``(T, axes)`` or ``(B, T, axes)``.
+            valid: ``(B, T)`` bool; only valid tokens hear, and are heard.
+            mask: ``(B, T, T)`` instead of it.
+        """
+        if coordinates is not None:
+            coordinates = coordinates.to(x).expand(len(x), -1, -1)
+        if self.cls is not None:
+            x = torch.cat([self.cls.expand(len(x), 1, -1), x], dim=1)
+            coordinates = None if coordinates is None else F.pad(coordinates, (0, 0, 1, 0))
+            valid = None if valid is None else F.pad(valid, (1, 0), value=True)
+        if valid is not None:
+            mask = valid[:, :, None] & valid[:, None, :]
+        theta = None if coordinates is None else angles(coordinates, self.entries)
+        if theta is None and self.pe is not None:
+            x = x + self.pe[: x.shape[1]]
+        x = self.pre_ln(x)
+        for block in self.layers:
+            x = block(x, theta, mask)
+        x = self.final_ln(x)
+        return (None, x) if self.cls_proj is None else (self.cls_proj(x[:, 0]), x[:, 1:])
+
+
+class Pooling(nn.Module):
+    """Attention of the mean of some vectors to them."""
+
+    def __init__(self, width: int, head: int) -> None:
+        super().__init__()
+        self.head = head
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., n, H)`` to ``(..., H)``."""
+        q, k, v = self.query(x.mean(dim=-2, keepdim=True)), self.key(x), self.value(x)
+        q, k, v = (part.unflatten(-1, (-1, self.head)).transpose(-3, -2) for part in (q, k, v))
+        weights = (q @ k.transpose(-2, -1) / math.sqrt(self.head)).softmax(dim=-1)
+        found: Tensor = self.out((weights @ v).transpose(-3, -2).flatten(-2)).squeeze(-2)
+        return found
+
+
+class VisionEncoder(nn.Module):
+    """Patches of a frame to its CLS, all its vectors, and one for every square of ``pool x pool``.
+
+    Args:
+        patch: numbers of a patch.
+        shape: patches of a column and of a row.
+        width, layers, head, rotary: see :class:`Transformer`.
+        pool: side of the squares.
+    """
+
+    def __init__(
+        self, patch: int, shape: tuple[int, int], width: int, layers: int, *, head: int = 64, pool: int = 2,
+        rotary: Rotary = "official",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if shape[0] % pool or shape[1] % pool:
+            raise UserError("the grid of patches is one of whole squares", f"{shape}, pool={pool}", "change one")
+        self.shape, self.pool = shape, pool
+        self.embedding = nn.Linear(patch, width)
+        self.transformer = Transformer(width, layers, head=head, cls=True, rotary=rotary)
+        self.seq_attnpool = Pooling(width, head)
+
+    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``(B, h w, patch)`` to ``(B, H)``, ``(B, h w, H)`` and ``(B, h w / pool^2, H)``."""
+        cls, seq = self.transformer(self.embedding(patches), grid(*self.shape))
+        assert cls is not None
+        h, w, p = *self.shape, self.pool
+        squares = seq.unflatten(1, (h // p, p, w // p, p)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        return cls, seq, self.seq_attnpool(squares)
+
+    def places(self) -> Tensor:
+        """Coordinates ``(h w / pool^2, 2)`` of the squares."""
+        return grid(self.shape[0] // self.pool, self.shape[1] // self.pool)
+
+
+class AudioEncoder(nn.Module):
+    """A spectrogram to its CLS, all its vectors, and one for every ``pool`` of them.
+
+    Args:
+        features: of a frame of the spectrogram: 64 mels and the speed.
+        width, layers, head, rotary: see :class:`Transformer`.
+        patch: frames of a token.
+        pool: tokens of a vector.
+    """
+
+    def __init__(
+        self, features: int, width: int, layers: int, *, head: int = 64, patch: int = 2, pool: int = 5,
+        rotary: Rotary = "official",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.patch, self.pool = patch, pool
+        self.embedding = nn.Linear(patch * features, width)
+        self.transformer = Transformer(width, layers, head=head, cls=True, rotary=rotary)
+        self.seq_attnpool = Pooling(width, head)
+
+    def forward(self, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``(B, frames, features)`` to ``(B, H)``, ``(B, T, H)`` and ``(B, T / pool, H)``, ``T = frames / patch``."""
+        x = self.embedding(mel.unflatten(1, (-1, self.patch)).flatten(2))
+        cls, seq = self.transformer(x, centred(x.shape[1])[:, None] / x.shape[1])
+        assert cls is not None
+        return cls, seq, self.seq_attnpool(seq.unflatten(1, (-1, self.pool)))
+
+
+class SpanEncoder(nn.Module):
+    """Words of a span ``(B, n, H)`` to one vector ``(B, H)``."""
+
+    def __init__(self, width: int, layers: int, *, head: int = 64, rotary: Rotary = "official") -> None:
+        super().__init__()
+        self.transformer = Transformer(width, layers, head=head, cls=True, rotary=rotary)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """``valid`` ``(B, n)``: no padding."""
+        places = torch.arange(1, x.shape[1] + 1, dtype=torch.float64)[:, None] / SPAN
+        found = self.transformer(x, places, valid)[0]
+        assert found is not None
+        return found
+
+
+def from_flax(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published weights, ``a.b.kernel``, under our names and in our layouts.
+
+    Kernels of several heads and of the convolution over time become matrices; ``scale`` and tables become ``weight``.
+    """
+    found = {}
+    for name, value in state.items():
+        parts = [piece for part in name.split(".") for piece in LAYER.sub(r"layers.\1", part).split(".")]
+        if parts[-1] == "kernel":
+            joined = parts[-2] in ("attn_proj", "out", "embedding")
+            value = value.flatten(0, -2).T if joined else value.flatten(1).T
+        if parts[-1] == "bias":
+            value = value.flatten()
+        if parts[-2:] == ["Embed_0", "embedding"]:
+            parts = [*parts[:-2], "weight"]
+        elif parts[-1] in ("kernel", "scale"):
+            parts[-1] = "weight"
+        found[".".join(parts)] = value.contiguous()
+    return found
