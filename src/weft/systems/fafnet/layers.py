@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MANY = 32
+TINY = 1e-30
 
 
 class ComplexConv2d(nn.Module):
@@ -139,7 +140,8 @@ class SimilarityFusion(nn.Module):
 
 def magnitude(x: Tensor) -> Tensor:
     """``(B, 2, ...)`` to ``(B, ...)``; its gradient at zero is zero."""
-    return torch.linalg.vector_norm(x, dim=1)
+    re, im = x.unbind(1)
+    return (re * re + im * im + TINY).sqrt()
 
 
 def select(reference: Tensor, indices: Tensor, mixed: bool = False) -> Tensor:

@@ -38,6 +38,7 @@ from weft.systems.fafnet.layers import (
     ComplexNorm,
     ResidualBlock,
     SimilarityFusion,
+    magnitude,
     select,
 )
 
@@ -197,7 +198,7 @@ def parts(spectrum: Tensor) -> Tensor:
 
 def masked(spectrum: Tensor, mask: Tensor, kind: Mask) -> Tensor:
     """Complex ``(B, F, T)`` under the unbounded mask ``(B, 2, F, T)``."""
-    size = torch.linalg.vector_norm(mask, dim=1, keepdim=True)
+    size = magnitude(mask).unsqueeze(1)
     re, im = (size.tanh() * mask / (size + 1e-12)).unbind(1)
     if kind == "complex":
         return spectrum * torch.complex(re, im)
