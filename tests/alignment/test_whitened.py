@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from weft.alignment import create_aligner
 from weft.alignment.closed_form import ClosedForm, Judge
-from weft.alignment.whitened import Whitened
+from weft.alignment.whitened import SHRINKAGES, Whitened
 from weft.errors import UserError
 from weft.ops.correlation import Spectra, cca, whitened
 from weft.tokens import as_tokens
@@ -238,7 +238,7 @@ def test_the_choice_is_the_best_of_its_candidates_on_rows_held_out(choose: str) 
 def test_ties_go_to_the_larger_shrinkage() -> None:
     aligner = solved("whitened", views(), judge=Judge(lambda z, g: 1.0, torch.arange(60)))
     assert isinstance(aligner, Whitened)
-    assert aligner.setting.shrinkage == 3.0
+    assert aligner.setting.shrinkage == max(SHRINKAGES)
 
 
 def test_the_setting_is_saved_with_the_solution() -> None:

@@ -231,3 +231,34 @@ def test_models_that_are_not_there(tmp_path: Path, tiny_vit: Path):
     )
     with pytest.raises(UserError, match="incomplete"):
         create_encoder(f"hf:{folder}", "image")
+
+
+def test_layers_side_by_side(minilm: Path) -> None:
+    several = create_encoder(f"hf:{minilm}", "text", layer=[6, 2], output="mean")
+    parts = [create_encoder(f"hf:{minilm}", "text", layer=layer, output="mean").encode(TEXTS) for layer in (6, 2)]
+    for found, *expected in zip(several.encode(TEXTS), *parts, strict=True):
+        np.testing.assert_allclose(found, np.concatenate(expected, axis=1), atol=1e-6)
+    assert several.width == parts[0][0].shape[1] * 2
+    assert several.identity()["layer"] == [6, 2]
+    with pytest.raises(UserError, match="has 6 layers"):
+        create_encoder(f"hf:{minilm}", "text", layer=[6, 7]).encode(TEXTS[:1])
+
+
+def test_views_of_a_picture(mobilenet: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 160, 3), dtype=np.uint8))
+    mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    one = create_encoder(f"hf:{mobilenet}", "image")
+    four = create_encoder(f"hf:{mobilenet}", "image", views=4)
+    whole = create_encoder(f"hf:{mobilenet}", "image", size=224)
+    tokens = four.encode([picture])[0]
+    expected = [e.encode([view])[0] for e in (one, whole) for view in (picture, mirrored)]
+    for found, view in zip(np.split(tokens, 4), expected, strict=True):
+        np.testing.assert_allclose(found, view, atol=0.05)
+    mean = create_encoder(f"hf:{mobilenet}", "image", views=4, output="mean").encode([picture])[0]
+    np.testing.assert_allclose(mean, tokens.mean(axis=0, keepdims=True), atol=1e-5)
+    two = create_encoder(f"hf:{mobilenet}", "image", views=2)
+    np.testing.assert_array_equal(two.encode([picture])[0], tokens[: len(tokens) // 2])
+    assert two.identity()["views"] == 2
+    assert "views" not in one.identity()
+    with pytest.raises(UserError, match="1, 2 or 4"):
+        create_encoder(f"hf:{mobilenet}", "image", views=3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
@@ -43,7 +43,7 @@ class Aligner(nn.Module, ABC):
 
     arity: ClassVar[tuple[int, int | None]] = (1, None)
     objective: ClassVar[str] = "infonce"
-    scaling: ClassVar[Literal["feature", "modality"]] = "feature"
+    scaling: Literal["feature", "modality"] = "feature"
     paper: ClassVar[str] = ""
 
     def __init__(self, dims: Mapping[str, int], dim: int = 256) -> None:
@@ -75,6 +75,14 @@ class Aligner(nn.Module, ABC):
             unit = F.normalize(self.embed(name, tokens), dim=-1)
             embeddings[name] = where_there(None if full(tokens.mask) else present(tokens).unsqueeze(1), unit)
         return embeddings
+
+    def begin(self, batches: Callable[[], Iterable[dict[str, Tokens]]], judge: Any = None) -> None:
+        """Look at the training rows before the first step; nothing, unless it starts from a solution.
+
+        Args:
+            batches: makes the inputs, in chunks.
+            judge: see :class:`~weft.alignment.closed_form.Judge`.
+        """
 
     def readable(self, tokens: Tokens) -> Tokens:
         """What :meth:`embed` is given: the tokens, zeros under the mask."""

@@ -54,7 +54,7 @@ class ClosedForm(Aligner):
     """
 
     arity: ClassVar[tuple[int, int | None]] = (2, None)
-    scaling: ClassVar[Literal["feature", "modality"]] = "modality"
+    scaling: Literal["feature", "modality"] = "modality"
 
     def __init__(self, dims: Mapping[str, int], dim: int = 256, widths: Mapping[str, int] | None = None) -> None:
         super().__init__(dims, dim)

@@ -26,7 +26,7 @@ tokens. When not to use it: with fewer than some thousand pairs a linear ``two-t
 Paper or code: padding is masked everywhere (the original pools and attends to what the encoder writes there;
 ``official_padding`` reads those values as they come in ``Tokens.values``, whatever the mask says of them), and additive
 attention has its tanh (the original's text-image variant lacks it, which makes the context vector dead:
-``additive_tanh=False``). The original's unused template layer is dropped.
+``additive_tanh=False``). The original's unused template layer is dropped. ``start`` is ours.
 
 Source: Faye, Azzag, Lebbah, Bouchaffra, "Lightweight Cross-Modal Representation Learning", ESANN 2024,
 arXiv 2403.04650.
@@ -34,13 +34,14 @@ arXiv 2403.04650.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from weft.alignment.base import Aligner, aligners
+from weft.alignment.start import Start
 from weft.errors import UserError
 from weft.tokens import Tokens, everywhere, full, keys_of, mean_pool, where_there
 
@@ -60,6 +61,9 @@ class LightCRL(Aligner):
         official_padding: treat every position as a token, values under the mask included, as the original does; a row
             without any token is absent still.
         context_output_dim: width of the context :math:`c'` of ``concatenation``.
+        start: ``"whitened"``: the heads are linear and start at that closed form (:mod:`weft.alignment.start`), and the
+            context and the encoder enter through two gates that start at 0: before the first step the aligner is the
+            closed form. Two modalities then. None: as published.
         additive_tanh: use tanh in the additive scores; False reproduces the original text-image variant.
     """
 
@@ -79,6 +83,7 @@ class LightCRL(Aligner):
         official_padding: bool = False,
         additive_tanh: bool = True,
         context_output_dim: int = 10,
+        start: Literal["whitened"] | None = None,
     ) -> None:
         super().__init__(dims, dim)
         if dim % heads:
@@ -87,7 +92,11 @@ class LightCRL(Aligner):
             found = f"context_output_dim={context_output_dim}"
             raise UserError("LightCRL: the context of concatenation has a positive width", found, "the paper has 10")
         self.operation, self.official_padding, self.additive_tanh = operation, official_padding, additive_tanh
-        self.heads = nn.ModuleList(_head(width, dim, dropout) for width in self.dims.values())
+        self.start = None if start is None else Start(self.dims, dim)
+        if self.start is None:
+            self.heads = nn.ModuleList(_head(width, dim, dropout) for width in self.dims.values())
+        else:
+            self.gates, self.scaling = nn.Parameter(torch.zeros(2)), "modality"
         self.context_vectors = nn.ParameterList(
             nn.Parameter(torch.empty(1, context_dim).normal_() * torch.empty(()).uniform_(0.1, 0.6)) for _ in dims
         )
@@ -118,6 +127,10 @@ class LightCRL(Aligner):
         layer = nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
+    def begin(self, batches: Callable[[], Iterable[dict[str, Tokens]]], judge: Any = None) -> None:
+        if self.start is not None:
+            self.start.begin(batches, judge)
+
     def readable(self, tokens: Tokens) -> Tokens:
         if not self.official_padding:
             return super().readable(tokens)
@@ -133,10 +146,12 @@ class LightCRL(Aligner):
         mask = everywhere(*tokens.mask.shape, device=tokens.mask.device) if self.official_padding else tokens.mask
         if not full(mask):
             mask = mask | ~mask.any(dim=1, keepdim=True)
-        x = self.heads[index](tokens.values)
+        x = self.heads[index](tokens.values) if self.start is None else self.start(name, tokens.values)
         h = self.fuse(x, self.context(name), mask)
-        padding = None if full(mask) else ~mask
-        return Tokens(h + self.encoder(self.norm(h), src_key_padding_mask=padding), mask)
+        if self.start is not None:
+            h = x + self.gates[0] * (h - x)
+        deep = self.encoder(self.norm(h), src_key_padding_mask=None if full(mask) else ~mask)
+        return Tokens(h + (deep if self.start is None else self.gates[1] * deep), mask)
 
     def context(self, name: str) -> Tensor:
         """The context ``c`` of a modality, ``(1, dim)`` (concatenation: ``(1, context_output_dim)``)."""
@@ -192,7 +207,9 @@ class LightCRL(Aligner):
         widths = {n: state[f"{n}_encoder.projection_head.linear_layer1.weight"].shape[1] for n in names}
         layers = 1 + max(int(key.split(".")[2]) for key in renamed if key.startswith("encoder.layers."))
         operation = operation or _operation(state)
-        wide = {"context_output_dim": len(renamed["context_network.1.bias"])} if operation == "concatenation" else {}
+        wide: dict[str, Any] = (
+            {"context_output_dim": len(renamed["context_network.1.bias"])} if operation == "concatenation" else {}
+        )
         module = cls(
             widths,
             state["fusion_encoder.layer_normalization.weight"].shape[0],

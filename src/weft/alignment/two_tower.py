@@ -15,11 +15,13 @@ with Locked-image Text Tuning", CVPR 2022, arXiv 2111.07991 (contrastive trainin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from weft.alignment.base import Aligner, aligners
+from weft.alignment.start import Start
 from weft.tokens import Tokens, mean_pool
 
 
@@ -29,13 +31,24 @@ class TwoTower(Aligner):
 
     Args:
         dims, dim: see :class:`~weft.alignment.base.Aligner`.
+        start: ``"whitened"``: the maps start at that closed form (:mod:`weft.alignment.start`); two modalities then.
     """
 
     paper = "Zhai et al., LiT, CVPR 2022, arXiv 2111.07991; Frome et al., DeViSE, NeurIPS 2013 (linear)"
 
-    def __init__(self, dims: Mapping[str, int], dim: int = 256) -> None:
+    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, start: Literal["whitened"] | None = None) -> None:
         super().__init__(dims, dim)
-        self.project = nn.ModuleList(nn.Linear(d, dim) for d in self.dims.values())
+        self.start = None if start is None else Start(self.dims, dim)
+        if self.start is None:
+            self.project = nn.ModuleList(nn.Linear(d, dim) for d in self.dims.values())
+        else:
+            self.scaling = "modality"
+
+    def begin(self, batches: Callable[[], Iterable[dict[str, Tokens]]], judge: Any = None) -> None:
+        if self.start is not None:
+            self.start.begin(batches, judge)
 
     def embed(self, name: str, tokens: Tokens) -> Tensor:
+        if self.start is not None:
+            return self.start(name, mean_pool(tokens))
         return self.project[self.names.index(name)](mean_pool(tokens))

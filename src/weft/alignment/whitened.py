@@ -61,9 +61,9 @@ from weft.tokens import Tokens
 Choose = Literal["folds", "dev", "fixed"]
 Score = Literal["cosine", "csa"]
 EXPONENTS = ((0.0, 0.0), (0.25, 0.25), (0.25, 0.5), (0.5, 0.25), (0.5, 0.5), (0.5, 0.0), (0.0, 0.5))
-SHRINKAGES = (3.0, 1.0, 0.3, 0.1, 0.01)
+SHRINKAGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.01)
 POWERS = (0.5, 0.0, 1.0, 2.0)
-WIDTHS = (64, 128, 256, 512)
+WIDTHS = (32, 48, 64, 128, 256)
 WITHIN = (1.0, 0.0)
 
 

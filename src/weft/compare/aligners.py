@@ -8,7 +8,8 @@ mean over the groups is the sum of recalls exactly. Intervals and paired tests
 * Closed forms have no seed and run once.
 * ``hubs``: with the correction of :mod:`weft.retrieval.hub`, its weight chosen on dev with a bank of training rows, the
   bank of the test made of training and dev rows.
-* The ensemble is the greedy choice on dev among all models of the table, and says that it is one.
+* The ensemble is the greedy choice among all models of the table, by four folds of the training groups, each embedded
+  by models that were trained without it; the members of the ensemble are those trained on all. It says that it is one.
 * Permutation test, are these modalities aligned at all: ``whitened`` with a fixed setting is solved again on training
   rows whose groups are given the other modality of another group (of the covariances only the one across changes); the
   p-value is the share of such solutions that do as well on the test rows.
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 DEFAULT = ("procrustes", "cca", "ridge", "whitened", "two-tower")
 PERMUTATIONS = 99
+FOLDS = 4
+"""Of the training groups, by which the ensemble is chosen."""
 TEST_WIDTH = 64
 """Columns of the solution in the permutation test."""
 
@@ -184,7 +187,7 @@ def compare_aligners(
             _row(name, [dev.scores(v) for v in z[1]], groups_scores[name], hubs, weights, [s for _, s in models])
         )
     every = [m for models in found.values() for m, _ in models]
-    counts = choose_weights(z_dev, lambda v: float(dev.scores(v).mean()))
+    counts = _ensemble(features, split, config, folder, [(n, s) for n in found for s in range(len(found[n]))])
     winner: AlignedModel = every[int(np.argmax([dev.scores(v).mean() for v in z_dev]))]
     if (counts > 0).sum() > 1:
         vectors = [joined(side, counts) for side in (z_train, z_dev, z_test)]
@@ -209,6 +212,32 @@ def compare_aligners(
         result["curve"] = learning_curve(features, split, test, config, folder, progress=progress)
     write_json(folder / "aligners.json", result)
     return result
+
+
+def _ensemble(
+    features: Features, split: Split, config: AlignConfig, folder: Path, jobs: Sequence[tuple[str, int]]
+) -> np.ndarray:
+    """Weights of all models in the ensemble ``(jobs,)``, by what each does for folds of training rows held out."""
+    if len(jobs) < 2:
+        return np.ones(len(jobs))
+    folds = []
+    for part, held in fold_splits(features, split):
+        models = [_job(features, part, config, folder, n, s, width=len(part.train) - 1)[0] for n, s in jobs]
+        folds.append((part_of(features, held), [model.embed(features, held) for model in models]))
+    if not folds:
+        return np.zeros(len(jobs))
+    return choose_weights(len(jobs), lambda w: sum(float(p.scores(joined(z, w)).mean()) for p, z in folds))
+
+
+def fold_splits(features: Features, split: Split, folds: int = FOLDS) -> list[tuple[Split, np.ndarray]]:
+    """Splits without a fold of the training groups, and its rows; none where there are fewer than two groups a fold."""
+    group = np.arange(len(features)) if features.group is None else np.asarray(features.group)
+    code = np.unique(group[split.train], return_inverse=True)[1]
+    count = int(code.max()) + 1
+    if count < 2 * folds:
+        return []
+    fold = np.random.default_rng(0).permutation(count)[code] % folds
+    return [(split._replace(train=split.train[fold != k]), split.train[fold == k]) for k in range(folds)]
 
 
 def learning_curve(

@@ -47,7 +47,8 @@ class Pretrained(Encoder):
         device: ``"auto"`` (a GPU if there is one), or a torch device.
         precision: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"``.
         layer: read the hidden state after this layer (0: what goes into the first; -2: the last but one) instead of the
-            model's last. An inner layer is often nearer to another modality: `weft inspect` measures how near.
+            model's last. An inner layer is often nearer to another modality: `weft inspect` measures how near. Several:
+            their states side by side, ``layer=[6, 4, 2]``, where they have the same tokens.
     """
 
     processor_class: str
@@ -61,13 +62,13 @@ class Pretrained(Encoder):
         revision: str | None = None,
         device: str = "auto",
         precision: Precision = "fp32",
-        layer: int | None = None,
+        layer: int | Sequence[int] | None = None,
     ) -> None:
         import transformers
 
         if layer is not None and output == "pooler":
             raise UserError("the pooler reads the last layer", f"layer={layer}", "use output='mean' or 'cls'")
-        self.layer = layer
+        self.layer = layer if layer is None or isinstance(layer, int) else list(layer)
         self.name, self.output, self.revision, self.precision = model, output, revision, precision
         self.device = torch.device(
             "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
@@ -154,13 +155,18 @@ class Pretrained(Encoder):
             outputs = self.model(**inputs)
             return outputs, outputs["last_hidden_state"]
         outputs = self.model(**inputs, output_hidden_states=True)
-        states = outputs["hidden_states"]
-        if not -len(states) <= self.layer < len(states):
-            found, most = f"layer={self.layer}", len(states) - 1
-            raise UserError(
-                f"the model {self.name!r} has {most} layers", found, f"choose 0 to {most}, or -1 to {-most - 1}"
-            )
-        return outputs, states[self.layer]
+        states, layers = outputs["hidden_states"], [self.layer] if isinstance(self.layer, int) else self.layer
+        for layer in layers:
+            if not -len(states) <= layer < len(states):
+                found, most = f"layer={layer}", len(states) - 1
+                raise UserError(
+                    f"the model {self.name!r} has {most} layers", found, f"choose 0 to {most}, or -1 to {-most - 1}"
+                )
+        chosen = [as_sequence(states[layer]) for layer in layers]
+        if len({state.shape[1] for state in chosen}) > 1:
+            found = ", ".join(f"{layer}: {state.shape[1]}" for layer, state in zip(layers, chosen, strict=True))
+            raise UserError("layers side by side have the same tokens", found, "choose one, or others")
+        return outputs, torch.cat(chosen, dim=-1)
 
     def identity(self) -> dict[str, Any]:
         """Model, weights, preprocessing, output, precision. A folder is known by its content, not by where it lies."""
@@ -213,7 +219,7 @@ class PretrainedText(Pretrained):
         revision: str | None = None,
         device: str = "auto",
         precision: Precision = "fp32",
-        layer: int | None = None,
+        layer: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(model=model, output=output, revision=revision, device=device, precision=precision, layer=layer)
         self.max_length = max_length or min(self.processor.model_max_length, 512)
@@ -249,7 +255,7 @@ class PretrainedText(Pretrained):
         return np.array([len(str(value)) for value in values], dtype=np.int64)
 
     def _width(self) -> int:
-        return hidden_size(self.model)
+        return hidden_size(self.model) * (len(self.layer) if isinstance(self.layer, list) else 1)
 
     def _preprocessing(self) -> str:
         return self._rules  # taken before the first call, which leaves its padding and truncation in the tokenizer
@@ -263,6 +269,8 @@ class PretrainedImage(Pretrained):
         model, output, revision, device, precision, layer: see :class:`Pretrained`.
         size: side of the square that images are resized to; None: as the model's own processor says. Only for models
             that take any size (convolutional ones).
+        views: 1; 2: the picture and its mirror image; 4: also the whole picture, where the processor cuts out its
+            middle, squeezed to a square, and its mirror image. The tokens of all (``output="mean"``: their mean).
     """
 
     kinds = ("image",)
@@ -274,17 +282,39 @@ class PretrainedImage(Pretrained):
         model: str,
         output: Output = "tokens",
         size: int | None = None,
+        views: int = 1,
         revision: str | None = None,
         device: str = "auto",
         precision: Precision = "fp32",
-        layer: int | None = None,
+        layer: int | Sequence[int] | None = None,
     ) -> None:
-        self.size = size
+        if views not in (1, 2, 4):
+            raise UserError("there are 1, 2 or 4 views of a picture", f"views={views}", "2 adds its mirror image")
+        self.size, self.views = size, views
         super().__init__(model=model, output=output, revision=revision, device=device, precision=precision, layer=layer)
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
         """``(tokens, D)`` per image."""
-        return self._run({"pixel_values": self.read(values).values})
+        found = [self._run({"pixel_values": pixels}) for pixels in self._views(values)]
+        tokens = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+        return [t.mean(axis=0, keepdims=True) for t in tokens] if self.output == "mean" else tokens
+
+    def _views(self, values: Sequence[Any]) -> Iterator[Tensor]:
+        """Pixels ``(n, C, H, W)`` of each view."""
+        pixels = self.read(values).values
+        yield pixels
+        if self.views > 1:
+            yield pixels.flip(-1)
+        if self.views == 4:
+            side = {"height": pixels.shape[2], "width": pixels.shape[3]}
+            images = read_each(values, read_image)
+            whole = self.processor(images, size=side, do_center_crop=False, return_tensors="pt")["pixel_values"]
+            yield whole
+            yield whole.flip(-1)
+
+    def identity(self) -> dict[str, Any]:
+        """As every model's; and the views."""
+        return {**super().identity(), **({} if self.views == 1 else {"views": self.views})}
 
     def read(self, values: Sequence[Any]) -> Tokens:
         """What the model reads: pixels ``(n, C, H, W)``; the mask is ``(n, 1)``."""
@@ -337,7 +367,7 @@ class PretrainedAudio(Pretrained):
         return name, features[name].float()
 
     def _width(self) -> int:
-        return hidden_size(self.model)
+        return hidden_size(self.model) * (len(self.layer) if isinstance(self.layer, list) else 1)
 
 
 def as_sequence(hidden: Tensor) -> Tensor:

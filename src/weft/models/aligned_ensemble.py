@@ -3,9 +3,11 @@ r"""An average of aligners: one folder and one index, whose scores are the weigh
 .. math:: z = (\sqrt{w_1}\, z^{(1)}, \ldots, \sqrt{w_S}\, z^{(S)}), \quad \sum_s w_s = 1
     \quad\Rightarrow\quad z_a \cdot z_b = \sum_s w_s \cos_s(a, b)
 
-with the members' unit vectors, so ``z`` has unit length too. Weights come from a greedy choice on dev rows: starting
-with nothing, the member that raises the score of the sum most is added, again and again, with repetition (Caruana et
-al., "Ensemble Selection from Libraries of Models", ICML 2004); the best of all those sums is kept.
+with the members' unit vectors, so ``z`` has unit length too. Members are chosen greedily and weighed equally: starting
+with nothing, the one that raises the score of the sum most is added, again and again; the best of all those sums is
+kept (Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004, there with repetition, which on few rows
+overfits). The score is best taken on folds of the training groups, each embedded by members solved or trained without
+it: 100 dev photos are too few to choose by.
 
 Cost: that of the members; the width of the index is the sum of theirs.
 """
@@ -80,26 +82,21 @@ class AlignedEnsemble(AlignedModel):
         return [member for member in self.members if isinstance(member, AlignedModel)]
 
 
-def choose_weights(
-    embeddings: Sequence[dict[str, np.ndarray]], score: Callable[[dict[str, np.ndarray]], float], steps: int = 8
-) -> np.ndarray:
-    """How often each member was taken ``(S,)`` by the greedy choice on dev rows.
+def choose_weights(members: int, score: Callable[[np.ndarray], float], steps: int = 8) -> np.ndarray:
+    """Equal weights of the members that go together best, ``(members,)`` of 0 and 1.
 
     Args:
-        embeddings: unit vectors ``{name: (n, d_s)}`` of the dev rows, of each member.
-        score: of such vectors, higher is better.
-        steps: members taken at most, repetitions included.
+        members: how many there are.
+        score: of such weights, on rows that no member was trained on; higher is better.
+        steps: members taken at most.
     """
-    counts, best, kept = np.zeros(len(embeddings)), -np.inf, np.zeros(len(embeddings))
-    for _ in range(steps):
-        tried = []
-        for member in range(len(embeddings)):
-            counts[member] += 1
-            tried.append(score(joined(embeddings, counts)))
-            counts[member] -= 1
-        counts[int(np.argmax(tried))] += 1
-        if max(tried) > best + 1e-9:
-            best, kept = max(tried), counts.copy()
+    weights, best, kept = np.zeros(members), -np.inf, np.zeros(members)
+    for _ in range(min(steps, members)):
+        tried = {m: score(weights + (np.arange(members) == m)) for m in np.flatnonzero(weights == 0).tolist()}
+        taken = max(tried, key=lambda m: tried[m])
+        weights[taken] = 1
+        if tried[taken] > best + 1e-9:
+            best, kept = tried[taken], weights.copy()
     return kept
 
 

@@ -63,6 +63,7 @@ class AlignedTask(TrainingTask):
         self._train, self._dev = (Batches(self._features, rows, device, False, limit) for rows in self._rows)
         if not self.model.standardise.fitted:
             self.model.standardise.fit(self._train.chunks())
+            self.model.aligner.begin(lambda: self._chunks(self._train), self._judge())
         presence = {n: self._features.presence[self._rows[0], i] for i, n in enumerate(self._features.dims)}
         for regulariser in self.regularisers:
             regulariser.prepare(self._train.__getitem__, presence, self.model.tokens)

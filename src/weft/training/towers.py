@@ -133,10 +133,9 @@ class TowerModel(AlignedModel):
         wrong = {name: tower.width for name, tower in towers.items() if self.dims.get(name) != tower.width}
         if wrong:
             raise UserError("towers are as wide as the aligner's modalities", f"{wrong}; {self.dims}", "train it anew")
-        if isinstance(self.aligner, ClosedForm):
-            raise UserError(
-                "towers train by gradients", f"{aligner!r} is solved in closed form", "choose convirt or two-tower"
-            )
+        if isinstance(self.aligner, ClosedForm) or self.settings["aligner_options"].get("start"):
+            found = f"{aligner!r} is, or starts, in closed form"
+            raise UserError("towers train by gradients", found, "choose convirt or two-tower, without start")
         self._at = {name: index for index, name in enumerate(towers)}
         self.towers = torch.nn.ModuleList(towers.values())
 
