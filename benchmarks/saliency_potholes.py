@@ -71,23 +71,24 @@ def run(name: str, data: Dataset) -> SystemComparison:
 def table(title: str, found: SystemComparison) -> list[str]:
     """Means and standard deviations over the seeds, and the paired differences."""
     lines = [f"**{title}**", "", f"| {HEADER} |", "| --- |" + " ---: |" * HEADER.count("|")]
+    rows = {row.method: row for row in found.rows}
     for name, label in NAMES.items():
         values = [found.metrics[name][key] for key in ("S", "max F", "max E", "MAE")]
         metrics = [f"{np.mean(v):.4f}" + (f" ± {np.std(v, ddof=1):.4f}" if len(v) > 1 else "") for v in values]
-        gain, job = found.gains.get(name), found.jobs[name]
+        gain, row = found.gains.get(name), rows[name]
         tests = [""] * 3
         if gain:
             s, mae = gain["S"], gain["MAE"]
-            tests = [f"{s['gain']:+.4f} ({s['low']:+.4f} to {s['high']:+.4f})", f"{s['p_holm']:.4f}"]
-            tests.append(f"{mae['gain']:+.4f}, {mae['p_holm']:.4f}")
-        cells = [label, *metrics, *tests, f"{job['weights']:,.0f}", f"{job['seconds']:.0f}"]
+            tests = [f"{-s['gain']:+.4f} ({-s['high']:+.4f} to {-s['low']:+.4f})", f"{s['p_holm']:.4f}"]
+            tests.append(f"{-mae['gain']:+.4f}, {mae['p_holm']:.4f}")
+        cells = [label, *metrics, *tests, f"{row.parameters:,}", f"{row.train_seconds:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
 def judged(data: Dataset, found: SystemComparison, method: str, row: int) -> tuple[np.ndarray, float]:
     """The map of a row that lies in the middle of the seeds by S, and the mean S of the seeds."""
-    place = found.rows.index(data.ids[row])
+    place = found.ids.index(data.ids[row])
     three = [seed[place] for seed in found.outputs[method]]
     scores = [score_map(one, mask(data, row)).s for one in three]
     return three[int(np.argsort(scores)[len(scores) // 2])] / 255, float(np.mean(scores))
@@ -134,7 +135,7 @@ def main() -> None:
     figures = {
         "settings": {**NETWORK, **SETTINGS},
         "seeds": SEEDS,
-        "runs": {name: {"metrics": one.metrics, "gains": one.gains, "jobs": one.jobs} for name, one in found.items()},
+        "runs": {name: one.to_dict() for name, one in found.items()},
         "test_photos_by_scene": by_scene,
         "ceiling": ceiling(data, 32),
     }

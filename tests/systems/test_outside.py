@@ -123,7 +123,8 @@ def test_every_verb_serves_it(table: Path, tmp_path: Path) -> None:
     assert by_hand == {"id": ["row0"], "prediction": ["it is green"]}
     found = weft("compare", table, "--system", "toy-captioner", "--seeds", 2, "-o", tmp_path / "compare")
     assert list(found["metrics"]) == ["wide", "narrow"]
-    assert found["gains"]["narrow"]["right"]["gain"] >= 0
+    assert found["gains"]["narrow"]["right"]["gain"] <= 0
+    assert found["sentence"] in (tmp_path / "compare/report.html").read_text()
     assert weft("evaluate", tmp_path / "compare/winner", table)["rows"] == 6
 
 

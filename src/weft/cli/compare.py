@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from weft.cli.source import Data, Encoders, Json, Modalities, Quiet, Root, Source, StoreFolder
 from weft.cli.systems import Judge, Name
+
+if TYPE_CHECKING:
+    from weft.compare import Comparison
 
 
 def add_to(app: typer.Typer) -> None:
@@ -90,24 +93,6 @@ def compare(
     from weft.cli import systems
     from weft.cli.output import ask_folder, say, write_json
     from weft.cli.source import cores, open_store, settings
-
-    if system:
-        systems.compare(
-            system,
-            source,
-            out,
-            variant,
-            settings(option, "option"),
-            settings(setting, "set"),
-            settings(judge, "judge"),
-            root,
-            data,
-            seeds=seeds,
-            folds=folds,
-            json=json,
-            quiet=quiet,
-        )
-        return
     from weft.compare import CompareConfig
     from weft.compare import compare as run
     from weft.compare.methods import possible, refuse_unknown
@@ -115,27 +100,32 @@ def compare(
     from weft.report import render_terminal, write_report
 
     progress = not (quiet or json)
-    given = {"fusions": fusions.split(",") if fusions else None, "folds": folds, "metric": metric}
-    config = CompareConfig(
-        seeds=seeds,
-        dim=dim,
-        jobs=jobs or cores(),
-        budget=None if budget == "none" else budget,
-        only=only,
-        without=without,
-        missing=missing,
-        **{k: v for k, v in given.items() if v is not None},
-        **settings(setting, "set"),
-    )
-    folder = out or Path("runs") / Path(source).stem / "compare"
+    folder = out or Path("runs") / Path(source).stem / (f"{system}-compare" if system else "compare")
     if out is not None:
         ask_folder(out)
-    if source.endswith((".yaml", ".yml")):  # words are wrong before anything is read
-        refuse_unknown(possible(list(load_config(source).modalities), config), config)
-    features = open_store(source, root, data, encoder, store, progress=progress, folds=folds)
-    if modality:
-        features = features.subset(modality)
-    comparison = run(features, config, folder, progress=progress, started=started)
+    if system:
+        given = (settings(option, "option"), settings(setting, "set"), settings(judge, "judge"))
+        how: dict[str, Any] = {"seeds": seeds, "folds": folds, "progress": progress}
+        comparison: Comparison = systems.compare(system, source, folder, variant, given, root, data, **how)
+    else:
+        asked = {"fusions": fusions.split(",") if fusions else None, "folds": folds, "metric": metric}
+        config = CompareConfig(
+            seeds=seeds,
+            dim=dim,
+            jobs=jobs or cores(),
+            budget=None if budget == "none" else budget,
+            only=only,
+            without=without,
+            missing=missing,
+            **{k: v for k, v in asked.items() if v is not None},
+            **settings(setting, "set"),
+        )
+        if source.endswith((".yaml", ".yml")):  # words are wrong before anything is read
+            refuse_unknown(possible(list(load_config(source).modalities), config), config)
+        features = open_store(source, root, data, encoder, store, progress=progress, folds=folds)
+        if modality:
+            features = features.subset(modality)
+        comparison = run(features, config, folder, progress=progress, started=started)
     write_report(comparison, folder)
     if json:
         write_json(comparison.to_dict())

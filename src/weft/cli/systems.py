@@ -11,6 +11,7 @@ import typer
 from weft.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from weft.compare import Comparison
     from weft.data import Dataset
     from weft.training.system import System
 
@@ -188,48 +189,27 @@ def evaluate_files(
 def compare(
     name: str,
     source: str,
-    out: Path | None,
+    folder: Path,
     variants: Sequence[str],
-    options: dict[str, Any],
-    setting: dict[str, Any],
-    judge: dict[str, Any],
+    given: tuple[dict[str, Any], ...],
     root: Path | None,
     data: list[str],
     *,
     seeds: int,
     folds: int | None,
-    json: bool,
-    quiet: bool,
-) -> None:
-    """Compare variants of a system."""
-    from weft.cli.output import say, write_json, write_table
+    progress: bool,
+) -> Comparison:
+    """Compare variants of a system; ``given``: its options, the training settings, the judge's options."""
     from weft.compare.systems import compare_systems
     from weft.data import make_folds, make_splits
-    from weft.files import write_json as keep_json
     from weft.training.system import systems
 
-    cls = systems.get(name)
+    cls, (options, setting, judge) = systems.get(name), given
     config = training_settings(cls, name, setting)
     rows = read_rows(cls, source, root, data)
     splits = make_folds(rows, folds) if folds else [make_splits(rows)]
-    folder = out or Path("runs") / Path(source).stem / f"{name}-compare"
     shared: dict[str, Any] = {"options": options, "seeds": seeds, "config": config, "judge": judge}
-    progress = not (quiet or json)
-    found = compare_systems(name, rows, splits, variants_of(cls, variants), folder=folder, progress=progress, **shared)
-    keep_json(folder / "comparison.json", found.to_dict())
-    if json:
-        write_json(found.to_dict())
-        return
-    table: list[dict[str, str]] = []
-    for variant, metrics in found.metrics.items():
-        figures = {key: f"{sum(v) / seeds:.4f} ({min(v):.4f} to {max(v):.4f})" for key, v in metrics.items()}
-        tests = found.gains.get(variant, {})
-        paired = {f"{key}, its gain": f"{-t['gain']:+.4f}, p {t['p_holm']:.4f}" for key, t in tests.items()}
-        empty = dict.fromkeys((f"{key}, its gain" for key in next(iter(found.gains.values()), {})), "")
-        table.append({"variant": variant, **figures, **empty, **paired})
-    title = f"{name} on {source}: {len(found.rows)} test rows, {len(splits)} folds, {seeds} seeds (lowest to highest)"
-    write_table(title, table)
-    say(f"{found.sentence} The best on dev: {folder / 'winner'}")
+    return compare_systems(name, rows, splits, variants_of(cls, variants), folder=folder, progress=progress, **shared)
 
 
 def variants_of(cls: type[System], given: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -21,7 +21,10 @@ from weft.compare.schedule import Clock
 from weft.compare.verdict import Verdict
 from weft.files import to_json
 from weft.store import Features
-from weft.tasks.base import Task
+from weft.tasks.judge import Judge
+
+if TYPE_CHECKING:
+    from weft.tasks.base import Task
 
 COLUMNS = [
     *("method", "role", "test", "low", "high", "tied", "gain", "p_holm", "dev", "seeds"),
@@ -45,7 +48,7 @@ class Comparison:
         left_out: ``{operator: why}`` that does not suit these features.
         not_run: jobs the budget did not reach.
         config: settings, as JSON.
-        task: of the first fold.
+        task: of the first fold; of systems, what judges them.
         kept: the model in ``folder/winner``, with its outputs on the test rows; None if nothing finished.
         shown: ``{method: (S, N, K)}`` test outputs of the methods to show side by side, all seeds, first fold.
         shown_target, shown_ids: the target of these rows, and their ids.
@@ -63,7 +66,7 @@ class Comparison:
     left_out: dict[str, str]
     not_run: list[str]
     config: dict[str, Any]
-    task: Task = field(repr=False)
+    task: Judge = field(repr=False)
     kept: Kept | None = field(repr=False, default=None)
     shown: dict[str, np.ndarray] = field(repr=False, default_factory=dict)
     shown_target: np.ndarray | None = field(repr=False, default=None)
@@ -137,7 +140,7 @@ class Comparison:
     def predictions_csv(self) -> str:
         """The methods to show, a line per test row: id, target, and every seed's prediction (``method#seed``)."""
         columns = {
-            f"{name}#{seed}": self.task.decide(outputs)["prediction"]
+            f"{name}#{seed}": cast("Task", self.task).decide(outputs)["prediction"]
             for name, seeds in self.shown.items()
             for seed, outputs in enumerate(seeds)
         }
@@ -175,9 +178,10 @@ class Comparison:
                 continue
             gain = "" if row.gain is None else f"{row.gain:+.3f}"
             p = "" if row.p_holm is None else f"{row.p_holm:.2g}"
+            seconds = "" if row.train_seconds is None else f"{row.train_seconds:.2g}"
             size = "" if row.parameters is None else f"{row.parameters:,}"
-            middle = [f"{row.test:.3f}", f"{row.low:.3f} to {row.high:.3f}", gain, p, str(row.seeds), size]
-            yield [row.method + " =" * row.tied, row.role, *middle, f"{row.train_seconds:.2g}"]
+            middle = [f"{row.test:.3f}", row.interval, gain, p, str(row.seeds), size]
+            yield [row.method + " =" * row.tied, row.role, *middle, seconds]
 
 
 def compare(

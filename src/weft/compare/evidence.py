@@ -21,7 +21,6 @@ from weft.compare.jobs import Setup, finished, outputs_of
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.compare.statistics import (
-    LEVEL,
     Z_POWER,
     Z_SIDE,
     Gain,
@@ -31,6 +30,7 @@ from weft.compare.statistics import (
     holm,
     interval,
     mean_of_seeds,
+    not_told_apart,
     sign_flip_test,
 )
 from weft.tasks.base import Task
@@ -57,9 +57,10 @@ class Row:
         dev, test: the primary metric.
         low, high: 95 % interval of ``test``, over rows and seeds.
         spread: the primary metric on test of each seed.
-        gain: better than the best single modality by this much in the primary metric (positive is better).
+        gain: better than the best single modality (a variant of a system: than the first variant) by this much in the
+            primary metric (positive is better).
         gain_low, gain_high: 95 % interval of ``gain``.
-        p, p_holm: paired test against the best single modality, alone and corrected for all methods of the table.
+        p, p_holm: paired test against the same, alone and corrected for all methods of the table.
         tied: not told apart from the method that is best on test, by paired tests (means over the seeds) corrected for
             all methods (Holm) at the level of 5 %; the best itself is. The tests speak of new rows, not of new training
             runs: see ``spread`` for those.
@@ -96,6 +97,11 @@ class Row:
     train_seconds: float | None = None
     latency: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def interval(self) -> str:
+        """That of ``test`` in words; nothing where there is none."""
+        return "" if self.low is None or self.high is None else f"{self.low:.3f} to {self.high:.3f}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -306,10 +312,7 @@ class Evidence:
     def tied(self) -> list[str]:
         """The method that is best on test, and those that paired tests do not tell apart from it (Holm, 5 %)."""
         names = sorted(self.results, key=lambda name: -self.sign * self.test(name).mean())
-        if not names:
-            return []
-        p = [self._told_apart(names[0], name) for name in names[1:]]
-        return names[:1] + [name for name, q in zip(names[1:], holm(np.array(p)), strict=True) if q >= LEVEL]
+        return not_told_apart(names, self._told_apart)
 
     def _row(self, method: Method, gain: Gain | None, p_holm: float | None) -> Row:
         name = method.name

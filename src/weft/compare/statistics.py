@@ -31,7 +31,7 @@ p_(j))``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +63,10 @@ class Gain:
     low: float
     high: float
     p: float
+
+    def __neg__(self) -> Gain:
+        """B against A."""
+        return Gain(-self.gain, -self.high, -self.low, self.p)
 
     @property
     def smallest(self) -> float:
@@ -136,6 +140,12 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     result = np.empty_like(p)
     result[order] = adjusted
     return result
+
+
+def not_told_apart(names: Sequence[str], p_value: Callable[[str, str], float]) -> list[str]:
+    """Of methods, the best first: it, and those that paired tests do not tell apart from it (Holm, 5 %)."""
+    p = [p_value(names[0], name) for name in names[1:]]
+    return [*names[:1], *(name for name, q in zip(names[1:], holm(np.array(p)), strict=True) if q >= LEVEL)]
 
 
 def group_sums(values: np.ndarray, group: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

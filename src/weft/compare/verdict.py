@@ -25,6 +25,7 @@ regression. What is not shown is stated with the *smallest gain* that this test 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Any, Literal
@@ -46,7 +47,11 @@ Outcome = Literal[
     "one modality",
     "no fusion finished",
     "no result",
+    "variants differ",
+    "variants alike",
 ]
+GOOD: tuple[Outcome, ...] = ("helps", "together", "averaging", "variants differ")
+"""Something is shown to be better."""
 RARE = 20
 """Training rows of a pattern of missing modalities below which there is little to learn of it."""
 WAYS = ("fusion", "classical", "ensemble of singles")
@@ -58,7 +63,7 @@ class Said:
 
     Attributes:
         name, role, family, modalities: of the method; of an ensemble, the modalities its members see.
-        value, low, high: the primary metric on test and its 95 % interval.
+        value, low, high: the primary metric on test and its 95 % interval, where there is one.
         seeds: how many trainings.
         lucky: whether its training is random and there is one seed only.
         members: of an ensemble, ``{method: weight}``.
@@ -69,8 +74,8 @@ class Said:
     family: str
     modalities: tuple[str, ...]
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     seeds: int
     lucky: bool = False
     members: dict[str, float] = field(default_factory=dict)
@@ -95,6 +100,7 @@ class Verdict:
             metric over the rival.
         over_rival: as ``gain``, over the rival.
         others: further paired tests, ``{"A over B": gain}``.
+        reference: where variants of a system are compared, the first, which the others are tested against.
         winner: the method to use, best on dev of all; its model is kept.
         leave_out: modalities that the winner does without.
         signal: what the best single modality shows of the target; None where that is not in question.
@@ -116,6 +122,7 @@ class Verdict:
     rival: str | None = None
     earned: str | None = None
     carrier: str | None = None
+    reference: str | None = None
     gain: Gain | None = None
     lead: float | None = None
     over_rival: Gain | None = None
@@ -124,6 +131,11 @@ class Verdict:
     leave_out: tuple[str, ...] = ()
     signal: Signal | None = None
     said: dict[str, Said] = field(default_factory=dict)
+
+    @property
+    def against(self) -> str | None:
+        """What the gains of the table are over."""
+        return self.reference or self.single
 
     @property
     def smallest(self) -> float | None:
@@ -209,6 +221,24 @@ def decide(evidence: Evidence, winner: str | None = None) -> Verdict:
     return Verdict("does not help", **{**facts, "carrier": carrier, "signal": signal})
 
 
+def decide_variants(reference: str, over: Mapping[str, Gain], **facts: Any) -> Verdict:
+    """The facts on variants of a system.
+
+    Args:
+        reference: the first of them.
+        over: the gain of each other one over it, ``p`` corrected for all; none where rows have no scores.
+        facts: further attributes of :class:`Verdict`.
+    """
+    outcome: Outcome = "variants differ" if any(map(differs, over.values())) else "variants alike"
+    others = {f"{name} over {reference}": gain for name, gain in over.items()}
+    return Verdict(outcome, reference=reference, others=others, **facts)
+
+
+def differs(gain: Gain) -> bool:
+    """Whether one of two is shown to be better."""
+    return shows_gain(gain) or shows_gain(-gain)
+
+
 def said(evidence: Evidence, name: str) -> Said:
     """The facts of one method."""
     method = next(method for method in evidence.methods if method.name == name)
@@ -242,12 +272,18 @@ def _others(evidence: Evidence, best: dict[str, str | None], winner: str | None,
 
 def notes(evidence: Evidence, verdict: Verdict) -> list[str]:
     """What the sentence leaves out and a reader should know; in words, as the report writes them."""
+    written = notes_of(verdict, evidence.tied(), sorted(evidence.errors))
     words = import_module("weft.report.sentence")
-    written: list[str] = words.write_notes(verdict, evidence.tied(), sorted(evidence.errors))
     if evidence.setup.config.missing:
         names = [method.name for method in evidence.methods if method.name in evidence.results]
         degraded = [found for name in names if (found := evidence.degraded(name)) is not None]
         written += words.write_missing(verdict, degraded, rare_patterns(evidence.setup))
+    return written
+
+
+def notes_of(verdict: Verdict, tied: Sequence[str], failed: Sequence[str] = ()) -> list[str]:
+    """The notes on any verdict: what is tied with the best on test, what failed."""
+    written: list[str] = import_module("weft.report.sentence").write_notes(verdict, tied, failed)
     return written
 
 

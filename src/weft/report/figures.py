@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from weft.compare import Comparison
 from weft.compare.evidence import Row
 from weft.tasks.plots import GREY, PALETTE, canvas, short
+
+if TYPE_CHECKING:
+    from weft.tasks.base import Task
 
 ROLES = {
     "fusion": (PALETTE[0], "o", "fusion"),
@@ -42,6 +45,7 @@ class Picture:
 def draw_figures(comparison: Comparison, folder: Path) -> list[Picture]:
     """All figures the comparison has data for, as PNG files in ``folder``, in reading order."""
     done = [row for row in comparison.rows if row.test is not None]
+    folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     if done:
         drawn.append(_methods(comparison, main_rows(comparison), folder))
@@ -62,7 +66,7 @@ def draw_figures(comparison: Comparison, folder: Path) -> list[Picture]:
             for path in paths
         ]
     if comparison.shown and comparison.shown_target is not None:
-        paths = comparison.task.figures_of_methods(comparison.shown, comparison.shown_target, folder)
+        paths = cast("Task", comparison.task).figures_of_methods(comparison.shown, comparison.shown_target, folder)
         drawn += [
             Picture(path.stem.replace("-", " ").capitalize(), "Methods side by side, on the test rows.", path)
             for path in paths
@@ -73,7 +77,7 @@ def draw_figures(comparison: Comparison, folder: Path) -> list[Picture]:
 def main_rows(comparison: Comparison) -> list[Row]:
     """The best on test, the one that is kept, and the best of each role, best first."""
     done = [row for row in comparison.rows if row.test is not None]
-    wanted = {row.method for row in done[:MAIN]} | {comparison.verdict.winner, comparison.verdict.single}
+    wanted = {row.method for row in done[:MAIN]} | {comparison.verdict.winner, comparison.verdict.against}
     for role in dict.fromkeys(row.role for row in done):
         wanted.add(next(row.method for row in done if row.role == role))
     return [row for row in done if row.method in wanted]
@@ -97,19 +101,20 @@ def _methods(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
             if not chosen:
                 continue
             places = [place for place, _ in chosen]
-            axes.hlines(
-                places, [row.low for _, row in chosen], [row.high for _, row in chosen], color=colour, alpha=0.55
-            )
+            spans = [(place, row.low, row.high) for place, row in chosen if row.low is not None]
+            if spans:
+                axes.hlines(*zip(*spans, strict=True), color=colour, alpha=0.55)
             axes.plot([row.test for _, row in chosen], places, marker, color=colour, markersize=7, label=label)
-        single = next((row for row in rows if row.method == comparison.verdict.single), None)
-        if single is not None:
-            axes.axvline(single.test, color=PALETTE[1], linewidth=1, linestyle="--", zorder=0)
+        other = next((row for row in rows if row.method == comparison.verdict.against), None)
+        if other is not None:
+            axes.axvline(other.test, color=PALETTE[1], linewidth=1, linestyle="--", zorder=0)
         _ladder(axes, [row.method for row in rows])
         axes.set(xlabel=_label(comparison))
         axes.figure.legend(loc="outside upper left", ncols=3)
     caption = "Mean over seeds with its 95 % interval over test rows and training runs."
-    if single is not None:
-        caption += f" Dashed: {single.method}, the single modality that the others are tested against."
+    if other is not None:
+        what = "single modality" if comparison.verdict.reference is None else "variant"
+        caption += f" Dashed: {other.method}, the {what} that the others are tested against."
     return Picture("Methods", caption, folder / "methods.png")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from weft.compare import Comparison
 from weft.compare.evidence import Degraded, Row
+from weft.compare.verdict import GOOD
 from weft.report.figures import Picture, main_rows
 
 DPI = 150
@@ -74,7 +75,7 @@ pre { overflow-x: auto; font-size: .85rem; white-space: pre-wrap; }
 def to_html(comparison: Comparison, pictures: Sequence[Picture]) -> str:
     """The whole report as one document, figures inside it."""
     verdict = comparison.verdict
-    good = verdict.outcome in ("helps", "together", "averaging")
+    good = verdict.outcome in GOOD
     done = [row for row in comparison.rows if row.test is not None]
     main = main_rows(comparison)
     others = [row for row in done if row not in main]
@@ -119,7 +120,7 @@ def _facts(comparison: Comparison) -> str:
     if kept is not None:
         without = f" without {', '.join(verdict.leave_out)}" if verdict.leave_out else ""
         cards.append(("Use", f"{kept.name}{without}", "kept in winner/"))
-        sure = f"95 % interval {kept.low:.3f} to {kept.high:.3f}"
+        sure = "" if kept.low is None else f"95 % interval {kept.low:.3f} to {kept.high:.3f}"
         cards.append((f"{comparison.primary} on test", f"{kept.value:.3f}", sure))
     if verdict.gain is not None and verdict.smallest is not None:
         cards.append(("Seen in 80 of 100 such tests", f"a gain of {verdict.smallest:.3f}", "or more"))
@@ -149,7 +150,7 @@ def _line(row: Row, kept: bool) -> str:
     span = "" if row.gain is None else f"{row.gain_low:+.3f} to {row.gain_high:+.3f}{p}"
     cells = [
         _cell(row.method, f"{row.role}{seeds}"),
-        _cell(f"{'= ' if row.tied else ''}{row.test:.3f}", f"{row.low:.3f} to {row.high:.3f}"),
+        _cell(f"{'= ' if row.tied else ''}{row.test:.3f}", row.interval),
         _cell(gain, span),
     ]
     return f'<tr class="{"kept" if kept else escape(row.role)}">{"".join(cells)}</tr>'
@@ -161,8 +162,8 @@ def _cell(text: str, small: str) -> str:
 
 
 def _legend(comparison: Comparison) -> str:
-    single = comparison.verdict.single
-    against = "" if single is None else f" Gain and p: against {single}, by a paired test, corrected for all (Holm)."
+    other = comparison.verdict.against
+    against = "" if other is None else f" Gain and p: against {other}, by a paired test, corrected for all (Holm)."
     text = f"Small: 95 % intervals over rows and training runs.{against} Highlighted: the model that is kept. "
     return f'<p class="small">{escape(text)}=: not told apart from the best on test (Holm, 5 %).</p>'
 
@@ -180,11 +181,11 @@ def _costs(rows: Sequence[Row]) -> str:
     lines = [
         (
             row.method,
-            f"{row.dev:.3f}",
-            "" if row.parameters is None else f"{row.parameters:,}",
-            "" if row.flops is None else f"{row.flops:,}",
-            "" if row.train_seconds is None else f"{row.train_seconds:.2g}",
-            "" if row.latency is None else f"{1000 * row.latency:.2g}",
+            _number(row.dev, ".3f"),
+            _number(row.parameters, ","),
+            _number(row.flops, ","),
+            _number(row.train_seconds, ".2g"),
+            _number(None if row.latency is None else 1000 * row.latency, ".2g"),
         )
         for row in rows
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from weft.compare.evidence import Degraded, Gain, Signal
-from weft.compare.verdict import Said, Verdict, shows_gain
+from weft.compare.verdict import Said, Verdict, differs, shows_gain
 
 SOME = 3
 """Patterns that a note is written about."""
@@ -32,6 +32,8 @@ def _finding(v: Verdict) -> str:
         return f"No fusion method finished, so whether fusion helps cannot be said; {_reach(v, v.single)}."
     if v.outcome in ("helps", "together", "averaging"):
         return _gained(v)
+    if v.reference is not None:
+        return _variants(v, v.reference)
     asked = v.fusion or v.classical or v.singles
     against = (
         f"the best {'fusion' if asked == v.fusion else 'method on several'}, {asked}, has {v.primary} "
@@ -76,6 +78,21 @@ def _gained(v: Verdict) -> str:
     return text
 
 
+def _variants(v: Verdict, first: str) -> str:
+    """Variants of a system against the first of them."""
+    gains = {name: gain for name in v.said if (gain := v.others.get(f"{name} over {first}")) is not None}
+    best = (max if v.higher_is_better else min)(v.said, key=lambda name: v.said[name].value)
+    text = f"On {v.rows:,} test rows {best} has the best {v.primary}, {v.said[best].value:.3f} ({_runs(v, best)})."
+    for words, names in (
+        ("is shown to be better than", [name for name in gains if shows_gain(-gains[name])]),
+        ("is shown to be worse than", [name for name in gains if shows_gain(gains[name])]),
+        ("is not shown to differ from", [name for name in gains if not differs(gains[name])]),
+    ):
+        each = [f"{n} (gain {_plus(-gains[n])}, {_tested(-gains[n])})" for n in names]
+        text += f" {first} {words} {_join(each)}." if each else ""
+    return text
+
+
 def _use(v: Verdict) -> str:
     """Which model to use, and what it does without."""
     if v.winner not in v.said or v.winner is None or v.outcome == "one modality":
@@ -87,6 +104,7 @@ def _use(v: Verdict) -> str:
         "ensemble of singles": "the average of single-modality models",
         "classical": f"{_named(winner)} on {_join(winner.modalities)}",
     }.get(winner.role, f"{winner.name} of {_join(winner.modalities)}")
+    kind = winner.name if winner.role == "system" else kind
     text = f"Use {kind}, best on dev"
     if v.winner not in (v.earned, v.single, v.fusion):
         text += f" ({v.primary} {winner.value:.3f} on test)"
@@ -113,7 +131,7 @@ def write_notes(v: Verdict, tied: Sequence[str], failed: Sequence[str]) -> list[
             found.append(f"The ensemble ({_figure(v, v.ensemble)}) is {word} {what} ({_figure(v, rival)}).")
     if len(tied) > 1:
         found.append(f"Not told apart from the best on test, {tied[0]}: {_join(tied[1:])}.")
-    few = [name for name in dict.fromkeys((v.fusion, v.single)) if name and v.said[name].lucky]
+    few = [name for name in dict.fromkeys((v.fusion, v.single, v.reference)) if name and v.said[name].lucky]
     if few:
         found.append(f"{' and '.join(few)}: one seed only, so the interval leaves the chance of training out.")
     if failed:
@@ -184,9 +202,16 @@ def _plus(gain: Gain | None) -> str:
 def _sure(v: Verdict, gain: Gain | None, *names: str | None) -> str:
     if gain is None:
         return ""
+    return f"{_tested(gain)}, {_runs(v, *names)}"
+
+
+def _tested(gain: Gain) -> str:
+    return f"p = {gain.p:.2g}, 95 % CI [{gain.low:+.3f}, {gain.high:+.3f}]"
+
+
+def _runs(v: Verdict, *names: str | None) -> str:
     seeds = max(v.said[name].seeds for name in names if name is not None)
-    runs = f"{seeds} seed{'s' * (seeds > 1)}" + (f", {v.folds} folds" if v.folds > 1 else "")
-    return f"p = {gain.p:.2g}, 95 % CI [{gain.low:+.3f}, {gain.high:+.3f}], {runs}"
+    return f"{seeds} seed{'s' * (seeds > 1)}" + (f", {v.folds} folds" if v.folds > 1 else "")
 
 
 def _join(names: Sequence[str]) -> str:

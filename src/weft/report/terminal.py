@@ -10,6 +10,7 @@ from rich.table import Table
 
 from weft.compare import Comparison
 from weft.compare.evidence import Degraded, Row
+from weft.compare.verdict import GOOD
 from weft.errors import some
 from weft.report.figures import main_rows
 
@@ -32,7 +33,7 @@ def render_terminal(comparison: Comparison, console: Console | None = None) -> N
         console: where; standard output by default.
     """
     console = console or Console()
-    helps = comparison.verdict.outcome in ("helps", "together", "averaging")
+    helps = comparison.verdict.outcome in GOOD
     console.print(Panel(escape(comparison.sentence), title="verdict", border_style="green" if helps else "yellow"))
     title = f"{comparison.counts['test']} test rows, best first; = not told apart from the best"
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -87,7 +88,7 @@ def _cells(row: Row) -> list[str]:
         escape(row.method),
         row.role,
         f"{'= ' if row.tied else ''}{row.test:.3f}",
-        f"{row.low:.3f}..{row.high:.3f}",
+        row.interval,
         "" if row.gain is None else f"{row.gain:+.3f}",
         "" if row.p_holm is None else f"{row.p_holm:.2g}",
         "" if row.parameters is None else f"{row.parameters:,}",
