@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from tests.systems.verbs import weft
 from weft.data import Dataset, Modality, load_dataset, make_splits
 from weft.errors import UserError
+from weft.models import load_model
 from weft.systems.l_verse.augvae import AugVae
 from weft.systems.l_verse.biart import GEN, PAD, REF, WORDS, BiArt
 from weft.systems.l_verse.codebook import Codebook, nearest
-from weft.training import load_model
 from weft.training.system_task import fit_system, make_system
 
 SMALL = {"size": 16, "pyramid": [8, 4], "hidden": 8, "z": 8, "dim": 8, "codes": 32, "groups": 4}
