@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from tests.compare.cases import generated
+from weft.compare import information
 from weft.compare.information import inspect_target, measure_pair
 from weft.errors import UserError
 from weft.store import MemoryFeatures
@@ -52,6 +55,41 @@ def test_features_of_redundant_modalities() -> None:
     assert found.redundant > max(found.unique_first, found.unique_second)
     assert not found.joint_may_help
     assert found.to_dict()["sentence"].startswith("a and b: synergy")
+
+
+def test_features_that_say_nothing_alone() -> None:
+    """XOR of two signs hidden in eight columns each: nearly a bit, all of it synergy, and joint fusion needed."""
+    (found,) = inspect_target(generated("xor", rows=500))
+    assert found.synergy > 0.6
+    assert found.synergy - found.late > 0.5
+    assert found.joint_may_help
+    assert max(found.redundant, found.unique_first, found.unique_second) < 0.05
+
+
+def test_a_product_of_values_is_seen_and_a_sum_is_not_taken_for_one() -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(2, 400, 3)).astype(np.float32)
+    for value, joint in ((a[:, 1] * b[:, 2], True), (a[:, 1] + b[:, 2] + 2 * rng.normal(size=400), False)):
+        features = MemoryFeatures([str(i) for i in range(400)], {"a": a, "b": b}, {"y": value}, task="regression")
+        (found,) = inspect_target(features)
+        assert found.joint_may_help is joint
+
+
+def test_late_fusion_explains_views_that_are_independent_given_the_class() -> None:
+    """At the level of 5 %: of eight columns, sides chosen by other rows, so nothing is seen by chance."""
+    flagged, above = 0, []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        y = rng.integers(0, 2, 300)
+        values = {name: rng.normal(size=(300, 8)) + 0.7 * (y[:, None] - 0.5) for name in "ab"}
+        features = MemoryFeatures([str(i) for i in range(300)], values, {"y": y})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(information, "measure_pair", partial(measure_pair, draws=25))
+            (found,) = inspect_target(features)
+        flagged += found.joint_may_help
+        above.append(found.synergy - found.late)
+    assert flagged <= 2
+    assert abs(np.mean(above)) < 0.02
 
 
 def test_regression_groups_and_absence() -> None:

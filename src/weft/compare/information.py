@@ -1,8 +1,16 @@
-"""Before anything is trained: what two modalities say about the target, alone and together.
+r"""Before anything is trained: what two modalities say about the target, alone and together.
 
 Each modality becomes a few cells: what a ridge regression that has not seen a row predicts for it (the class, split by
-confidence, or fifths of the predicted value). That is consistent with what models can use, and needs no clustering. The
-decomposition of :mod:`weft.ops.information` is then compared with two nulls of ``DRAWS`` draws each:
+confidence, or thirds of the predicted value), and on which side of the median the row lies in the direction that counts
+together with the other modality. For without that side a modality that says nothing alone (XOR) would be noise. With
+whitened principal components ``z`` (at most ``AXES``), the directions are the first left singular vectors of
+
+.. math:: \big[M_1 \dots M_K\big] \text{ and } \big[M_1^\top \dots M_K^\top\big], \qquad
+          M_k = \frac{1}{n} \sum_i (y_{ik} - \bar y_k)\, z_{1i} z_{2i}^\top
+
+of rows in other folds (classes as zeros and ones). That is consistent with what models can use, and needs no
+clustering; with more than ``CELLS / 2`` classes there are cells for the predicted class alone. The decomposition of
+:mod:`weft.ops.information` is then compared with two nulls of ``DRAWS`` draws each:
 
 1. the target permuted: every term should be zero, what remains is the bias of few rows;
 2. the second modality permuted within each class of the target: both keep what they say alone and are independent given
@@ -23,13 +31,13 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from weft.compare.evidence import out_of_fold
+from weft.compare.evidence import FOLDS, out_of_fold
 from weft.errors import UserError, did_you_mean, some
 from weft.ops.information import Decomposition, decompose
 from weft.store import Features
 from weft.tasks.base import Task, create_task, guess_task
 
-DRAWS, CELLS, FIFTHS = 200, 9, 5
+DRAWS, CELLS, FIFTHS, THIRDS, AXES = 200, 10, 5, 3, 20
 LOOSE = (1e-5, 300)
 """Tolerance and rounds of the draws, far below their spread."""
 
@@ -113,7 +121,11 @@ def inspect_target(features: Features, target: str | None = None, seed: int = 0)
         rows = np.flatnonzero(presence[first] & presence[second])
         group = None if features.group is None else features.group[rows]
         pooled = features.pooled(rows)
-        one, two = (_cells(task, pooled[name], values[rows], group, name) for name in (first, second))
+        sides = _sides(task, pooled[first], pooled[second], values[rows], group)
+        one, two = (
+            _cells(task, pooled[name], values[rows], group, name, side)
+            for name, side in zip((first, second), sides, strict=True)
+        )
         pairs.append(measure_pair(first, second, one, two, _states(task, values[rows]), group, seed))
     return pairs
 
@@ -187,8 +199,42 @@ def render(pairs: list[PairInformation]) -> Table:
     return table
 
 
-def _cells(task: Task, x: np.ndarray, target: np.ndarray, group: np.ndarray | None, name: str) -> np.ndarray:
-    """What a modality predicts of each row, as a few codes."""
+def _sides(
+    task: Task, x1: np.ndarray, x2: np.ndarray, target: np.ndarray, group: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each modality, the side ``(n,)`` 0 or 1 on which a row lies; see the module docstring."""
+    y = task.response(target)
+    hot = np.eye(len(task.labels))[y] if task.estimator == "classifier" else y.astype(np.float64).reshape(len(y), -1)
+    z1, z2 = _whitened(x1), _whitened(x2)
+    units = np.arange(len(hot)) if group is None else np.unique(group, return_inverse=True)[1].reshape(-1)
+    fold = np.random.default_rng(0).permutation(units.max() + 1)[units] % FOLDS
+    places = (np.zeros(len(hot)), np.zeros(len(hot)))
+    first: list[np.ndarray] = []
+    for k in range(FOLDS):
+        seen = fold != k
+        moments = np.einsum("nk,ni,nj->kij", hot[seen] - hot[seen].mean(axis=0), z1[seen], z2[seen])
+        wide = (np.concatenate(list(moments), axis=1), np.concatenate([m.T for m in moments], axis=1))
+        axes = [np.linalg.svd(m, full_matrices=False)[0][:, 0] for m in wide]
+        first = first or axes
+        for place, z, axis, like in zip(places, (z1, z2), axes, first, strict=True):
+            place[~seen] = z[~seen] @ axis * (1 if axis @ like >= 0 else -1)  # a direction has no sign of its own
+    one, two = ((place > np.median(place)).astype(np.int64) for place in places)
+    return one, two
+
+
+def _whitened(x: np.ndarray) -> np.ndarray:
+    """Principal components of unit variance ``(n, at most AXES)``; the target is not looked at."""
+    x = x.astype(np.float64)
+    scale = x.std(axis=0)
+    left, singular, _ = np.linalg.svd((x - x.mean(axis=0)) / np.where(scale > 0, scale, 1.0), full_matrices=False)
+    kept = np.flatnonzero(singular > 1e-6 * max(singular[0], 1e-12))[:AXES]
+    return np.asarray(left[:, kept] * np.sqrt(len(x))) if len(kept) else np.zeros((len(x), 1))
+
+
+def _cells(
+    task: Task, x: np.ndarray, target: np.ndarray, group: np.ndarray | None, name: str, side: np.ndarray
+) -> np.ndarray:
+    """What a modality predicts of each row, and its side, as a few codes."""
     outputs = out_of_fold(task, x, target, group)
     if outputs is None:
         raise UserError(
@@ -198,14 +244,15 @@ def _cells(task: Task, x: np.ndarray, target: np.ndarray, group: np.ndarray | No
         )
     decided = task.decide(outputs)
     if "probability" not in decided:
-        return _quantiles(decided["prediction"], FIFTHS)
+        return np.unique(2 * _quantiles(decided["prediction"], THIRDS) + side, return_inverse=True)[1].reshape(-1)
     p = decided["probability"]
-    guess, parts = p.argmax(axis=1), max(1, CELLS // p.shape[1])
+    sides = CELLS // p.shape[1] >= 2
+    guess, parts = p.argmax(axis=1), max(1, CELLS // p.shape[1] // 2)
     cells = np.zeros(len(p), dtype=np.int64)
     for k in np.unique(guess).tolist():
         here = guess == k
         cells[here] = k * parts + _quantiles(p[here, k], parts)
-    return np.unique(cells, return_inverse=True)[1].reshape(-1)
+    return np.unique(2 * cells + side if sides else cells, return_inverse=True)[1].reshape(-1)
 
 
 def _states(task: Task, target: np.ndarray) -> np.ndarray:

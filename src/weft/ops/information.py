@@ -48,9 +48,10 @@ class Decomposition(NamedTuple):
 
 def mutual_information(joint: np.ndarray) -> np.ndarray:
     """``I(X; Y)`` in bits of tables ``(..., K, Y)`` that sum to one."""
-    apart = joint.sum(axis=-1, keepdims=True) * joint.sum(axis=-2, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(joint > 0, joint * np.log2(joint / apart), 0.0)
+    logs = [
+        np.log2(np.where(p > 0, p, 1.0)) for p in (joint, joint.sum(-1, keepdims=True), joint.sum(-2, keepdims=True))
+    ]
+    terms = joint * (logs[0] - logs[1] - logs[2])  # of logs, since the product of two tiny marginals is zero
     return np.asarray(terms.sum(axis=(-2, -1)))
 
 
