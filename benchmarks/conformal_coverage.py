@@ -30,10 +30,12 @@ from weft.tasks.conformal import LEVELS
 TRAIN, TEST, WORTH = 1500, 20_000, (0.7, 1.2, 2.5)
 CONFIG = CompareConfig(
     only=["linear", "boosting", "gated"],
+    without=["? (*"],
     fusions=["gated"],
+    subsets=False,
     decisions=[],
     seeds=1,
-    trials=2,
+    trials=1,
     dim=16,
     resamples=99,
     ensembles=False,
@@ -90,7 +92,7 @@ def measure(task: str, draws: int, dev: int) -> dict[str, Any]:
     return figures
 
 
-def main(draws: int = 10, dev: int = 12_000) -> None:
+def main(draws: int = 8, dev: int = 12_000) -> None:
     """Both tasks, written to results."""
     set_threads(1)
     sizes = {"train": TRAIN, "dev": dev, "test": TEST, "draws": draws}

@@ -5,9 +5,9 @@ modality predicts, beside two that are noise), ``xor`` (only both together predi
 fusion network) or "together" (a classical model on several modalities). The promise: at most 5 in 100 on the first
 three, at least 95 on the last. Small sets and quick training (see ``CONFIG``): two operators, linear and boosted models
 on all, on one and on subsets of the modalities, the ensemble of all and that of single modalities; the rule is the one
-every comparison uses.
+every comparison uses. With ``python benchmarks/verdict_calibration.py 100 1``:
 
-Run: ``python benchmarks/verdict_calibration.py [sets per kind] [processes]``.
+Run: sets per kind, processes.
 """
 
 from __future__ import annotations
