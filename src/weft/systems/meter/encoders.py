@@ -116,6 +116,23 @@ class ClipTower(nn.Module):
         return cls.from_official(state, heads=config.num_attention_heads, size=size)
 
 
+class Places(nn.Module):
+    """A learned place for each of ``count`` frozen image tokens ``(B, count, D)``, which know of none; added to them.
+
+    Ours: the published towers learn places along.
+    """
+
+    def __init__(self, count: int, dim: int) -> None:
+        super().__init__()
+        self.places = nn.Parameter(0.3 * torch.randn(count, dim))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if tokens.shape[1] != len(self.places):
+            found = f"{tokens.shape[1]} tokens, trained with {len(self.places)}"
+            raise UserError("every picture has as many tokens", found, "use an encoder with a fixed grid")
+        return tokens + self.places
+
+
 def resize_positions(positions: Tensor, side: int) -> Tensor:
     """Positions ``(1 + g^2, D)`` for a grid of ``side x side`` patches, bicubic; the first row stays as it is."""
     old = round((len(positions) - 1) ** 0.5)

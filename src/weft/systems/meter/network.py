@@ -139,7 +139,7 @@ class MeterNet(nn.Module):
     def see(self, image: Tensor | Tokens) -> Tokens:
         """The image's tokens ``(B, N, D_v)``, as they enter."""
         if isinstance(image, Tokens):
-            return image
+            return Tokens(self.vit_model["visual"](image.values), image.mask)
         pixels = self.vit_model["visual"](image)
         return Tokens(pixels, everywhere(*pixels.shape[:2], device=pixels.device))
 

@@ -1,0 +1,445 @@
+"""What systems of vision and language share: words as ids, pictures as tokens, answers, pairs that match or do not.
+
+An :class:`AnswerSystem` reads a picture, a text and a label (question and answer, statement and judgement); a
+:class:`PairSystem` pictures and texts that belong together, and learns from them what its objectives ask.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weft.data import Dataset
+from weft.encoders import create_encoder
+from weft.encoders.hf import quiet
+from weft.errors import UserError, some
+from weft.files import canonical
+from weft.models.pretrained import load_model
+from weft.models.raw import encode_rows
+from weft.models.seen import Seen
+from weft.models.standardise import Standardiser
+from weft.retrieval.metrics import cross_modal_metrics
+from weft.store import MemoryFeatures
+from weft.tasks.classification import ClassificationTask
+from weft.tokens import Tokens
+from weft.training.system import Need, System, TaskSystem
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+TWICE = 2
+"""A word of the training texts is known if it is there as often; so the unknown one is learned too."""
+
+SOFT = (0.0, 0.3, 0.6, 0.9, 1.0)
+"""The score of an answer that 0, 1, 2, 3, or 4 and more annotators gave (Antol et al. 2015; METER, UNITER)."""
+
+KEPT: WeakKeyDictionary[Dataset, dict[Any, MemoryFeatures]] = WeakKeyDictionary()
+"""Picture tokens of data sets in use, by what made them: a comparison makes them once for all its models."""
+
+OWN, OTHER = "its own image", "another image"
+
+
+class Vocabulary:
+    """Texts to ids of word pieces.
+
+    Args:
+        source: a tokenizer of transformers, a folder or a hub name; "": of ``words``.
+        words: known ones, of :meth:`learn`.
+
+    Attributes:
+        size: how many ids there are.
+        pad, first, last, mask: ids of what is no word.
+        ordinary: ids of what is one.
+        continues: ids of pieces that go on a word.
+
+    Raises:
+        UserError: the tokenizer cannot be loaded, or has no mask.
+    """
+
+    def __init__(self, source: str, words: Sequence[str] = ()) -> None:
+        import transformers
+
+        if source:
+            try:
+                with quiet():
+                    self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source)
+            except (OSError, ValueError, KeyError, ImportError) as error:
+                found = (
+                    f"{source}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+                )
+                raise UserError(
+                    "the tokenizer cannot be loaded", found, "give a folder of a BERT or RoBERTa"
+                ) from error
+        else:
+            known = {word: number for number, word in enumerate([*SPECIAL, *words])}
+            self._tokenizer = transformers.BertTokenizer(vocab=known)
+        ends = (getattr(self._tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask"))
+        self.pad, self.first, self.last, self.mask = ends
+        if None in (self.pad, self.first, self.last, self.mask):
+            raise UserError(
+                "the tokenizer has padding, ends and a mask", f"{source} lacks one", "take BERT's or RoBERTa's"
+            )
+        special, pieces = set(self._tokenizer.all_special_ids), self._tokenizer.get_vocab()
+        self.size = len(self._tokenizer)
+        self.ordinary = [n for word, n in pieces.items() if n not in special and not word.startswith("[unused")]
+        self.ordinary.sort()
+        self.continues = {n for word, n in pieces.items() if word.startswith("##")}
+
+    @staticmethod
+    def learn(texts: Iterable[str]) -> tuple[str, ...]:
+        """The words that are there at least :data:`TWICE`, in alphabetical order."""
+        import transformers
+
+        backend = transformers.BertTokenizer(vocab={word: n for n, word in enumerate(SPECIAL)}).backend_tokenizer
+        counts: Counter[str] = Counter()
+        for text in texts:
+            split = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))
+            counts.update(word for word, _ in split)
+        return tuple(sorted(word for word, count in counts.items() if count >= TWICE and word not in SPECIAL))
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, ends included."""
+        found: list[list[int]] = self._tokenizer(list(texts))["input_ids"] if texts else []
+        return found
+
+    def padded(self, rows: Sequence[Sequence[int]], fill: int | None = None) -> Tokens:
+        """Ids ``(B, T)`` int64 and which of them are real."""
+        longest = max(map(len, rows))
+        ids = torch.full((len(rows), longest), self.pad if fill is None else fill)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = torch.tensor(row)
+        return Tokens(ids, torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None])
+
+
+class Reader(nn.Module):
+    """Words and frozen picture tokens of the rows of a data set, each made once.
+
+    Args:
+        vocabulary: of the words.
+        length: most ids of a text, ends included.
+        cut: longer ones are cut; else refused.
+        encoder: what makes the picture tokens, see :func:`image_encoder`; None: they are not made here.
+        width: of them.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, length: int, cut: bool, encoder: dict[str, Any] | None, width: int
+    ) -> None:
+        super().__init__()
+        self.vocabulary, self.length, self.cut, self.encoder = vocabulary, length, cut, encoder
+        self.standardise = Standardiser({"image": width}) if encoder else None
+        self._words: WeakKeyDictionary[Dataset, list[list[int]]] = WeakKeyDictionary()
+
+    def words(self, data: Dataset, column: str, rows: np.ndarray) -> list[list[int]]:
+        """Ids of the texts of rows."""
+        if data not in self._words:
+            self._words[data] = self.vocabulary([value or "" for value in data.modalities[column].values])
+        found = [self._words[data][row] for row in rows]
+        return [[*ids[: self.length - 1], ids[-1]] if len(ids) > self.length else ids for ids in found]
+
+    def check(self, data: Dataset, column: str, rows: np.ndarray) -> None:
+        """Refuse texts that are too long.
+
+        Raises:
+            UserError: naming the rows.
+        """
+        self.words(data, column, rows[:0])
+        lengths = {data.ids[row]: len(self._words[data][row]) for row in rows}
+        long = [f"{row}: {count}" for row, count in lengths.items() if count > self.length]
+        if long and not self.cut:
+            raise UserError(
+                f"a text has at most {self.length} word pieces, its ends included",
+                f"{len(long)} longer ones: {some(long)}",
+                "shorten them, train with a larger length, or with cut=true",
+            )
+
+    def raw(self, data: Dataset, column: str, rows: np.ndarray) -> Tokens:
+        """Tokens of the pictures of rows ``(B, N, width)``, as the encoder makes them."""
+        kept, key = KEPT.setdefault(data, {}), canonical([column, self.encoder])
+        if key not in kept:
+            alone = Dataset(data.name, data.ids, {"image": _there(data, column)}, {}, None, None, "retrieval")
+            kept[key] = encode_rows({"image": self.encoder}, alone, progress=False)
+        return kept[key].gather(rows)["image"]
+
+    def pictures(self, data: Dataset, column: str, rows: np.ndarray) -> Tokens:
+        """The same, standardised by what the training rows have."""
+        assert self.standardise is not None
+        tokens = self.raw(data, column, rows)
+        mean, scale = (part.cpu() for part in self.standardise.statistics("image"))
+        return Tokens((tokens.values - mean) / scale * tokens.mask.unsqueeze(-1), tokens.mask)
+
+    def fit(self, data: Dataset, column: str, rows: np.ndarray) -> None:
+        """Learn means and scales of the picture tokens."""
+        if self.standardise is not None:
+            parts = np.array_split(rows, -(-len(rows) // 64))
+            self.standardise.fit({"image": self.raw(data, column, part)} for part in parts)
+
+
+def _there(data: Dataset, column: str) -> Any:
+    """The pictures, the first one where there is none: such rows are refused before they are read."""
+    modality = data.modalities[column]
+    first = next(value for value in modality.values if value is not None)
+    return replace(modality, values=[first if value is None else value for value in modality.values])
+
+
+def image_encoder(name: str, sample: Any, pixels: int | None = None) -> tuple[dict[str, Any], int, int]:
+    """What makes frozen picture tokens, as JSON, how many there are of a picture, and their width.
+
+    Args:
+        name: ``hf:<folder or hub name>``, or a built-in encoder of images.
+        sample: a picture.
+        pixels: side that pictures are resized to, for models of transformers that take any.
+    """
+    with torch.random.fork_rng([]):  # whatever an encoder draws, the first weights are the same
+        encoder = create_encoder(name, "image", **({} if pixels is None else {"size": pixels}))
+    spec = {**(encoder.recipe or {}), "state": encoder.state(), "identity": encoder.identity(), "dtype": "fp32"}
+    return spec, len(encoder.encode([sample])[0]), encoder.width
+
+
+def begun(model: nn.Module, other: nn.Module) -> None:
+    """Take over every weight that has the same name and shape in another model."""
+    own = model.state_dict()
+    known = {name: t for name, t in other.state_dict().items() if name in own and own[name].shape == t.shape}
+    model.load_state_dict({**own, **known})
+
+
+def begin_options(folder: str, kind: type, shared: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """A model to begin from, and those of its options that its weights depend on.
+
+    Raises:
+        UserError: the folder holds another kind of model.
+    """
+    other: Any = load_model(Path(folder))
+    if not issubclass(kind, type(other)):
+        raise UserError(
+            f"training begins from a {kind.__name__}", f"{folder}: {type(other).__name__}", "train one first"
+        )
+    config: dict[str, Any] = other.config()
+    return other, {name: config[name] for name in shared}
+
+
+class AnswerSystem(TaskSystem):
+    """Base: an answer to a text about a picture.
+
+    A subclass has ``read`` (a :class:`Reader`), ``loss_kind``, and the options ``task`` and ``loss``.
+    """
+
+    reads = {"image": Need("image"), "text": Need("text"), "label": Need("label", target=True)}
+    reader = "vqa"
+    read: Reader
+    loss_kind: Literal["bce", "task"]
+
+    def batch(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> tuple[Any, Tensor]:
+        column = self.columns(data)["label"]
+        if self.loss_kind == "bce":
+            return self.inputs(data, rows, rng), soft_targets(self.answers, data, column, rows)
+        return self.inputs(data, rows, rng), self.answers.encode(data.targets[column][rows])
+
+    def loss(self, batch: tuple[Any, Tensor]) -> Tensor:
+        outputs = self(*batch[0])
+        if self.loss_kind == "bce":
+            return F.binary_cross_entropy_with_logits(outputs, batch[1], reduction="none").sum(dim=1)
+        return self.answers.loss(outputs, batch[1])
+
+    def check(self, data: Dataset, rows: np.ndarray, *, target: bool = True) -> None:
+        """As any system; and texts are not too long, answers are there and known."""
+        super().check(data, rows, target=target)
+        columns = self.columns(data, target=target)
+        self.read.check(data, columns["text"], np.asarray(rows))
+        if target:
+            check_answers(self.answers, data, columns["label"], np.asarray(rows))
+
+
+def check_answers(answers: Any, data: Dataset, column: str, rows: np.ndarray) -> None:
+    """Refuse questions without an answer, and answers that were not in the training rows.
+
+    Raises:
+        UserError: naming the rows.
+    """
+    labels = {int(row): data.targets[column][row] for row in rows}
+    without = [data.ids[row] for row, label in labels.items() if label is None or label != label or label == ""]
+    if without:
+        raise UserError(
+            "every question has an answer to be trained or judged by",
+            f"{len(without)} without: {some(without)}",
+            f"fill {column!r} in, or leave these rows out; weft predict needs no answer",
+        )
+    if isinstance(answers, ClassificationTask):
+        known = set(answers.labels)
+        strange = [f"{data.ids[row]}: {label}" for row, label in labels.items() if str(label) not in known]
+        if strange:
+            raise UserError(
+                "the model answers with what it heard in training",
+                f"{len(strange)} rows have other answers: {some(strange)}; known: {some(answers.labels)}",
+                "leave these rows out, or train on rows that have their answers",
+            )
+
+
+def soft_targets(answers: Any, data: Dataset, column: str, rows: np.ndarray) -> Tensor:
+    """Scores ``(B, K)`` in [0, 1] of every answer: by the annotators where the target ``answers`` holds them, else 1
+    for the label.
+
+    Raises:
+        UserError: the task has no classes.
+    """
+    if not isinstance(answers, ClassificationTask):
+        found = type(answers).__name__
+        raise UserError("binary cross-entropy is over answers to choose from", found, "train with loss=task")
+    given = data.targets.get("answers")
+    if given is None or given.ndim != 2:
+        return F.one_hot(answers.encode(data.targets[column][rows]), len(answers.labels)).float()
+    place, scores = {label: k for k, label in enumerate(answers.labels)}, torch.zeros(len(rows), len(answers.labels))
+    for line, row in enumerate(rows):
+        for answer, count in Counter(given[row].tolist()).items():
+            if answer in place:
+                scores[line, place[answer]] = SOFT[min(count, len(SOFT) - 1)]
+    return scores
+
+
+class PairSystem(System):
+    """Base: pictures and texts that belong together.
+
+    A prediction is a choice: of the row's own picture and another one, drawn by the number of the row among those of
+    other groups, which belongs to its text? :meth:`evaluate` adds the search of all texts and pictures among each
+    other. A subclass has ``read`` and writes :meth:`show`, :meth:`score` and :meth:`asked`.
+    """
+
+    reads = {"image": Need("image"), "text": Need("text")}
+    writes = "label"
+    judge = "classification"
+    reader = "flickr8k"
+    at_once = 64
+    read: Reader
+    _pool: np.ndarray | None = None
+
+    @abstractmethod
+    def show(self, data: Dataset, rows: np.ndarray) -> Any:
+        """The pictures of rows, as the network takes them: tensors in a tuple, or one."""
+
+    @abstractmethod
+    def score(self, words: Tokens, pictures: Any) -> Tensor:
+        """How well each pair matches, ``(B,)``, of ids ``(B, T)``."""
+
+    @abstractmethod
+    def asked(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator, *, every: bool) -> dict[str, Any]:
+        """What a step asks: per objective, what its loss needs; ``every`` one, or those of this step."""
+
+    @abstractmethod
+    def losses(self, asked: dict[str, Any]) -> dict[str, Tensor]:
+        """The loss of each objective, a scalar."""
+
+    def batch(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, Any]:
+        return self.asked(data, rows, rng or np.random.default_rng(0), every=rng is None)
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        return torch.stack(list(self.losses(batch).values())).sum()
+
+    def order(self, data: Dataset, rows: np.ndarray, batch_size: int, rng: np.random.Generator) -> np.ndarray:
+        self._pool = rows
+        return super().order(data, rows, batch_size, rng)
+
+    def check(self, data: Dataset, rows: np.ndarray, *, target: bool = True) -> None:
+        super().check(data, rows, target=target)
+        self.read.check(data, self.columns(data)["text"], np.asarray(rows))
+
+    def words(self, data: Dataset, rows: np.ndarray) -> list[list[int]]:
+        """Ids of the texts of rows."""
+        return self.read.words(data, self.columns(data)["text"], rows)
+
+    def others(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """For each row one of another group, of the training rows in training."""
+        pool = self._pool if self.training and self._pool is not None else np.arange(len(data))
+        return strangers(data, rows, pool, rng)
+
+    def assess(self, data: Dataset, rows: np.ndarray) -> tuple[Tensor, Sequence[Any]]:
+        loss = self.loss(self.to_device(self.batch(data, rows)))
+        return loss.expand(len(rows)), self.predict(data, rows)
+
+    def predict(self, data: Dataset, rows: np.ndarray) -> list[np.ndarray]:
+        """Scores ``(2,)`` of the row's own picture and of another."""
+        pool = np.arange(len(data))
+        other = np.concatenate([strangers(data, rows[k : k + 1], pool, np.random.default_rng(int(row))) for k, row in
+                                enumerate(rows)])  # fmt: skip
+        words = self.to_device(self.read.vocabulary.padded(self.words(data, rows)))
+        scores = [self.score(words, self.to_device(self.show(data, seen))) for seen in (rows, other)]
+        return list(torch.stack(scores, dim=1).float().cpu().numpy())
+
+    def make_judge(self, **options: Any) -> ClassificationTask:
+        return ClassificationTask([OWN, OTHER], metric="accuracy", **options)
+
+    @classmethod
+    def truth(cls, data: Dataset, rows: np.ndarray, seen: Seen | None = None) -> np.ndarray:
+        return np.full(len(rows), OWN)
+
+    def evaluate(
+        self,
+        data: Dataset,
+        rows: np.ndarray,
+        figures: Path | str | None = None,
+        *,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> dict[str, float]:
+        """Accuracy of the choice, and recalls of the search among all of these rows; chance is one half."""
+        found = super().evaluate(data, rows, None, batch_size=batch_size, **options)
+        chosen = {f"choice {name}": found[name] for name in ("accuracy", "log_loss") if name in found}
+        return {**chosen, **self.search(data, np.asarray(rows), batch_size or self.at_once)}
+
+    @torch.no_grad()
+    def search(self, data: Dataset, rows: np.ndarray, batch_size: int = 64) -> dict[str, float]:
+        """Every text with every picture (of a group the first row's), one pass a pair."""
+        groups = np.asarray(_groups(data))[rows]
+        first = rows[np.sort(np.unique(groups, return_index=True)[1])]
+        scores = torch.zeros(len(rows), len(first))
+        ids = self.words(data, rows)
+        for column, picture in enumerate(first):
+            for start in range(0, len(rows), batch_size):
+                part = ids[start : start + batch_size]
+                words = self.to_device(self.read.vocabulary.padded(part))
+                shown = self.to_device(self.show(data, np.full(len(part), picture)))
+                scores[start : start + len(part), column] = self.score(words, shown).float().cpu()
+        sides = {"text": scores, "image": torch.eye(len(first))}
+        return cross_modal_metrics(sides, {"text": groups, "image": np.asarray(_groups(data))[first]})
+
+
+def _groups(data: Dataset) -> Sequence[Any] | np.ndarray:
+    return data.ids if data.group is None else data.group
+
+
+def strangers(data: Dataset, rows: np.ndarray, pool: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each row one of ``pool``, uniformly among those of other groups.
+
+    Raises:
+        UserError: a row has nothing but its own group there.
+    """
+    groups = np.asarray(_groups(data))
+    drawn = pool[rng.integers(len(pool), size=len(rows))]
+    for _ in range(100):
+        same = groups[drawn] == groups[rows]
+        if not same.any():
+            return drawn
+        drawn = np.where(same, pool[rng.integers(len(pool), size=len(rows))], drawn)
+    lonely = [data.ids[row] for row, stuck in zip(rows, groups[drawn] == groups[rows], strict=True) if stuck]
+    raise UserError(
+        "a mismatched pair takes a picture of another group",
+        f"rows {some(lonely)} have none but their own",
+        "bring rows with other pictures",
+    )
+
+
+def repeated(pictures: Any, times: int) -> Any:
+    """Every picture ``times`` in a row."""
+    if isinstance(pictures, Tensor):
+        return pictures.repeat_interleave(times, dim=0)
+    if isinstance(pictures, Mapping):
+        return {name: repeated(part, times) for name, part in pictures.items()}
+    parts = [repeated(part, times) if part is not None else None for part in pictures]
+    return type(pictures)(*parts) if hasattr(pictures, "_fields") else type(pictures)(parts)
