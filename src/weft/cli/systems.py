@@ -103,14 +103,7 @@ def fit(
 
 
 def predict(
-    system: System,
-    dataset: Dataset,
-    out: Path | None,
-    split: str,
-    *,
-    batch_size: int | None,
-    seed: int,
-    json: bool,
+    system: System, dataset: Dataset, out: Path | None, split: str, *, batch_size: int | None, seed: int, json: bool
 ) -> None:
     """Write what a system says of rows: a file each, or one table."""
     import numpy as np
@@ -144,13 +137,7 @@ def predict(
 
 
 def evaluate(
-    system: System,
-    dataset: Dataset,
-    split: str,
-    figures: Path | None,
-    judge: dict[str, Any],
-    *,
-    batch_size: int | None,
+    system: System, dataset: Dataset, split: str, figures: Path | None, judge: dict[str, Any], *, batch_size: int | None
 ) -> tuple[int, dict[str, float]]:
     """How many rows, and their metrics."""
     from weft.models.seen import rows_for

@@ -105,12 +105,7 @@ def encode_frame(
 
 
 def encode_config(
-    frame: Any,
-    config: TableConfig,
-    folder: Path,
-    encoders: Mapping[str, str] | None = None,
-    *,
-    progress: bool = True,
+    frame: Any, config: TableConfig, folder: Path, encoders: Mapping[str, str] | None = None, *, progress: bool = True
 ) -> Store:
     """The features of a table in memory, read as a configuration says."""
     dataset = read_table(frame, config)

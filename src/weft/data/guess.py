@@ -75,12 +75,7 @@ def guess_table(path: str | Path, **chosen: Any) -> TableConfig:
 
 
 def propose_table(
-    source: Any,
-    *,
-    target: str | None = None,
-    id: str | None = None,
-    group: str | None = None,
-    drop: Sequence[str] = (),
+    source: Any, *, target: str | None = None, id: str | None = None, group: str | None = None, drop: Sequence[str] = ()
 ) -> Proposal:
     """Propose a configuration from the names and cells of a table's columns.
 

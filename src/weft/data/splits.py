@@ -50,10 +50,7 @@ class Splittable(Protocol):
 
 
 def make_splits(
-    data: Splittable,
-    method: str | None = None,
-    fractions: Sequence[float] = FRACTIONS,
-    seed: int = 0,
+    data: Splittable, method: str | None = None, fractions: Sequence[float] = FRACTIONS, seed: int = 0
 ) -> Split:
     """Train, dev and test rows.
 

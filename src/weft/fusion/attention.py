@@ -22,6 +22,18 @@ from weft.errors import UserError
 from weft.tokens import Tokens, keys_of, where_there
 
 
+def check_heads(dim: int, heads: int) -> None:
+    """Refuse heads of unequal width.
+
+    Raises:
+        UserError: ``heads`` does not divide ``dim``.
+    """
+    if heads < 1 or dim % heads:
+        raise UserError(
+            "the number of heads divides the width", f"heads={heads}, dim={dim}", "choose heads among the divisors"
+        )
+
+
 class Attention(nn.Module):
     """Multi-head attention of ``(B, N, D)`` to a masked context ``(B, K, D)``.
 
@@ -33,10 +45,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if heads < 1 or dim % heads:
-            raise UserError(
-                "the number of heads divides the width", f"heads={heads}, dim={dim}", "choose heads among the divisors"
-            )
+        check_heads(dim, heads)
         self.heads, self.dropout = heads, dropout
         self.query = nn.Linear(dim, dim, bias=False)
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.errors import UserError
+from weft.fusion.attention import check_heads
 from weft.tokens import Tokens, keys_of, where_there
 
 EPS = 1e-12
@@ -52,10 +52,7 @@ class BertAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float, eps: float) -> None:
         super().__init__()
-        if heads < 1 or dim % heads:
-            raise UserError(
-                "the number of heads divides the width", f"heads={heads}, dim={dim}", "choose heads among the divisors"
-            )
+        check_heads(dim, heads)
         self.heads, self.dropout = heads, dropout
         self.self = Projections(dim)
         self.output = Output(dim, dim, dropout, eps)

@@ -45,12 +45,7 @@ class BilinearFusion(Fusion):
     identity: ClassVar[float] = 1.0
 
     def __init__(
-        self,
-        dims: Mapping[str, int],
-        dim: int,
-        *,
-        output_activation: str = "none",
-        dropout: float = 0.0,
+        self, dims: Mapping[str, int], dim: int, *, output_activation: str = "none", dropout: float = 0.0
     ) -> None:
         super().__init__(dims, dim)
         self.output_activation = activation_of(output_activation)

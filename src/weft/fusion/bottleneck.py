@@ -28,13 +28,14 @@ from torch import Tensor, nn
 
 from weft.errors import UserError
 from weft.fusion.attention import Block
-from weft.fusion.base import Fusion, fusions
+from weft.fusion.base import fusions
 from weft.fusion.pooling import read_out
+from weft.fusion.streams import Streams
 from weft.tokens import Fused, Tokens, concatenate, everywhere, present
 
 
 @fusions.register("bottleneck")
-class BottleneckFusion(Fusion):
+class BottleneckFusion(Streams):
     """One transformer per modality, joined by shared bottleneck tokens.
 
     Args:
@@ -50,10 +51,7 @@ class BottleneckFusion(Fusion):
     ``tokens`` of the result are all modalities' tokens, one after the other.
     """
 
-    arity = (2, None)
-    wants = "tokens"
-    absent = "native"
-    symmetric = True
+    who = "bottleneck"
     paper = "Nagrani et al., Attention Bottlenecks for Multimodal Fusion, NeurIPS 2021, arXiv 2107.00135"
 
     def __init__(
@@ -66,20 +64,19 @@ class BottleneckFusion(Fusion):
         heads: int = 4,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(dims, dim)
         if layers < 2 or bottlenecks < 1:
             raise UserError(
                 "bottleneck: one layer writes the bottlenecks and the next reads them",
                 f"layers={layers}, bottlenecks={bottlenecks}",
                 "choose at least 2 layers and 1 bottleneck",
             )
-        self.project = nn.ModuleList(nn.Linear(d, dim) for d in self.dims.values())
+        super().__init__(dims, dim, layers)
         self.bottlenecks = nn.Parameter(torch.empty(bottlenecks, dim).normal_(std=0.02))
         self.layers = nn.ModuleList(BottleneckLayer(len(dims), dim, heads, dropout) for _ in range(layers))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in self.dims)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        streams = [Tokens(p(t.values), t.mask) for p, t in zip(self.project, inputs.values(), strict=True)]
+        streams = self.streams(inputs)
         shared = self.bottlenecks.expand(streams[0].values.shape[0], -1, -1)
         for layer in self.layers:
             streams, shared = layer(streams, shared)

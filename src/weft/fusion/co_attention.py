@@ -26,16 +26,17 @@ from typing import Self
 from torch import Tensor, nn
 
 from weft.errors import UserError
-from weft.fusion.base import Fusion, fusions
+from weft.fusion.base import fusions
 from weft.fusion.bert import BertLayer, load_official
 from weft.fusion.pooling import read_out
+from weft.fusion.streams import Streams
 from weft.tokens import Fused, Tokens
 
 OFFICIAL = ("text", "image")
 
 
 @fusions.register("co-attention")
-class CoAttention(Fusion):
+class CoAttention(Streams):
     """METER's co-attention of two token sequences.
 
     Args:
@@ -52,9 +53,7 @@ class CoAttention(Fusion):
     """
 
     arity = (2, 2)
-    wants = "tokens"
-    absent = "native"
-    symmetric = True
+    who = "co-attention"
     paper = "Dou et al., METER, CVPR 2022, arXiv 2111.02387 (co-attention)"
 
     def __init__(
@@ -67,10 +66,7 @@ class CoAttention(Fusion):
         hidden: int | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(dims, dim)
-        if layers < 1:
-            raise UserError("co-attention: layers is a positive integer", f"layers={layers}", "choose 1 or more")
-        self.project = nn.ModuleList(nn.Linear(d, dim) for d in self.dims.values())
+        super().__init__(dims, dim, layers)
         self.layers = nn.ModuleList(
             nn.ModuleList(BertLayer(dim, heads, hidden, dropout, cross=True) for _ in self.dims) for _ in range(layers)
         )
@@ -78,7 +74,7 @@ class CoAttention(Fusion):
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         if self.training:
             _refuse_one_token({name: t.mask.shape[1] for name, t in inputs.items()})
-        streams = [Tokens(p(t.values), t.mask) for p, t in zip(self.project, inputs.values(), strict=True)]
+        streams = self.streams(inputs)
         for pair in self.layers:
             streams = step(pair, *streams)
         return read_out(self.names, [nn.Identity()] * 2, streams)

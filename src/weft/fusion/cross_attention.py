@@ -27,13 +27,14 @@ from torch import nn
 
 from weft.errors import UserError
 from weft.fusion.attention import Block
-from weft.fusion.base import Fusion, fusions
+from weft.fusion.base import fusions
 from weft.fusion.pooling import read_out
+from weft.fusion.streams import Streams
 from weft.tokens import Fused, Tokens, concatenate
 
 
 @fusions.register("cross-attention")
-class CrossAttentionFusion(Fusion):
+class CrossAttentionFusion(Streams):
     """Blocks of attention from every modality to all others.
 
     Args:
@@ -48,26 +49,20 @@ class CrossAttentionFusion(Fusion):
     ``tokens`` of the result are all modalities' tokens, one after the other.
     """
 
-    arity = (2, None)
-    wants = "tokens"
-    absent = "native"
-    symmetric = True
+    who = "cross-attention"
     paper = "Lu et al., ViLBERT, NeurIPS 2019, arXiv 1908.02265 (co-attention); Vaswani et al., NeurIPS 2017"
 
     def __init__(
         self, dims: Mapping[str, int], dim: int = 256, *, layers: int = 1, heads: int = 4, dropout: float = 0.0
     ) -> None:
-        super().__init__(dims, dim)
-        if layers < 1:
-            raise UserError("cross-attention: layers is a positive integer", f"layers={layers}", "choose 1 or more")
-        self.project = nn.ModuleList(nn.Linear(d, dim) for d in self.dims.values())
+        super().__init__(dims, dim, layers)
         self.layers = nn.ModuleList(CrossLayer(len(dims), dim, heads, dropout) for _ in range(layers))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in self.dims)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
         if self.training:
             _refuse_one_key({name: t.mask.shape[1] for name, t in inputs.items()})
-        streams = [Tokens(p(t.values), t.mask) for p, t in zip(self.project, inputs.values(), strict=True)]
+        streams = self.streams(inputs)
         for layer in self.layers:
             streams = layer(streams)
         return read_out(self.names, self.norms, streams)

@@ -24,15 +24,15 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from weft.errors import UserError
-from weft.fusion.base import Fusion, fusions
+from weft.fusion.base import fusions
 from weft.fusion.bert import BertLayer
 from weft.fusion.pooling import read_out
+from weft.fusion.streams import Streams
 from weft.tokens import Fused, Tokens, concatenate
 
 
 @fusions.register("merged-attention")
-class MergedAttention(Fusion):
+class MergedAttention(Streams):
     """One transformer over the tokens of all modalities.
 
     Args:
@@ -48,10 +48,7 @@ class MergedAttention(Fusion):
     ``tokens`` of the result are all modalities' tokens, one after the other.
     """
 
-    arity = (2, None)
-    wants = "tokens"
-    absent = "native"
-    symmetric = True
+    who = "merged-attention"
     paper = "Dou et al., METER, CVPR 2022, arXiv 2111.02387 (merged attention)"
 
     def __init__(
@@ -64,14 +61,11 @@ class MergedAttention(Fusion):
         hidden: int | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(dims, dim)
-        if layers < 1:
-            raise UserError("merged-attention: layers is a positive integer", f"layers={layers}", "choose 1 or more")
-        self.project = nn.ModuleList(nn.Linear(d, dim) for d in self.dims.values())
+        super().__init__(dims, dim, layers)
         self.layers = nn.ModuleList(BertLayer(dim, heads, hidden, dropout, cross=False) for _ in range(layers))
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        h = concatenate([Tokens(p(t.values), t.mask) for p, t in zip(self.project, inputs.values(), strict=True)])
+        h = concatenate(self.streams(inputs))
         for layer in self.layers:
             h = layer(h)
         lengths = [t.mask.shape[1] for t in inputs.values()]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.errors import UserError
+from weft.fusion.attention import check_heads
 from weft.fusion.multi_source_state import load, one
 from weft.tokens import Tokens, concatenate, present
 
@@ -35,12 +35,7 @@ class CrossLayer(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        heads: Sequence[int],
-        combination: Combination,
-        outer_heads: int = 1,
-        dropout: float = 0.0,
+        self, dim: int, heads: Sequence[int], combination: Combination, outer_heads: int = 1, dropout: float = 0.0
     ) -> None:
         super().__init__()
         self.combination = combination
@@ -125,10 +120,7 @@ class HeadAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if heads < 1 or dim % heads:
-            raise UserError(
-                "the number of heads divides the width", f"heads={heads}, dim={dim}", "choose heads among the divisors"
-            )
+        check_heads(dim, heads)
         self.heads, self.dropout = heads, dropout
         self.query, self.key, self.value, self.out = (self._linear(dim) for _ in range(4))
 

@@ -24,15 +24,15 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from weft.errors import UserError
 from weft.fusion.attention import Block
-from weft.fusion.base import Fusion, fusions
+from weft.fusion.base import fusions
 from weft.fusion.pooling import read_out
+from weft.fusion.streams import Streams
 from weft.tokens import Fused, Tokens, concatenate
 
 
 @fusions.register("simple-transformer")
-class SimpleTransformer(Fusion):
+class SimpleTransformer(Streams):
     """Transformer blocks over one token per modality.
 
     Args:
@@ -47,24 +47,19 @@ class SimpleTransformer(Fusion):
     ``tokens`` of the result are one per modality; ``per_modality`` holds them, normalised.
     """
 
-    arity = (2, None)
     wants = "vectors"
-    absent = "native"
-    symmetric = True
+    who = "simple-transformer"
     paper = "Rheude, Eils, Wild, Fusion or Confusion?, arXiv 2512.22991 (2025)"
 
     def __init__(
         self, dims: Mapping[str, int], dim: int = 256, *, layers: int = 1, heads: int = 4, dropout: float = 0.0
     ) -> None:
-        super().__init__(dims, dim)
-        if layers < 1:
-            raise UserError("simple-transformer: layers is a positive integer", f"layers={layers}", "choose 1 or more")
-        self.project = nn.ModuleList(nn.Linear(d, dim) for d in self.dims.values())
+        super().__init__(dims, dim, layers)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        x = concatenate([Tokens(p(t.values), t.mask) for p, t in zip(self.project, inputs.values(), strict=True)])
+        x = concatenate(self.streams(inputs))
         for block in self.blocks:
             x = block(x)
         tokens = [Tokens(*part) for part in zip(x.values.split(1, dim=1), x.mask.split(1, dim=1), strict=True)]

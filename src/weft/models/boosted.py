@@ -17,17 +17,17 @@ from __future__ import annotations
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from weft.errors import UserError
 from weft.files import read_tensors, write_bytes, write_tensors
 from weft.models.linear import checked_rows, classes_of, from_margins
 from weft.models.pooled import PooledInputs
-from weft.models.predictor import Predictor
+from weft.models.predictor import About, OnPooled
 from weft.models.pretrained import models
 from weft.tasks.base import Task
 from weft.tokens import Tokens
@@ -52,7 +52,7 @@ class Trees(Protocol):
 
 
 @models.register("BoostedModel")
-class BoostedModel(nn.Module, Predictor):
+class BoostedModel(OnPooled):
     """Boosted trees over pooled features.
 
     Args:
@@ -65,19 +65,10 @@ class BoostedModel(nn.Module, Predictor):
     format = "BoostedModel/1"
 
     def __init__(
-        self,
-        task: Task | dict[str, Any],
-        inputs: PooledInputs | dict[str, Any],
-        trees: Trees,
-        target: str | None = None,
-        encoders: dict[str, Any] | None = None,
-        table: dict[str, Any] | None = None,
+        self, task: Task | dict[str, Any], inputs: PooledInputs | dict[str, Any], trees: Trees, **about: Unpack[About]
     ) -> None:
-        super().__init__()
-        self.task = task if isinstance(task, Task) else Task.from_config(task)
-        self.inputs = inputs if isinstance(inputs, PooledInputs) else PooledInputs(**inputs)
-        self.dims, self.names, self.trees = self.inputs.dims, tuple(self.inputs.dims), trees
-        self.target, self.encoders, self.table = target, encoders, table
+        super().__init__(task, inputs, about)
+        self.trees = trees
 
     @torch.no_grad()
     def forward(self, inputs: dict[str, Tokens]) -> Tensor:
@@ -93,9 +84,7 @@ class BoostedModel(nn.Module, Predictor):
         return found
 
     def config(self) -> dict[str, Any]:
-        about = {"target": self.target, "encoders": self.encoders, "table": self.table}
-        library = "lightgbm" if isinstance(self.trees, LightGBMTrees) else "scikit-learn"
-        return {"task": self.task.config(), "inputs": self.inputs.settings(), "library": library, **about}
+        return {**super().config(), "library": "lightgbm" if isinstance(self.trees, LightGBMTrees) else "scikit-learn"}
 
     def save_pretrained(self, folder: Path | str) -> None:
         """The trees first, then the files of every model."""

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from weft.models.predictor import Predictor
+from weft.models.predictor import About, Fitted, Predictor
 from weft.models.pretrained import load_model, models
 from weft.models.rows import refuse_empty_rows, select
 from weft.tasks.base import Task
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @models.register("EnsembleModel")
-class EnsembleModel(nn.Module, Predictor):
+class EnsembleModel(Fitted):
     """Several models, averaged.
 
     Args:
@@ -50,14 +50,10 @@ class EnsembleModel(nn.Module, Predictor):
         members: Sequence[Predictor],
         weights: Sequence[float] | None = None,
         answer: np.ndarray | None = None,
-        target: str | None = None,
-        encoders: dict[str, Any] | None = None,
-        table: dict[str, Any] | None = None,
+        **about: Unpack[About],
     ) -> None:
-        super().__init__()
-        self.task = task if isinstance(task, Task) else Task.from_config(task)
-        self.dims, self.names, self.members = dict(dims), tuple(dims), tuple(members)
-        self.target, self.encoders, self.table = target, encoders, table
+        super().__init__(task, dims, about)
+        self.members = tuple(members)
         self.register_buffer("weights", torch.tensor(list(weights or [0.0] * len(self.members))))
         empty = np.zeros(self.task.outputs, dtype=np.float32)
         self.register_buffer("answer", torch.from_numpy(empty if answer is None else answer.astype(np.float32)))
@@ -91,8 +87,7 @@ class EnsembleModel(nn.Module, Predictor):
         return self.task.average(outputs, self.get_buffer("weights").double().numpy())
 
     def config(self) -> dict[str, Any]:
-        about = {"target": self.target, "encoders": self.encoders, "table": self.table}
-        return {"task": self.task.config(), "dims": self.dims, "members": len(self.members), **about}
+        return {**super().config(), "members": len(self.members)}
 
     def save_pretrained(self, folder: Path | str) -> None:
         """The members first, then the files of every model."""

@@ -159,11 +159,7 @@ class FusedModel(nn.Module, Predictor):
         return members[:, 0] if self.combine is None else self.combine(members, there)
 
     def loss(
-        self,
-        inputs: dict[str, Tokens],
-        target: Tensor,
-        fewer: dict[str, Tokens] | None = None,
-        weight: float = 1.0,
+        self, inputs: dict[str, Tokens], target: Tensor, fewer: dict[str, Tokens] | None = None, weight: float = 1.0
     ) -> Tensor:
         """Mean loss of a batch, a scalar, in float32.
 

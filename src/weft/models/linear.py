@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from weft.models.pooled import PooledInputs
-from weft.models.predictor import Predictor
+from weft.models.predictor import About, Fitted, OnPooled, Predictor
 from weft.models.pretrained import models
 from weft.models.rows import refuse_empty_rows, select
 from weft.tasks.base import Task
@@ -37,7 +37,7 @@ ITERATIONS = 200
 
 
 @models.register("LinearModel")
-class LinearModel(nn.Module, Predictor):
+class LinearModel(OnPooled):
     """A linear map of pooled features.
 
     Args:
@@ -49,18 +49,9 @@ class LinearModel(nn.Module, Predictor):
     format = "LinearModel/1"
 
     def __init__(
-        self,
-        task: Task | dict[str, Any],
-        inputs: PooledInputs | dict[str, Any],
-        target: str | None = None,
-        encoders: dict[str, Any] | None = None,
-        table: dict[str, Any] | None = None,
+        self, task: Task | dict[str, Any], inputs: PooledInputs | dict[str, Any], **about: Unpack[About]
     ) -> None:
-        super().__init__()
-        self.task = task if isinstance(task, Task) else Task.from_config(task)
-        self.inputs = inputs if isinstance(inputs, PooledInputs) else PooledInputs(**inputs)
-        self.dims, self.names = self.inputs.dims, tuple(self.inputs.dims)
-        self.target, self.encoders, self.table = target, encoders, table
+        super().__init__(task, inputs, about)
         self.register_buffer("weight", torch.zeros(self.inputs.width, classes_of(self.task)))
         self.register_buffer("bias", torch.zeros(classes_of(self.task)))
 
@@ -84,13 +75,9 @@ class LinearModel(nn.Module, Predictor):
     def _outputs(self, x: Tensor) -> Tensor:
         return from_margins(self.task, x @ self.get_buffer("weight") + self.get_buffer("bias"))
 
-    def config(self) -> dict[str, Any]:
-        about = {"target": self.target, "encoders": self.encoders, "table": self.table}
-        return {"task": self.task.config(), "inputs": self.inputs.settings(), **about}
-
 
 @models.register("ChanceModel")
-class ChanceModel(nn.Module, Predictor):
+class ChanceModel(Fitted):
     """Class frequencies, label frequencies, or the mean, whatever the row.
 
     Args:
@@ -101,18 +88,8 @@ class ChanceModel(nn.Module, Predictor):
 
     format = "ChanceModel/1"
 
-    def __init__(
-        self,
-        task: Task | dict[str, Any],
-        dims: Mapping[str, int],
-        target: str | None = None,
-        encoders: dict[str, Any] | None = None,
-        table: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.task = task if isinstance(task, Task) else Task.from_config(task)
-        self.dims, self.names = dict(dims), tuple(dims)
-        self.target, self.encoders, self.table = target, encoders, table
+    def __init__(self, task: Task | dict[str, Any], dims: Mapping[str, int], **about: Unpack[About]) -> None:
+        super().__init__(task, dims, about)
         self.register_buffer("answer", torch.zeros(self.task.outputs))
 
     def fit(self, target: np.ndarray) -> ChanceModel:
@@ -127,10 +104,6 @@ class ChanceModel(nn.Module, Predictor):
 
     def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
         return np.tile(self.get_buffer("answer").numpy(), (len(features) if rows is None else len(rows), 1))
-
-    def config(self) -> dict[str, Any]:
-        about = {"target": self.target, "encoders": self.encoders, "table": self.table}
-        return {"task": self.task.config(), "dims": self.dims, **about}
 
 
 def checked_rows(model: Predictor, features: Features, rows: np.ndarray | None) -> tuple[np.ndarray, Features]:

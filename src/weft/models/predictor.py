@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 import numpy as np
+from torch import nn
 
 from weft.data import Dataset, TableConfig, read_table
 from weft.data.frame import is_frame
 from weft.errors import UserError
 from weft.files import read_json, write_json
+from weft.models.pooled import PooledInputs
 from weft.models.pretrained import Pretrained
 from weft.models.raw import encode_rows
 from weft.models.rows import choose_target
@@ -60,12 +63,7 @@ class Predictor(Pretrained):
         return choose_target(features, self.target)[1]
 
     def predict(
-        self,
-        source: Any,
-        rows: np.ndarray | None = None,
-        *,
-        sets: float | None = None,
-        progress: bool = True,
+        self, source: Any, rows: np.ndarray | None = None, *, sets: float | None = None, progress: bool = True
     ) -> dict[str, np.ndarray]:
         """Answers for raw rows or features.
 
@@ -153,3 +151,50 @@ class Predictor(Pretrained):
             folder.mkdir(parents=True, exist_ok=True)
             self.task.figures(outputs, target, folder)
         return self.task.metrics(outputs, target)
+
+
+class About(TypedDict, total=False):
+    """What a model keeps of where it comes from, see :class:`Predictor`."""
+
+    target: str | None
+    encoders: dict[str, Any] | None
+    table: dict[str, Any] | None
+
+
+class Fitted(nn.Module, Predictor):
+    """Base of models that are fitted, not trained by steps: classical ones, and averages.
+
+    Args:
+        task: the fitted task, or its JSON.
+        dims: width of each modality it sees.
+        about: see :class:`About`.
+    """
+
+    def __init__(self, task: Task | dict[str, Any], dims: Mapping[str, int], about: About) -> None:
+        super().__init__()
+        self.task = task if isinstance(task, Task) else Task.from_config(task)
+        self.dims, self.names = dict(dims), tuple(dims)
+        self.target, self.encoders, self.table = about.get("target"), about.get("encoders"), about.get("table")
+
+    def config(self) -> dict[str, Any]:
+        origin = {"target": self.target, "encoders": self.encoders, "table": self.table}
+        return {"task": self.task.config(), "dims": self.dims, **origin}
+
+
+class OnPooled(Fitted):
+    """A fitted model of pooled features.
+
+    Args:
+        task, about: see :class:`Fitted`.
+        inputs: arguments of :class:`~weft.models.pooled.PooledInputs`, or one that is fitted.
+    """
+
+    def __init__(self, task: Task | dict[str, Any], inputs: PooledInputs | dict[str, Any], about: About) -> None:
+        made = inputs if isinstance(inputs, PooledInputs) else PooledInputs(**inputs)
+        super().__init__(task, made.dims, about)
+        self.inputs = made
+
+    def config(self) -> dict[str, Any]:
+        found = super().config()
+        del found["dims"]
+        return {**found, "inputs": self.inputs.settings()}

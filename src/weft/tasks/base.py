@@ -75,13 +75,7 @@ class Task(Judge):
 
     @classmethod
     @abstractmethod
-    def fit(
-        cls,
-        target: np.ndarray,
-        *,
-        labels: Sequence[str] | None = None,
-        metric: str | None = None,
-    ) -> Self:
+    def fit(cls, target: np.ndarray, *, labels: Sequence[str] | None = None, metric: str | None = None) -> Self:
         """Learn the classes or the scale of the training target, ``(N,)`` or ``(N, K)``. Tasks may take more settings.
 
         Args:

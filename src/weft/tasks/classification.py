@@ -42,10 +42,14 @@ class OneOfClasses(Task):
         prior: training frequency of each class; uniform if not given.
         metric: the primary metric; None: the one that suits the prior.
         class_weights: "balanced": in the loss every class counts alike.
+
+    Class attributes:
+        fewer: by how many the outputs are fewer than the classes.
     """
 
     reads: ClassVar[Reads] = "classes"
     estimator: ClassVar[Estimator] = "classifier"
+    fewer: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -55,7 +59,7 @@ class OneOfClasses(Task):
         class_weights: Weights = None,
     ) -> None:
         self.classes = list(classes)
-        self.labels = [str(label) for label in self.classes]
+        self.labels, self.outputs = [str(label) for label in self.classes], len(self.classes) - self.fewer
         self.prior = [1.0 / len(self.classes)] * len(self.classes) if prior is None else list(prior)
         self.class_weights = class_weights
         if class_weights not in (None, "balanced"):
@@ -188,16 +192,6 @@ class ClassificationTask(OneOfClasses):
     link: ClassVar[Link] = SOFTMAX
     judges: ClassVar[Mapping[str, Metric]] = CLASSES
     sensitive: ClassVar[str] = "auc"
-
-    def __init__(
-        self,
-        classes: Sequence[str | int | bool],
-        prior: Sequence[float] | None = None,
-        metric: str | None = None,
-        class_weights: Weights = None,
-    ) -> None:
-        super().__init__(classes, prior, metric, class_weights)
-        self.outputs = len(self.classes)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy ``(B,)`` of logits ``(B, K)`` with class indices ``(B,)``."""

@@ -18,7 +18,7 @@ order: it would learn one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,7 +28,7 @@ from torch import Tensor
 from weft.errors import UserError, some
 from weft.tasks.base import tasks
 from weft.tasks.checks import check_outputs
-from weft.tasks.classification import OneOfClasses, Weights
+from weft.tasks.classification import OneOfClasses
 from weft.tasks.links import SEQUENTIAL, Link
 from weft.tasks.metrics import ORDERED, Metric
 
@@ -41,15 +41,7 @@ class OrdinalTask(OneOfClasses):
     judges: ClassVar[Mapping[str, Metric]] = ORDERED
     sensitive: ClassVar[str] = "spearman"
 
-    def __init__(
-        self,
-        classes: Sequence[str | int | bool],
-        prior: Sequence[float] | None = None,
-        metric: str | None = None,
-        class_weights: Weights = None,
-    ) -> None:
-        super().__init__(classes, prior, metric, class_weights)
-        self.outputs = len(self.classes) - 1
+    fewer: ClassVar[int] = 1
 
     @classmethod
     def _ordered(cls, share: dict[Any, float], labels: list[str]) -> dict[Any, float]:

@@ -24,11 +24,7 @@ LINES = ("-", "--", "-.", ":")
 
 @contextmanager
 def canvas(
-    folder: Path,
-    name: str,
-    columns: int = 1,
-    size: tuple[float, float] = (4.8, 4.2),
-    projection: str | None = None,
+    folder: Path, name: str, columns: int = 1, size: tuple[float, float] = (4.8, 4.2), projection: str | None = None
 ) -> Iterator[Any]:
     """Axes ``(columns,)`` to draw on, at most four in a row; saved as ``folder/name.png`` when the block ends.
 

@@ -210,12 +210,7 @@ class System(Pretrained, nn.Module, ABC):
         return judge
 
     def validate(
-        self,
-        data: Dataset,
-        rows: np.ndarray,
-        batch_size: int,
-        scatter: Scatter = alone,
-        gather: Gather = whole,
+        self, data: Dataset, rows: np.ndarray, batch_size: int, scatter: Scatter = alone, gather: Gather = whole
     ) -> dict[str, float]:
         """``loss`` and ``score`` of the dev rows, higher is better, by which the epoch is chosen.
 
@@ -392,12 +387,7 @@ class TaskSystem(System):
         return list(self(*self.to_device(self.inputs(data, rows))).float().cpu().numpy())
 
     def validate(
-        self,
-        data: Dataset,
-        rows: np.ndarray,
-        batch_size: int,
-        scatter: Scatter = alone,
-        gather: Gather = whole,
+        self, data: Dataset, rows: np.ndarray, batch_size: int, scatter: Scatter = alone, gather: Gather = whole
     ) -> dict[str, float]:
         """Mean loss, and the task's primary metric of all dev rows, larger is better."""
         target = data.targets[self.columns(data)["label"]][rows]

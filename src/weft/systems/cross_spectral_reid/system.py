@@ -139,12 +139,7 @@ class CrossSpectralReId(System):
         return {name: data.targets[name][rows] for name in COLUMNS}
 
     def validate(
-        self,
-        data: Dataset,
-        rows: np.ndarray,
-        batch_size: int,
-        scatter: Scatter = alone,
-        gather: Gather = whole,
+        self, data: Dataset, rows: np.ndarray, batch_size: int, scatter: Scatter = alone, gather: Gather = whole
     ) -> dict[str, float]:
         mine, size = scatter(np.arange(len(rows))), 4 * batch_size
         parts = [rows[mine[start : start + size]] for start in range(0, len(mine), size)]
