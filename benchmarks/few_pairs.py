@@ -2,12 +2,20 @@
 
     WEFT_DATA=... WEFT_MODELS=... python benchmarks/few_pairs.py [--bar] [--photos 100,200,400,800] [--seeds 5]
 
-Features are encoded once under runs/few_pairs: the image is the mean over the map of the roots of its (non-negative)
-activations, of unit length; the text the mean over the tokens. Photos are drawn by the seed; at 800 there is nothing to
-draw, so closed forms have one figure there. Everything is chosen on folds of the training photos or on the dev photos;
-the test photos are scored once. ``--bar`` does the 800 photos alone and prints one JSON line last: sums of R@1, R@5 and
-R@10 both ways on test, in percent, means of seeds. ``best`` is ``whitened`` with the hub correction whose weight dev
-chose; ``ensemble`` the greedy average on dev of both, corrected alike.
+Features are encoded once under runs/few_pairs, two sets by the same frozen encoders. One view: the image is the mean
+over the map of the roots of its (non-negative) activations, of unit length; the text the mean over the tokens of the
+last layer. Four views (``views=4``): that mean over the picture, its mirror image, the whole picture and its mirror
+image; of the text three layers side by side (``layer=[6, 4, 2]``). Photos are drawn by the seed; at 800 there is
+nothing to draw, so closed forms have one figure there. Everything is chosen on folds of the training photos or on the
+dev photos; the test photos are scored once.
+
+``whitened`` and its hub correction (bank of training and dev rows, weight chosen on dev) are ``best``. ``ensemble``:
+equal weights of the members that the greedy choice takes on four folds of the training photos, each embedded by members
+without it (settings are those chosen by folds of all training photos); members are ``whitened`` as chosen and in fixed
+settings beside it, and the two-tower and LightCRL that start there, with several captions and mixing; the members of
+the average are those of all training photos, and hubs are corrected after averaging. ``--bar`` does the 800 photos
+alone and prints one JSON line last: sums of R@1, R@5 and R@10 both ways on test, in percent, means of seeds (of the
+ensemble one), all on four views; ``one_view`` has the same without them.
 """
 
 from __future__ import annotations
@@ -23,62 +31,85 @@ from harness import set_threads, write_result
 from real_comparisons import ROOT, variables
 
 from weft.alignment import create_objective
-from weft.compare.aligners import Part, part_of
+from weft.alignment.whitened import Whitened
+from weft.compare.aligners import Part, fewer_groups, fold_splits, part_of
 from weft.data import Split, load_dataset, make_splits
 from weft.encoders import create_encoder
 from weft.models import AlignedModel
 from weft.models.aligned_ensemble import choose_weights, joined
 from weft.retrieval.hub import Hubs
-from weft.store import MemoryFeatures, encode
+from weft.store import MemoryFeatures
 from weft.training import fit_aligner
 
 RUNS = ROOT / "runs" / "few_pairs"
-MEMBERS = {
-    "procrustes": ("procrustes", {}),
-    "cca": ("cca", {}),
-    "ridge": ("ridge", {}),
-    "whitened": ("whitened", {}),
-    "csa": ("whitened", {"score": "csa", "exponents": (0.5, 0.5), "choose": "fixed", "shrinkage": 3.0}),
-}
+Vectors = dict[str, dict[str, np.ndarray]]
+Spec = tuple[str, dict[str, Any], dict[str, Any]]
 TOWER = {"epochs": 30, "batch_size": 400}
+REFINE = {"epochs": 12, "batch_size": 400, "lr": 3e-4, "weight_decay": 10.0, "per_group": "mean", "mix": 1.0}
+CORNERS: dict[str, Spec] = {
+    "procrustes": ("procrustes", {}, {}),
+    "cca": ("cca", {}, {}),
+    "ridge": ("ridge", {}, {}),
+    "csa": ("whitened", {"score": "csa", "exponents": (0.5, 0.5), "choose": "fixed", "shrinkage": 3.0}, {}),
+}
+BESIDE: dict[str, Spec] = {
+    f"whitened {a:g}, {b:g}, {r:g}, {p:g}": (
+        "whitened",
+        {"choose": "fixed", "exponents": (a, b), "shrinkage": r, "powers": (p, p), "width": 64},
+        {},
+    )
+    for a, b, r, p in ((0.5, 0.5, 10.0, 1.0), (0.25, 0.25, 3.0, 0.5))
+}
 
 
-def features() -> MemoryFeatures:
-    """Pooled features of both modalities; kept under runs/."""
+def features() -> dict[str, MemoryFeatures]:
+    """Pooled features of both modalities, of one view and of four; kept under runs/."""
     kept = RUNS / "features.npz"
     there = variables()
     data = load_dataset("flickr8k", Path(there["WEFT_DATA"]) / "flickr8k")
+    group = np.asarray(data.group)
     if not kept.exists():
-        encoders = {
-            "image": create_encoder(f"hf:{there['WEFT_MODELS']}/mobilenet_v2_1.0_224", "image"),
-            "text": create_encoder(f"hf:{there['MINILM']}", "text", output="mean"),
-        }
-        store = encode(data, encoders, RUNS / "store")
-        image = []
-        for part in np.array_split(np.arange(len(store)), 20):
-            roots = np.sqrt(np.maximum(store.gather(part)["image"].values.numpy(), 0)).mean(axis=1)
-            image.append(roots / np.linalg.norm(roots, axis=1, keepdims=True))
-        np.savez(kept, image=np.concatenate(image), text=store.pooled(np.arange(len(store)))["text"])
+        photos, texts = (data.modalities[name].values for name in ("image", "text"))
+        look = create_encoder(f"hf:{there['WEFT_MODELS']}/mobilenet_v2_1.0_224", "image", views=4)
+        _, first, place = np.unique(group, return_index=True, return_inverse=True)
+        views: list[np.ndarray] = []
+        for part in np.array_split(first, 50):
+            roots = [np.sqrt(np.maximum(tokens, 0)) for tokens in look.encode([photos[i] for i in part])]
+            views += [unit(r.reshape(4, -1, r.shape[1]).mean(axis=1)) for r in roots]
+        image = np.stack(views)[place]
+        read = create_encoder(f"hf:{there['MINILM']}", "text", output="mean", layer=[6, 4, 2])
+        order = np.argsort([len(text) for text in texts])
+        text = np.zeros((len(texts), read.width), np.float32)
+        for part in np.array_split(order, 100):
+            text[part] = np.concatenate(read.encode([texts[i] for i in part]))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(kept, one=image[:, 0], four=unit(image.mean(axis=1)), text=text)
     with np.load(kept) as found:
-        values = {name: found[name] for name in ("image", "text")}
-    return MemoryFeatures(data.ids, values, {}, data.split, data.group, "retrieval")
+        image = {"one": found["one"], "four": found["four"]}
+        text = {"one": found["text"][:, : found["text"].shape[1] // 3], "four": found["text"]}
+    return {
+        name: MemoryFeatures(data.ids, {"image": image[name], "text": text[name]}, {}, data.split, group, "retrieval")
+        for name in image
+    }
 
 
-def fewer(split: Split, group: np.ndarray, photos: int, seed: int) -> Split:
-    """The split with the captions of some training photos, drawn by the seed."""
-    every = np.unique(group[split.train])
-    kept = np.random.default_rng(seed).choice(every, photos, replace=False)
-    return split._replace(train=split.train[np.isin(group[split.train], kept)])
+def unit(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), dtype=np.float32)
 
 
-def fitted(store: MemoryFeatures, split: Split, aligner: str, options: dict[str, Any], seed: int) -> AlignedModel:
+def fitted(store: MemoryFeatures, split: Split, spec: Spec, seed: int) -> AlignedModel:
     """A model trained, or solved, on the training rows of a split."""
+    aligner, options, settings = spec
     model = AlignedModel.build(dims=store.dims, aligner=aligner, dim=256, aligner_options=options, seed=seed)
-    fit_aligner(model, create_objective("infonce"), store, split, {**TOWER, "seed": seed}, progress=False)
+    fit_aligner(model, create_objective("infonce"), store, split, {**TOWER, **settings, "seed": seed}, progress=False)
     return model.eval()
 
 
-def sums(parts: dict[str, Part], z: dict[str, dict[str, np.ndarray]]) -> dict[str, float]:
+def embedded(model: AlignedModel, store: MemoryFeatures, split: Split) -> Vectors:
+    return {part: model.embed(store, getattr(split, part)) for part in ("train", "dev", "test")}
+
+
+def sums(parts: dict[str, Part], z: Vectors) -> dict[str, float]:
     """Sum of recalls in percent on dev and test, and on test with the correction that dev chose."""
     chosen = parts["dev"].correction(z["dev"], z["train"])
     bank = {n: np.concatenate([z["train"][n], z["dev"][n]]) for n in z["train"]}
@@ -89,28 +120,61 @@ def sums(parts: dict[str, Part], z: dict[str, dict[str, np.ndarray]]) -> dict[st
     }
 
 
-def draw(store: MemoryFeatures, photos: int, seed: int, solved: bool) -> dict[str, dict[str, Any]]:
-    """Every row of the table for one drawing of photos; closed forms only where ``solved``."""
+def refined(setting: dict[str, Any]) -> dict[str, Spec]:
+    """What starts at ``whitened`` in this setting and is trained from there."""
+    start = {"start": "whitened", "start_options": {**setting, "choose": "fixed"}}
+    light = {"operation": "additive", "feedforward": 256, **start}
+    return {
+        "two-tower from whitened": ("two-tower", start, REFINE),
+        "lightcrl from whitened": ("lightcrl", light, REFINE),
+    }
+
+
+def rows_of(store: MemoryFeatures, photos: int, seed: int, specs: dict[str, Spec], whole: bool) -> dict[str, Any]:
+    """Every row of one set of features for one drawing of photos; with ``whole`` also what stands on ``whitened``."""
     group = np.asarray(store.group)
-    split = fewer(make_splits(store), group, photos, seed)
+    split = fewer_groups(make_splits(store), group, photos, seed)
     parts = {"dev": part_of(store, split.dev), "test": part_of(store, split.test)}
-    table, vectors = {}, {}
-    members = {**(MEMBERS if solved else {}), "two-tower": ("two-tower", {})}
-    for name, (aligner, options) in members.items():
+    table: dict[str, Any] = {}
+    vectors: dict[str, Vectors] = {}
+
+    def add(name: str, spec: Spec) -> AlignedModel:
         started = time.process_time()
-        model = fitted(store, split, aligner, options, seed)
-        vectors[name] = {p: model.embed(store, getattr(split, p)) for p in ("train", "dev", "test")}
+        model = fitted(store, split, spec, seed)
+        vectors[name] = embedded(model, store, split)
         table[name] = {**sums(parts, vectors[name]), "cpu_s": time.process_time() - started}
-        if hasattr(model.aligner, "setting"):
-            table[name]["setting"] = list(map(str, model.aligner.setting))
-        print(photos, seed, name, {k: v if k == "setting" else round(v, 1) for k, v in table[name].items()}, flush=True)
-    return {"table": table, "vectors": vectors, "parts": parts}
+        print(photos, seed, name, {k: round(v, 1) for k, v in table[name].items()}, flush=True)
+        return model
 
-
-def ensemble(parts: dict[str, Part], members: list[dict[str, dict[str, np.ndarray]]]) -> dict[str, float]:
-    """The greedy average on dev."""
-    counts = choose_weights([z["dev"] for z in members], lambda v: float(parts["dev"].scores(v).mean()))
-    return sums(parts, {p: joined([z[p] for z in members], counts) for p in ("train", "dev", "test")})
+    for name, spec in specs.items():
+        add(name, spec)
+    if not whole:
+        return table
+    solution = add("whitened", ("whitened", {}, {})).aligner
+    assert isinstance(solution, Whitened)
+    table["whitened"]["setting"] = solution.setting._asdict()
+    print(photos, seed, table["whitened"]["setting"], flush=True)
+    fixed = {**table["whitened"]["setting"], "choose": "fixed"}
+    members: dict[str, Spec] = {
+        "whitened": ("whitened", fixed, {}),
+        **BESIDE,
+        **refined(table["whitened"]["setting"]),
+    }
+    for name, spec in members.items():
+        if name != "whitened":
+            add(name, spec)
+    folds = []
+    for part, held in fold_splits(store, split):
+        z = [fitted(store, part, spec, seed).embed(store, held) for spec in members.values()]
+        folds.append((part_of(store, held), z))
+    weights = choose_weights(len(members), lambda w: sum(float(p.scores(joined(z, w)).mean()) for p, z in folds))
+    taken = [name for name, weight in zip(members, weights, strict=True) if weight]
+    averaged = {part: joined([vectors[n][part] for n in members], weights) for part in ("train", "dev", "test")}
+    table["ensemble"] = {**sums(parts, averaged), "members": taken}
+    print(photos, seed, "ensemble", table["ensemble"], flush=True)
+    for name in BESIDE:
+        del table[name]
+    return table
 
 
 def main() -> None:
@@ -120,34 +184,42 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     set_threads(1)
-    store, rows = features(), []
+    stores, rows = features(), []
+    tower: dict[str, Spec] = {"two-tower": ("two-tower", {}, {})}
     for photos in [800] if arguments.bar else map(int, arguments.photos.split(",")):
-        drawn = [draw(store, photos, seed, photos < 800 or seed == 0) for seed in range(arguments.seeds)]
-        if photos < 800:
-            for one in drawn:
-                one["table"]["ensemble"] = ensemble(one["parts"], list(one["vectors"].values()))
-        else:
-            every = [z for one in drawn for z in one["vectors"].values()]
-            drawn[0]["table"]["ensemble"] = ensemble(drawn[0]["parts"], every)
-        for name in drawn[0]["table"]:
-            found = [one["table"][name] for one in drawn if name in one["table"]]
-            mean = {k: float(np.mean([f[k] for f in found])) for k in ("dev", "test", "hubs")}
-            spread = float(np.std([f["test"] for f in found], ddof=1)) if len(found) > 1 else 0.0
-            rows.append({"photos": photos, "aligner": name, "runs": len(found), **mean, "sd": spread})
-            print(
-                f"| {photos} | {name} | {mean['dev']:.0f} | {mean['test']:.0f} ± {spread:.0f} | {mean['hubs']:.0f} |",
-                flush=True,
-            )
+        drawn: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for seed in range(arguments.seeds):
+            again = photos == 800 and seed > 0  # nothing is drawn, so what is solved is solved once
+            corners = {} if again or arguments.bar else CORNERS
+            alone: dict[str, Spec] = {} if again else {"whitened": ("whitened", {}, {})}
+            beside = refined(drawn["four", "whitened"][0]["setting"]) if again else {}
+            for views, specs in (("one", {**corners, **alone, **tower}), ("four", {**tower, **beside})):
+                found = rows_of(stores[views], photos, seed, specs, views == "four" and not again)
+                for name, row in found.items():
+                    drawn.setdefault((views, name), []).append(row)
+        for (views, name), found_rows in drawn.items():
+            mean = {k: float(np.mean([f[k] for f in found_rows])) for k in ("dev", "test", "hubs")}
+            spread = {
+                f"sd_{k}": float(np.std([f[k] for f in found_rows], ddof=1)) if len(found_rows) > 1 else 0.0
+                for k in ("test", "hubs")
+            }
+            rows.append({"photos": photos, "views": views, "aligner": name, "runs": len(found_rows), **mean, **spread})
+            cells = [f"{mean[k]:.0f} ± {spread[f'sd_{k}']:.0f}" for k in ("test", "hubs")]
+            print(f"| {photos} | {views} | {name} | {mean['dev']:.0f} | {' | '.join(cells)} |", flush=True)
     if not arguments.bar:
         write_result("few_pairs", {"rows": rows})
-    last = {row["aligner"]: row for row in rows if row["photos"] == 800}
+    last = {(row["views"], row["aligner"]): row for row in rows if row["photos"] == 800}
     if last:
-        found = {
-            "two_tower": last["two-tower"]["test"],
-            "best": last["whitened"]["hubs"],
-            "ensemble": last["ensemble"]["hubs"],
+        figures: dict[str, Any] = {
+            "two_tower": round(last["four", "two-tower"]["test"], 1),
+            "best": round(last["four", "whitened"]["hubs"], 1),
+            "ensemble": round(last["four", "ensemble"]["hubs"], 1),
+            "one_view": {
+                "two_tower": round(last["one", "two-tower"]["test"], 1),
+                "best": round(last["one", "whitened"]["hubs"], 1),
+            },
         }
-        print(json.dumps({k: round(v, 1) for k, v in found.items()}))
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -274,3 +274,29 @@ def test_the_operation_is_the_aligner() -> None:
     aligner = family(rows, shrinkage=0.4, exponents=(0.25, 0.5), powers=(1.0, 0.0))
     for name, expected in zip(rows, result.projections, strict=True):
         assert_close(aligner.solution(name)[1], expected)
+
+
+def test_settings_are_compared_on_leading_components_with_the_shrinkage_of_all_features(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from weft.alignment import whitened as module
+
+    seen: list[list[float]] = []
+
+    def scored(wide: int) -> list[float]:
+        monkeypatch.setattr(module, "LEADING", wide)
+        rows = views(80)
+        group = torch.arange(80)
+        found: list[float] = []
+
+        def score(z: dict[str, Tensor], _: Tensor) -> float:
+            found.append(float((z["image"] * z["text"]).sum(dim=1).mean()))
+            return found[-1]
+
+        solved("whitened", rows, judge=Judge(score, group))
+        return found
+
+    seen = [scored(wide) for wide in (6, 5)]
+    assert len(seen[0]) == len(seen[1])
+    assert np.abs(np.subtract(*seen)).max() < 0.05, "the last component of six hardly matters"
+    assert np.abs(np.subtract(*seen)).max() > 0

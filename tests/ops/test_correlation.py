@@ -266,3 +266,18 @@ def test_values_that_are_not_finite_are_refused(bad: float, side: int) -> None:
     for call in (lambda: cca_of_rows(*parts, 3), lambda: cca_loss(*parts, 1e-3, 1e-3)):
         with pytest.raises(UserError, match=("first", "second")[side]):
             call()
+
+
+def test_the_svd_of_large_matrices_is_that_of_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    from weft.ops import correlation
+
+    matrix = torch.randn(30, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for x in (matrix, matrix.T):
+        expected = torch.linalg.svd(x, full_matrices=False)
+        monkeypatch.setattr(correlation, "EXACT", 0)
+        u, c, v = correlation._leading_svd(x)
+        assert_close(c, expected.S)
+        assert_close((u.T @ expected.U).abs(), torch.eye(30, dtype=torch.float64), atol=1e-8, rtol=0)
+        assert_close(u * c @ v.T, x)
+    thin = matrix[:, :3] @ torch.randn(3, 40, dtype=torch.float64)
+    assert len(correlation._leading_svd(thin)[1]) == 3

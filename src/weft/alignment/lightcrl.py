@@ -64,6 +64,7 @@ class LightCRL(Aligner):
         start: ``"whitened"``: the heads are linear and start at that closed form (:mod:`weft.alignment.start`), and the
             context and the encoder enter through two gates that start at 0: before the first step the aligner is the
             closed form. Two modalities then. None: as published.
+        start_options: options of ``whitened``.
         additive_tanh: use tanh in the additive scores; False reproduces the original text-image variant.
     """
 
@@ -84,6 +85,7 @@ class LightCRL(Aligner):
         additive_tanh: bool = True,
         context_output_dim: int = 10,
         start: Literal["whitened"] | None = None,
+        start_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(dims, dim)
         if dim % heads:
@@ -92,7 +94,7 @@ class LightCRL(Aligner):
             found = f"context_output_dim={context_output_dim}"
             raise UserError("LightCRL: the context of concatenation has a positive width", found, "the paper has 10")
         self.operation, self.official_padding, self.additive_tanh = operation, official_padding, additive_tanh
-        self.start = None if start is None else Start(self.dims, dim)
+        self.start = None if start is None else Start(self.dims, dim, **(start_options or {}))
         if self.start is None:
             self.heads = nn.ModuleList(_head(width, dim, dropout) for width in self.dims.values())
         else:

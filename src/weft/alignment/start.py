@@ -10,6 +10,7 @@ changes is ``W`` alone, so weight decay is towards the solution instead of towar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,12 @@ class Start(nn.Module):
     Args:
         dims: width of each modality; two of them.
         dim: width of the shared space, at most that of the narrower one.
+        options: of ``whitened``.
     """
 
-    def __init__(self, dims: Mapping[str, int], dim: int) -> None:
+    def __init__(self, dims: Mapping[str, int], dim: int, **options: Any) -> None:
         super().__init__()
-        self.solution = Whitened(dims, dim)
+        self.solution = Whitened(dims, dim, **options)
         self.change = nn.ModuleList(nn.Linear(width, dim) for width in dims.values())
         for parameter in self.change.parameters():
             nn.init.zeros_(parameter)

@@ -32,13 +32,21 @@ class TwoTower(Aligner):
     Args:
         dims, dim: see :class:`~weft.alignment.base.Aligner`.
         start: ``"whitened"``: the maps start at that closed form (:mod:`weft.alignment.start`); two modalities then.
+        start_options: options of ``whitened``.
     """
 
     paper = "Zhai et al., LiT, CVPR 2022, arXiv 2111.07991; Frome et al., DeViSE, NeurIPS 2013 (linear)"
 
-    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, start: Literal["whitened"] | None = None) -> None:
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        dim: int = 256,
+        *,
+        start: Literal["whitened"] | None = None,
+        start_options: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(dims, dim)
-        self.start = None if start is None else Start(self.dims, dim)
+        self.start = None if start is None else Start(self.dims, dim, **(start_options or {}))
         if self.start is None:
             self.project = nn.ModuleList(nn.Linear(d, dim) for d in self.dims.values())
         else:

@@ -30,8 +30,9 @@ captions of one; ``within`` weighs the latter (1: all rows as they are, 0: means
 vectors: with :math:`u = \sqrt{c} * x / \|x\|`, ``(u, sqrt(1 - |u|^2), 0)`` for the first modality and ``(u, 0,
 sqrt(1 - |u|^2))`` for the second, two columns of ``dim``.
 
-Cost: ``O(N D^2 + D^3)`` for the solution, and for the choice the same for each of the folds, with one SVD of at most
-``N x D`` for each pair of exponents and shrinkage; the pooled rows are in memory. No learning rate, no seed.
+Cost: ``O(N D^2 + D^3)`` for the solution; settings are compared on the 256 leading principal components of each
+modality (of all training rows), with one SVD there for each fold, pair of exponents and shrinkage; the pooled rows are
+in memory. No learning rate, no seed.
 
 When not to use it: more than two modalities (``cca``), or so many pairs that a nonlinear map pays.
 
@@ -43,7 +44,7 @@ Chinchali, Topcu, "CSA: Data-efficient Mapping of Unimodal Features to Multimoda
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Literal, NamedTuple
 
@@ -65,6 +66,8 @@ SHRINKAGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.01)
 POWERS = (0.5, 0.0, 1.0, 2.0)
 WIDTHS = (32, 48, 64, 128, 256)
 WITHIN = (1.0, 0.0)
+LEADING = 256
+"""Principal components of a modality, at most, on which settings are compared; the solution is on all features."""
 
 
 class Setting(NamedTuple):
@@ -171,7 +174,9 @@ class Whitened(ClosedForm):
         moments = Moments.of(rows.vectors)
         self.check(moments)
         if judge is not None and self.choose != "fixed":
-            best = self._best(list(self._parts(rows, judge)), judge)
+            widths, bases = list(self.widths.values()), self._leading(moments)
+            parts = [tuple(_project(part, widths, bases) for part in both) for both in self._parts(rows, judge)]
+            best = self._best(parts, judge)
             self.get_buffer("numbers").copy_(torch.tensor(_flat(best)))
         matrices = self._columns(self._spectra(rows, self.setting.within), self.setting)
         self.install(moments, matrices)
@@ -185,19 +190,20 @@ class Whitened(ClosedForm):
             ("groups", [base._replace(within=w) for w in WITHIN]),
         ]
 
-    def _best(self, parts: list[tuple[Rows, Rows]], judge: Judge) -> Setting:
+    def _best(self, parts: list[tuple[Rows, ...]], judge: Judge) -> Setting:
         best = self.setting._replace(width=min(128, self.columns))
         for stage in range(len(self.candidates(best))):
             tried = self.candidates(best)[stage][1]
-            scores = np.sum([self._scores(tried, *part, judge) for part in parts], axis=0)
+            scores = np.sum([self._scores(tried, train, held, judge) for train, held in parts], axis=0)
             best = tried[int(scores.argmax())]
         return best
 
     def _scores(self, settings: list[Setting], train: Rows, held: Rows, judge: Judge) -> list[float]:
         """What the judge gives to each setting, solved on ``train``, for the rows held out."""
-        spectra = {w: self._spectra(train, w) for w in {s.within for s in settings}}
+        widths = [min(width, LEADING) for width in self.widths.values()]
+        spectra = {w: self._spectra(train, w, widths) for w in {s.within for s in settings}}
         solved: dict[tuple[object, ...], tuple[Tensor, Tensor, Tensor]] = {}
-        centred = (held.vectors - train.vectors.mean(dim=0)).split(list(self.widths.values()), dim=1)
+        centred = (held.vectors - train.vectors.mean(dim=0)).split(widths, dim=1)
         scores = []
         for s in settings:
             key = (s.within, s.exponents, s.shrinkage)
@@ -234,7 +240,13 @@ class Whitened(ClosedForm):
         numbers = torch.arange(len(there), device=there.device) if group is None else group.to(there.device)
         return Rows(vectors, numbers[there])
 
-    def _spectra(self, rows: Rows, within: float) -> Spectra:
+    def _leading(self, moments: Moments) -> list[Tensor | None]:
+        """The leading components ``(D_m, LEADING)`` of each modality that has more; None: as it is."""
+        widths = list(self.widths.values())
+        blocks = [row.split(widths, dim=1)[m] for m, row in enumerate(moments.covariance.split(widths))]
+        return [torch.linalg.eigh(s).eigenvectors[:, -LEADING:] if len(s) > LEADING else None for s in blocks]
+
+    def _spectra(self, rows: Rows, within: float, widths: Sequence[int] | None = None) -> Spectra:
         """Spectra of the covariance between groups plus ``within`` times that within them."""
         moments = Moments.of(rows.vectors)
         if within != 1:
@@ -243,7 +255,8 @@ class Whitened(ClosedForm):
             sums.index_add_(0, code, rows.vectors)
             inside = Moments.of(rows.vectors - (sums / code.bincount()[:, None])[code])
             moments = moments._replace(scatter=moments.scatter - (1 - within) * inside.scatter)
-        return Spectra.of(moments.covariance, list(self.widths.values()))
+        features = list(self.widths.values())
+        return Spectra.of(moments.covariance, widths or features, features)
 
     def _columns(self, spectra: Spectra, setting: Setting) -> list[Tensor]:
         """The matrices ``(D_m, k)``; the weights of CSA are kept aside."""
@@ -253,6 +266,12 @@ class Whitened(ClosedForm):
             self.get_buffer("weights").zero_()[: len(c)] = c / c[0].clamp(min=1)
             return [first, second]
         return [first * c ** setting.powers[0], second * c ** setting.powers[1]]
+
+
+def _project(rows: Rows, widths: Sequence[int], bases: Sequence[Tensor | None]) -> Rows:
+    """The rows in the leading components of each modality."""
+    parts = zip(rows.vectors.split(list(widths), dim=1), bases, strict=True)
+    return rows._replace(vectors=torch.cat([v if base is None else v @ base for v, base in parts], dim=1))
 
 
 def csa_vectors(x: Tensor, weights: Tensor, first: bool) -> Tensor:

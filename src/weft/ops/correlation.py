@@ -49,6 +49,9 @@ from torch import Tensor
 
 from weft.errors import UserError
 
+EXACT = 200
+"""Sides of matrices up to which the SVD of the whitened family is computed as such."""
+
 
 class Moments(NamedTuple):
     """Number, mean and scatter of rows seen so far, in float64.
@@ -166,8 +169,14 @@ class Spectra(NamedTuple):
     variances: tuple[Tensor, Tensor]
 
     @classmethod
-    def of(cls, covariance: Tensor, widths: Sequence[int]) -> Spectra:
-        """Spectra of the covariance ``(D_1 + D_2, D_1 + D_2)`` of the joint rows."""
+    def of(cls, covariance: Tensor, widths: Sequence[int], features: Sequence[int] | None = None) -> Spectra:
+        """Spectra of the covariance ``(D_1 + D_2, D_1 + D_2)`` of the joint rows.
+
+        Args:
+            covariance: see above.
+            widths: ``D_1, D_2``.
+            features: how many the mean variance is over, where the rows are the leading components of more of them.
+        """
         (s11, s12), (_, s22) = _blocks(covariance, widths)
         values, bases = [], []
         for s in (s11, s22):
@@ -176,7 +185,8 @@ class Spectra(NamedTuple):
             values.append(variances[kept])
             bases.append(components[:, kept])
         cross = bases[0].T @ s12 @ bases[1]
-        return cls((values[0], values[1]), (bases[0], bases[1]), cross, (s11.diagonal().mean(), s22.diagonal().mean()))
+        means = [s.trace() / count for s, count in zip((s11, s22), features or widths, strict=True)]
+        return cls((values[0], values[1]), (bases[0], bases[1]), cross, (means[0], means[1]))
 
     def solve(self, exponents: Sequence[float], shrinkage: float) -> tuple[Tensor, Tensor, Tensor]:
         """``(S_11 + r_1)^-a U``, ``c`` and ``(S_22 + r_2)^-b V``: ``(D_1, K)``, ``(K,)``, ``(D_2, K)``.
@@ -195,10 +205,8 @@ class Spectra(NamedTuple):
             (value + shrinkage * mean) ** -a
             for a, value, mean in zip(exponents, self.values, self.variances, strict=True)
         ]
-        u, c, vt = torch.linalg.svd(roots[0][:, None] * self.cross * roots[1], full_matrices=False)
-        first, second = _fix_signs(
-            [self.bases[0] @ (roots[0][:, None] * u), self.bases[1] @ (roots[1][:, None] * vt.T)]
-        )
+        u, c, v = _leading_svd(roots[0][:, None] * self.cross * roots[1])
+        first, second = _fix_signs([self.bases[0] @ (roots[0][:, None] * u), self.bases[1] @ (roots[1][:, None] * v)])
         return first, c, second
 
 
@@ -321,6 +329,22 @@ def _fix_signs(projections: list[Tensor]) -> list[Tensor]:
     largest = first.gather(0, first.abs().argmax(dim=0, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0).to(first.dtype)
     return [p * sign for p in projections]
+
+
+def _leading_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``u, c, v`` of ``u diag(c) v^T``; of large matrices those with ``c`` above a millionth of the largest, by the
+    smaller product with itself, four times as fast and for these as exact as the float32 features are."""
+    if min(matrix.shape) <= EXACT:
+        u, c, vt = torch.linalg.svd(matrix, full_matrices=False)
+        return u, c, vt.T
+    if matrix.shape[0] > matrix.shape[1]:
+        v, c, u = _leading_svd(matrix.T)
+        return u, c, v
+    values, u = torch.linalg.eigh(matrix @ matrix.T)
+    c = values.clamp(min=0).sqrt()
+    kept = c > 1e-6 * c[-1]
+    u, c = u[:, kept].flip(1), c[kept].flip(0)
+    return u, c, matrix.T @ (u / c)
 
 
 def _check_finite(h1: Tensor, h2: Tensor) -> None:
