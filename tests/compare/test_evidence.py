@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from weft.compare.evidence import Evidence
+from weft.compare.evidence import Evidence, even_folds
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.compare.statistics import holm
@@ -85,3 +85,18 @@ def test_methods_and_seeds_are_chosen_by_the_dev_rows() -> None:
     assert evidence.best(["x", "y"]) == "y"
     assert evidence.best_job("y").seed == 1
     assert [row.method for row in evidence.table(None)] == ["x", "y"], "the table is by test"
+
+
+def test_even_folds_share_out_classes_values_and_groups() -> None:
+    rng = np.random.default_rng(0)
+    y = (rng.random(503) < 0.2).astype(int)
+    fold = even_folds(y, None)
+    assert np.ptp(np.bincount(fold)) <= 1
+    assert np.ptp([y[fold == k].sum() for k in range(5)]) <= 2  # a short block, and one of both classes
+    values = rng.normal(size=500)
+    means = [values[even_folds(values, None) == k].mean() for k in range(5)]
+    assert np.ptp(means) < 0.05 < np.ptp([values[k::5].mean() for k in range(5)])
+    group = np.repeat(np.arange(60), 7)
+    fold = even_folds(rng.integers(0, 2, 420), group)
+    assert all(len(set(fold[group == g].tolist())) == 1 for g in range(60))
+    assert np.bincount(fold[::7]).tolist() == [12] * 5

@@ -9,12 +9,16 @@ from typing import cast
 
 import numpy as np
 import pytest
+from scipy.stats import mannwhitneyu
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from tests.compare.cases import generated, quick, small
 from weft.compare import compare
 from weft.compare.evidence import Evidence, Gain, Signal, measure_signal, out_of_fold
 from weft.compare.verdict import Verdict, decide, shows_gain
 from weft.models import load_model
+from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
 
 
@@ -316,3 +320,27 @@ def test_a_classical_gain_is_not_called_a_single_modality(tmp_path: Path) -> Non
     found = compare(small(rows=600), config, tmp_path, progress=False)
     assert found.verdict.outcome == "together"
     assert found.sentence.startswith("The modalities together help, without a fusion network: linear on a and b")
+
+
+def test_nothing_is_never_said_where_the_area_over_all_rows_is_above_a_half(tmp_path: Path) -> None:
+    """Weak views of a class of one row in five, against a logistic regression out of fold and the Mann-Whitney test."""
+    seen, outcomes = 0, []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        y = (rng.random(700) < 0.2).astype(int)
+        values = {"a": 0.28 * y[:, None] + rng.normal(size=(700, 3)), "b": rng.normal(size=(700, 3))}
+        features = MemoryFeatures([f"r{i}" for i in range(700)], values, {"y": y})
+        train = {"epochs": 2, "lr": 1e-2, "batch_size": 128}
+        config = quick(seeds=1, fusions=["concat"], subsets=False, without=["*boosting*"], resamples=199, train=train)
+        for names in (["a", "b"], ["a"]):
+            part = features.subset(names)
+            found = compare(part, config, tmp_path / f"{seed}{len(names)}", progress=False)
+            folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+            p = cross_val_predict(LogisticRegression(C=0.1), values["a"], y, cv=folds, method="predict_proba")[:, 1]
+            significant = mannwhitneyu(p[y == 1], p[y == 0], alternative="greater").pvalue < 0.005
+            silent = found.verdict.outcome == "nothing shown" or "not shown to be better" in found.sentence
+            assert not (significant and silent), found.sentence
+            seen += significant
+            outcomes.append(found.sentence)
+    assert seen >= 4
+    assert any("over all 700 rows, out of fold, a reaches auc" in sentence for sentence in outcomes)

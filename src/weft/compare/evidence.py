@@ -302,8 +302,16 @@ class Evidence:
                 self.task, features.pooled(rows)[name], self.setup.target[rows], _of(features.group, rows)
             )
             if outputs is not None:
-                judged = self.task.judged(outputs, self.setup.target[rows])
-                found.append(measure_signal(self.task, name, [(*judged, _of(features.group, rows))], self._draws))
+                fold = even_folds(self.task.response(self.setup.target[rows]), _of(features.group, rows))
+                for places in ([fold == k for k in range(FOLDS)], [fold >= 0]):
+                    parts = [
+                        (*self.task.judged(outputs[at], self.setup.target[rows[at]]), _of(features.group, rows[at]))
+                        for at in places
+                    ]
+                    signal = measure_signal(self.task, name, parts, self._draws)
+                    if np.isfinite(signal.value):  # a class may be too rare for every fold to have it
+                        break
+                found.append(signal)
         if not found:
             return None
         best = min(range(len(found)), key=lambda k: found[k].p)
@@ -450,7 +458,7 @@ def out_of_fold(task: Task, x: np.ndarray, target: np.ndarray, group: np.ndarray
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -461,13 +469,25 @@ def out_of_fold(task: Task, x: np.ndarray, target: np.ndarray, group: np.ndarray
     steps = [StandardScaler(), RidgeCV(np.logspace(0, 6, 7))]
     if x.shape[1] > WIDE:
         steps.insert(1, PCA(WIDE, random_state=0))
-    folds = KFold(FOLDS, shuffle=True, random_state=0) if group is None else GroupKFold(FOLDS)
-    values = cross_val_predict(make_pipeline(*steps), x.astype(np.float64), hot, cv=folds, groups=group).reshape(
-        len(x), -1
-    )
+    folds = PredefinedSplit(even_folds(y, group))
+    values = cross_val_predict(make_pipeline(*steps), x.astype(np.float64), hot, cv=folds).reshape(len(x), -1)
     if task.estimator != "regressor":
         values = np.clip(values, 1e-3, 1 - 1e-3)
     return task.from_estimator(values / values.sum(axis=1, keepdims=True) if task.estimator == "classifier" else values)
+
+
+def even_folds(y: np.ndarray, group: np.ndarray | None) -> np.ndarray:
+    """``(n,)`` fold of each row, groups together, with as equal a share of every class, or range of values, as can be.
+
+    In uneven folds what trained a model is poor in what the fold is rich in, and pooled ranks fall below chance.
+    """
+    value = np.asarray(y, dtype=np.float64).reshape(len(y), -1).sum(axis=1)
+    code = np.arange(len(value)) if group is None else np.unique(group, return_inverse=True)[1].reshape(-1)
+    mean = np.bincount(code, weights=value) / np.bincount(code)
+    rng, fold = np.random.default_rng(0), np.empty(len(mean), dtype=np.int64)
+    order = np.lexsort((rng.random(len(mean)), mean))
+    fold[order] = rng.random((len(mean) // FOLDS + 1, FOLDS)).argsort(axis=1).ravel()[: len(mean)]
+    return np.asarray(fold[code])
 
 
 def _shuffled(rows: int, group: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:

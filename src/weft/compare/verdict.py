@@ -103,7 +103,8 @@ class Verdict:
         reference: where variants of a system are compared, the first, which the others are tested against.
         winner: the method to use, best on dev of all; its model is kept.
         leave_out: modalities that the winner does without.
-        signal: what the best single modality shows of the target; None where that is not in question.
+        signal: what the best single modality shows of the target; None where that is not in question. Where the test
+            rows show nothing and all rows do, what those show.
         said: facts of every method named here.
     """
 
@@ -187,6 +188,9 @@ def decide(evidence: Evidence, winner: str | None = None) -> Verdict:
         return Verdict("no result", **facts)
     if len(features.dims) == 1:
         carrier, signal = _carrier(evidence, single)
+        everywhere = evidence.signal_everywhere() if carrier is None else None
+        if everywhere is not None and everywhere.p < LEVEL:
+            signal = everywhere
         return Verdict("one modality", **{**facts, "carrier": carrier, "signal": signal})
     if not any(best[way] for way in WAYS):
         return Verdict("no fusion finished", **facts)

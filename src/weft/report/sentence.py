@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from weft.compare.evidence import Degraded, Gain, Signal
+from weft.compare.statistics import LEVEL
 from weft.compare.verdict import Said, Verdict, differs, shows_gain
 
 SOME = 3
@@ -26,7 +27,11 @@ def _finding(v: Verdict) -> str:
         return f"No single modality finished, so whether fusion helps cannot be said; {_reach(v, v.winner)}."
     if v.outcome == "one modality":
         (modality,) = v.modalities
-        shown = "" if v.carrier else f", which is not shown to be better than chance{_power(v.signal)}"
+        shown = ""
+        if not v.carrier and v.signal is not None and v.signal.p < LEVEL:
+            shown = f"; {_weak(v, v.signal)}"
+        elif not v.carrier:
+            shown = f", which is not shown to be better than chance{_power(v.signal)}"
         return f"There is only one modality, {modality}, so there is nothing to fuse; {_reach(v, v.single)}{shown}."
     if v.outcome == "no fusion finished":
         return f"No fusion method finished, so whether fusion helps cannot be said; {_reach(v, v.single)}."
@@ -46,12 +51,17 @@ def _finding(v: Verdict) -> str:
         alone = f"no gain over {v.carrier} alone" if more else f"{v.carrier} alone is enough"
         return f"Fusion is not shown to help: {alone}; {against}.{could}"
     if v.outcome == "weak signal" and v.signal is not None:
-        return (
-            f"The {v.rows:,} test rows show nothing, but there is a weak signal: over all {v.signal.rows:,} rows, out "
-            f"of fold, {v.signal.name} reaches {v.signal.metric} {v.signal.value:.3f} where chance is "
-            f"{v.signal.chance:.3f} (p = {v.signal.p:.2g}). Whether fusion helps cannot be told here: {against}.{could}"
-        )
+        weak = _weak(v, v.signal)
+        return f"{weak[0].upper()}{weak[1:]}. Whether fusion helps cannot be told here: {against}.{could}"
     return f"No modality is shown to predict the target{_power(v.signal)}, nor does fusion: {against}.{could}"
+
+
+def _weak(v: Verdict, signal: Signal) -> str:
+    return (
+        f"the {v.rows:,} test rows show nothing, but there is a weak signal: over all {signal.rows:,} rows, out of "
+        f"fold, {signal.name} reaches {signal.metric} {signal.value:.3f} where chance is {signal.chance:.3f} "
+        f"(p = {signal.p:.2g})"
+    )
 
 
 def _gained(v: Verdict) -> str:
