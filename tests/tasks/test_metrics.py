@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 
 from weft.errors import UserError
 from weft.tasks.base import create_task
-from weft.tasks.metrics import average_precision, binary_auc, concordance
+from weft.tasks.metrics import average_precision, binary_auc, concordance, mean_ranks
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -87,3 +87,9 @@ def test_the_metric_suits_the_target() -> None:
         create_task("classification", rare, metric="balanced_acuracy")
     with pytest.raises(UserError, match="'regression' takes no class weights"):
         create_task("regression", np.arange(40.0), class_weights="balanced")
+
+
+def test_ranks_with_ties_and_missing_values() -> None:
+    rng = np.random.default_rng(0)
+    for values in (rng.normal(size=50), rng.integers(0, 5, 50).astype(float), np.array([1.0, np.nan, 0.0])):
+        np.testing.assert_array_equal(mean_ranks(values), stats.rankdata(values))

@@ -131,7 +131,7 @@ def perceptual_scores(model: Predictor, features: Features, rows: np.ndarray, se
     features, target = features.subset(list(model.names)), model.target_of(features)[rows]
     rng, task = np.random.default_rng(seed), model.task
     sign = 1.0 if task.higher_is_better else -1.0
-    whole = task.metrics(model.outputs(features, rows), target)[task.primary]
+    whole = task.primary_metric(model.outputs(features, rows), target)
     found = {}
     for column, name in enumerate(model.names):
         there, drops = rows[np.asarray(features.presence)[rows, column]], []
@@ -139,7 +139,7 @@ def perceptual_scores(model: Predictor, features: Features, rows: np.ndarray, se
             source = {other: np.arange(len(features)) for other in model.names}
             source[name][there] = rng.permutation(there)
             moved = model.outputs(Rearranged(features, source), rows)
-            drops.append(sign * (whole - task.metrics(moved, target)[task.primary]))
+            drops.append(sign * (whole - task.primary_metric(moved, target)))
         found[name] = float(np.mean(drops) / abs(whole)) if whole else float("nan")
     return found
 

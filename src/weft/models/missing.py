@@ -57,7 +57,7 @@ def score(task: Task, target: np.ndarray, full: np.ndarray, hidden: np.ndarray) 
     """Of outputs ``(n, K)`` of the same rows, with nothing hidden and with something."""
     if not len(target):
         return None
-    both = [task.metrics(outputs, target)[task.primary] for outputs in (full, hidden)]
+    both = [task.primary_metric(outputs, target) for outputs in (full, hidden)]
     return {"rows": len(target), "full": both[0], "hidden": both[1]}
 
 

@@ -130,10 +130,15 @@ class Task(Judge):
         return self.judges[self.primary]
 
     @final
+    def primary_metric(self, outputs: np.ndarray, target: np.ndarray) -> float:
+        """What :meth:`metrics` has under ``primary``, alone."""
+        truth, answers = self.judged(outputs, target)
+        return self.metric.whole(truth, *answers)
+
+    @final
     def quality(self, outputs: np.ndarray, target: np.ndarray) -> float:
         """The primary metric as larger-is-better; -inf where these rows do not define it."""
-        truth, answers = self.judged(outputs, target)
-        value = self.metric.whole(truth, *answers)
+        value = self.primary_metric(outputs, target)
         return (value if self.higher_is_better else -value) if np.isfinite(value) else -np.inf
 
     @final

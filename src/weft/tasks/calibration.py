@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from weft.errors import UserError
@@ -78,5 +77,7 @@ def fit_temperature(outputs: np.ndarray, target: np.ndarray) -> float:
 
     def log_loss(log_t: float) -> float:
         return float(-log_softmax(outputs / np.exp(log_t), axis=1)[rows, truth].mean())
+
+    from scipy.optimize import minimize_scalar
 
     return float(np.exp(minimize_scalar(log_loss, bounds=(-5.0, 5.0), method="bounded", options={"xatol": 1e-8}).x))

@@ -24,7 +24,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from weft.tasks.calibration import expected_calibration_error
 
@@ -60,12 +59,21 @@ def _mean(rows: Callable[..., Array], higher_is_better: bool = True, root: bool 
     return Metric(whole, higher_is_better, rows, root)
 
 
+def mean_ranks(values: Array) -> Array:
+    """Ranks from 1 of values ``(N,)``, ties at their mean; NaN throughout where one is. SciPy's takes 1 s to import."""
+    if np.isnan(values).any():
+        return np.full(len(values), np.nan)
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Array = (np.cumsum(count) - (count - 1) / 2)[place]
+    return ranks
+
+
 def binary_auc(positive: Array, score: Array) -> float:
     """Area under the ROC curve, ties half; NaN without rows of both kinds."""
     there = int(positive.sum())
     if not 0 < there < len(positive):
         return float("nan")
-    ranks = rankdata(score)
+    ranks = mean_ranks(score)
     return float((ranks[positive].sum() - there * (there + 1) / 2) / (there * (len(positive) - there)))
 
 
@@ -136,7 +144,7 @@ def _brier(truth: Array, guess: Array, log_p: Array) -> Array:
 
 
 def _rank_correlation(truth: Array, guess: Array) -> float:
-    a, b = rankdata(truth), rankdata(guess)
+    a, b = mean_ranks(truth), mean_ranks(guess)
     a, b = a - a.mean(), b - b.mean()
     norm = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / norm) if norm > 0 else float("nan")
