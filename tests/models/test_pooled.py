@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from weft.models import pooled
 from weft.models.pooled import PooledInputs
 from weft.store import MemoryFeatures
 
@@ -36,3 +37,23 @@ def test_absence_of_what_training_always_has_is_the_mean() -> None:
     assert x.shape == (50, 7)
     assert not x[40:, :4].any()
     np.testing.assert_allclose(x[:40, :4].mean(axis=0), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("components", [None, 3])
+@pytest.mark.parametrize("scaling", ["none", "columns", "block"])
+def test_rows_read_in_pieces_give_what_all_at_once_give(
+    monkeypatch: pytest.MonkeyPatch, scaling: pooled.Scaling, components: int | None
+) -> None:
+    """Means, scales and axes (but for their signs); where float64 is too large, the same in float32."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(3, [5, 4, 3, 2, 1], size=(200, 5))
+    values[::7] = np.nan
+    features = MemoryFeatures([str(i) for i in range(200)], {"a": values, "b": rng.normal(size=(200, 2))}, {})
+    rows = rng.permutation(200)[:150]
+    whole = PooledInputs.fit(features, rows, scaling, components).matrix(features, rows)
+    monkeypatch.setattr(pooled, "ROWS", 32)
+    monkeypatch.setattr(pooled, "DOUBLE_BYTES", 100)
+    pieces = PooledInputs.fit(features, rows, scaling, components).matrix(features, rows)
+    assert (whole.dtype, pieces.dtype) == (np.float64, np.float32)
+    sign = np.sign((whole * pieces).sum(axis=0)) if components else 1
+    np.testing.assert_allclose(pieces * sign, whole, atol=2e-5)

@@ -77,7 +77,7 @@ class BoostedModel(OnPooled):
 
     def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
         rows, features = checked_rows(self, features, rows)
-        return self._outputs(self.inputs.matrix(features, rows))
+        return np.concatenate([self._outputs(x.double().numpy()) for x in self.inputs.parts(features, rows)])
 
     def _outputs(self, x: np.ndarray) -> np.ndarray:
         found: np.ndarray = from_margins(self.task, _both(self.task, self.trees.raw(x))).float().numpy()

@@ -67,9 +67,10 @@ class LinearModel(OnPooled):
 
     def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
         rows, features = checked_rows(self, features, rows)
-        x = torch.from_numpy(self.inputs.matrix(features, rows)).double()  # in float32 a sum depends on the batch
-        margins = x @ self.get_buffer("weight").double() + self.get_buffer("bias").double()
-        found: np.ndarray = from_margins(self.task, margins).float().numpy()
+        weight, bias = (self.get_buffer(name).double() for name in ("weight", "bias"))
+        # in float32 a sum would depend on the batch
+        margins = [x.double() @ weight + bias for x in self.inputs.parts(features, rows)]
+        found: np.ndarray = from_margins(self.task, torch.cat(margins)).float().numpy()
         return found
 
     def _outputs(self, x: Tensor) -> Tensor:

@@ -14,7 +14,9 @@ An absent modality is zeros (the mean) with an indicator beside them, if trainin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from weft.store import Features
 
 Scaling = Literal["none", "columns", "block"]
+ROWS = 1 << 14
+"""Rows read at once."""
+DOUBLE_BYTES = 2 << 30
 TINY = 1e-6
 """A deviation below this share of the mean is rounding: the column is constant."""
 
@@ -81,11 +86,11 @@ class PooledInputs(nn.Module):
             components: most columns that a modality keeps; None: all.
             nan: absent values are NaN; there are no indicators then.
         """
-        pooled = {name: values.astype(np.float64) for name, values in features.pooled(rows).items()}
-        learned = {
-            name: _learn(values[~np.isnan(values[:, 0])], scaling, components) for name, values in pooled.items()
-        }
-        gone = {name: np.isnan(values[:, 0]) for name, values in pooled.items()}
+        learned, gone = {}, {}
+        for name in features.dims:
+            alone = features.subset([name])
+            gone[name] = ~alone.presence[rows][:, 0]
+            learned[name] = _learn(alone, rows[~gone[name]], scaling, components)
         flagged = [] if nan else [name for name, there in gone.items() if there.any() and not there.all()]
         kept = {name: axes.shape[1] for name, (_, _, axes) in learned.items() if axes is not None}
         inputs = cls(features.dims, kept, flagged, nan)
@@ -115,23 +120,40 @@ class PooledInputs(nn.Module):
         return torch.cat(columns, dim=1)
 
     @torch.no_grad()
+    def parts(self, features: Features, rows: np.ndarray) -> Iterator[Tensor]:
+        """:meth:`forward` of rows of features, ``ROWS`` at a time, ``(b, P)`` float32."""
+        features = features.subset(self.dims)
+        for start in range(0, max(len(rows), 1), ROWS):
+            inputs = {}
+            for name, values in features.pooled(rows[start : start + ROWS]).items():
+                there = ~np.isnan(values[:, :1])
+                inputs[name] = as_tokens(torch.from_numpy(np.where(there, values, 0)), torch.from_numpy(there[:, 0]))
+            yield self(inputs)
+
     def matrix(self, features: Features, rows: np.ndarray) -> np.ndarray:
-        """:meth:`forward` of rows of features, ``(n, P)`` float64."""
-        inputs = {}
-        for name, values in features.subset(self.dims).pooled(rows).items():
-            there = ~np.isnan(values[:, :1])
-            inputs[name] = as_tokens(torch.from_numpy(np.where(there, values, 0)), torch.from_numpy(there[:, 0]))
-        return self(inputs).double().numpy()
+        """All :meth:`parts`, ``(n, P)``: float64, or float32 where that would take more than ``DOUBLE_BYTES``."""
+        double = 8 * len(rows) * self.width <= DOUBLE_BYTES
+        x, done = np.empty((len(rows), self.width), np.float64 if double else np.float32), 0
+        for part in self.parts(features, rows):
+            x[done : done + len(part)] = part
+            done += len(part)
+        return x
 
 
 def _learn(
-    values: np.ndarray, scaling: Scaling, components: int | None
+    features: Features, rows: np.ndarray, scaling: Scaling, components: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Mean ``(D,)``, scale ``(D,)`` and axes ``(D, k)`` or None of the present rows ``(n, D)`` of a modality."""
-    width = values.shape[1]
-    if not len(values) or (scaling == "none" and components is None):
+    """Mean ``(D,)``, scale ``(D,)`` and axes ``(D, k)`` or None of the rows in which the one modality is present."""
+    ((name, width),) = features.dims.items()
+    if not len(rows) or (scaling == "none" and components is None):
         return np.zeros(width), np.ones(width), None
-    mean, deviation = values.mean(axis=0), values.std(axis=0)
+
+    def parts() -> Iterator[np.ndarray]:
+        for start in range(0, len(rows), ROWS):
+            yield features.pooled(rows[start : start + ROWS])[name].astype(np.float64)
+
+    mean = reduce(add, (x.sum(axis=0) for x in parts())) / len(rows)
+    deviation = np.sqrt(reduce(add, (((x - mean) ** 2).sum(axis=0) for x in parts())) / len(rows))
     constant = deviation <= TINY * np.maximum(np.abs(mean), TINY)
     if scaling == "columns":
         scale = np.where(constant, 1.0, deviation)
@@ -141,6 +163,11 @@ def _learn(
         scale = np.ones(width)
     if components is None or components >= width:
         return mean, scale, None
-    _, singular, axes = np.linalg.svd((values - mean) / scale, full_matrices=False)
+    scaled = ((x - mean) / scale for x in parts())
+    if len(rows) <= ROWS:
+        _, singular, axes = np.linalg.svd(next(scaled), full_matrices=False)
+    else:
+        squared, vectors = np.linalg.eigh(reduce(add, (z.T @ z for z in scaled)))
+        singular, axes = np.sqrt(np.maximum(squared[::-1], 0)), vectors.T[::-1]
     rank = max(1, int((singular > singular[:1] * 1e-6).sum()))
     return mean, scale, np.ascontiguousarray(axes[: min(components, rank)].T)

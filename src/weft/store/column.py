@@ -80,12 +80,13 @@ class Column:
         """``(n, D)`` float32 means over the tokens; NaN where absent."""
         out = np.full((len(rows), self.width), np.nan, dtype=np.float32)
         values, inverse = np.unique(self.pointer[rows], return_inverse=True)
-        there = values >= 0
-        means = np.full((len(values), self.width), np.nan, dtype=np.float32)
-        parts = [self._means(part) for part in self._parts(values[there])]
-        if parts:
-            means[there] = np.concatenate(parts)
-        out[:] = means[inverse]
+        order = np.argsort(inverse, kind="stable")
+        done = int((values < 0).sum())
+        for part in self._parts(values[done:]):
+            first, last = np.searchsorted(inverse, (done, done + len(part)), sorter=order)
+            places = order[first:last]
+            out[places] = self._means(part)[inverse[places] - done]
+            done += len(part)
         return out
 
     def _parts(self, values: np.ndarray) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weft.tokens import Tokens, as_tokens, mean_pool, present
+from weft.tokens import Tokens, as_tokens, everywhere, full, mean_pool, present
 
 if TYPE_CHECKING:
     from weft.store import Features
@@ -56,7 +56,9 @@ class Batches:
             longest = int(self._lengths[name][positions].max())
             if longest < values.shape[1]:
                 values, mask = values[:, :longest], mask[:, :longest]
-            batch[name] = Tokens(values.index_select(0, index), mask.index_select(0, index))
+            values = values.index_select(0, index)
+            known = everywhere(*values.shape[:2], device=values.device) if full(mask) else mask.index_select(0, index)
+            batch[name] = Tokens(values, known)
         return batch
 
     def chunks(self, size: int = CHUNK) -> Iterator[dict[str, Tokens]]:
@@ -71,16 +73,19 @@ class Batches:
         return {name: tokens.to(self.device) for name, tokens in batch.items()}
 
     def _read(self) -> dict[str, Tokens]:
-        chunks = [self._gather(self.rows[start : start + CHUNK]) for start in range(0, len(self.rows), CHUNK)]
-        return {name: _stack([chunk[name] for chunk in chunks]) for name in self.features.dims}
-
-
-def _stack(parts: list[Tokens]) -> Tokens:
-    """Chunks one below the other, padded to the longest."""
-    longest = max(tokens.values.shape[1] for tokens in parts)
-    values = [torch.nn.functional.pad(t.values, (0, 0, 0, longest - t.values.shape[1])) for t in parts]
-    masks = [torch.nn.functional.pad(t.mask, (0, longest - t.mask.shape[1])) for t in parts]
-    return Tokens(torch.cat(values), torch.cat(masks))
+        """All rows, padded to the longest; written chunk by chunk into their place."""
+        cache: dict[str, Tokens] = {}
+        for start in range(0, len(self), CHUNK):
+            for name, (values, mask) in self._gather(self.rows[start : start + CHUNK]).items():
+                if name not in cache:
+                    shape = (len(self), int(self._lengths[name].max()))
+                    cache[name] = Tokens(values.new_zeros(*shape, values.shape[2]), mask.new_zeros(*shape))
+                place = (slice(start, start + len(values)), slice(values.shape[1]))
+                cache[name].values[place], cache[name].mask[place] = values, mask
+        for name, (values, mask) in cache.items():  # asked once here, known of every batch
+            if bool(mask.all()):
+                cache[name] = Tokens(values, everywhere(*mask.shape, device=mask.device))
+        return cache
 
 
 def drop_modalities(inputs: dict[str, Tokens], probability: float) -> dict[str, Tokens]:
