@@ -18,6 +18,7 @@ def init(
     target: Annotated[str | None, typer.Option(help="Column to predict; none: retrieval.")] = None,
     id: Annotated[str | None, typer.Option(help="Column of row ids; none: rows are numbered.")] = None,
     group: Annotated[str | None, typer.Option(help="Rows of one value never cross a split; none: no groups.")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of dates to split by; none: rows have no order.")] = None,
     drop: Annotated[list[str], typer.Option("--drop", help="Column to leave out. Repeat.")] = [],  # noqa: B006
     force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,
 ) -> None:
@@ -38,12 +39,14 @@ def init(
     if out.exists() and not force:
         raise UserError("the configuration exists already", str(out), "choose another --out, or pass --force")
     ask_file(out)
-    proposal = propose_table(table, target=target, id=id, group=group, drop=drop)
+    proposal = propose_table(table, target=target, id=id, group=group, time=time, drop=drop)
     config = proposal.config
     out.write_text(to_commented_yaml(config, out.parent, proposal), encoding="utf-8")
-    for role in ("target", "task", "id", "group", "split"):
+    for role in ("target", "task", "id", "group", "split", "time"):
         why = proposal.reasons.get(role)
         say(f"{role}: {getattr(config, role) or 'none'}{f' ({why})' if why else ''}")
+    if config.split is None and config.splits is not None:
+        say(f"rows are split: {config.splits.method}")
     for name, modality in config.modalities.items():
         several = f" of {', '.join(modality.names)}" if modality.columns else ""
         say(f"modality {name}: {modality.kind}{several}")
@@ -52,4 +55,5 @@ def init(
     for what, why in proposal.reasons.items():
         if what.startswith("column "):
             say(f"{what}: {why}")
-    say(f"Other roles: --target, --id, --group, --drop. Written: {out}. Next: weft check {out}, weft compare {out}")
+    roles = "--target, --id, --group, --time, --drop"
+    say(f"Other roles: {roles}. Written: {out}. Next: weft check {out}, weft compare {out}")

@@ -23,6 +23,7 @@ def compare_frame(
     folder: Path | str = "runs/frame",
     id: str | None = None,
     group: str | None = None,
+    time: str | None = None,
     drop: Sequence[str] = (),
     encoders: Mapping[str, str] | None = None,
     progress: bool = True,
@@ -35,7 +36,8 @@ def compare_frame(
             named in cells (photos, sounds) are relative to the working folder.
         target: the column to predict.
         folder: of features, jobs and the winner; a second call with the same table goes on from there.
-        id, group: columns with unique ids, and of rows that belong together; guessed if not given, ``"none"``: none.
+        id, group, time: columns with unique ids, of rows that belong together, and of dates to split by; guessed if not
+            given, ``"none"``: none.
         drop: columns to leave out.
         encoders: ``{modality: name}``, e.g. ``{"photo": "hf:facebook/dinov2-small"}``; those that are not named are
             built in.
@@ -60,7 +62,7 @@ def compare_frame(
         UserError: no such column, a table that cannot be read, or an unknown setting.
     """
     place = Path(folder)
-    features = encode_frame(frame, target, place / "store", id, group, drop, encoders, progress=progress)
+    features = encode_frame(frame, target, place / "store", id, group, time, drop, encoders, progress=progress)
     return compare(features, CompareConfig(**settings), place, progress=progress)
 
 
@@ -72,6 +74,7 @@ def fit_frame(
     folder: Path | str = "runs/frame-fit",
     id: str | None = None,
     group: str | None = None,
+    time: str | None = None,
     drop: Sequence[str] = (),
     encoders: Mapping[str, str] | None = None,
     progress: bool = True,
@@ -83,7 +86,7 @@ def fit_frame(
     the trained model, which predicts tables of the same columns: ``model.predict(frame)``.
     """
     place = Path(folder)
-    features = encode_frame(frame, target, place / "store", id, group, drop, encoders, progress=progress)
+    features = encode_frame(frame, target, place / "store", id, group, time, drop, encoders, progress=progress)
     train_model(features, fusion, place / fusion, progress=progress, **options)
     return load_model(place / fusion)
 
@@ -94,13 +97,14 @@ def encode_frame(
     folder: Path,
     id: str | None = None,
     group: str | None = None,
+    time: str | None = None,
     drop: Sequence[str] = (),
     encoders: Mapping[str, str] | None = None,
     *,
     progress: bool = True,
 ) -> Store:
     """The features of a table in memory, on disk; see :func:`compare_frame`."""
-    config = propose_table(frame, target=target, id=id, group=group, drop=drop).config
+    config = propose_table(frame, target=target, id=id, group=group, time=time, drop=drop).config
     return encode_config(frame, config, folder, encoders, progress=progress)
 
 

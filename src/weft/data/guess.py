@@ -11,8 +11,10 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from weft.data.cells import CellType, is_blank, is_numeric, learn_type, why_category
+from weft.data.cells import CellType, is_blank, is_numeric, learn_type, read_cell, why_category
 from weft.data.columns import Columns, as_list
+from weft.data.entities import is_entity, names_people, why_in_time, why_not_cut, words_of
+from weft.data.entities import why_category as why_no_group
 from weft.data.kinds import kind_named, kinds
 from weft.data.splits import Method
 from weft.data.table import (
@@ -33,19 +35,6 @@ NONE = "none"
 """On the command line: no column in this role."""
 
 _IDS = ("id", "uid", "uuid", "guid", "key", "hash", "code", "index", "url")
-_GROUPS = (
-    "group",
-    "subject",
-    "patient",
-    "speaker",
-    "user",
-    "person",
-    "customer",
-    "author",
-    "owner",
-    "session",
-    "rescuer",
-)
 _TARGETS = ("target", "targets", "label", "labels", "class", "y", "answer", "tags", "sentiment", "outcome", "score")
 _TARGET_WORDS = (
     *("target", "label", "outcome", "recommended", "recommend", "survived", "churn", "churned", "default", "fraud"),
@@ -75,18 +64,26 @@ def guess_table(path: str | Path, **chosen: Any) -> TableConfig:
 
 
 def propose_table(
-    source: Any, *, target: str | None = None, id: str | None = None, group: str | None = None, drop: Sequence[str] = ()
+    source: Any,
+    *,
+    target: str | None = None,
+    id: str | None = None,
+    group: str | None = None,
+    time: str | None = None,
+    drop: Sequence[str] = (),
 ) -> Proposal:
     """Propose a configuration from the names and cells of a table's columns.
 
     The split column is the one whose words are splits. A target goes by its name, then by being 0 and 1, then by
     standing last. Columns that say nothing of a new row are left out: row numbers, unique ids, hashes, one value only.
-    A group is a column named like one, or an id, photo or long text that comes again in many rows. The rest become
-    modalities, by the kind that is surest of them; numbers and categories make one together.
+    A group is a column named like one, a column of ids that stand for entities and not for a category
+    (:mod:`weft.data.entities`), or a photo or long text that comes again in many rows. Rows that happened in time, by a
+    column of dates, are split by time. The rest become modalities, by the kind that is surest of them; numbers and
+    categories make one together.
 
     Args:
         source: a CSV, Parquet or JSONL file, or a table in memory.
-        target, id, group: columns for these roles; ``"none"``: no column. None: guess.
+        target, id, group, time: columns for these roles; ``"none"``: no column. None: guess.
         drop: columns to leave out.
 
     Raises:
@@ -94,7 +91,7 @@ def propose_table(
     """
     columns = Columns(source)
     table, path = _Table(columns), columns.path
-    for column in [name for name in (target, id, group) if name not in (None, NONE)] + list(drop):
+    for column in [name for name in (target, id, group, time) if name not in (None, NONE)] + list(drop):
         if column not in table.cells:
             remedy = did_you_mean(str(column), table.cells, "columns")
             raise UserError(f"{path}: no column {column!r}", f"columns {some(table.cells, 20)}", remedy)
@@ -143,13 +140,20 @@ def propose_table(
     labels = None
     if roles["target"] is not None and task == "multilabel":
         labels = sorted(set().union(*(label_set(cell) for cell in table.cells[roles["target"]])))
+    used = [name for modality in modalities.values() for name in modality.names]
+    for column in table.categories.keys() & set(used):
+        proposal.reasons[f"column {column!r}"] = table.categories[column]
+    moments = table.find_time(time, used, roles, task)
+    if moments is not None:
+        proposal.reasons["time"] = moments[1]
     proposal.config = TableConfig(
         table=str(Path(path).absolute()),
         **roles,
+        time=None if moments is None else moments[0],
         task=task,
         labels=labels,
         modalities=modalities,
-        splits=SplitsConfig(method=_guess_split(roles, task)),
+        splits=SplitsConfig(method=_guess_split(roles, task, moments is not None and moments[0] is not None)),
     )
     return proposal
 
@@ -161,6 +165,8 @@ class _Table:
         self.folder, self.rows = columns.path.parent, columns.rows
         self.cells = {name: columns.cells(name, "guess") for name in columns.names}
         self._kinds: dict[str, str] = {}
+        self.categories: dict[str, str] = {}
+        """Columns of ids that are no group, and why; see :meth:`find_group`."""
 
     def present(self, name: str) -> list[Any]:
         return [cell for cell in self.cells[name] if not is_blank(cell)]
@@ -196,7 +202,9 @@ class _Table:
 
     def find_id(self, free: Sequence[str]) -> tuple[str, str] | None:
         """A column named like an id that is there and different in every row."""
-        named = [n for n in free if _words(n) and (_words(n)[-1] in ("id", "uid", "uuid", "key") or n.lower() in _IDS)]
+        named = [
+            n for n in free if words_of(n) and (words_of(n)[-1] in ("id", "uid", "uuid", "key") or n.lower() in _IDS)
+        ]
         for name in sorted(named, key=lambda n: n.lower() not in ("id", "uid", "key", "sample_id", "row_id")):
             if self.unique(name) and self.kind(name) in ("tabular", "text"):
                 return name, "named like an id, and different in every row"
@@ -220,7 +228,7 @@ class _Table:
         if self.rows < 3 or self.kind(name) not in ("tabular", "text") or not self.opaque(name):
             return None
         there, distinct = len(self.present(name)), self.distinct(name)
-        words = _words(name)
+        words = words_of(name)
         named = bool(words) and any(word in _IDS for word in (words[0], words[-1]))
         letters = any(re.search("[A-Za-z]", str(cell)) for cell in islice(self.present(name), 50))
         if distinct == there and (named or letters):
@@ -232,22 +240,52 @@ class _Table:
         return self.kind(name) not in ("tabular", "text") or not self.opaque(name)
 
     def find_group(self, free: Sequence[str]) -> tuple[str, str] | None:
-        """A column whose values come again in many rows and stand for one source: by name, then ids, then content."""
+        """A column whose values come again in rows and stand for one source: by name, then ids, then content."""
         for name in free:
-            if name.lower() in _GROUPS or name.lower().removesuffix("_id") in _GROUPS:
+            if names_people(name) and 3 <= self.distinct(name) < self.rows:
                 return name, "named like a group"
         for name in free:
-            words, there = _words(name), self.present(name)
+            words, there = words_of(name), self.present(name)
             repeats = Counter(str(cell).strip() for cell in there)
             again = sum(count for count in repeats.values() if count > 1)
             if self.rows < 6 or len(there) < self.rows or again < 0.2 * self.rows or len(repeats) < 3:
                 continue
-            an_id = (words and words[-1] in ("id", "uid", "uuid", "key", "hash")) or self.is_hash(name)
+            an_id = self.opaque(name) and (
+                (bool(words) and words[-1] in ("id", "uid", "uuid", "key", "hash")) or self.is_hash(name)
+            )
             long = self.kind(name) == "text" and sum(len(str(c).split()) > 3 for c in there) > 0.5 * len(there)
-            if (an_id and self.opaque(name)) or long or kind_named(self.kind(name)).files:
+            if an_id and not is_entity(repeats):
+                self.categories[name] = why_no_group(repeats)
+            elif an_id or long or kind_named(self.kind(name)).files:
                 share = f"{again} of {self.rows} rows share their value with another ({len(repeats)} values)"
                 return name, f"{share}, so test rows would be known from training"
         return None
+
+    def find_time(
+        self, asked: str | None, free: Sequence[str], roles: Mapping[str, str | None], task: str
+    ) -> tuple[str | None, str] | None:
+        """The column of dates that rows are to be split by, and why; or None, and why not by the one there is."""
+        if asked is not None:
+            return None if asked == NONE else asked, "as asked for"
+        if roles["target"] is None or roles["split"] is not None:
+            return None
+        found = {name: why for name in free if self.kind(name) == "date" and (why := self._why_in_time(name))}
+        if not found:
+            return None
+        name = min(found, key=lambda name: "order" not in found[name])
+        classes = [str(cell) for cell in self.cells[roles["target"]]] if task == "classification" else None
+        group = None if roles["group"] is None else [str(cell) for cell in self.cells[roles["group"]]]
+        hindered = why_not_cut(self._moments(name), classes, group)
+        if hindered is not None:
+            return None, f"no split by {name!r}: {hindered}"
+        return name, f"{found[name]}; the earliest train, the latest test, as new rows come later"
+
+    def _moments(self, name: str) -> list[Any]:
+        type_ = learn_type(self.cells[name])
+        return [read_cell(cell, type_) for cell in self.cells[name]]
+
+    def _why_in_time(self, name: str) -> str | None:
+        return why_in_time(name, self._moments(name))
 
     def find_target(self, free: Sequence[str]) -> tuple[str, str] | None:
         """The likeliest column to predict, and why."""
@@ -266,7 +304,7 @@ class _Table:
                 continue
             if name.lower() in _TARGETS:
                 sure, why = sure + 5 - 0.1 * _TARGETS.index(name.lower()), [*why, "by its name"]
-            elif set(_words(name)) & set(_TARGET_WORDS):
+            elif set(words_of(name)) & set(_TARGET_WORDS):
                 sure, why = sure + 2, [*why, "by a word of its name"]
             if {str(cell).strip().lower() for cell in there} in ({"0", "1"}, {"true", "false"}, {"yes", "no"}):
                 sure, why = sure + 2, [*why, "two values"]
@@ -293,12 +331,6 @@ class _Table:
         if classes.dtype.kind == "i" and few <= FEW_CLASSES:
             return "classification", f"{few} different whole numbers"
         return "regression", "numbers"
-
-
-def _words(name: str) -> list[str]:
-    """``["rescuer", "id"]`` of ``RescuerID``, ``rescuer_id`` and ``Rescuer ID``."""
-    parts = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
-    return re.findall(r"[a-z0-9]+", parts.lower())
 
 
 def _modalities(table: _Table, free: Sequence[str], proposal: Proposal) -> dict[str, ModalityConfig]:
@@ -329,15 +361,17 @@ def _types(table: _Table, columns: Sequence[str]) -> dict[str, CellType]:
     types: dict[str, Any] = {}
     for name in columns:
         types[name] = learn_type(table.cells[name])
-        words = _words(name)
+        words = words_of(name)
         if types[name] == "number" and words and words[-1] in ("id", "uid", "code", "zip", "postcode"):
             types[name] = "category"
     return types
 
 
-def _guess_split(roles: Mapping[str, str | None], task: str) -> Method:
+def _guess_split(roles: Mapping[str, str | None], task: str, in_time: bool) -> Method:
     if roles["split"] is not None:
         return "given"
+    if in_time:
+        return "temporal"
     if roles["group"] is not None:
         return "grouped"
     return "stratified" if task == "classification" else "random"

@@ -32,7 +32,7 @@ from weft.compare.frames import encode_config
 from weft.data import TableConfig
 from weft.data.cells import as_category
 from weft.data.frame import frame_columns, is_frame
-from weft.data.guess import propose_table
+from weft.data.guess import NONE, propose_table
 from weft.data.table import ModalityConfig
 from weft.errors import UserError
 from weft.models.pretrained import load_model
@@ -103,7 +103,7 @@ class _Estimator(BaseEstimator):
             names = [name for name in cells if name != target]
             numbers = ModalityConfig(kind="tabular", columns=names, types=dict.fromkeys(names, "number"))
             return TableConfig(table="", target=target, task=self.task, modalities={"numbers": numbers})
-        config = propose_table(cells, target=target, group=self.group, drop=self.drop).config
+        config = propose_table(cells, target=target, group=self.group, time=NONE, drop=self.drop).config
         return config.model_copy(update={"task": self.task, "splits": None, "labels": None})
 
     def _columns(self, X: Any, y: Any = None, *, fitting: bool = False) -> tuple[dict[str, Any], Any]:
