@@ -1,25 +1,41 @@
-"""Tables of several modalities: weft's default command beside scikit-learn's ten lines, on the same rows.
+"""Tables of several modalities: weft's default command beside AutoGluon, scikit-learn and each modality alone.
 
     python benchmarks/tables.py --bar reviews        # one table: one JSON line, {"weft", "sklearn", "seconds"}, last
-    python benchmarks/tables.py --budget 2m --folds 5 reviews pets
+    python benchmarks/tables.py --budget 60s --autogluon autogluon-env/bin/python
+    python benchmarks/tables.py --budget 60s --folds 5 reviews pets
+    python benchmarks/tables.py --clock 30 120 600   # is the budget kept, and what has been found by then?
 
-The rows are split once, and both sides get the same train, dev and test rows. weft's command gets the table, a budget
-and nothing else; the other side is what a competent person writes first, TF-IDF of words and pairs of words, one-hot
-categories, standardised numbers, logistic regression, fitted on train and dev rows together with its strength chosen by
-cross-validation. Both are judged by accuracy on the test rows. With ``--folds`` the tests are those of
-cross-validation, each with a split column of its own.
+The rows are split once, and all sides get the same train, dev and test rows. weft's command gets the table, a budget
+and the metric, nothing else. AutoGluon tabular (``tables_autogluon.py``, in an environment of its own) gets train and
+dev rows together, best quality, the same time on the same cores. scikit-learn is what a competent person writes first,
+fitted on train and dev rows together: TF-IDF of words and pairs of words, one-hot categories, standardised numbers,
+logistic or ridge regression, its strength chosen by cross-validation; and histogram gradient boosting, texts as 64
+directions of their TF-IDF. "alone" is the model of a single modality that weft found best on dev.
+
+Judged on the test rows by accuracy, or by R2 where the target is a number. An interval is that of the difference,
+weft's score less the other's, by bootstrap over the test rows (over their groups, where there are any). With
+``--folds`` the test rows are those of all folds. Every result is written as it appears, and is not measured again
+unless it is asked for (``--again``); ``--sides`` measures some sides alone. Tables that lie in a package which is not
+there are left out, and that is said; ``--data-packages`` is where the wheels of bokeh_sampledata and palmerpenguins are
+unpacked.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import gzip
+import importlib.util
 import json
 import os
+import platform
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,54 +45,275 @@ import pyarrow.csv
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("WEFT_DATA", ROOT / ".." / "shared" / "data")) / "tables"
+DATA = Path(os.environ.get("WEFT_DATA", ROOT / ".." / "shared" / "data"))
+RESULTS = ROOT / "benchmarks" / "results" / "tables.json"
+PACKAGES: list[Path] = []
+MOST_ROWS, DRAWS = 4000, 9999
+OPPONENTS = ("autogluon", "sklearn linear", "sklearn boosting")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Table:
-    """A table and what is known about it."""
+    """A table and what is known about it.
 
+    Attributes:
+        columns: ``{name: cells}``.
+        target: what is predicted.
+        modalities: ``{name: (kind, columns)}``.
+        group: rows that belong together.
+        number: whether the target is a number.
+        categories, dates: columns of the tabular modalities that are neither numbers nor texts.
+    """
+
+    columns: dict[str, list[Any]]
     target: str
-    texts: tuple[str, ...]
-    numbers: tuple[str, ...]
-    categories: tuple[str, ...]
+    modalities: dict[str, tuple[str, list[str]]]
     group: str | None = None
+    number: bool = False
+    categories: list[str] = field(default_factory=list)
+    dates: list[str] = field(default_factory=list)
+
+    @property
+    def texts(self) -> list[str]:
+        """Columns of text."""
+        return [name for kind, columns in self.modalities.values() if kind == "text" for name in columns]
+
+    @property
+    def numbers(self) -> list[str]:
+        """Columns of numbers."""
+        every = [name for kind, columns in self.modalities.values() if kind != "text" for name in columns]
+        return [name for name in every if name not in (*self.categories, *self.dates)]
 
 
-TABLES = {
-    "reviews": Table(
-        "Recommended IND",
-        ("Title", "Review Text"),
-        ("Age", "Positive Feedback Count"),
-        ("Clothing ID", "Division Name", "Department Name", "Class Name"),
-    ),
-    "pets": Table(
-        "AdoptionSpeed",
-        ("Name", "Description"),
-        ("Age", "Quantity", "Fee", "VideoAmt", "PhotoAmt"),
-        (
-            *("Type", "Breed1", "Breed2", "Gender", "Color1", "Color2", "Color3", "MaturitySize", "FurLength"),
-            *("Vaccinated", "Dewormed", "Sterilized", "Health", "State"),
-        ),
-        "RescuerID",
-    ),
-}
+TABLES: dict[str, Callable[[], Table]] = {}
 
 
-def read(name: str) -> dict[str, list[Any]]:
-    """The columns of a table."""
+def table(function: Callable[[], Table]) -> Callable[[], Table]:
+    """Register a table under the name of its function."""
+    TABLES[function.__name__] = function
+    return function
+
+
+def read_csv(path: Path) -> dict[str, list[Any]]:
+    """The columns of a file; its first rows, if it is long."""
     options = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    columns: dict[str, list[Any]] = pyarrow.csv.read_csv(DATA / f"{name}.csv", parse_options=options).to_pydict()
+    convert = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
+    found = pyarrow.csv.read_csv(path, parse_options=options, convert_options=convert)
+    columns: dict[str, list[Any]] = found.slice(0, MOST_ROWS).to_pydict()
     return columns
 
 
-def splits(table: Table, columns: dict[str, list[Any]], folds: int) -> list[np.ndarray]:
+def package(name: str) -> Path:
+    """Folder of a package that ships data."""
+    for folder in PACKAGES:
+        if (folder / name).is_dir():
+            return folder / name
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"the package {name} (pip install {name}, or --data-packages FOLDER)")
+    return Path(spec.origin).parent
+
+
+def arrays(target: Any, views: dict[str, Any], number: bool = False) -> Table:
+    """A table of arrays ``(N, D)``, one modality each."""
+    columns: dict[str, list[Any]] = {}
+    modalities = {}
+    for name, values in views.items():
+        names = [f"{name}_{i}" for i in range(values.shape[1])]
+        columns |= dict(zip(names, np.asarray(values, dtype=np.float64).round(6).T.tolist(), strict=True))
+        modalities[name] = ("vector" if values.shape[1] > 16 else "tabular", names)
+    return Table({**columns, "target": np.asarray(target).tolist()}, "target", modalities, number=number)
+
+
+@table
+def reviews() -> Table:
+    """Clothing reviews: whether the product is recommended."""
+    categories = ["Clothing ID", "Division Name", "Department Name", "Class Name"]
+    modalities = {
+        "title": ("text", ["Title"]),
+        "review": ("text", ["Review Text"]),
+        "table": ("tabular", ["Age", "Positive Feedback Count", *categories]),
+    }
+    columns = read_csv(DATA / "tables" / "reviews.csv")
+    return Table(columns, "Recommended IND", modalities, categories=categories)
+
+
+@table
+def pets() -> Table:
+    """Pets: how soon they are adopted (five classes), rescuers apart."""
+    categories = ["Type", "Breed1", "Breed2", "Gender", "Color1", "Color2", "Color3", "MaturitySize", "FurLength"]
+    categories += ["Vaccinated", "Dewormed", "Sterilized", "Health", "State"]
+    numbers = ["Age", "Quantity", "Fee", "VideoAmt", "PhotoAmt"]
+    modalities = {
+        "name": ("text", ["Name"]),
+        "description": ("text", ["Description"]),
+        "table": ("tabular", numbers + categories),
+    }
+    columns = read_csv(DATA / "tables" / "pets.csv")
+    return Table(columns, "AdoptionSpeed", modalities, "RescuerID", categories=categories)
+
+
+@table
+def movies() -> Table:
+    """Movies (bokeh_sampledata): the critics' score from title, people, genre, day of release and numbers."""
+    fields = ["Title", "Cast", "Year", "Runtime", "Genre", "Released", "Director", "Writer", "Language", "Country"]
+    with sqlite3.connect(package("bokeh_sampledata") / "_data" / "movies.db") as base:
+        names = ", ".join(f'omdb."{name}"' for name in fields)
+        rows = base.execute(
+            f"select {names}, tomatoes.Meter from omdb join tomatoes on omdb.ID = tomatoes.ID "
+            "where tomatoes.Meter is not null and tomatoes.Reviews >= 10 order by omdb.ID"
+        ).fetchall()
+    order = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_ROWS])
+    columns = dict(zip([*fields, "Meter"], map(list, zip(*(rows[i] for i in order), strict=True)), strict=True))
+    categories, dates = ["Director", "Writer", "Language", "Country"], ["Released"]
+    modalities = {
+        "title": ("text", ["Title"]),
+        "cast": ("text", ["Cast"]),
+        "genre": ("text", ["Genre"]),
+        "table": ("tabular", ["Year", "Runtime", *categories, *dates]),
+    }
+    return Table(columns, "Meter", modalities, number=True, categories=categories, dates=dates)
+
+
+@table
+def titanic() -> Table:
+    """Passengers (bokeh_sampledata): who survived, from the name and the list."""
+    columns = read_csv(package("bokeh_sampledata") / "_data" / "titanic_all.csv")
+    modalities = {"name": ("text", ["name"]), "table": ("tabular", ["class", "age", "sex"])}
+    return Table(columns, "survived", modalities, categories=["class", "sex"])
+
+
+@table
+def auto_mpg() -> Table:
+    """Cars (bokeh_sampledata): miles per gallon, from the name and the numbers."""
+    columns = read_csv(package("bokeh_sampledata") / "_data" / "auto-mpg.csv")
+    numbers = ["cyl", "displ", "hp", "weight", "accel", "yr", "origin"]
+    return Table(columns, "mpg", {"name": ("text", ["name"]), "table": ("tabular", numbers)}, number=True)
+
+
+@table
+def penguins() -> Table:
+    """Penguins (palmerpenguins): the sex, from remarks, a date, categories and measurements."""
+    found = read_csv(package("palmerpenguins") / "data" / "penguins-raw.csv")
+    able = [i for i, sex in enumerate(found["Sex"]) if sex in ("MALE", "FEMALE")]
+    columns = {name.partition(" (")[0]: [cells[i] for i in able] for name, cells in found.items()}
+    columns["Date Egg"] = [str(day) for day in columns["Date Egg"]]
+    sizes = ["Culmen Length", "Culmen Depth", "Flipper Length", "Body Mass"]
+    columns |= {name: [None if v in ("NA", None) else float(v) for v in columns[name]] for name in sizes}
+    categories = ["Species", "Island", "Clutch Completion"]
+    modalities = {
+        "remarks": ("text", ["Comments"]),
+        "table": ("tabular", [*categories, "Date Egg"]),
+        "sizes": ("tabular", sizes),
+    }
+    return Table(columns, "Sex", modalities, categories=categories, dates=["Date Egg"])
+
+
+def sentences(rows: list[tuple[str, str, Any]], number: bool = False) -> Table:
+    """Two texts and what is said of them; some of them, if they are many."""
+    order = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_ROWS])
+    one, two, target = map(list, zip(*(rows[i] for i in order), strict=True))
+    modalities = {"one": ("text", ["one"]), "two": ("text", ["two"])}
+    return Table({"one": one, "two": two, "target": target}, "target", modalities, number=number)
+
+
+def lines(path: Path) -> list[list[str]]:
+    """Rows of a gzipped file of tab-separated cells without quotes."""
+    with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+        return list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+@table
+def mrpc() -> Table:
+    """MRPC: whether two sentences say the same."""
+    rows = lines(DATA / "MRPC" / "msr_paraphrase_train.txt.gz")[1:]
+    return sentences([(row[3], row[4], row[0]) for row in rows])
+
+
+@table
+def qqp() -> Table:
+    """QQP: whether two questions ask the same."""
+    return sentences([(r[3], r[4], r[5]) for r in lines(DATA / "QQP" / "qqp_23k.tsv.gz") if len(r) == 6])
+
+
+@table
+def sts_b() -> Table:
+    """STS-B: how alike two sentences are, 0 to 5; the kind of source beside them."""
+    rows = [r for r in lines(DATA / "STS-B" / "sts-train.tsv.gz") if len(r) >= 7]
+    found = sentences([(row[5], row[6], (float(row[4]), row[0], row[1])) for row in rows], number=True)
+    score, genre, file = map(list, zip(*found.columns["target"], strict=True))
+    found.columns |= {"target": score, "genre": genre, "file": file}
+    found.modalities["source"] = ("tabular", ["genre", "file"])
+    found.categories = ["genre", "file"]
+    return found
+
+
+@table
+def mosi() -> Table:
+    """CMU-MOSI: the sign of the sentiment of utterances, from text, audio and video features."""
+    found = np.load(DATA / "mosi" / "mosi_utt.npz", allow_pickle=False)
+    both = {
+        name: np.concatenate([found[f"{part}_{name}"] for part in ("train", "test")])
+        for name in ("text", "audio", "video", "label")
+    }
+    return arrays(both.pop("label"), both)
+
+
+@table
+def wikipedia() -> Table:
+    """Wikipedia: the topic of an article, from features of its text and of its image."""
+    from scipy.io import loadmat
+
+    found = loadmat(DATA / "multiview" / "Wikipedia.mat")
+    views = {f"view{i}": view.astype(float) for i, view in enumerate(found["X"].ravel())}
+    return arrays(found["y"].ravel(), views)
+
+
+@table
+def handwritten() -> Table:
+    """Handwritten digits, six views."""
+    from scipy.io import loadmat
+
+    found = loadmat(DATA / "multiview" / "Handwritten.mat")
+    return arrays(found["y"].ravel(), {f"view{i}": v.astype(float) for i, v in enumerate(found["X"].ravel())})
+
+
+@table
+def emotions() -> Table:
+    """Emotions (MULAN): whether a piece of music is relaxing and calm, from rhythm and from timbre."""
+    from scipy.io import loadmat
+
+    found = loadmat(DATA / "mvml_emotions" / "emotions.mat")
+    rhythm, timbre = found["data"].ravel()
+    return arrays(found["target"][:, 2], {"rhythm": rhythm, "timbre": timbre})
+
+
+@table
+def breast_cancer() -> Table:
+    """Breast cancer (scikit-learn): means, errors and extremes of ten measures."""
+    from sklearn.datasets import load_breast_cancer
+
+    x, y = load_breast_cancer(return_X_y=True)
+    return arrays(y, {"mean": x[:, :10], "error": x[:, 10:20], "worst": x[:, 20:]})
+
+
+@table
+def diabetes() -> Table:
+    """Diabetes (scikit-learn): its progress, from the person and from the blood."""
+    from sklearn.datasets import load_diabetes
+
+    x, y = load_diabetes(return_X_y=True)
+    return arrays(y, {"person": x[:, :4], "blood": x[:, 4:]}, number=True)
+
+
+def splits(given: Table, folds: int) -> list[np.ndarray]:
     """One column of "train", "dev", "test" per fold."""
     from weft.data import make_folds, make_splits
     from weft.store import MemoryFeatures
 
-    target = np.array([str(v) for v in columns[table.target]])
-    group = None if table.group is None else np.array(columns[table.group])
+    cells = given.columns[given.target]
+    target = np.array(cells, dtype=float) if given.number else np.array([str(v) for v in cells])
+    group = None if given.group is None else np.array(given.columns[given.group])
     ids = [str(i) for i in range(len(target))]
     rows = MemoryFeatures(ids, {"x": np.zeros((len(ids), 1))}, {"y": target}, group=group)
     found = []
@@ -87,29 +324,39 @@ def splits(table: Table, columns: dict[str, list[Any]], folds: int) -> list[np.n
     return found
 
 
-def run_weft(
-    table: Table, columns: dict[str, list[Any]], parts: np.ndarray, budget: str, folder: Path, jobs: int
-) -> dict[str, Any]:
-    """weft's command on a table of these columns and its split."""
-    used = [*table.texts, *table.numbers, *table.categories, table.target]
-    content = {name: columns[name] for name in used} | {"split": parts.tolist()}
-    if table.group is not None:
-        content["group"] = columns[table.group]
+def write(given: Table, parts: np.ndarray, folder: Path) -> None:
+    """The files that all sides read."""
+    used = [name for _, names in given.modalities.values() for name in names]
+    content = {name: [None if v is None else v for v in given.columns[name]] for name in [*used, given.target]}
+    for name in (*given.categories, *given.dates):
+        content[name] = [None if v is None else str(v) for v in content[name]]
+    content["split"] = parts.tolist()
+    if given.group is not None:
+        content["group"] = given.columns[given.group]
     pyarrow.csv.write_csv(pa.table(content), folder / "table.csv")
+    task = "regression" if given.number else "classification"
+    about = {"texts": given.texts, "categories": given.categories, "dates": given.dates}
+    (folder / "about.json").write_text(json.dumps({**about, "target": given.target, "task": task}))
     config = {
         "table": "table.csv",
         "split": "split",
-        "group": "group" if table.group else None,
-        "target": table.target,
-        "task": "classification",
+        "group": "group" if given.group else None,
+        "target": given.target,
+        "task": task,
         "modalities": {
-            **{name: {"kind": "text", "column": name} for name in table.texts},
-            "table": {"kind": "tabular", "columns": [*table.numbers, *table.categories]},
+            name: {"kind": kind, "columns": names} if kind != "text" else {"kind": kind, "column": names[0]}
+            for name, (kind, names) in given.modalities.items()
         },
     }
     (folder / "weft.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def run_weft(given: Table, parts: np.ndarray, folder: Path, budget: str, jobs: int) -> dict[str, Any]:
+    """weft's command, and the model that it keeps asked for the test rows."""
+    from weft.training.pretrained import load_model
+
     command = [sys.executable, "-c", "from weft.cli import main; main()", "compare", "weft.yaml", "--budget", budget]
-    command += ["--jobs", str(jobs), "--out", "out"]
+    command += ["--jobs", str(jobs), "--out", "out", *([] if given.number else ["--metric", "accuracy"])]
     started = time.monotonic()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     seconds = time.monotonic() - started
@@ -117,72 +364,321 @@ def run_weft(
         raise SystemExit(done.stdout + done.stderr)
     found = json.loads((folder / "out" / "comparison.json").read_text())
     rows = {row["method"]: row for row in found["table"] if row["test"] is not None}
-    return {
-        "weft": found["kept"]["metrics"]["accuracy"],
-        "kept": found["kept"]["method"],
+    test = np.flatnonzero(parts == "test")
+    frame = pyarrow.csv.read_csv(
+        folder / "table.csv",
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
+    ).take(pa.array(test))
+    model = load_model(folder / "out" / "winner")
+    guesses = model.predict(frame, progress=False)["prediction"].tolist()
+    single = [row for row in rows.values() if row["role"] == "single"]
+    best = max if found["higher_is_better"] else min
+    alone = best(single, key=lambda row: row["dev"]) if single else None
+    outcome: dict[str, Any] = {
+        "predictions": guesses,
         "seconds": seconds,
+        "kept": found["kept"]["method"],
         "jobs_not_run": len(found["not_run"]),
         "rows": {name: {"dev": row["dev"], "test": row["test"]} for name, row in rows.items()},
     }
+    if alone is not None:
+        value = 1 - alone["test"] ** 2 if given.number else alone["test"]
+        outcome["alone"] = {"method": alone["method"], "score": value}
+    return outcome
 
 
-def run_scikit(table: Table, columns: dict[str, list[Any]], parts: np.ndarray) -> float:
-    """Ten lines of scikit-learn."""
+def run_autogluon(python: str, folder: Path, seconds: float) -> dict[str, Any]:
+    """AutoGluon in its own environment."""
+    script = Path(__file__).with_name("tables_autogluon.py")
+    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    done = subprocess.run([python, script, folder, str(seconds)], capture_output=True, text=True, env=clean)
+    if done.returncode:
+        raise SystemExit(done.stdout[-3000:] + done.stderr[-3000:])
+    found: dict[str, Any] = json.loads((folder / "autogluon.json").read_text())
+    return found
+
+
+def _texts(given: Table, name: str) -> np.ndarray:
+    return np.array([str(v or "") for v in given.columns[name]], dtype=object)
+
+
+def _numbers(given: Table) -> np.ndarray:
+    """``(N, P)``: numbers, dates as year and day of the year; NaN where missing."""
+    found = [np.array([np.nan if v is None else float(v) for v in given.columns[name]]) for name in given.numbers]
+    for name in given.dates:
+        days = np.array([str(v)[:10] if v is not None else "NaT" for v in given.columns[name]], dtype="datetime64[D]")
+        years = days.astype("datetime64[Y]")
+        found += [years.astype(float), (days - years).astype(float)]
+        for column in found[-2:]:
+            column[np.isnat(days)] = np.nan
+    return np.array(found).T if found else np.zeros((len(given.columns[given.target]), 0))
+
+
+def run_linear(given: Table, parts: np.ndarray) -> dict[str, Any]:
+    """Ten lines of scikit-learn: linear."""
     from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.model_selection import GridSearchCV
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    known, test = parts != "test", parts == "test"
-    target, blocks = np.array([str(v) for v in columns[table.target]]), []
-    for name in table.texts:
-        texts = np.array([v or "" for v in columns[name]], dtype=object)
-        words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2).fit(texts[known])
-        blocks.append(words.transform(texts))
-    words = np.array([[str(v) for v in columns[name]] for name in table.categories]).T
-    blocks.append(OneHotEncoder(handle_unknown="ignore").fit(words[known]).transform(words))
-    numbers = np.array([[np.nan if v is None else float(v) for v in columns[name]] for name in table.numbers]).T
-    numbers = np.where(np.isnan(numbers), np.nanmedian(numbers[known], axis=0), numbers)
-    blocks.append(csr_matrix(StandardScaler().fit(numbers[known]).transform(numbers)))
+    started, known, test = time.monotonic(), parts != "test", parts == "test"
+    blocks = []
+    for name in given.texts:
+        texts = _texts(given, name)
+        blocks.append(
+            TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2).fit(texts[known]).transform(texts)
+        )
+    if given.categories:
+        words = np.array([[str(v) for v in given.columns[name]] for name in given.categories]).T
+        blocks.append(OneHotEncoder(handle_unknown="ignore").fit(words[known]).transform(words))
+    numbers = _numbers(given)
+    if numbers.shape[1]:
+        numbers = np.where(np.isnan(numbers), np.nanmedian(numbers[known], axis=0), numbers)
+        blocks.append(csr_matrix(StandardScaler().fit(numbers[known]).transform(numbers)))
     x = hstack(blocks).tocsr()
-    model = GridSearchCV(LogisticRegression(max_iter=300), {"C": [0.1, 1, 10]}, cv=5)
-    return float((model.fit(x[known], target[known]).predict(x[test]) == target[test]).mean())
+    if given.number:
+        y, model = (
+            np.array(given.columns[given.target], dtype=float),
+            GridSearchCV(Ridge(), {"alpha": [0.1, 1, 10, 100]}),
+        )
+    else:
+        y = np.array([str(v) for v in given.columns[given.target]])
+        model = GridSearchCV(LogisticRegression(max_iter=300), {"C": [0.1, 1, 10]}, cv=5)
+    guesses = model.fit(x[known], y[known]).predict(x[test]).tolist()
+    return {"predictions": guesses, "seconds": time.monotonic() - started}
 
 
-def measure(name: str, budget: str, folds: int, jobs: int) -> dict[str, Any]:
-    """Both sides on a table; means over the folds."""
-    table, columns = TABLES[name], read(name)
-    results = []
-    for parts in splits(table, columns, folds):
-        with tempfile.TemporaryDirectory() as folder:
-            found = run_weft(table, columns, parts, budget, Path(folder), jobs)
-        found["sklearn"] = run_scikit(table, columns, parts)
-        found["test_rows"] = int((parts == "test").sum())
-        results.append(found)
-        sys.stderr.write(f"{name}: {json.dumps({k: v for k, v in found.items() if k != 'rows'})}\n")
-    means = {key: float(np.mean([r[key] for r in results])) for key in ("weft", "sklearn", "seconds")}
-    return {"table": name, **means, "kept": [r["kept"] for r in results], "folds": results}
+def run_boosting(given: Table, parts: np.ndarray) -> dict[str, Any]:
+    """Ten lines of scikit-learn: boosting."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OrdinalEncoder
+
+    started, known, test = time.monotonic(), parts != "test", parts == "test"
+    blocks = [_numbers(given)]
+    for name in given.texts:
+        texts = _texts(given, name)
+        words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2).fit(texts[known])
+        svd = make_pipeline(words, TruncatedSVD(min(64, len(words.vocabulary_) - 1), random_state=0))
+        blocks.append(svd.fit(texts[known]).transform(texts))
+    if given.categories:
+        words = np.array([[str(v) for v in given.columns[name]] for name in given.categories]).T
+        coder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, max_categories=200)
+        blocks.append(coder.fit(words[known]).transform(words))
+    x = np.concatenate(blocks, axis=1)
+    if given.number:
+        y, model = np.array(given.columns[given.target], dtype=float), HistGradientBoostingRegressor(random_state=0)
+    else:
+        y = np.array([str(v) for v in given.columns[given.target]])
+        model = HistGradientBoostingClassifier(early_stopping=True, random_state=0)
+    guesses = model.fit(x[known], y[known]).predict(x[test]).tolist()
+    return {"predictions": guesses, "seconds": time.monotonic() - started}
+
+
+def row_scores(given: Table, parts: np.ndarray, guesses: list[Any]) -> np.ndarray:
+    """``(n,)``, whose mean is accuracy, or R2."""
+    truth = np.array(given.columns[given.target], dtype=object)[parts == "test"]
+    if given.number:
+        known = truth.astype(float)
+        return 1 - (known - np.array(guesses, dtype=float)) ** 2 / known.var()
+    return np.array([_label(a) == _label(b) for a, b in zip(truth, guesses, strict=True)], dtype=float)
+
+
+def _label(value: Any) -> str:
+    """A class, whether it was read as a word or as a number."""
+    try:
+        return str(float(value))
+    except ValueError:
+        return str(value)
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Mean of the paired differences, its 95 % interval by bootstrap over groups, and a two-sided p."""
+    _, place = np.unique(groups, return_inverse=True)
+    sums = np.bincount(place, weights=ours - theirs)
+    counts = np.bincount(place)
+    draws = np.random.default_rng(seed).integers(0, len(sums), (DRAWS, len(sums)))
+    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    p = 2 * min((1 + (means <= 0).sum()) / (DRAWS + 1), (1 + (means >= 0).sum()) / (DRAWS + 1))
+    return {
+        "difference": float((ours - theirs).mean()),
+        "low": float(low),
+        "high": float(high),
+        "p": float(min(1.0, p)),
+    }
+
+
+def measure(name: str, given: Table, parts: np.ndarray, options: argparse.Namespace, old: dict[str, Any]) -> None:
+    """What a split lacks yet, put into ``old``, which :func:`save` writes."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write(given, parts, folder)
+        seconds = parse_seconds(options.budget)
+        sides: dict[str, Callable[[], dict[str, Any]]] = {
+            "sklearn linear": lambda: run_linear(given, parts),
+            "sklearn boosting": lambda: run_boosting(given, parts),
+            "weft": lambda: run_weft(given, parts, folder, options.budget, options.jobs),
+        }
+        if options.autogluon:
+            sides["autogluon"] = lambda: run_autogluon(options.autogluon, folder, seconds)
+        for side, run in sides.items():
+            if side not in (options.sides or sides) or (side in old and not options.again):
+                continue
+            found = run()
+            found["load"] = os.getloadavg()[0]
+            found["scores"] = row_scores(given, parts, found.pop("predictions")).round(5).tolist()
+            found["score"] = float(np.mean(found["scores"]))
+            old[side] = found
+            said = {key: value for key, value in found.items() if key not in ("scores", "rows", "models")}
+            sys.stderr.write(f"{name} {side}: {json.dumps(said)}\n")
+            save(options)
+
+
+STATE: dict[str, Any] = {}
+
+
+def save(options: argparse.Namespace) -> None:
+    """Write what there is."""
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(STATE, indent=1) + "\n")
+
+
+def summary(name: str, given: Table, every: list[np.ndarray], folds: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of the table: the means over all test rows, and the paired differences."""
+    groups = np.concatenate(
+        [
+            np.flatnonzero(p == "test") if given.group is None else np.array(given.columns[given.group])[p == "test"]
+            for p in every
+        ]
+    )
+    sides = [side for side in ("weft", *OPPONENTS) if all(side in fold for fold in folds)]
+    scores = {side: np.concatenate([fold[side]["scores"] for fold in folds]) for side in sides}
+    alone = [fold["weft"]["alone"]["score"] for fold in folds if "alone" in fold["weft"]]
+    found: dict[str, Any] = {
+        "table": name,
+        "metric": "R2" if given.number else "accuracy",
+        "rows": len(every[0]),
+        "test_rows": len(groups),
+        "folds": len(folds),
+        "modalities": len(given.modalities),
+        **{side: float(values.mean()) for side, values in scores.items()},
+        "alone": float(np.mean(alone)) if len(alone) == len(folds) else None,
+        "seconds": {side: float(np.mean([fold[side]["seconds"] for fold in folds])) for side in sides},
+        "kept": [fold["weft"]["kept"] for fold in folds],
+        "against": {side: difference(scores["weft"], scores[side], groups) for side in sides if side != "weft"},
+    }
+    return found
+
+
+def clock(name: str, given: Table, parts: np.ndarray, budgets: list[str], jobs: int) -> list[dict[str, Any]]:
+    """Wall time of the command at some budgets, and what was kept."""
+    found = []
+    for budget in budgets:
+        with tempfile.TemporaryDirectory() as place:
+            write(given, parts, Path(place))
+            result = run_weft(given, parts, Path(place), budget, jobs)
+        score = float(row_scores(given, parts, result["predictions"]).mean())
+        seconds = parse_seconds(budget)
+        line = {"table": name, "budget": seconds, "seconds": result["seconds"], "ratio": result["seconds"] / seconds}
+        line |= {"score": score, "kept": result["kept"], "methods": len(result["rows"])}
+        found.append(line | {"jobs_not_run": result["jobs_not_run"], "load": os.getloadavg()[0]})
+        sys.stderr.write(f"{json.dumps(found[-1])}\n")
+    return found
+
+
+def parse_seconds(budget: str) -> float:
+    """Of "60s" or "5m"; of a number."""
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(budget[-1])
+    return float(budget) if unit is None else float(budget[:-1]) * unit
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table."""
+    head = ["table", "rows", "metric", "weft", *OPPONENTS, "alone", "kept", "seconds, weft", "AutoGluon"]
+    out = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in rows:
+        cells = [row["table"], str(row["rows"]), row["metric"], f"{row['weft']:.3f}"]
+        for side in OPPONENTS:
+            if side not in row:
+                cells.append("")
+                continue
+            d = row["against"][side]
+            cells.append(f"{row[side]:.3f} ({d['low']:+.3f} to {d['high']:+.3f})")
+        kept = ", ".join(dict.fromkeys(row["kept"]))
+        cells += ["" if row["alone"] is None else f"{row['alone']:.3f}", kept, f"{row['seconds']['weft']:.0f}"]
+        cells.append(f"{row['seconds'].get('autogluon', float('nan')):.0f}")
+        out.append(f"| {' | '.join(cells)} |")
+    return "\n".join(out)
 
 
 def main() -> None:
     """See the module docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", default=[], choices=[[], *TABLES])
-    parser.add_argument("--bar", choices=TABLES)
+    parser.add_argument("tables", nargs="*", help="which tables (default: all that can be read)")
+    parser.add_argument("--bar", help="one table against scikit-learn's linear model; one JSON line")
     parser.add_argument("--budget", default="5m")
     parser.add_argument("--folds", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "tables.json")
-    given = parser.parse_args()
-    if given.bar:
-        found = measure(given.bar, given.budget, 0, given.jobs)
-        print(json.dumps({key: found[key] for key in ("weft", "sklearn", "seconds")}))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--autogluon", help="the Python of an environment with autogluon.tabular")
+    parser.add_argument("--data-packages", type=Path, action="append", default=[])
+    parser.add_argument("--clock", nargs="+", default=[], help="budgets whose wall time is measured")
+    parser.add_argument("--sides", nargs="+", default=[], choices=["weft", *OPPONENTS], help="measure these alone")
+    parser.add_argument("--again", action="store_true", help="measure anew what there is")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    PACKAGES.extend(options.data_packages)
+    unknown = [name for name in [*options.tables, *([options.bar] if options.bar else [])] if name not in TABLES]
+    if unknown:
+        raise SystemExit(f"no table {unknown[0]!r}; there are {', '.join(TABLES)}")
+    if options.bar:
+        given = TABLES[options.bar]()
+        parts = splits(given, 0)[0]
+        with tempfile.TemporaryDirectory() as place:
+            write(given, parts, Path(place))
+            ours = run_weft(given, parts, Path(place), options.budget, options.jobs)
+        theirs = run_linear(given, parts)
+        both = [float(row_scores(given, parts, side["predictions"]).mean()) for side in (ours, theirs)]
+        print(json.dumps({"weft": both[0], "sklearn": both[1], "seconds": ours["seconds"]}))
         return
-    results = [measure(name, given.budget, given.folds, given.jobs) for name in given.tables or TABLES]
-    given.out.write_text(json.dumps({"budget": given.budget, "tables": results}, indent=2) + "\n")
-    for found in results:
-        print(json.dumps({key: found[key] for key in ("table", "weft", "sklearn", "seconds", "kept")}))
+    if options.out.is_file():
+        STATE.update(json.loads(options.out.read_text()))
+    STATE["machine"] = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, shared with other work"
+    rows = []
+    for name in options.tables or TABLES:
+        try:
+            given = TABLES[name]()
+        except FileNotFoundError as error:
+            sys.stderr.write(f"{name} is left out: it needs {error}\n")
+            continue
+        every = splits(given, 0 if options.clock else options.folds)
+        if options.clock:
+            new = clock(name, given, every[0], options.clock, options.jobs)
+            past = [x for x in STATE.get("clock", []) if (x["table"], x["budget"]) not in _keys(new)]
+            STATE["clock"] = [*past, *new]
+            save(options)
+            continue
+        key = f"{name}, {options.budget}, {f'{options.folds} folds' if options.folds else 'one split'}"
+        entry = STATE.setdefault("results", {}).setdefault(key, {"folds": [{} for _ in every]})
+        for parts, fold in zip(every, entry["folds"], strict=True):
+            measure(name, given, parts, options, fold)
+        if all("weft" in fold for fold in entry["folds"]):
+            entry["summary"] = summary(name, given, every, entry["folds"])
+            rows.append(entry["summary"])
+        save(options)
+    if options.clock:
+        print(json.dumps(STATE["clock"]))
+        return
+    print(markdown(rows))
+    print(json.dumps(rows))
+
+
+def _keys(found: list[dict[str, Any]]) -> set[tuple[str, float]]:
+    return {(x["table"], x["budget"]) for x in found}
 
 
 if __name__ == "__main__":
