@@ -315,7 +315,8 @@ def splits(given: Table, folds: int) -> list[np.ndarray]:
     target = np.array(cells, dtype=float) if given.number else np.array([str(v) for v in cells])
     group = None if given.group is None else np.array(given.columns[given.group])
     ids = [str(i) for i in range(len(target))]
-    rows = MemoryFeatures(ids, {"x": np.zeros((len(ids), 1))}, {"y": target}, group=group)
+    task = "regression" if given.number else "classification"
+    rows = MemoryFeatures(ids, {"x": np.zeros((len(ids), 1))}, {"y": target}, group=group, task=task)
     found = []
     for split in make_folds(rows, folds) if folds else [make_splits(rows)]:
         parts = np.full(len(ids), "train", dtype="<U5")
@@ -351,12 +352,17 @@ def write(given: Table, parts: np.ndarray, folder: Path) -> None:
     (folder / "weft.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
 
-def run_weft(given: Table, parts: np.ndarray, folder: Path, budget: str, jobs: int) -> dict[str, Any]:
+def run_weft(given: Table, parts: np.ndarray, folder: Path, budget: str, jobs: int | None) -> dict[str, Any]:
     """weft's command, and the model that it keeps asked for the test rows."""
     from weft.training.pretrained import load_model
 
     command = [sys.executable, "-c", "from weft.cli import main; main()", "compare", "weft.yaml", "--budget", budget]
-    command += ["--jobs", str(jobs), "--out", "out", *([] if given.number else ["--metric", "accuracy"])]
+    command += [
+        "--out",
+        "out",
+        *(["--jobs", str(jobs)] if jobs else []),
+        *([] if given.number else ["--metric", "accuracy"]),
+    ]
     started = time.monotonic()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     seconds = time.monotonic() - started
@@ -575,7 +581,7 @@ def summary(name: str, given: Table, every: list[np.ndarray], folds: list[dict[s
     return found
 
 
-def clock(name: str, given: Table, parts: np.ndarray, budgets: list[str], jobs: int) -> list[dict[str, Any]]:
+def clock(name: str, given: Table, parts: np.ndarray, budgets: list[str], jobs: int | None) -> list[dict[str, Any]]:
     """Wall time of the command at some budgets, and what was kept."""
     found = []
     for budget in budgets:
@@ -623,7 +629,7 @@ def main() -> None:
     parser.add_argument("--bar", help="one table against scikit-learn's linear model; one JSON line")
     parser.add_argument("--budget", default="5m")
     parser.add_argument("--folds", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--jobs", type=int, help="of weft (default: its own)")
     parser.add_argument("--autogluon", help="the Python of an environment with autogluon.tabular")
     parser.add_argument("--data-packages", type=Path, action="append", default=[])
     parser.add_argument("--clock", nargs="+", default=[], help="budgets whose wall time is measured")
