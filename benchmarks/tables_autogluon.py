@@ -32,6 +32,7 @@ frame = frame.drop(columns=["split", *(["group"] if "group" in frame else [])])
 started = time.monotonic()
 predictor = TabularPredictor(
     label=target,
+    problem_type="regression" if about["task"] == "regression" else None,
     eval_metric="accuracy" if about["task"] == "classification" else "root_mean_squared_error",
     path=str(folder / "autogluon"),
     verbosity=1,

@@ -68,8 +68,7 @@ class Registry(Generic[T]):
             self._discovering = True
             try:
                 for name in (self.package, *self.also):
-                    for module in pkgutil.iter_modules(importlib.import_module(name).__path__):
-                        importlib.import_module(f"{name}.{module.name}")
+                    _import_all(name)
                 for point in entry_points(group=self.package):
                     self.register(point.name)(self._load(point))
                 self._discovered = True
@@ -102,10 +101,16 @@ class Registry(Generic[T]):
     def get(self, name: str) -> type[T]:
         """The class registered as ``name``; an earlier name of a class warns and gives it.
 
+        The further packages are looked into only for a name that the first does not have: importing them takes seconds.
+
         Raises:
             UserError: the name is unknown; the message offers the closest ones.
         """
-        self._discover()
+        if self.also and not self._discovered and name not in self._classes:
+            with self._lock:
+                _import_all(self.package)
+        if name not in self._classes or not self.also:
+            self._discover()
         if name not in self._classes and name in self._renamed:
             now = self._renamed[name]
             warnings.warn(f"{self.kind} {name!r} is now called {now!r}: use that name", FutureWarning, stacklevel=2)
@@ -168,3 +173,9 @@ def check_options(cls: type, name: str, options: dict[str, Any]) -> dict[str, An
         remedy = f"it is declared as {known[option].annotation}" if option in known else ""
         raise first_fault(error, repr(name), "option", known, remedy) from None
     return {key: getattr(checked, key) for key in options}
+
+
+def _import_all(package: str) -> None:
+    """Import every module of a package."""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
