@@ -45,8 +45,8 @@ def test_the_cheap_answers_come_first(tmp_path: Path) -> None:
     order = [(job.method.name, job.seed) for job in rounds.jobs()]
     first = [name for name, _ in order]
     assert first[:2] == ["chance", "linear"]
-    assert set(first[2:4]) == {"concat", "gated"}
-    assert set(first[4:7]) == {"a (linear)", "b (linear)", "noise (linear)"}
+    assert set(first[2:5]) == {"a (linear)", "b (linear)", "noise (linear)"}
+    assert set(first[5:8]) == {"boosting", "concat", "gated"}
     assert first.index("simple-transformer") < first.index("tfn")
     assert all(seed == 0 for _, seed in order[: first.index("simple-transformer")])
 

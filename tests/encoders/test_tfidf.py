@@ -25,7 +25,7 @@ def fitted(**options):
 
 def test_similarities_equal_those_of_scikit_learn():
     encoder = fitted(dims=200, max_terms=100_000)
-    ours = np.concatenate(encoder.encode(TEXTS))
+    ours = np.concatenate(encoder.encode(TEXTS))[:, :-5]
     vectors = [
         TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True),
         TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), min_df=2, sublinear_tf=True),
@@ -35,12 +35,26 @@ def test_similarities_equal_those_of_scikit_learn():
 
 
 def test_entries_are_of_like_size_and_directions_keep_theirs():
-    ours = np.concatenate(fitted(dims=16).encode(TEXTS))
+    ours = np.concatenate(fitted(dims=16).encode(TEXTS))[:, :-5]
     assert (ours**2).sum(axis=1).mean() == pytest.approx(1, abs=0.02)
     deviations = ours.std(axis=0)
     assert deviations.max() < 3 * deviations.min()
     values = np.linalg.svd(ours - ours.mean(axis=0), compute_uv=False)
     assert values[0] > 3 * values[-1]
+
+
+def test_the_last_entries_say_what_form_a_text_has():
+    """Letters, words, capitals, digits, marks: standardised over the training texts, as large as the other entries."""
+    texts = ["One two.", "THREE 4 5 6!", "seven", "eight nine ten eleven"]
+    encoder = create_encoder("tfidf", "text")
+    encoder.fit(texts)
+    form = np.concatenate(encoder.encode(texts))[:, -5:] * np.sqrt(encoder.width - 5)
+    np.testing.assert_allclose(form.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(form.std(axis=0), 1, atol=1e-6)
+    assert form[:, 0].argmax() == 3
+    assert form[:, 1].argmin() == 2
+    assert [column.argmax() for column in form.T[2:]] == [1, 1, 0]
+    assert np.abs(encoder.encode(["!" * 1000])[0]).max() <= 5
 
 
 def test_the_same_bytes_and_the_same_answers_after_json():

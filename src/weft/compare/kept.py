@@ -3,9 +3,9 @@
 A method's model is that of its job (the seed and fold that do best on dev), not trained again. An ensemble is put
 together from its members' models. Once everything is chosen, classical models and the classical members of an ensemble
 may be fitted on train and dev rows together, with the settings they were chosen with (rounds of boosting grow with the
-rows), as is usual; the figures of the table stay those of the models that have not seen the dev rows. The thresholds of
-its sets or intervals come from dev rows that a model has not seen: of a model fitted on them too, from ``FOLDS`` models
-each fitted without a part of them.
+rows), as is usual, and boosting ``DRAWS`` times, averaged, since every fit draws rows and columns; the figures of the
+table stay those of the models that have not seen the dev rows. The thresholds of its sets or intervals come from dev
+rows that a model has not seen: of a model fitted on them too, from ``FOLDS`` models each fitted without a part of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from weft.tasks.conformal import Conformal
 
 MARK = "compare.json"
 CLASSICAL = ("linear", "boosting")
-FOLDS = 2
+FOLDS, DRAWS = 2, 4
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,16 @@ def keep(setup: Setup, job: Job, plan: Plan, about: dict[str, Any], refit: bool 
     seen = setup.seen(fold, Split(np.union1d(split.train, split.dev), split.dev[:0], split.test) if refit else None)
     with lock(setup.ledger.folder / ".winner.lock"):
         if _mark(folder) != (key, refit):
-            models = [_model(setup, part, refit) for part, _ in parts]
+            found = [(model, w) for part, w in parts for model, w in _models(setup, part, w, refit)]
+            models = [model for model, _ in found]
             modalities = tuple(n for n in setup.features.dims if any(n in model.names for model in models))
             model: Predictor = models[0]
             whole = setup.features.presence[:, [n in modalities for n in setup.features.dims]].any(axis=1).all()
-            if job.method.family == "ensemble" or not whole:
+            if len(models) > 1 or job.method.family == "ensemble" or not whole:
                 names = modalities if whole else tuple(setup.features.dims)
                 facts = {**setup.about(), "answer": setup.answer(fold)}
                 dims = {name: setup.features_at(fold).dims[name] for name in names}
-                model = EnsembleModel(setup.tasks[fold], dims, models, [w for _, w in parts], **facts)
+                model = EnsembleModel(setup.tasks[fold], dims, models, [w for _, w in found], **facts)
             model.seen, model.encoders = seen, setup.encoders(fold, model.names)
             outputs = _unseen(setup, parts) if refit else setup.ledger.outputs(job)["dev"]
             model.conformal = _conformal(setup, job, model.names, outputs)
@@ -108,9 +109,13 @@ def keep(setup: Setup, job: Job, plan: Plan, about: dict[str, Any], refit: bool 
 def refit_seconds(setup: Setup, job: Job, plan: Plan) -> float:
     """About how long it takes to fit a job's classical models once more, and for the thresholds of their sets."""
     parts = members_of(setup, job, plan) if job.method.family == "ensemble" else [(job, 1.0)]
-    found = [setup.ledger.get(part) for part, _ in parts if part.method.family in CLASSICAL]
-    once = float(sum(result["seconds"] / len(result["trials"]) for result in found if result is not None))
-    return (1 + FOLDS) * once
+    total = 0.0
+    for part, _ in parts:
+        result = setup.ledger.get(part) if part.method.family in CLASSICAL else None
+        if result is not None:
+            fits = FOLDS + (DRAWS if part.method.family == "boosting" else 1)
+            total += fits * result["seconds"] / len(result["trials"])
+    return total
 
 
 def _unseen(setup: Setup, parts: list[tuple[Job, float]]) -> np.ndarray:
@@ -151,12 +156,18 @@ def _mark(folder: Path) -> tuple[str, bool] | None:
         return None
 
 
-def _model(setup: Setup, job: Job, refit: bool) -> Predictor:
-    """The model of a job, which is done again if its folder is gone; or one fitted on train and dev rows."""
-    found = setup.ledger.get(job)
-    if refit and found is not None and job.method.family in CLASSICAL:
-        split = setup.splits[job.fold]
-        return _refitted(setup, job, found["settings"], np.union1d(split.train, split.dev))
+def _models(setup: Setup, job: Job, weight: float, refit: bool) -> list[tuple[Predictor, float]]:
+    """The model of a job with its weight; or those fitted on train and dev rows, which share it."""
+    found, split = setup.ledger.get(job), setup.splits[job.fold]
+    if not refit or found is None or job.method.family not in CLASSICAL:
+        return [(_model(setup, job), weight)]
+    rows, draws = np.union1d(split.train, split.dev), DRAWS if job.method.family == "boosting" else 1
+    fitted = [_refitted(setup, replace(job, seed=seed), found["settings"], rows) for seed in range(draws)]
+    return [(model, weight / draws) for model in fitted]
+
+
+def _model(setup: Setup, job: Job) -> Predictor:
+    """The model of a job, which is done again if its folder is gone."""
     folder = setup.ledger.model(job)
     if folder is not None:
         try:

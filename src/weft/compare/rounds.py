@@ -1,9 +1,9 @@
 """The order of a comparison: cheap answers first, then what they suggest, then what costs most; an answer at all times.
 
-1. Chance and linear on all modalities, however late it is: the least that is an answer. Then concat and gated on all,
-   then each modality alone by a linear model.
-2. Boosting, simple-transformer, late and hybrid on all, each modality alone by a network; classical models on subsets.
-   With many modalities the subset is found by leaving out one after the other as long as the loss on dev falls.
+1. Chance and linear on all modalities, however late it is: the least that is an answer. Then each modality alone by a
+   linear model, then boosting, concat and gated on all, the cheapest first.
+2. Simple-transformer, late and hybrid on all, each modality alone by a network; classical models on subsets. With many
+   modalities the subset is found by leaving out one after the other as long as the loss on dev falls.
 3. The plain fusions on the subset that is best on dev; all other methods and seeds, the cheapest first.
 4. Ensembles of what there is; contributions; the tests; the model that is kept.
 
@@ -56,7 +56,7 @@ FIGURES, TESTS = 5.0, 1e-4
 """CPU seconds of the figures and the report, and of the tests of one method per test row."""
 SHARE = 0.1
 """Of the budget that contributions may take."""
-LATER = 4
+LATER = 5
 
 
 class Rounds:
@@ -136,12 +136,13 @@ class Rounds:
             return LATER
         if method.family == "chance" or (method.family == "linear" and whole):
             return 0
-        if whole and method.decision == "joint" and method.fusion in FIRST_FUSIONS and method.family == "network":
-            return 1
-        if method.family != "network":
-            return 2 if method.family == "linear" else 3
+        if method.family == "linear":
+            return 1 if method.role == "single" else 3
+        first = method.family == "boosting" or (method.decision == "joint" and method.fusion in FIRST_FUSIONS)
+        if whole and first and len(method.modalities) > 1:
+            return 2
         plain = method.decision != "joint" or method.fusion == "simple-transformer"
-        return 3 if method.role == "single" or (whole and plain) else LATER
+        return 4 if method.family != "network" or method.role == "single" or (whole and plain) else LATER
 
     def _cost(self, job: Job) -> float:
         """By which jobs of one round are ordered: what they cost, a later seed of a method after its first."""

@@ -1,18 +1,20 @@
 r"""A text as one vector: n-grams weighted by how rare they are, reduced to the directions in which texts differ most.
 
 .. math:: x_g = (1 + \log n_g)\,\Big(1 + \log\frac{1 + N}{1 + N_g}\Big), \qquad
-          z = c\,\Big[\frac{x_W}{\lVert x_W \rVert},\; \frac{x_C}{\lVert x_C \rVert}\Big]\, V_D\, Q
+          z = \Big[c\,\Big[\frac{x_W}{\lVert x_W \rVert},\; \frac{x_C}{\lVert x_C \rVert}\Big]\, V_D\, Q,\;
+          \frac{1}{\sqrt D}\,\frac{s - \mu}{\sigma}\Big]
 
 ``n_g`` is how often n-gram ``g`` stands in the text, ``N_g`` in how many of the ``N`` training texts; ``W`` are words
 and pairs of words, ``C`` 3 to 5 characters inside words. ``V_D`` holds the first ``D`` right singular vectors of the
 training matrix. ``Q (D, D)`` is a fixed random rotation: a model that standardises entry by entry would blow up the
 weak directions to the size of the strong ones; after the turn all entries are of like size, and the directions keep
-theirs. ``c`` brings the mean squared length of the training texts to 1.
+theirs. ``c`` brings the mean squared length of the training texts to 1. The directions say nothing of the form of a
+text, which ``s`` does: the logarithms of its letters and of its words, the share of capitals, of digits and of marks.
 
-Vocabulary, weights and ``V_D Q`` (as 8-bit integers with a scale per column) are learned from the training rows and are
-the state. Tokens: ``(1, D)``. Cost: sparse products; learning is a randomised SVD of at most 20,000 training texts.
-When not to use it: where a sentence encoder (``hf:``) can be had; for operators that look at single words
-(``hashed-text`` gives those).
+Vocabulary, weights, ``V_D Q`` (as 8-bit integers with a scale per column), ``mu`` and ``sigma`` are learned from the
+training rows and are the state. Tokens: ``(1, D + 5)``. Cost: sparse products; learning is a randomised SVD of at most
+20,000 training texts. When not to use it: where a sentence encoder (``hf:``) can be had; for operators that look at
+single words (``hashed-text`` gives those).
 
 Source: Deerwester et al., "Indexing by latent semantic analysis", JASIS 1990; Halko, Martinsson, Tropp, "Finding
 structure with randomness", SIAM Review 2011.
@@ -33,6 +35,8 @@ from weft.errors import UserError
 
 MOST_TEXTS = 20_000
 SEED = 0
+TINY, FARTHEST = 1e-6, 5.0
+"""A smaller deviation is none; farther off than so many deviations counts as that far."""
 
 
 @encoders.register("tfidf")
@@ -40,7 +44,7 @@ class Tfidf(Encoder):
     """Words, pairs of words and pieces of words, reduced by an SVD.
 
     Args:
-        dims: width ``D``; less where the training texts have fewer directions.
+        dims: ``D``; less where the training texts have fewer directions.
         max_terms: most words and pairs, and most pieces.
     """
 
@@ -61,17 +65,20 @@ class Tfidf(Encoder):
             str(values[i]) for i in np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST_TEXTS), dtype=int))
         ]
         self.parts = [_Terms.learn(analyzer, texts, self.max_terms) for analyzer in ("word", "char_wb")]
-        matrix = self._matrix(texts)
+        matrix, form = self._matrix(texts), _form(texts)
         directions = _directions(matrix, min(self.dims, *matrix.shape))
+        self._mean, self._deviation = form.mean(axis=0), np.where(form.std(axis=0) > TINY, form.std(axis=0), 1.0)
         size = float(np.sqrt(((matrix @ directions) ** 2).sum(axis=1).mean()))
         self._keep(*_to_bytes(directions / (size or 1.0)))
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
-        """``(1, D)`` per text; zeros for a text without a known n-gram."""
+        """``(1, D + 5)`` per text; the first ``D`` are zeros for a text without a known n-gram."""
         if not self.parts:
             raise UserError("the encoder 'tfidf' is not fitted", "no vocabulary", "call fit() on the training rows")
-        rows = self._matrix([str(value) for value in values]) @ self._directions
-        return [row[None].astype(np.float32) for row in rows]
+        texts = [str(value) for value in values]
+        rows = self._matrix(texts) @ self._directions
+        form = np.clip((_form(texts) - self._mean) / self._deviation, -FARTHEST, FARTHEST) / np.sqrt(rows.shape[1])
+        return [row[None].astype(np.float32) for row in np.concatenate([rows, form], axis=1)]
 
     def _matrix(self, texts: Sequence[str]) -> sparse.csr_matrix:
         return sparse.hstack([part.matrix(texts) for part in self.parts]).tocsr()
@@ -79,17 +86,19 @@ class Tfidf(Encoder):
     def _keep(self, levels: np.ndarray, scale: np.ndarray) -> None:
         self._levels, self._scale = levels, scale
         self._directions = levels.astype(np.float32) * scale
-        self.width = levels.shape[1]
+        self.width = levels.shape[1] + len(self._mean)
 
     def identity(self) -> dict[str, Any]:
         """Name and options."""
-        return {"name": "tfidf", "version": 1, "dims": self.dims, "max_terms": self.max_terms}
+        return {"name": "tfidf", "version": 2, "dims": self.dims, "max_terms": self.max_terms}
 
     def state(self) -> dict[str, Any]:
         """Vocabularies, weights and directions; arrays as base64."""
         return {
             "parts": [part.state() for part in self.parts],
-            "width": self.width,
+            "mean": self._mean.tolist(),
+            "deviation": self._deviation.tolist(),
+            "width": self._levels.shape[1],
             "levels": base64.b64encode(self._levels.tobytes()).decode(),
             "scale": self._scale.tolist(),
         }
@@ -99,6 +108,7 @@ class Tfidf(Encoder):
         self.parts = [
             _Terms(part["analyzer"], part["terms"], np.array(part["weights"], np.float32)) for part in state["parts"]
         ]
+        self._mean, self._deviation = np.array(state["mean"]), np.array(state["deviation"])
         levels = np.frombuffer(base64.b64decode(state["levels"]), dtype=np.int8)
         self._keep(levels.reshape(-1, state["width"]), np.array(state["scale"], np.float32))
 
@@ -137,6 +147,18 @@ class _Terms:
     def state(self) -> dict[str, Any]:
         """JSON."""
         return {"analyzer": self.analyzer, "terms": self.terms, "weights": [round(float(w), 4) for w in self.weights]}
+
+
+def _form(texts: Sequence[str]) -> np.ndarray:
+    """``(n, 5)``: the logarithms of letters and words, the shares of capitals, digits and marks."""
+    rows = []
+    for text in texts:
+        letters = max(1, len(text))
+        capitals, digits = sum(map(str.isupper, text)), sum(map(str.isdigit, text))
+        marks = sum(not (c.isalnum() or c.isspace()) for c in text)
+        shares = [capitals / letters, digits / letters, marks / letters]
+        rows.append([np.log1p(len(text)), np.log1p(len(text.split())), *shares])
+    return np.array(rows, dtype=np.float64).reshape(len(texts), 5)
 
 
 def _counter(analyzer: str, **options: Any) -> Any:
