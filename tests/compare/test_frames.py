@@ -68,7 +68,7 @@ def test_photos_by_path_and_one_fusion(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     frame = {"photo": [], "note": [], "label": []}
-    for i in range(48):
+    for i in range(96):
         label = ["dark", "light"][i % 2]
         pixels = rng.integers(0, 60, (16, 16, 3)) + 180 * (label == "light")
         Image.fromarray(pixels.astype(np.uint8)).save(f"{i}.png")
