@@ -3,7 +3,7 @@
 Made rows of three modalities, each absent in three rows of ten by itself, of very different worth, so that a model is
 far better where the first is there. ``weft compare`` trains and chooses on train and dev rows (dev rows stop the
 training, choose the settings and the model, *and* set the thresholds: the way a user gets them); the model kept answers
-20,000 rows it has not seen. Shares are percent of rows inside, mean over draws; ``off`` is the largest distance of such
+10,000 rows it has not seen. Shares are percent of rows inside, mean over draws; ``off`` is the largest distance of such
 a mean from the promise, ``within 2 points`` the share of single draws and patterns that are: a threshold from ``n`` dev
 rows is off by about the root of ``p (1 - p) / n`` in one draw. Patterns are named by what they lack.
 
@@ -27,7 +27,7 @@ from weft.models.missing import scores_as_they_come
 from weft.store import MemoryFeatures
 from weft.tasks.conformal import LEVELS
 
-TRAIN, TEST, WORTH = 1500, 20_000, (0.7, 1.2, 2.5)
+TRAIN, TEST, WORTH = 1500, 10_000, (0.7, 1.2, 2.5)
 CONFIG = CompareConfig(
     only=["linear", "boosting", "gated"],
     without=["? (*"],
@@ -92,7 +92,7 @@ def measure(task: str, draws: int, dev: int) -> dict[str, Any]:
     return figures
 
 
-def main(draws: int = 8, dev: int = 12_000) -> None:
+def main(draws: int = 4, dev: int = 10_000) -> None:
     """Both tasks, written to results."""
     set_threads(1)
     sizes = {"train": TRAIN, "dev": dev, "test": TEST, "draws": draws}
