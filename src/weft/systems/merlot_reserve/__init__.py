@@ -1,11 +1,16 @@
-"""Frames, sound and words of videos in one network: the encoders and pre-training of MERLOT Reserve.
+"""Frames, sound and words of videos in one network: ``weft fit SOURCE --system merlot-reserve``.
 
 Encoders (:mod:`.network`), and the four kinds of sequences with their three losses (:mod:`.pretrain`), equal to the
-published code; subtitles, spans and the builder of the sequences (:mod:`.script`). The system that reads videos is not
-here yet.
+published code; subtitles, spans and the builder of the sequences (:mod:`.script`), a made world (:mod:`.world`), held
+together in :mod:`.system`.
 """
 
 from weft.systems.merlot_reserve.network import AudioEncoder, SpanEncoder, Transformer, VisionEncoder, from_flax
 from weft.systems.merlot_reserve.pretrain import MerlotNet, Videos, Words
+from weft.systems.merlot_reserve.system import LeftOutSpan, MerlotReserve
+from weft.systems.merlot_reserve.world import MadeScripts
 
-__all__ = ["AudioEncoder", "MerlotNet", "SpanEncoder", "Transformer", "Videos", "VisionEncoder", "Words", "from_flax"]
+__all__ = [
+    "AudioEncoder", "LeftOutSpan", "MadeScripts", "MerlotNet", "MerlotReserve", "SpanEncoder", "Transformer", "Videos",
+    "VisionEncoder", "Words", "from_flax",
+]  # fmt: skip

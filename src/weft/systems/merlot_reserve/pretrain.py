@@ -188,6 +188,18 @@ class MerlotNet(nn.Module):
         found["stuff_to_span"] = Pairs(vectors.flatten(0, 1)[best], y)
         return found, kind.flatten()[best]
 
+    def asked(self, batch: Videos, own: slice) -> Tensor:
+        """The output ``(B, H)`` at the only ``MASK`` of ``text2audio`` ``(B, 1, L)``, beside frames of its group."""
+        videos, segments = batch.source.shape
+        _, _, frames = self.vision_encoder(batch.images.unflatten(1, (segments, -1)).flatten(0, 1))
+        _, _, sound = self.audio_encoder(batch.audio.unflatten(1, (-1, self.frames)).flatten(0, 1))
+        x, coordinates, mask = self.prepared(
+            batch.text2audio, sound.unflatten(0, (videos, -1)), frames.unflatten(0, (videos, -1))[:, own],
+            batch.source[:, own],
+        )  # fmt: skip
+        out = self.head(self.joint_transformer(x, coordinates, mask=mask)[1])
+        return out[:, : batch.text2audio.ids.shape[2]][batch.text2audio.ids[:, 0] == MASK]
+
     def prepared(
         self,
         words: Words,
