@@ -64,15 +64,15 @@ MUTANTS = [
     Mutant(
         "a filler in training, none in inference",
         "fusion/base.py",
-        "gone = ~tokens.mask.any(dim=1, keepdim=True)",
-        "gone = ~tokens.mask.any(dim=1, keepdim=True) & self.training",
+        "gone = ~mask.any(dim=1, keepdim=True)",
+        "gone = ~mask.any(dim=1, keepdim=True) & self.training",
         "tests/contract/test_fusion.py tests/fusion/test_tucker.py -k tucker",
     ),
     Mutant(
         "absent modalities compete in a softmax gate",
         "fusion/gated.py",
-        "scores.masked_fill(~there, least).softmax(dim=1)",
-        "scores.softmax(dim=1)",
+        "scores = scores.masked_fill(~there, torch.finfo(scores.dtype).min)",
+        "scores = scores + 0.0",
         "tests/fusion/test_gated.py",
     ),
     Mutant(

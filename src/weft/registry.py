@@ -131,6 +131,12 @@ class Registry(Generic[T]):
                 return name
         raise UserError(f"{cls.__qualname__} is not a registered {self.kind}", "no such entry", "register it first")
 
+    def describe(self, name: str) -> tuple[str, dict[str, Any]]:
+        """The first line of a class's docstring, and its options with their defaults (None where one is required)."""
+        fields = self.schema(name).model_fields
+        lines = (self.get(name).__doc__ or "").strip().splitlines()
+        return (lines or [""])[0], {k: None if f.is_required() else f.default for k, f in fields.items()}
+
     def schema(self, name: str) -> type[BaseModel]:
         """The options of ``name`` as a pydantic model: the keyword-only parameters of its constructor."""
         return option_schema(self.get(name), name)

@@ -10,10 +10,10 @@ import torch
 from tests.golden.cases import Case, golden, load
 from weft.data.caption_pairs import captions_of, positive_pairs
 from weft.retrieval.repeated import captions_found, images_above, repeated_curve, unique_curve
+from weft.systems.lightcrl.probing import make_head, make_sgd, step, top_k
 from weft.tasks.pairs import pair_metrics, pair_scores
 from weft.tasks.similarity import TOLERANCES, score_classes, tolerance_curves
 from weft.tasks.zero_shot import class_vectors, prompts, top_hits
-from weft.training.probe import make_head, make_sgd, step, top_k
 from weft.training.schedules.lightcrl import FACTOR, judge_lightcrl
 
 EXACT = {"rtol": 0, "atol": 1e-10}

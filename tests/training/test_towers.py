@@ -25,8 +25,8 @@ from weft.encoders import create_encoder
 from weft.encoders.tower import Tower
 from weft.errors import UserError
 from weft.models import AlignedModel
+from weft.systems.lightcrl.probing import fine_tune, top_k
 from weft.training import TrainConfig, fit_aligner
-from weft.training.probe import fine_tune, top_k
 from weft.training.towers import RawRows, TowerModel, TowerTask
 
 SETTINGS: dict[str, Any] = {"epochs": 6, "batch_size": 8, "lr": 3e-3, "patience": 0, "checkpoint_seconds": 0}

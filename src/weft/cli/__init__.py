@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -36,18 +37,22 @@ app = typer.Typer(
     epilog="Start with `weft compare shapes`, or `weft init my_table.csv` for a table of your own.",
 )
 
-GROUPS = {
-    "Data": (init, check, encode, inspect),
-    "Models": (compare, fit, predict, evaluate, forecast),
-    "Aligned spaces": (align, search, mine),
-    "Everything there is": (list, run, moved),
+VERBS: dict[str, dict[str, Callable[..., None]]] = {
+    "Data": {"init": init.init, "check": check.check, "encode": encode.encode, "inspect": inspect.inspect},
+    "Models": {
+        "compare": compare.compare,
+        "fit": fit.fit,
+        "predict": predict.predict,
+        "evaluate": evaluate.evaluate,
+        "forecast": forecast.forecast,
+    },
+    "Aligned spaces": {"align": align.align, "search": search.search, "mine": mine.mine},
+    "Everything there is": {"list": list.list_registered, "run": run.run},
 }
-for group, verbs in GROUPS.items():
-    before = len(app.registered_commands)
-    for verb in verbs:
-        verb.add_to(app)
-    for command in app.registered_commands[before:]:
-        command.rich_help_panel = group
+for group, verbs in VERBS.items():
+    for name, verb in verbs.items():
+        app.command(name, rich_help_panel=group)(verb)
+moved.add_to(app)
 
 
 def main() -> None:

@@ -7,11 +7,7 @@ from typing import Annotated
 
 import typer
 
-from weft.cli.source import Data, Encoders, Json, Quiet, Root, Source, StoreFolder
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("align")(align)
+from weft.cli.source import Data, Encoders, Json, Quiet, Root, Source, StoreFolder, repeated
 
 
 def align(
@@ -26,10 +22,10 @@ def align(
     curve: Annotated[
         str | None, typer.Option(help="Learning curve: comma-separated numbers of training groups (photos, say).")
     ] = None,
-    setting: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Training setting. Repeat.")] = [],  # noqa: B006
+    setting: Annotated[list[str], repeated("--set", "Training setting.")] = [],
     root: Root = None,
-    data: Data = [],  # noqa: B006
-    encoder: Encoders = [],  # noqa: B006
+    data: Data = [],
+    encoder: Encoders = [],
     store: StoreFolder = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -46,7 +42,7 @@ def align(
     """
     from weft.cli.output import say, write_json, write_table
     from weft.cli.source import open_store, settings
-    from weft.compare.aligners import DEFAULT, AlignConfig, compare_aligners
+    from weft.compare.aligners import DEFAULT, AlignConfig, compare_aligners, shown, shown_curve
 
     progress = not (quiet or json)
     features = open_store(source, root, data, encoder, store, progress=progress)
@@ -57,25 +53,9 @@ def align(
     if json:
         write_json(result)
         return
-    rows = [
-        {
-            "aligner": row["aligner"],
-            "dev": f"{row['dev']:.0f}",
-            "test": f"{row['test']:.0f} ({row['low']:.0f} to {row['high']:.0f})",
-            "with hub bias": f"{row['hubs']:.0f}",
-            "p": "" if row["p_value"] is None else f"{row['p_value']:.2g}",
-            "parameters": f"{row['parameters']:,}",
-            "CPU s": f"{row['seconds']:.1f}",
-        }
-        for row in result["table"]
-    ]
-    write_table(f"Sums of recalls, percent ({source})", rows)
+    write_table(f"Sums of recalls, percent ({source})", shown(result["table"]))
     if "curve" in result:
-        points = [
-            {"groups": row["groups"], "aligner": row["aligner"], "test": f"{row['test']:.0f} ± {row['sd']:.0f}"}
-            for row in result["curve"]
-        ]
-        write_table("By number of training groups", points)
+        write_table("By number of training groups", shown_curve(result["curve"]))
     say(result["sentence"])
     say(f"winner: {result['winner']}")
 

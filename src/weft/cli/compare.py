@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weft.cli.source import Data, Encoders, Json, Modalities, Quiet, Root, Source, StoreFolder
+from weft.cli.source import Data, Encoders, Json, Modalities, Quiet, Root, Source, StoreFolder, repeated
 from weft.cli.systems import Judge, Name
 
 if TYPE_CHECKING:
     from weft.compare import Comparison
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("compare")(compare)
 
 
 def compare(
@@ -27,13 +23,8 @@ def compare(
         str | None,
         typer.Option(help="Comma-separated names or patterns, late and hybrid too (default: all that suit the data)."),
     ] = None,
-    only: Annotated[
-        list[str],
-        typer.Option("--only", metavar="METHOD", help="Name or pattern of the table, or a family. Repeat."),
-    ] = [],  # noqa: B006
-    without: Annotated[
-        list[str], typer.Option("--without", metavar="METHOD", help="Leave out, e.g. boosting, late, *token*. Repeat.")
-    ] = [],  # noqa: B006
+    only: Annotated[list[str], repeated("--only", "Name or pattern of the table, or a family.", "METHOD")] = [],
+    without: Annotated[list[str], repeated("--without", "Leave out, e.g. boosting, late, *token*.", "METHOD")] = [],
     metric: Annotated[
         str | None, typer.Option(help="What everything is chosen and judged by, e.g. auc, balanced_accuracy, mae.")
     ] = None,
@@ -49,20 +40,15 @@ def compare(
         int | None, typer.Option(min=1, help="Processes that train at a time (default: the cores).")
     ] = None,
     dim: Annotated[int, typer.Option(help="Width of the fused vector.")] = 128,
-    setting: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Setting. Repeat.")] = [],  # noqa: B006
+    setting: Annotated[list[str], repeated("--set", "Setting.")] = [],
     system: Name = "",
-    option: Annotated[
-        list[str], typer.Option("--option", metavar="KEY=VALUE", help="Of a system, for all variants. Repeat.")
-    ] = [],  # noqa: B006
-    variant: Annotated[
-        list[str],
-        typer.Option("--variant", metavar="KEY=VALUE,...", help="Of a system; the first is tested. Repeat."),
-    ] = [],  # noqa: B006
-    judge: Judge = [],  # noqa: B006
+    option: Annotated[list[str], repeated("--option", "Of a system, for all variants.")] = [],
+    variant: Annotated[list[str], repeated("--variant", "Of a system; the first is tested.", "KEY=VALUE,...")] = [],
+    judge: Judge = [],
     root: Root = None,
-    data: Data = [],  # noqa: B006
-    encoder: Encoders = [],  # noqa: B006
-    modality: Modalities = [],  # noqa: B006
+    data: Data = [],
+    encoder: Encoders = [],
+    modality: Modalities = [],
     store: StoreFolder = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -91,12 +77,14 @@ def compare(
 
     started = time.monotonic()
     from weft.cli import systems
-    from weft.cli.output import ask_folder, say, write_json
-    from weft.cli.source import cores, open_store, settings
+    from weft.cli.output import say, write_json
+    from weft.cli.source import open_store, settings
     from weft.compare import CompareConfig
     from weft.compare import compare as run
     from weft.compare.methods import possible, refuse_unknown
+    from weft.compare.schedule import cores
     from weft.data import load_config
+    from weft.files import ask_folder
     from weft.report import render_terminal, write_report
 
     progress = not (quiet or json)

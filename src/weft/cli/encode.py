@@ -10,16 +10,12 @@ import typer
 from weft.cli.source import Data, Encoders, Json, Quiet, Root, Source
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("encode")(encode)
-
-
 def encode(
     source: Source,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Store folder (default runs/SOURCE/store).")] = None,
     root: Root = None,
-    data: Data = [],  # noqa: B006
-    encoder: Encoders = [],  # noqa: B006
+    data: Data = [],
+    encoder: Encoders = [],
     dtype: Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="Of the features on disk.")] = "fp16",
     batch_size: Annotated[int, typer.Option(help="Samples per encoder call.")] = 32,
     json: Json = False,
@@ -33,8 +29,9 @@ def encode(
 
         weft encode flickr8k --root data/flickr8k --encoder image=hf:facebook/dinov2-small
     """
-    from weft.cli.output import ask_folder, say, write_json
+    from weft.cli.output import say, write_json
     from weft.cli.source import choose_encoders, read_source
+    from weft.files import ask_folder
     from weft.store import encode as encode_dataset
 
     folder = out or Path("runs") / Path(source).stem / "store"

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from weft.cli.source import Data, Json, Quiet, Root, Source
+from weft.cli.source import Data, Json, Quiet, Root, Source, repeated
 from weft.cli.systems import BatchSize, Judge
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("evaluate")(evaluate)
 
 
 def evaluate(
@@ -23,12 +19,10 @@ def evaluate(
         typer.Option(help="What rows were to the model: train, dev, test (held out or new), new, all."),
     ] = "test",
     figures: Annotated[Path | None, typer.Option(help="Folder for the task's figures.")] = None,
-    judge: Judge = [],  # noqa: B006
+    judge: Judge = [],
     system: Annotated[str, typer.Option(help="MODEL is a folder of predictions, anybody's, of this system.")] = "",
     protocol: Annotated[str, typer.Option(help="A published way to evaluate (weft list --kind protocol).")] = "",
-    option: Annotated[
-        list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the protocol. Repeat.")
-    ] = [],  # noqa: B006
+    option: Annotated[list[str], repeated("--option", "Option of the protocol.")] = [],
     batch_size: BatchSize = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="The share of the metric that goes when a modality is permuted.")
@@ -37,7 +31,7 @@ def evaluate(
         bool, typer.Option("--missing", help="Also by pattern of missing modalities, as rows come and made so.")
     ] = False,
     root: Root = None,
-    data: Data = [],  # noqa: B006
+    data: Data = [],
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -70,6 +64,7 @@ def evaluate(
     from weft.tasks.vqa_accuracy import metric_of_annotators
     from weft.training.system import System
     from weft.training.system import systems as registry
+    from weft.training.system_rows import judge_files
 
     if option and not protocol:
         raise UserError("--option is for a protocol", option[0], "name one: --protocol (weft list --kind protocol)")
@@ -87,7 +82,7 @@ def evaluate(
     if system:
         cls = registry.get(system)
         dataset = systems.read_rows(cls, source, root, data)
-        count, metrics = systems.evaluate_files(cls, model, dataset, split, figures, options)
+        count, metrics = judge_files(cls, model, dataset, split, figures, options)
     elif isinstance(loaded := load_model(model), System):
         dataset = systems.read_rows(type(loaded), source, root, data)
         count, metrics = systems.evaluate(loaded, dataset, split, figures, options, batch_size=batch_size)
@@ -107,7 +102,7 @@ def evaluate(
             scores = perceptual_scores(loaded, features, rows)
             metrics |= {f"perceptual score of {name}": value for name, value in scores.items()}
         if missing:
-            from weft.models.missing import scores_as_they_come, scores_hidden
+            from weft.models.missing import come_table, hidden_table, scores_as_they_come, scores_hidden
 
             come, made = scores_as_they_come(loaded, features, rows), scores_hidden(loaded, features, rows)
             patterns = {"as they come": come, "hidden": made}
@@ -119,31 +114,8 @@ def evaluate(
             [{"metric": key, "value": f"{value:.4f}"} for key, value in metrics.items()],
         )
         if patterns:
-            write_table(f"rows as they come: {loaded.task.primary}", _as_they_come(come, loaded.task.primary))
+            write_table(f"rows as they come: {loaded.task.primary}", come_table(come, loaded.task.primary))
             if made:
-                write_table(f"modalities hidden: {loaded.task.primary}", _hidden(made))
+                write_table(f"modalities hidden: {loaded.task.primary}", hidden_table(made))
         if figures:
             say(f"figures: {figures}")
-
-
-def _as_they_come(found: dict[str, dict[str, Any]], primary: str) -> list[dict[str, str]]:
-    sets = any("covered" in entry for entry in found.values())
-    return [
-        {
-            "lacks": pattern or "nothing",
-            "rows": f"{entry['rows']:,}",
-            primary: f"{entry[primary]:.4f}",
-            **({"sets of 90 % hold": f"{entry['covered']:.3f}"} if sets else {}),
-        }
-        for pattern, entry in found.items()
-    ]
-
-
-def _hidden(found: dict[str, dict[str, float] | None]) -> list[dict[str, str]]:
-    rows = []
-    for pattern, entry in found.items():
-        cells = ["", "", ""] if entry is None else [
-            f"{entry['rows']:,}", f"{entry['full']:.4f}", f"{entry['hidden']:.4f}"
-        ]  # fmt: skip
-        rows.append(dict(zip(("without", "rows", "nothing hidden", "hidden"), (pattern, *cells), strict=True)))
-    return rows

@@ -7,17 +7,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from weft.cli.source import Data, Encoders, Json, Modalities, Quiet, Root, Source, StoreFolder
+from weft.cli.source import Data, Encoders, Json, Modalities, Quiet, Root, Source, StoreFolder, repeated
 from weft.cli.systems import Name
 
-Settings = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Training setting, e.g. lr=0.001, epochs=50. Repeat."),
-]
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("fit")(fit)
+Settings = Annotated[list[str], repeated("--set", "Training setting, e.g. lr=0.001, epochs=50.")]
 
 
 def fit(
@@ -25,15 +18,11 @@ def fit(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Model folder (default runs/SOURCE/FUSION).")] = None,
     fusion: Annotated[str, typer.Option(help="Operator (weft list), or an aligner for retrieval data.")] = "",
     dim: Annotated[int, typer.Option(help="Width of the fused vector.")] = 128,
-    option: Annotated[
-        list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the operator or system. Repeat.")
-    ] = [],  # noqa: B006
+    option: Annotated[list[str], repeated("--option", "Option of the operator or system.")] = [],
     metric: Annotated[str, typer.Option(help="Epochs are chosen by it; default: what suits the target.")] = "",
     class_weights: Annotated[str, typer.Option(help="'balanced': every class counts alike in the loss.")] = "",
     objective: Annotated[str, typer.Option(help="Of an aligner (weft list --kind objective); default: its own.")] = "",
-    objective_option: Annotated[
-        list[str], typer.Option("--objective-option", metavar="KEY=VALUE", help="Option of the objective. Repeat.")
-    ] = [],  # noqa: B006
+    objective_option: Annotated[list[str], repeated("--objective-option", "Option of the objective.")] = [],
     decision: Annotated[Literal["joint", "late", "hybrid"], typer.Option(help="Where modalities meet.")] = "joint",
     rule: Annotated[
         str, typer.Option(help="How late and hybrid decisions are combined: mean, weighted (learned), product, ...")
@@ -42,11 +31,11 @@ def fit(
         bool, typer.Option("--train-towers", help="Train the encoders (hf:...) along with an aligner, from raw rows.")
     ] = False,
     system: Name = "",
-    setting: Settings = [],  # noqa: B006
+    setting: Settings = [],
     root: Root = None,
-    data: Data = [],  # noqa: B006
-    encoder: Encoders = [],  # noqa: B006
-    modality: Modalities = [],  # noqa: B006
+    data: Data = [],
+    encoder: Encoders = [],
+    modality: Modalities = [],
     store: StoreFolder = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -71,8 +60,9 @@ def fit(
         weft fit data/NJU2K --system rgbd-saliency --option backbone=microsoft/resnet-50 --set epochs=50
     """
     from weft.cli import systems
-    from weft.cli.output import ask_folder, say, write_json, write_table
+    from weft.cli.output import say, write_json, write_table
     from weft.cli.source import open_raw, open_store, settings
+    from weft.files import ask_folder
 
     if system:
         options, training = settings(option, "option"), settings(setting, "set")

@@ -10,10 +10,6 @@ import typer
 from weft.cli.source import Data, Json, Root
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("forecast")(forecast)
-
-
 def forecast(
     source: Annotated[str, typer.Argument(help="A data set whose target is the future of a series, e.g. ett.")],
     against: Annotated[
@@ -23,7 +19,7 @@ def forecast(
     channel: Annotated[int, typer.Option(help="Its channel; -1 is the last.")] = -1,
     change: Annotated[bool, typer.Option(help="The target is the change since the last step.")] = False,
     root: Root = None,
-    data: Data = [],  # noqa: B006
+    data: Data = [],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for forecast.json and the figures.")] = None,
     json: Json = False,
 ) -> None:
@@ -49,14 +45,4 @@ def forecast(
     if json:
         write_json(found)
         return
-    cells = [
-        {
-            "forecast": row.name,
-            "MSE": f"{row.mse:.4g}" + (f" ± {row.mse_sd:.2g}" if row.mse_sd is not None else ""),
-            "MAE": f"{row.mae:.4g}" + (f" ± {row.mae_sd:.2g}" if row.mae_sd is not None else ""),
-            "seeds": row.seeds if row.mse_sd is not None else None,
-            f"p (Holm) against {best}": None if row.p_holm is None else f"{row.p_holm:.2g}",
-        }
-        for row in rows
-    ]
-    write_table(f"{dataset.name}: test rows, in the units of the target", cells)
+    write_table(f"{dataset.name}: test rows, in the units of the target", [row.cells(best) for row in rows])

@@ -8,10 +8,6 @@ from typing import Annotated
 import typer
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("init")(init)
-
-
 def init(
     table: Annotated[Path, typer.Argument(help="CSV, Parquet or JSONL; one row per sample, one column per modality.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The YAML to write.")] = Path("weft.yaml"),
@@ -19,7 +15,7 @@ def init(
     id: Annotated[str | None, typer.Option(help="Column of row ids; none: rows are numbered.")] = None,
     group: Annotated[str | None, typer.Option(help="Rows of one value never cross a split; none: no groups.")] = None,
     time: Annotated[str | None, typer.Option(help="Column of dates to split by; none: rows have no order.")] = None,
-    drop: Annotated[list[str], typer.Option("--drop", help="Column to leave out. Repeat.")] = [],  # noqa: B006
+    drop: Annotated[list[str], typer.Option("--drop", help="Column to leave out. Repeat.")] = [],
     force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,
 ) -> None:
     """Look at a table's columns and write a YAML that says what each one is; edit it, then `weft compare weft.yaml`.
@@ -32,9 +28,10 @@ def init(
 
         weft init pets.csv --target AdoptionSpeed --group RescuerID --drop Name --force
     """
-    from weft.cli.output import ask_file, say
+    from weft.cli.output import say
     from weft.data import propose_table, to_commented_yaml
     from weft.errors import UserError
+    from weft.files import ask_file
 
     if out.exists() and not force:
         raise UserError("the configuration exists already", str(out), "choose another --out, or pass --force")

@@ -10,10 +10,6 @@ import typer
 from weft.cli.source import Json
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("inspect")(inspect)
-
-
 def inspect(
     store: Annotated[Path, typer.Argument(help="Folder written by `weft encode`.")],
     target: Annotated[

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from weft.cli.source import repeated
+
 REGISTRIES = {
     "fusion": ("weft.fusion", "fusions"),
     "aligner": ("weft.alignment", "aligners"),
@@ -23,16 +25,10 @@ REGISTRIES = {
 ABOUT = ("arity", "wants", "absent", "kinds", "reads", "writes", "judge", "paper")
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("list")(list_registered)
-
-
 def list_registered(
     pattern: Annotated[str, typer.Argument(help="Shell pattern of names.")] = "*",
     kind: Annotated[str, typer.Option(help=f"One of {', '.join(REGISTRIES)}.")] = "fusion",
-    exclude: Annotated[
-        list[str], typer.Option("--exclude", metavar="PATTERN", help="Shell pattern of names to leave out. Repeat.")
-    ] = [],  # noqa: B006
+    exclude: Annotated[list[str], repeated("--exclude", "Shell pattern of names to leave out.", "PATTERN")] = [],
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """List what is registered: fusions by default; of a single one, its options and source too.
@@ -52,15 +48,10 @@ def list_registered(
     registry = _registry(kind)
     rows = []
     for name in registry.names(pattern, exclude):
-        cls = registry.get(name)
-        options = {
-            key: None if field.is_required() else field.default
-            for key, field in registry.schema(name).model_fields.items()
-        }
-        about = {key: getattr(cls, key) for key in ABOUT if hasattr(cls, key)}
+        summary, options = registry.describe(name)
+        about = {key: getattr(registry.get(name), key) for key in ABOUT if hasattr(registry.get(name), key)}
         if kind == "system":
             about["reads"] = {role: need.kind for role, need in about["reads"].items()}
-        summary = (cls.__doc__ or "").strip().splitlines()[0] if cls.__doc__ else ""
         rows.append({"name": name, "summary": summary, **about, "options": options})
     if json:
         write_json(rows)

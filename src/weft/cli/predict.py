@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from weft.cli.source import Data, Json, Quiet, Root
+from weft.cli.source import Data, Json, Quiet, Root, repeated
 from weft.cli.systems import BatchSize
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("predict")(predict)
 
 
 def predict(
@@ -23,9 +19,7 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="CSV of id, prediction, probabilities; or a folder of files.")
     ] = None,
-    row: Annotated[
-        list[str], typer.Option("--row", metavar="YAML", help='Instead: a row, e.g. "text: a red circle". Repeat.')
-    ] = [],  # noqa: B006
+    row: Annotated[list[str], repeated("--row", 'Instead: a row, e.g. "text: a red circle".', "YAML")] = [],
     split: Annotated[str, typer.Option(help="Rows that were train, dev, test or new to a system; or all.")] = "all",
     seed: Annotated[int, typer.Option(help="Of what is drawn, where predictions are samples.")] = 0,
     sets: Annotated[
@@ -40,7 +34,7 @@ def predict(
     by: Annotated[str | None, typer.Option(help="The modality it is predicted from (default: the other one).")] = None,
     batch_size: BatchSize = None,
     root: Root = None,
-    data: Data = [],  # noqa: B006
+    data: Data = [],
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -61,26 +55,42 @@ def predict(
 
         weft predict runs/shapes/text-to-image --row "text: a large red circle in the top left" -o drawn
     """
+    import io
+
     import numpy as np
 
     from weft.cli import systems
-    from weft.cli.output import ask_file, say, write_json, writing
-    from weft.cli.source import read_new_rows
+    from weft.cli.output import say, write_json
+    from weft.cli.source import open_rows, read_new_rows
     from weft.errors import UserError
+    from weft.files import ask_file, write_bytes, writing
     from weft.models.aligned import AlignedModel
+    from weft.models.expected import predict_modality
     from weft.models.outputs import write_table
     from weft.models.pretrained import load_model
     from weft.training.system import System
+    from weft.training.system_rows import rows_by_hand
 
     loaded = load_model(model)
     if not source and not row:
         raise UserError("predict needs rows", "no source, no --row", "give a table, a data set, or --row")
     if isinstance(loaded, System):
-        rows = systems.rows_by_hand(type(loaded), row) if row else systems.read_rows(type(loaded), source, root, data)
+        rows = rows_by_hand(type(loaded), row) if row else systems.read_rows(type(loaded), source, root, data)
         systems.predict(loaded, rows, out, split, batch_size=batch_size, seed=seed, json=json)
         return
     if isinstance(loaded, AlignedModel):
-        predict_modality(loaded, source, out, find, by, split, root, data, json=json, progress=not (quiet or json))
+        place, file = out or Path(f"{find}.npz"), io.BytesIO()
+        ask_file(place)
+        searched = open_rows(source, root, data)
+        ids, predicted, facts = predict_modality(loaded, searched, find, by, split, progress=not (quiet or json))
+        np.savez(file, id=ids, prediction=predicted)
+        with writing(place):
+            write_bytes(place, file.getvalue())
+        share = f"; they explain {facts['explained']:.3f} of the variance" if facts else ""
+        if json:
+            write_json({"rows": len(ids), "width": predicted.shape[1], "file": str(place), **facts})
+        else:
+            say(f"{len(ids)} predictions of {find} in {place}{share}")
         return
     place = out or Path("predictions.csv")
     if not json:
@@ -99,65 +109,3 @@ def predict(
     with writing(place):
         write_table("label", place, result.pop("id"), result, loaded.task.labels)
     say(f"{len(dataset)} predictions in {place}")
-
-
-def predict_modality(
-    aligner: Any,
-    source: str,
-    out: Path | None,
-    find: str | None,
-    by: str | None,
-    split: str,
-    root: Path | None,
-    data: list[str],
-    *,
-    json: bool,
-    progress: bool,
-) -> None:
-    """Features of one modality as another lets expect them, in an .npz; and how much of the true ones they explain."""
-    import io
-
-    import numpy as np
-
-    from weft.cli.output import ask_file, say, write_json, writing
-    from weft.cli.source import open_rows
-    from weft.data import Dataset
-    from weft.errors import UserError
-    from weft.files import write_bytes
-    from weft.models.asked import rows_of, same_encoders
-
-    others = [name for name in aligner.names if name != find]
-    if find is None or (by is None and len(others) != 1):
-        found = f"--find {find or '?'}, --by {by or '?'}; {', '.join(aligner.names)}"
-        raise UserError(
-            "name the modality to predict, and the one it is predicted from", found, "--find text --by image"
-        )
-    place = out or Path(f"{find}.npz")
-    ask_file(place)
-    data_set = open_rows(source, root, data)
-    same_encoders(aligner, data_set, by or others[0])
-    rows = rows_of(data_set, split, aligner)
-    features = aligner.encode(data_set, progress=progress) if isinstance(data_set, Dataset) else data_set
-    predicted = aligner.predict_modality(features, by or others[0], find, rows)
-    ids = np.array([features.ids[row] for row in rows.tolist()])
-    file = io.BytesIO()
-    np.savez(file, id=ids, prediction=predicted)
-    with writing(place):
-        write_bytes(place, file.getvalue())
-    result = {"rows": len(rows), "width": predicted.shape[1], "file": str(place)}
-    if find in features.dims:
-        result["explained"] = explained(features.pooled(rows)[find], predicted, aligner.standardise.statistics(find)[0])
-    if json:
-        write_json(result)
-        return
-    share = f"; they explain {result['explained']:.3f} of the variance" if "explained" in result else ""
-    say(f"{len(rows)} predictions of {find} in {place}{share}")
-
-
-def explained(truth: Any, predicted: Any, mean: Any) -> float:
-    """Share of the variance around the training mean, over all features; rows that lack a side are left out."""
-    import numpy as np
-
-    there = np.isfinite(truth).all(axis=1) & np.isfinite(predicted).all(axis=1)
-    around = truth[there] - mean.cpu().numpy()
-    return float(1 - np.square(truth[there] - predicted[there]).sum() / np.square(around).sum())

@@ -6,33 +6,33 @@ from typing import Annotated
 
 import typer
 
+from weft.cli.source import repeated
 
-def add_to(app: typer.Typer) -> None:
-    def run(
-        recipe: Annotated[str, typer.Argument(help="A shipped recipe (--dry-run shows it), or a YAML of your own.")],
-        setting: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A variable. Repeat.")] = [],  # noqa: B006
-        dry_run: Annotated[bool, typer.Option(help="Print the commands and do not run them.")] = False,
-    ) -> None:
-        """Run the commands of a recipe one after the other; finished encoding and training is not done again.
 
-        Examples:
+def run(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (--dry-run shows it), or a YAML of your own.")],
+    setting: Annotated[list[str], repeated("--set", "A variable.", "NAME=VALUE")] = [],
+    dry_run: Annotated[bool, typer.Option(help="Print the commands and do not run them.")] = False,
+) -> None:
+    """Run the commands of a recipe one after the other; finished encoding and training is not done again.
 
-            weft run lightcrl/small-table-mrpc --set DATA=data --dry-run
+    Examples:
 
-            weft run my_recipe.yaml --set OUT=runs/mine
-        """
-        import shlex
+        weft run lightcrl/small-table-mrpc --set DATA=data --dry-run
 
-        from weft.cli.output import say
-        from weft.cli.source import settings
-        from weft.recipes.recipe import load_recipe
+        weft run my_recipe.yaml --set OUT=runs/mine
+    """
+    import shlex
 
-        loaded = load_recipe(recipe)
-        commands = loaded.commands(settings(setting, "set"))
-        say(f"{loaded.title} ({loaded.source})")
-        for command in commands:
-            say(f"$ weft {shlex.join(command)}")
-            if not dry_run:
-                app(command, standalone_mode=False)
+    from weft.cli import app
+    from weft.cli.output import say
+    from weft.cli.source import settings
+    from weft.recipes.recipe import load_recipe
 
-    app.command("run")(run)
+    loaded = load_recipe(recipe)
+    commands = loaded.commands(settings(setting, "set"))
+    say(f"{loaded.title} ({loaded.source})")
+    for command in commands:
+        say(f"$ weft {shlex.join(command)}")
+        if not dry_run:
+            app(command, standalone_mode=False)

@@ -10,20 +10,16 @@ import typer
 from weft.cli.source import Data, Json, Quiet, Root, Source
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("search")(search)
-
-
 def search(
     model: Annotated[Path, typer.Argument(help="Folder of an aligner: `weft fit` on retrieval data.")],
     source: Source,
     query: Annotated[
         list[str], typer.Option(help="A text, or the path of a file. Repeat. None: measure instead.")
-    ] = [],  # noqa: B006
+    ] = [],
     find: Annotated[
         list[str],
         typer.Option(help="Modality to search in (default: the one that is not text). Repeat: one pool of several."),
-    ] = [],  # noqa: B006
+    ] = [],
     by: Annotated[str | None, typer.Option(help="Modality of the queries (default: the text).")] = None,
     top: Annotated[int, typer.Option(min=1, help="Hits per query.")] = 5,
     split: Annotated[str, typer.Option(help="train, dev, test (rows new to the model too) or all.")] = "test",
@@ -41,7 +37,7 @@ def search(
         Path | None, typer.Option(help="Folder for the curve (measuring only, as many captions to every image).")
     ] = None,
     root: Root = None,
-    data: Data = [],  # noqa: B006
+    data: Data = [],
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -58,12 +54,13 @@ def search(
 
         weft search runs/flickr8k/lightcrl runs/flickr8k/store --figures figures
     """
-    from weft.cli.output import write_json, write_table
+    from weft.cli.output import say, write_json, write_table
     from weft.cli.source import open_rows
     from weft.errors import UserError
     from weft.models import load_model
     from weft.models.asked import kinds_of, require_aligner, rows_of, same_encoders, searched
     from weft.models.embed import embed_values
+    from weft.models.searching import gallery, measure
 
     aligner = require_aligner(load_model(model))
     rows = open_rows(source, root, data)
@@ -85,7 +82,8 @@ def search(
                     f"{title} ({source}, {split})", [{"what": k, "value": f"{v:.4f}"} for k, v in found.items()]
                 )
         return
-    built = gallery(aligner, model, rows, names, by, chosen, split, index, hubs, factory if approximate else None, show)
+    faiss = factory if approximate else None
+    built = gallery(aligner, model, rows, names, by, chosen, split, index, hubs, faiss, show, say)
     asked: list[Any] = [q if kinds[by] == "text" else Path(q) for q in query]
     hits = built.search(embed_values(aligner, by, asked), top)
     answer = [
@@ -97,145 +95,3 @@ def search(
         write_json(answer)
     else:
         write_table(f"{', '.join(names)} by {by}", [{**row, "score": f"{row['score']:.4f}"} for row in answer])
-
-
-def gallery(
-    aligner: Any,
-    folder: Path,
-    rows: Any,
-    names: list[str],
-    by: str,
-    chosen: Any,
-    split: str,
-    index: Path | None,
-    hubs: str,
-    factory: str | None,
-    show: bool,
-) -> Any:
-    """The index of the different values of the modalities ``names`` in the chosen rows: opened where it is there, else
-    built and kept. Several are one pool, in which a row is called MODALITY/ID.
-
-    Without ``index``, rows that have to be encoded are kept in the model's folder under a name made of their content.
-    """
-    import numpy as np
-
-    from weft.cli.output import say
-    from weft.data import Dataset
-    from weft.errors import UserError
-    from weft.files import canonical, sha256
-    from weft.models.asked import hubs_of, rows_of, values_of, vectors_of
-    from weft.retrieval.pool import mix_pool
-    from weft.retrieval.search import FILE, ExactIndex, FaissIndex, model_fingerprint
-
-    share = share_of(hubs)
-    if share != 0 and len(names) > 1:
-        raise UserError("hubs are lowered in one modality", ", ".join(names), "leave out --hubs, or search one")
-    items, contents = {}, []
-    for name in names:
-        value, content = values_of(rows, name)
-        there = chosen[value[chosen] >= 0]
-        items[name] = there[np.sort(np.unique(value[there], return_index=True)[1])]
-        contents.append(content)
-        if len(there) < len(chosen):
-            say(f"{len(chosen) - len(there)} of {len(chosen)} rows have no {name}: they are not searched")
-    ids = [rows.ids[i] if len(names) == 1 else f"{name}/{rows.ids[i]}" for name in names for i in items[name]]
-    source = rows.name if isinstance(rows, Dataset) else rows.manifest["name"]
-    about = {"source": source, "modality": ", ".join(names), "split": split}
-    about |= {"rows": sha256(canonical([ids, contents]))[:16]} | ({} if share == 0 else {"hubs": f"{hubs} by {by}"})
-    about |= {"factory": factory} if factory else {}
-    kind: Any = FaissIndex if factory else ExactIndex
-    fingerprint = model_fingerprint(aligner)
-    kept = index
-    if index is None and isinstance(rows, Dataset):
-        kept = folder / "indexes" / sha256(canonical([about, kind.kind, fingerprint]))[:16]
-    if kept is not None and (kept / FILE).is_file():
-        return kind.load(kept, fingerprint, {"hubs": None, **about})
-    parts = {name: vectors_of(aligner, rows, name, items[name], progress=show) for name in names}
-    vectors, bias = parts[names[0]], None
-    if share != 0:
-        found = hubs_of(aligner, rows, [(by, names[0])], share, progress=show)
-        bias = found.corrections[f"{by}->{names[0]}"].bias(vectors, found.bank[by])
-    elif len(names) > 1:
-        bank_rows = np.concatenate([rows_of(rows, part, aligner) for part in ("train", "dev")])
-        bank = vectors_of(aligner, rows, by, bank_rows[values_of(rows, by)[0][bank_rows] >= 0], progress=show)
-        vectors, bias, _ = mix_pool(parts, bank)
-    options = {"factory": factory} if factory else {}
-    built = kind(vectors, ids, fingerprint=fingerprint, about=about, bias=bias, **options)
-    if kept is not None:
-        try:
-            built.save(kept)
-        except OSError:
-            if index is not None:
-                raise
-    return built
-
-
-def share_of(hubs: str) -> float | None:
-    """What ``--hubs`` says: a share, or None where dev rows choose."""
-    from weft.errors import UserError
-
-    if hubs == "dev":
-        return None
-    try:
-        share = float(hubs)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share < float("inf"):
-        raise UserError("--hubs is a share, 0 or more, or dev", hubs, "0.5 is usual")
-    return share
-
-
-def measure(
-    aligner: Any, rows: Any, find: str, by: str, chosen: Any, show: bool, figures: Path | None, hubs: str = "0"
-) -> dict[str, dict[str, float]]:
-    """Recalls in both directions, also with hubs lowered where that is asked; LightCRL's curve in both readings, where
-    every image has as many captions."""
-    import numpy as np
-
-    from weft.models.asked import hubs_of, values_of, vectors_of
-    from weft.retrieval.repeated import captions_found, images_above, repeated_curve, unique_curve
-    from weft.tasks import plots
-    from weft.tasks.retrieval import RetrievalTask
-
-    groups = chosen if rows.group is None else rows.group[chosen]
-    order = np.argsort(groups, kind="stable")
-    chosen, groups = chosen[order], groups[order]
-    presence = {name: values_of(rows, name)[0][chosen] >= 0 for name in (find, by)}
-    vectors = {}
-    for name, there in presence.items():
-        found = vectors_of(aligner, rows, name, chosen[there], progress=show)
-        vectors[name] = np.zeros((len(chosen), found.shape[1]), found.dtype)
-        vectors[name][there] = found
-    _, first, counts = np.unique(groups, return_index=True, return_counts=True)
-    complete = all(there.all() for there in presence.values())
-    repeated = len(first) < len(groups) and all(
-        np.array_equal(vectors[find][start : start + n], np.repeat(vectors[find][start : start + 1], n, axis=0))
-        for start, n in zip(first, counts, strict=True)
-    )
-    task = RetrievalTask(((find, by),), unique=(find,) if repeated else ())
-    result = {"retrieval": task.metrics(vectors, groups, presence)}
-    if (share := share_of(hubs)) != 0:
-        lowered = hubs_of(aligner, rows, [(by, find), (find, by)], share, progress=show)
-        by_how_much = ", ".join(f"{name} {c.alpha:g} (k {c.k})" for name, c in lowered.corrections.items())
-        result[f"retrieval, hubs lowered: {by_how_much}"] = task.metrics(vectors, groups, presence, hubs=lowered)
-    if complete and repeated and len(set(counts.tolist())) == 1:
-        images, texts, n = vectors[find][first], vectors[by], int(counts[0])
-        above = images_above(images, texts)
-        ks = [k for k in (1, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 10000) if k <= len(texts)]
-        curves = {
-            "corrected, unique images": lambda ks: unique_curve(above, ks),
-            "corrected, repeated rows": lambda ks: repeated_curve(above, ks, n),
-            "as published (last batch of 100)": lambda ks: repeated_curve(above, ks, n, last_batch=100),
-        }
-        for name, curve in curves.items():
-            found = {f"k={k}": float(v) for k, v in zip(ks, curve(ks), strict=True)}
-            result[f"{by} -> {find} curve, {name}"] = found
-        if figures is not None:
-            every = np.unique(np.geomspace(1, len(texts), 400).astype(int))
-            lines = {name: (every, curve(every)) for name, curve in curves.items()}
-            title = f"{by} to {find}: {len(texts)} texts, {len(images)} items"
-            plots.curves(lines, "retrieval-curve", figures, xlabel="k", ylabel="answered within k", title=title)
-        result[f"{find} -> {by}, at least j of {n} in the top {n}"] = {
-            f"j={j + 1}": float(v) for j, v in enumerate(captions_found(images, texts))
-        }
-    return result

@@ -15,21 +15,20 @@ if TYPE_CHECKING:
     from weft.store import Store
     from weft.training.towers import RawRows
 
+
+def repeated(flag: str, text: str, metavar: str = "KEY=VALUE") -> Any:
+    """An option that may be given several times."""
+    return typer.Option(flag, metavar=metavar, help=f"{text} Repeat.")
+
+
 Source = Annotated[
     str, typer.Argument(help="A store folder, a YAML written by `weft init`, or a data set (weft list --kind dataset).")
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder of a published data set, in its official layout.")]
-Data = Annotated[
-    list[str], typer.Option("--data", metavar="KEY=VALUE", help="Option of the data set, e.g. --data rows=900. Repeat.")
-]
-Encoders = Annotated[
-    list[str],
-    typer.Option("--encoder", metavar="MODALITY=NAME", help="e.g. image=hf:facebook/dinov2-small. Repeat."),
-]
+Data = Annotated[list[str], repeated("--data", "Option of the data set, e.g. --data rows=900.")]
+Encoders = Annotated[list[str], repeated("--encoder", "e.g. image=hf:facebook/dinov2-small.", "MODALITY=NAME")]
 StoreFolder = Annotated[Path | None, typer.Option("--store", help="Where the encoded features go.")]
-Modalities = Annotated[
-    list[str], typer.Option("--modality", metavar="NAME", help="Read these modalities alone (default: all). Repeat.")
-]
+Modalities = Annotated[list[str], repeated("--modality", "Read these modalities alone (default: all).", "NAME")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
@@ -99,24 +98,11 @@ def read_new_rows(table: dict[str, Any] | None, source: str, root: Path | None, 
 
 def choose_encoders(dataset: Dataset, source: str, chosen: list[str]) -> dict[str, Encoder]:
     """One encoder per modality: ``--encoder`` first, then the YAML's, then the built-in that needs no weights."""
-    from weft.encoders import create_encoder, default_encoder
+    from weft.data import load_config
+    from weft.encoders.choice import encoders_of
 
-    named: dict[str, tuple[str, dict[str, Any]]] = {}
-    if source.endswith((".yaml", ".yml")):
-        from weft.data import load_config
-
-        for name, column in load_config(source).modalities.items():
-            if column.encoder:
-                named[name] = (column.encoder, column.options)
-    for name, spec in settings(chosen, "encoder").items():
-        if name not in dataset.modalities:
-            raise UserError("--encoder names no modality", name, did_you_mean(name, dataset.modalities, "modalities"))
-        named[name] = (spec, {})
-    encoders = {}
-    for name, modality in dataset.modalities.items():
-        spec, options = named.get(name, (default_encoder(modality.kind), {}))
-        encoders[name] = create_encoder(spec, modality.kind, **options)
-    return encoders
+    config = load_config(source) if source.endswith((".yaml", ".yml")) else None
+    return encoders_of(dataset, config, settings(chosen, "encoder"))
 
 
 def open_store(
@@ -160,14 +146,3 @@ def open_raw(source: str, root: Path | None, data: list[str], chosen: list[str])
         )
     dataset = read_source(source, root, data)
     return RawRows(dataset, {name: Tower(e) for name, e in choose_encoders(dataset, source, chosen).items()})
-
-
-def cores() -> int:
-    """Cores this process may use; one where a GPU does the work."""
-    import os
-
-    import torch
-
-    if torch.cuda.is_available():
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

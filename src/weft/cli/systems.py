@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weft.errors import UserError, did_you_mean
+from weft.cli.source import repeated
 
 if TYPE_CHECKING:
     from weft.compare import Comparison
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from weft.training.system import System
 
 Name = Annotated[str, typer.Option("--system", help="A published whole network (weft list --kind system).")]
-Judge = Annotated[
-    list[str], typer.Option("--judge", metavar="KEY=VALUE", help="Option of a system's judge, e.g. space=... Repeat.")
-]
+Judge = Annotated[list[str], repeated("--judge", "Option of a system's judge, e.g. space=...")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows of a forward pass (systems).")]
 
 
@@ -30,41 +28,6 @@ def read_rows(cls: type[System], source: str, root: Path | None, data: list[str]
     if cls.reader and not source.endswith((".yaml", ".yml")) and Path(source).is_dir():
         return cls.arranged(load_dataset(cls.reader, source, **settings(data, "data")))
     return cls.arranged(read_source(source, root, data))
-
-
-def rows_by_hand(cls: type[System], given: list[str]) -> Dataset:
-    """Rows of the command line, each a YAML mapping of columns: ``"text: a red circle"``; words stay words."""
-    import yaml
-
-    from weft.data import Dataset, Modality
-    from weft.data.dataset import numbered
-
-    kinds = {role: need.kind for role, need in cls.reads.items() if not need.target}
-    rows: list[dict[str, Any]] = []
-    for text in given:
-        row = yaml.load(text, yaml.BaseLoader)
-        if not isinstance(row, dict):
-            raise UserError("--row is a YAML mapping of columns", repr(text), f'--row "{next(iter(kinds))}: ..."')
-        unknown = [name for name in row if name not in kinds]
-        if unknown:
-            raise UserError(f"{cls.__name__} reads no such column", unknown[0], did_you_mean(unknown[0], kinds))
-        rows.append(row)
-    columns = {name: Modality(kind, [row.get(name) for row in rows]) for name, kind in kinds.items()}
-    return Dataset("rows", numbered("row", len(rows)), columns, {}, None, None, cls.judge)
-
-
-def training_settings(cls: type[System], name: str, given: dict[str, Any]) -> Any:
-    """The training settings, with those of the system's paper where none are given."""
-    from weft.registry import option_schema
-    from weft.training.config import TrainConfig
-
-    own = option_schema(cls, name).model_fields
-    mixed = [key for key in given if key in own and key not in TrainConfig.model_fields]
-    if mixed:
-        value = given[mixed[0]]
-        found = f"--set {mixed[0]}={value}"
-        raise UserError(f"{mixed[0]!r} is an option of {name!r}, no training setting", found, f"--option {found[6:]}")
-    return TrainConfig.of({**cls.trained_with, **given})
 
 
 def fit(
@@ -83,6 +46,7 @@ def fit(
     from weft.cli.output import say, write_json
     from weft.data import make_splits
     from weft.training.system import systems
+    from weft.training.system_rows import training_settings
     from weft.training.system_task import fit_system, make_system
 
     cls = systems.get(name)
@@ -108,9 +72,11 @@ def predict(
     """Write what a system says of rows: a file each, or one table."""
     import numpy as np
 
-    from weft.cli.output import say, write_json, writing
+    from weft.cli.output import say, write_json
+    from weft.files import writing
     from weft.models.outputs import TABLE, write_files, write_table
     from weft.models.seen import rows_for
+    from weft.training.system_rows import on_device
 
     on_device(system)
     rows = rows_for(system.seen, dataset, split)
@@ -141,36 +107,11 @@ def evaluate(
 ) -> tuple[int, dict[str, float]]:
     """How many rows, and their metrics."""
     from weft.models.seen import rows_for
+    from weft.training.system_rows import on_device
 
     on_device(system)
     rows = rows_for(system.seen, dataset, split)
     return len(rows), system.evaluate(dataset, rows, figures, batch_size=batch_size, **judge)
-
-
-def evaluate_files(
-    cls: type[System], folder: Path, dataset: Dataset, split: str, figures: Path | None, judge: dict[str, Any]
-) -> tuple[int, dict[str, float]]:
-    """The same of predictions in a folder, by ``weft predict`` or anybody's, named as the rows."""
-    import numpy as np
-
-    from weft.data import make_splits
-    from weft.models.outputs import read_files
-    from weft.tasks.base import tasks
-
-    parts = {"all": np.arange(len(dataset))}
-    if split != "all":
-        given = dataset.split is not None and split == "test"
-        parts |= {"test": np.flatnonzero(dataset.split == "test")} if given else make_splits(dataset)._asdict()
-    if split not in parts:
-        raise UserError("unknown split", split, did_you_mean(split, ["train", "dev", "test", "all"], "splits"))
-    rows = parts[split]
-    values = read_files(cls.writes, folder, [dataset.ids[row] for row in rows])
-    judged: Any = tasks.create(cls.judge, **judge)
-    truth = cls.truth(dataset, rows)
-    if figures is not None:
-        figures.mkdir(parents=True, exist_ok=True)
-        judged.figures(values, truth, figures)
-    return len(rows), judged.metrics(values, truth)
 
 
 def compare(
@@ -190,6 +131,7 @@ def compare(
     from weft.compare.systems import compare_systems
     from weft.data import make_folds, make_splits
     from weft.training.system import systems
+    from weft.training.system_rows import training_settings
 
     cls, (options, setting, judge) = systems.get(name), given
     config = training_settings(cls, name, setting)
@@ -206,11 +148,3 @@ def variants_of(cls: type[System], given: Sequence[str]) -> dict[str, dict[str, 
     if not given:
         return {name: dict(options) for name, options in cls.variants.items()} or {"system": {}}
     return {text: settings(text.split(","), "variant") for text in given}
-
-
-def on_device(system: System) -> None:
-    """Put a system on the GPU, where there is one."""
-    import torch
-
-    if torch.cuda.is_available():
-        system.to("cuda")

@@ -394,3 +394,27 @@ def _sentence(table: list[Result], p: float | None) -> str:
         f"{best.aligner} is best on dev; on test its recalls sum to {best.test:.0f} "
         f"({best.low:.0f} to {best.high:.0f}), {best.hubs:.0f} with hub correction{beaten}.{aligned}"
     )
+
+
+def shown(table: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The table of a comparison of aligners, for people."""
+    return [
+        {
+            "aligner": row["aligner"],
+            "dev": f"{row['dev']:.0f}",
+            "test": f"{row['test']:.0f} ({row['low']:.0f} to {row['high']:.0f})",
+            "with hub bias": f"{row['hubs']:.0f}",
+            "p": "" if row["p_value"] is None else f"{row['p_value']:.2g}",
+            "parameters": f"{row['parameters']:,}",
+            "CPU s": f"{row['seconds']:.1f}",
+        }
+        for row in table
+    ]
+
+
+def shown_curve(curve: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The learning curve, for people."""
+    return [
+        {"groups": row["groups"], "aligner": row["aligner"], "test": f"{row['test']:.0f} ± {row['sd']:.0f}"}
+        for row in curve
+    ]

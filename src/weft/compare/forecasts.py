@@ -42,6 +42,16 @@ class ForecastRow:
         """JSON values."""
         return asdict(self)
 
+    def cells(self, best: str) -> dict[str, Any]:
+        """A line of the table for people; ``best`` is what ``p_holm`` is against."""
+        return {
+            "forecast": self.name,
+            "MSE": f"{self.mse:.4g}" + (f" ± {self.mse_sd:.2g}" if self.mse_sd is not None else ""),
+            "MAE": f"{self.mae:.4g}" + (f" ± {self.mae_sd:.2g}" if self.mae_sd is not None else ""),
+            "seeds": self.seeds if self.mse_sd is not None else None,
+            f"p (Holm) against {best}": None if self.p_holm is None else f"{self.p_holm:.2g}",
+        }
+
 
 def forecast_table(
     dataset: Dataset,

@@ -16,9 +16,9 @@ import numpy as np
 
 from weft.data.cells import says_blank
 from weft.data.dataset import Dataset
-from weft.data.splits import Split
+from weft.data.splits import Split, make_splits
 from weft.data.targets import reads_of, tasks
-from weft.errors import some
+from weft.errors import UserError, some
 
 FEW_ROWS = 5
 GIVEN_AWAY = 0.6
@@ -188,3 +188,23 @@ def content_key(value: Any) -> Hashable:
 def _counted(counts: dict[Any, int]) -> str:
     shown = ", ".join(f"{label!r} {count}" for label, count in list(counts.items())[:SHOWN])
     return shown + (f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else "")
+
+
+def read_through(dataset: Dataset) -> dict[str, Any]:
+    """Every value read, and what is to be known of the rows before time is spent on them, as ``weft check`` says it.
+
+    Raises:
+        UserError: a value cannot be read; its row is named.
+    """
+    for name in dataset.modalities:
+        dataset.verify(name)
+    found: dict[str, Any] = {"rows": len(dataset), "task": dataset.task}
+    try:
+        split, why = make_splits(dataset), None
+    except UserError as error:
+        split, why = None, f"{error.what}: {error.found} ({error.remedy})"
+    findings = look_over(dataset, split)
+    found |= findings.facts
+    if split is not None:
+        found |= {f"split {part}": len(rows) for part, rows in split._asdict().items()}
+    return {**found, "warnings": findings.warnings + ([f"no split can be made: {why}"] if why else [])}

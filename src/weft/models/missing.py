@@ -96,3 +96,28 @@ def scores_as_they_come(
             entry["covered"] = float(inside.mean())
         found["+".join(lacking(model.names, row))] = entry
     return dict(sorted(found.items(), key=lambda item: -item[1]["rows"]))
+
+
+def come_table(found: dict[str, dict[str, Any]], primary: str) -> list[dict[str, str]]:
+    """Scores of rows as they come, a line per pattern, for people."""
+    sets = any("covered" in entry for entry in found.values())
+    return [
+        {
+            "lacks": pattern or "nothing",
+            "rows": f"{entry['rows']:,}",
+            primary: f"{entry[primary]:.4f}",
+            **({"sets of 90 % hold": f"{entry['covered']:.3f}"} if sets else {}),
+        }
+        for pattern, entry in found.items()
+    ]
+
+
+def hidden_table(found: dict[str, dict[str, float] | None]) -> list[dict[str, str]]:
+    """Scores with modalities hidden, a line per pattern, for people."""
+    rows = []
+    for pattern, entry in found.items():
+        cells = ["", "", ""] if entry is None else [
+            f"{entry['rows']:,}", f"{entry['full']:.4f}", f"{entry['hidden']:.4f}"
+        ]  # fmt: skip
+        rows.append(dict(zip(("without", "rows", "nothing hidden", "hidden"), (pattern, *cells), strict=True)))
+    return rows

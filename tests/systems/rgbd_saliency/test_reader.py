@@ -184,3 +184,11 @@ def test_scenes_stay_together(tmp_path: Path) -> None:
             read(tmp_path, scenes=lines)
     with pytest.raises(UserError, match="no such file"):
         read(tmp_path, scenes=tmp_path / "none.txt")
+
+
+def test_depth_is_a_column_of_its_kind(tmp_path: Path) -> None:
+    data = load_dataset("rgbd-saliency", write_set(tmp_path, rows=4), near="dark")
+    kinds_of = {name: modality.kind for name, modality in data.modalities.items()}
+    assert kinds_of == {"rgb": "image", "depth": "depth", "mask": "image"}
+    for name in data.modalities:
+        data.verify(name)

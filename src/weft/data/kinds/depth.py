@@ -1,13 +1,20 @@
-"""Depth maps: a path of a grey image, or an ``(H, W)`` array, in units of distance; 0 is unknown."""
+"""Depth maps: the path of a grey image, a :class:`DepthFile`, or an ``(H, W)`` array of distances; 0 is unknown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from weft.data.files import IMAGE_SUFFIXES, read_grey
 from weft.data.kinds.base import Kind, Place, has_suffix, kinds, paths, share
+
+
+class DepthFile(NamedTuple):
+    """A depth image and whether it stores near ``"bright"`` or ``"dark"``."""
+
+    path: Path
+    near: str
 
 
 @kinds.register("depth")
@@ -27,8 +34,8 @@ class Depth(Kind):
         return named * 1.01
 
     def read(self, value: Any, where: str) -> Any:
-        """``(H, W)`` float32."""
-        return read_grey(value, where)
+        """``(H, W)`` float32, as it is stored."""
+        return read_grey(value.path if isinstance(value, DepthFile) else value, where)
 
 
 def _says_depth(cell: str) -> bool:

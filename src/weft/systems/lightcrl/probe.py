@@ -25,7 +25,7 @@ from weft.models.embed import pooled_outputs
 from weft.models.protocol import Protocol, Report, protocols
 from weft.models.raw import make_encoder
 from weft.store import encode
-from weft.training.probe import fine_tune, fit_probe, sklearn_probe
+from weft.systems.lightcrl.probing import fine_tune, fit_probe, sklearn_probe
 from weft.training.towers import RawRows, TowerModel
 
 if TYPE_CHECKING:

@@ -26,22 +26,17 @@ import numpy as np
 from weft.data import Dataset, Modality
 from weft.data.dataset import FolderReader, datasets
 from weft.data.files import IMAGE_SUFFIXES, read_grey, read_image
+from weft.data.kinds.depth import DepthFile
 from weft.errors import UserError, some
 
 NEAR = ("bright", "dark")
+KINDS = {"rgb": "image", "depth": "depth", "mask": "image"}
 FOLDERS = {
     "photo": ("rgb", "image", "images", "img"),
     "depth": ("depth", "depths"),
     "mask": ("gt", "mask", "masks"),
 }
 LAYOUT = "{RGB,depth,GT}/<stem>.<jpg, png, bmp>, or <set>/{RGB,depth,GT}/... of several sets"
-
-
-class DepthFile(NamedTuple):
-    """A depth image and whether it stores near ``"bright"`` or ``"dark"``."""
-
-    path: Path
-    near: str
 
 
 @datasets.register("rgbd-saliency")
@@ -76,11 +71,11 @@ class RgbdSaliencyReader(FolderReader):
         listed = any(part.split is not None for part in parts)
         splits = [np.full(len(part.ids), "test") if part.split is None else part.split for part in parts]
         ids = [row for part in parts for row in part.ids]
-        columns = {name: [value for part in parts for value in part.files[name]] for name in ("rgb", "depth", "mask")}
+        columns = {name: [value for part in parts for value in part.files[name]] for name in KINDS}
         return Dataset(
             name=root.name,
             ids=ids,
-            modalities={name: Modality("image", values) for name, values in columns.items()},
+            modalities={name: Modality(KINDS[name], values) for name, values in columns.items()},
             targets={},
             split=np.concatenate(splits) if listed else None,
             group=None if self.scenes is None else _read_scenes(Path(self.scenes), ids),

@@ -45,7 +45,7 @@ class RgbdSaliency(System):
         focal_weight: see :func:`~weft.systems.rgbd_saliency.loss.saliency_loss`.
     """
 
-    reads = {"rgb": Need("image"), "depth": Need("image"), "mask": Need("image", target=True)}
+    reads = {"rgb": Need("image"), "depth": Need("depth"), "mask": Need("image", target=True)}
     writes = "map"
     judge = "saliency"
     reader = "rgbd-saliency"

@@ -9,8 +9,8 @@ from weft.errors import UserError
 from weft.models import AlignedModel
 from weft.models.embed import embed_values, pooled_outputs
 from weft.store import MemoryFeatures, encode
+from weft.systems.lightcrl.probing import fine_tune, fit_probe, make_head, sklearn_probe, top_k
 from weft.tokens import Tokens
-from weft.training.probe import fine_tune, fit_probe, make_head, sklearn_probe, top_k
 
 
 def blobs(rows: int, seed: int, width: int = 6) -> tuple[np.ndarray, np.ndarray]:
