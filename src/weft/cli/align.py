@@ -14,11 +14,12 @@ def align(
     source: Source,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Result folder (default runs/SOURCE/align).")] = None,
     aligners: Annotated[
-        str | None, typer.Option(help="Comma-separated names (weft list --kind aligner); default: five that suit most.")
+        str | None,
+        typer.Option(help="Comma-separated names (weft list --kind aligner; default: five that suit most)."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of every aligner that has a seed.")] = 3,
-    dim: Annotated[int, typer.Option(min=1, help="Width of the shared space, at most.")] = 256,
-    permutations: Annotated[int, typer.Option(min=0, help="Of the test whether the modalities are aligned.")] = 99,
+    seeds: Annotated[int, typer.Option(min=1, help="Random seeds per trained aligner.")] = 3,
+    dim: Annotated[int, typer.Option(min=1, help="Maximum dimension of the shared space.")] = 256,
+    permutations: Annotated[int, typer.Option(min=0, help="Permutations in the test of alignment.")] = 99,
     curve: Annotated[
         str | None, typer.Option(help="Learning curve: comma-separated numbers of training groups (photos, say).")
     ] = None,
@@ -42,7 +43,7 @@ def align(
     """
     from weft.cli.output import say, write_json, write_table
     from weft.cli.source import open_store, settings
-    from weft.compare.aligners import DEFAULT, AlignConfig, compare_aligners, shown, shown_curve
+    from weft.compare.aligners import DEFAULT, AlignConfig, compare_aligners, numbers, shown, shown_curve
 
     progress = not (quiet or json)
     features = open_store(source, root, data, encoder, store, progress=progress)
@@ -58,13 +59,3 @@ def align(
         write_table("By number of training groups", shown_curve(result["curve"]))
     say(result["sentence"])
     say(f"winner: {result['winner']}")
-
-
-def numbers(text: str | None) -> tuple[int, ...]:
-    """Whole numbers, comma-separated."""
-    from weft.errors import UserError
-
-    try:
-        return tuple(int(part) for part in (text or "").split(",") if part)
-    except ValueError as error:
-        raise UserError("--curve has whole numbers", str(text), "--curve 100,200,400") from error

@@ -23,27 +23,32 @@ def compare(
         str | None,
         typer.Option(help="Comma-separated names or patterns, late and hybrid too (default: all that suit the data)."),
     ] = None,
-    only: Annotated[list[str], repeated("--only", "Name or pattern of the table, or a family.", "METHOD")] = [],
-    without: Annotated[list[str], repeated("--without", "Leave out, e.g. boosting, late, *token*.", "METHOD")] = [],
+    only: Annotated[list[str], repeated("--only", "Methods to run: name, pattern or family.", "METHOD")] = [],
+    without: Annotated[
+        list[str], repeated("--without", "Methods to leave out, e.g. boosting, late, *token*.", "METHOD")
+    ] = [],
     metric: Annotated[
-        str | None, typer.Option(help="What everything is chosen and judged by, e.g. auc, balanced_accuracy, mae.")
+        str | None, typer.Option(help="Metric to select and evaluate by, e.g. auc, balanced_accuracy, mae.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Repetitions of every method.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Random seeds per method.")] = 5,
     missing: Annotated[
-        bool, typer.Option("--missing", help="Score methods with modalities missing, and train networks to bear it.")
+        bool, typer.Option("--missing", help="Also evaluate with modalities missing; train networks to tolerate it.")
     ] = False,
     folds: Annotated[int | None, typer.Option(help="Cross-validation folds instead of one test set.")] = None,
     budget: Annotated[
-        str, typer.Option(help="Time for everything, e.g. 90s, 20m, 2h, or none; the cheap answers come first.")
+        str, typer.Option(help="Time limit for everything, e.g. 90s, 20m, 2h, or none; cheap methods run first.")
     ] = "5m",
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes that train at a time (default: the cores).")
+        int | None, typer.Option(min=1, help="Parallel training processes (default: one per core).")
     ] = None,
-    dim: Annotated[int, typer.Option(help="Width of the fused vector.")] = 128,
+    dim: Annotated[int, typer.Option(help="Dimension of the fused vector.")] = 128,
     setting: Annotated[list[str], repeated("--set", "Setting.")] = [],
     system: Name = "",
-    option: Annotated[list[str], repeated("--option", "Of a system, for all variants.")] = [],
-    variant: Annotated[list[str], repeated("--variant", "Of a system; the first is tested.", "KEY=VALUE,...")] = [],
+    option: Annotated[list[str], repeated("--option", "System option shared by all variants.")] = [],
+    variant: Annotated[
+        list[str],
+        repeated("--variant", "Variant of a system; the first is the reference.", "KEY=VALUE,..."),
+    ] = [],
     judge: Judge = [],
     root: Root = None,
     data: Data = [],

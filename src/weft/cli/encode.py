@@ -16,7 +16,7 @@ def encode(
     root: Root = None,
     data: Data = [],
     encoder: Encoders = [],
-    dtype: Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="Of the features on disk.")] = "fp16",
+    dtype: Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="Data type of the stored features.")] = "fp16",
     batch_size: Annotated[int, typer.Option(help="Samples per encoder call.")] = 32,
     json: Json = False,
     quiet: Quiet = False,

@@ -16,19 +16,19 @@ def evaluate(
     source: Source,
     split: Annotated[
         str,
-        typer.Option(help="What rows were to the model: train, dev, test (held out or new), new, all."),
+        typer.Option(help="Rows by their role in training: train, dev, test (held out or new), new, all."),
     ] = "test",
     figures: Annotated[Path | None, typer.Option(help="Folder for the task's figures.")] = None,
     judge: Judge = [],
-    system: Annotated[str, typer.Option(help="MODEL is a folder of predictions, anybody's, of this system.")] = "",
-    protocol: Annotated[str, typer.Option(help="A published way to evaluate (weft list --kind protocol).")] = "",
+    system: Annotated[str, typer.Option(help="MODEL is a folder of predictions for this system.")] = "",
+    protocol: Annotated[str, typer.Option(help="Published evaluation protocol (weft list --kind protocol).")] = "",
     option: Annotated[list[str], repeated("--option", "Option of the protocol.")] = [],
     batch_size: BatchSize = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="The share of the metric that goes when a modality is permuted.")
+        bool, typer.Option("--explain", help="Permutation importance of each modality, as a share of the metric.")
     ] = False,
     missing: Annotated[
-        bool, typer.Option("--missing", help="Also by pattern of missing modalities, as rows come and made so.")
+        bool, typer.Option("--missing", help="Also by pattern of missing modalities, as they occur and simulated.")
     ] = False,
     root: Root = None,
     data: Data = [],

@@ -17,18 +17,18 @@ def fit(
     source: Source,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Model folder (default runs/SOURCE/FUSION).")] = None,
     fusion: Annotated[str, typer.Option(help="Operator (weft list), or an aligner for retrieval data.")] = "",
-    dim: Annotated[int, typer.Option(help="Width of the fused vector.")] = 128,
+    dim: Annotated[int, typer.Option(help="Dimension of the fused vector.")] = 128,
     option: Annotated[list[str], repeated("--option", "Option of the operator or system.")] = [],
-    metric: Annotated[str, typer.Option(help="Epochs are chosen by it; default: what suits the target.")] = "",
-    class_weights: Annotated[str, typer.Option(help="'balanced': every class counts alike in the loss.")] = "",
-    objective: Annotated[str, typer.Option(help="Of an aligner (weft list --kind objective); default: its own.")] = "",
+    metric: Annotated[str, typer.Option(help="Metric that selects the epoch (default: what suits the target).")] = "",
+    class_weights: Annotated[str, typer.Option(help="'balanced': weight all classes equally in the loss.")] = "",
+    objective: Annotated[str, typer.Option(help="Of an aligner (weft list --kind objective; default: its own).")] = "",
     objective_option: Annotated[list[str], repeated("--objective-option", "Option of the objective.")] = [],
-    decision: Annotated[Literal["joint", "late", "hybrid"], typer.Option(help="Where modalities meet.")] = "joint",
+    decision: Annotated[Literal["joint", "late", "hybrid"], typer.Option(help="Where modalities are fused.")] = "joint",
     rule: Annotated[
-        str, typer.Option(help="How late and hybrid decisions are combined: mean, weighted (learned), product, ...")
+        str, typer.Option(help="Combination rule of late and hybrid fusion: mean, weighted (learned), product, ...")
     ] = "mean",
     train_towers: Annotated[
-        bool, typer.Option("--train-towers", help="Train the encoders (hf:...) along with an aligner, from raw rows.")
+        bool, typer.Option("--train-towers", help="Fine-tune the encoders (hf:...) with the aligner, from raw data.")
     ] = False,
     system: Name = "",
     setting: Settings = [],

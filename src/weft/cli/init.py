@@ -13,7 +13,7 @@ def init(
     out: Annotated[Path, typer.Option("--out", "-o", help="The YAML to write.")] = Path("weft.yaml"),
     target: Annotated[str | None, typer.Option(help="Column to predict; none: retrieval.")] = None,
     id: Annotated[str | None, typer.Option(help="Column of row ids; none: rows are numbered.")] = None,
-    group: Annotated[str | None, typer.Option(help="Rows of one value never cross a split; none: no groups.")] = None,
+    group: Annotated[str | None, typer.Option(help="Rows of one value stay in one split; none: no groups.")] = None,
     time: Annotated[str | None, typer.Option(help="Column of dates to split by; none: rows have no order.")] = None,
     drop: Annotated[list[str], typer.Option("--drop", help="Column to leave out. Repeat.")] = [],
     force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,

@@ -13,7 +13,7 @@ from weft.cli.source import Json
 def inspect(
     store: Annotated[Path, typer.Argument(help="Folder written by `weft encode`.")],
     target: Annotated[
-        str | None, typer.Option(help="Also say what pairs of modalities tell about this target, alone and together.")
+        str | None, typer.Option(help="Also report the information of pairs of modalities about this target.")
     ] = None,
     json: Json = False,
 ) -> None:

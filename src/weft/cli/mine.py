@@ -16,7 +16,7 @@ def mine(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="CSV to write; a YAML of that name is put beside it.")
     ] = Path("pairs.csv"),
-    threshold: Annotated[float, typer.Option(help="Least cosine of a pair.")] = 0.7,
+    threshold: Annotated[float, typer.Option(help="Minimum cosine similarity of a pair.")] = 0.7,
     identical: Annotated[bool, typer.Option(help="Keep the pairs of a caption with itself.")] = True,
     root: Root = None,
     data: Data = [],

@@ -20,13 +20,13 @@ def predict(
         Path | None, typer.Option("--out", "-o", help="CSV of id, prediction, probabilities; or a folder of files.")
     ] = None,
     row: Annotated[list[str], repeated("--row", 'Instead: a row, e.g. "text: a red circle".', "YAML")] = [],
-    split: Annotated[str, typer.Option(help="Rows that were train, dev, test or new to a system; or all.")] = "all",
-    seed: Annotated[int, typer.Option(help="Of what is drawn, where predictions are samples.")] = 0,
+    split: Annotated[str, typer.Option(help="Rows by role in training: train, dev, test, new; or all.")] = "all",
+    seed: Annotated[int, typer.Option(help="Random seed, where predictions are sampled.")] = 0,
     sets: Annotated[
-        float | None, typer.Option(help="Sets or intervals that hold the truth in this share of rows: 0.8, 0.9, 0.95.")
+        float | None, typer.Option(help="Prediction sets or intervals of this coverage: 0.8, 0.9, 0.95.")
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="What each modality did for each prediction: exact Shapley values.")
+        bool, typer.Option("--explain", help="Exact Shapley value of each modality for each prediction.")
     ] = False,
     find: Annotated[
         str | None, typer.Option(help="Of an aligner with a closed form: the modality to predict; -o is an .npz.")

@@ -14,7 +14,7 @@ def search(
     model: Annotated[Path, typer.Argument(help="Folder of an aligner: `weft fit` on retrieval data.")],
     source: Source,
     query: Annotated[
-        list[str], typer.Option(help="A text, or the path of a file. Repeat. None: measure instead.")
+        list[str], typer.Option(help="A text or the path of a file. Repeat. Without: evaluate retrieval.")
     ] = [],
     find: Annotated[
         list[str],
@@ -29,12 +29,12 @@ def search(
     ] = None,
     hubs: Annotated[
         str,
-        typer.Option(help="Lower items near to every query of training and dev by this share; dev: it chooses."),
+        typer.Option(help="Hubness correction: share by which hubs are lowered; dev: selected on dev."),
     ] = "0",
     approximate: Annotated[bool, typer.Option(help="Use faiss (weft[ann]) instead of exact search.")] = False,
     factory: Annotated[str, typer.Option(help="faiss's name of the approximate index, e.g. IVF256,PQ32.")] = "HNSW32",
     figures: Annotated[
-        Path | None, typer.Option(help="Folder for the curve (measuring only, as many captions to every image).")
+        Path | None, typer.Option(help="Folder for the retrieval curve (evaluation only, equal captions per image).")
     ] = None,
     root: Root = None,
     data: Data = [],

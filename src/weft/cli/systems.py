@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Option("--system", help="A published whole network (weft list --kind system).")]
 Judge = Annotated[list[str], repeated("--judge", "Option of a system's judge, e.g. space=...")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows of a forward pass (systems).")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows per forward pass (systems).")]
 
 
 def read_rows(cls: type[System], source: str, root: Path | None, data: list[str]) -> Dataset:

@@ -418,3 +418,11 @@ def shown_curve(curve: list[dict[str, Any]]) -> list[dict[str, str]]:
         {"groups": row["groups"], "aligner": row["aligner"], "test": f"{row['test']:.0f} ± {row['sd']:.0f}"}
         for row in curve
     ]
+
+
+def numbers(text: str | None) -> tuple[int, ...]:
+    """Whole numbers, comma-separated."""
+    try:
+        return tuple(int(part) for part in (text or "").split(",") if part)
+    except ValueError as error:
+        raise UserError("--curve has whole numbers", str(text), "--curve 100,200,400") from error
