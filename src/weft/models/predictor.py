@@ -80,9 +80,8 @@ class Predictor(Pretrained):
         Raises:
             UserError: a modality is missing, a row has none, or the model does not know its encoders.
         """
-        if is_frame(source):
-            source = read_table(source, self._table_config(), require_target=False)
-        features = self.encode(source, progress=progress) if isinstance(source, Dataset) else source
+        raw = isinstance(source, Dataset) or is_frame(source)
+        features = self.encode(source, progress=progress) if raw else source
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         ids = np.array([features.ids[row] for row in rows.tolist()])
         outputs = self.outputs(features, rows)
@@ -135,13 +134,15 @@ class Predictor(Pretrained):
         model.conformal = None if found is None else Conformal.from_dict(read_json(found))
         return model
 
-    def encode(self, dataset: Dataset, *, progress: bool = True) -> MemoryFeatures:
-        """Features of raw rows by the encoders the model was trained with.
+    def encode(self, rows: Any, *, progress: bool = True) -> MemoryFeatures:
+        """Features of raw rows, a data set or a table in memory, by the encoders the model was trained with.
 
         Raises:
             UserError: the model does not know its encoders, a modality is missing, or a value cannot be read.
         """
-        return encode_rows(self.encoders, dataset, progress=progress)
+        if is_frame(rows):
+            rows = read_table(rows, self._table_config(), require_target=False)
+        return encode_rows(self.encoders, rows, progress=progress)
 
     def evaluate(self, features: Features, rows: np.ndarray, figures: Path | str | None = None) -> dict[str, float]:
         """Metrics of the task on rows; ``figures`` is a folder for the task's figures."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from weft.alignment import aligners, create_objective
 from weft.data import make_splits
+from weft.errors import UserError
+from weft.files import write_json
 from weft.models.aligned import AlignedModel
 from weft.models.fused import Decision, FusedModel
+from weft.models.predictor import CONFORMAL
 from weft.models.raw import encoder_specs, table_of
 from weft.models.rows import choose_target
 from weft.models.seen import Seen
@@ -56,7 +62,7 @@ def train_model(
 
     Returns:
         ``{"dev": metrics, "test": metrics}``; without test rows, dev alone. The model is in ``folder/best``, which
-        ``from_pretrained(folder)`` finds.
+        ``from_pretrained(folder)`` finds, with the thresholds of its sets or intervals, measured on dev rows.
     """
     settings, split, names = TrainConfig.of(config), make_splits(features), list(features.dims)
     features = features.fitted(split.train)
@@ -81,5 +87,14 @@ def train_model(
         )
         model.seen = Seen.of(features, split)
         fit(model, features, split, settings, folder, progress)
+        _measure_sets(model, features, split.dev, Path(folder))
     parts = {"dev": split.dev, "test": split.test}
     return {part: model.evaluate(features, rows) for part, rows in parts.items() if len(rows)}
+
+
+def _measure_sets(model: FusedModel, features: Features, rows: np.ndarray, folder: Path) -> None:
+    """Thresholds of sets or intervals, from the dev rows, kept beside the best weights."""
+    with suppress(UserError):  # such as survival, which has neither classes nor values
+        model.calibrate(features, rows)
+    if model.conformal is not None:
+        write_json(folder / "best" / CONFORMAL, model.conformal.to_dict())
