@@ -133,3 +133,10 @@ def test_a_split_column_and_retrieval_come_first() -> None:
     assert (
         propose_table({"day": days(), "words": ["a few words here"] * 299 + ["b"]}, target="none").config.time is None
     )
+
+
+@pytest.mark.parametrize("cells", [[f"S{i}" for i in range(ROWS)], [f"{i}-b" for i in range(ROWS)]], ids=["S7", "7-b"])
+def test_short_codes_of_rows_are_no_text(cells: list[str]) -> None:
+    found = proposal(sku=cells)
+    assert "sku" not in found.config.modalities
+    assert "another code in every row" in found.left_out["sku"]

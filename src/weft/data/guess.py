@@ -40,7 +40,7 @@ _TARGET_WORDS = (
     *("target", "label", "outcome", "recommended", "recommend", "survived", "churn", "churned", "default", "fraud"),
     *("approved", "converted", "clicked", "diagnosis", "sentiment", "adopted", "sold", "price", "rating", "result"),
 )
-_OPAQUE = re.compile(r"[0-9a-fA-F]{8,}(-[0-9a-fA-F]{4,})*|(?=\S*\d)(?=\S*[A-Za-z])[\w.:-]{4,}|\d+")
+_OPAQUE = re.compile(r"[0-9a-fA-F]{8,}(-[0-9a-fA-F]{4,})*|(?=\S*\d)(?=\S*[A-Za-z])[\w.:-]{2,}|\d+")
 
 
 @dataclass
