@@ -98,7 +98,8 @@ def compare_systems(
         name: of the system.
         data: raw rows; rows of one group stay together in the tests.
         splits: one per fold; a test row is in one of them.
-        variants: per name the options that make it; the others are tested against the first.
+        variants: per name the options that make it; the others are tested against the first. The option ``system``
+            makes it one of another system that reads the same columns and answers alike.
         options: what all variants share.
         seeds: trainings of every variant in every fold.
         config: of the trainings; its seed is added to.
@@ -143,7 +144,7 @@ class _Trials:
         """Do a job; its model is kept as long as no other of its variant is better on its dev rows."""
         split, settings = self.splits[job.fold], self.config.model_copy(update={"seed": self.config.seed + job.seed})
         options = {**self.options, **job.method.options}
-        system = make_system(self.name, self.data, split.train, seed=settings.seed, **options)
+        system = make_system(options.pop("system", self.name), self.data, split.train, seed=settings.seed, **options)
         history = fit_system(system, self.data, split, settings, progress=False)
         values = zip(split.test, system.predictions(self.data, split.test), strict=True)
         outputs = {self.data.ids[row]: to_array(system.writes, value) for row, value in values}

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import BertConfig
 
 from weft.errors import UserError, did_you_mean
-from weft.systems.uniter.network import Compacted, UniterNet, bert_config, initialise
+from weft.systems.uniter.network import Compacted, UniterNet, bert_config, initialiser
 
 Head = Callable[[Compacted, Tensor], Tensor]
 MARGIN = 0.2
@@ -191,7 +191,7 @@ class UniterFor(nn.Module):
             raise UserError("UNITER has no such head", repr(head), did_you_mean(head, HEADS, "heads"))
         self.uniter = UniterNet(config, region_dim)
         self.head = HEADS[head](config, *([] if outputs is None else [outputs]))
-        self.head.apply(initialise)
+        self.head.apply(initialiser(config))
         if isinstance(self.head, Rank):
             self.head.begin()
 

@@ -21,7 +21,8 @@ weights as in the published code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -130,7 +131,7 @@ class UniterNet(nn.Module):
         self.img_embeddings = RegionEmbeddings(config, region_dim)
         self.encoder = BertEncoder(config)
         self.pooler = BertPooler(config)
-        self.apply(initialise)
+        self.apply(initialiser(config))
 
     def forward(
         self,
@@ -213,10 +214,15 @@ def _window(values: Tensor, start: Tensor, length: Tensor) -> Tokens:
     return Tokens(values.gather(1, index) * mask[..., None], mask)
 
 
-def initialise(module: nn.Module) -> None:
-    """The first weights of BERT: normal with a deviation of 0.02, biases zero."""
+def initialiser(config: BertConfig) -> Callable[[nn.Module], None]:
+    """What gives the first weights: normal with a deviation of 0.02, as published for widths of 768 and more; wider in
+    a narrower BERT, whose sums have fewer terms."""
+    return partial(_initialise, std=0.02 * max(1.0, 768 / config.hidden_size) ** 0.5)
+
+
+def _initialise(module: nn.Module, std: float) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
     if isinstance(module, nn.Embedding) and module.padding_idx is not None:

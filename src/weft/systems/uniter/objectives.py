@@ -30,7 +30,7 @@ from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 
 from weft.errors import UserError
 from weft.ops.ipot import transport_distance
-from weft.systems.uniter.network import Compacted, UniterNet, bert_config, initialise
+from weft.systems.uniter.network import Compacted, UniterNet, bert_config, initialiser
 from weft.tokens import Tokens
 
 WRA_WEIGHT = 0.1
@@ -46,6 +46,17 @@ class FeatureHead(nn.Module):
 
     def forward(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return F.linear(self.net(hidden), weight.T, self.bias)
+
+
+class Tied(nn.Module):
+    """A linear layer of weights that belong to others, so that they are kept and counted once."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter) -> None:
+        super().__init__()
+        self._owned = [weight, bias]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, *self._owned)
 
 
 class UniterForPretraining(nn.Module):
@@ -66,9 +77,8 @@ class UniterForPretraining(nn.Module):
         self.region_classifier = nn.ModuleDict({"net": net_of(width).append(nn.Linear(width, classes))})
         self.itm_output = nn.Linear(width, 2)
         for head in (self.cls, self.feat_regress, self.region_classifier, self.itm_output):
-            head.apply(initialise)
-        self.cls.predictions.decoder.weight = self.uniter.embeddings.word_embeddings.weight
-        self.cls.predictions.decoder.bias = self.cls.predictions.bias
+            head.apply(initialiser(config))
+        self.cls.predictions.decoder = Tied(self.uniter.embeddings.word_embeddings.weight, self.cls.predictions.bias)
 
     def forward(
         self, ids: Tensor, ids_mask: Tensor, regions: Tokens, places: Tensor, masked: Tensor | None = None
@@ -92,7 +102,6 @@ class UniterForPretraining(nn.Module):
             raise UserError("weights of UNITER have the published names", f"no {absent}", "give them all") from None
         net.to(own["itm_output.weight"].dtype)
         missing, unknown = net.load_state_dict(own, strict=False)
-        missing = [k for k in missing if not k.startswith("cls.predictions.decoder.")]
         if missing or unknown:
             raise UserError(
                 "weights of UNITER have the published names", f"missing {missing}, unknown {unknown}", "all"

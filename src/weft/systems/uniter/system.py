@@ -1,0 +1,444 @@
+"""UNITER as systems: answers to questions about photos, and pre-training on photos with captions.
+
+Regions are a detector's (``regions``, a folder) or the cells of a frozen encoder's grid (``image``), standardised on
+the training rows. The BERT begins from one of transformers (``text``) or fresh, over the words of the training texts.
+A step of pre-training does one of the objectives, drawn by their weights, and masks words or regions, never both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, BertConfig
+
+from weft.data import Dataset
+from weft.encoders.hf import quiet
+from weft.errors import UserError, did_you_mean, some
+from weft.ops.ipot import transport_distance
+from weft.systems.image_text import (
+    AnswerSystem,
+    PairSystem,
+    Reader,
+    Vocabulary,
+    begin_options,
+    begun,
+    image_encoder,
+    repeated,
+)
+from weft.systems.uniter.heads import UniterFor, rank_loss
+from weft.systems.uniter.masking import NOT_ASKED, mask_regions, mask_words
+from weft.systems.uniter.network import Compacted
+from weft.systems.uniter.objectives import WRA_WEIGHT, UniterForPretraining, mrc_kl_loss, mrc_loss
+from weft.systems.uniter.regions import Regions, cell_classifier, collate, grid, read_regions
+from weft.tokens import Tokens
+from weft.training.phase import Optimizer, Phase
+from weft.training.system import systems
+
+SHARED = (
+    "image", "pixels", "regions", "text", "dim", "heads", "hidden", "layers", "length", "vocabulary", "encoder",
+    "width", "classes",
+)  # fmt: skip
+PAPER = "Chen et al. 2020, UNITER (ECCV, arXiv 1909.11740)"
+Count = Annotated[int, Field(ge=1)]
+TRAINED: dict[str, Any] = {"lr": 8e-5, "warmup": 0.1, "schedule": "linear", "clip": 2.0, "weight_decay": 0.01}
+
+
+class Inputs(NamedTuple):
+    """Ids and mask ``(B, T)``, and regions."""
+
+    ids: Tensor
+    mask: Tensor
+    regions: Regions
+
+
+def set_up(system: Any) -> BertConfig:
+    """The BERT of a system's options; and ``system.read``.
+
+    Raises:
+        UserError: the text is longer than the positions of the BERT to begin from.
+    """
+    vocabulary = Vocabulary(system.text or "", system.vocabulary)
+    encoder = None if system.regions else system.encoder
+    system.read = Reader(vocabulary, system.length, system.cut, encoder, system.width)
+    config = BertConfig(
+        vocab_size=vocabulary.size, hidden_size=system.dim, num_hidden_layers=system.layers,
+        num_attention_heads=system.heads, intermediate_size=system.hidden or 4 * system.dim,
+        hidden_dropout_prob=system.dropout, attention_probs_dropout_prob=system.dropout,
+        max_position_embeddings=512 if system.text else system.length,
+    )  # fmt: skip
+    if system.length > config.max_position_embeddings:
+        found = f"length={system.length}, positions {config.max_position_embeddings}"
+        raise UserError("a text is no longer than UNITER has positions", found, "choose a smaller length")
+    return config
+
+
+def learned(data: Dataset, rows: np.ndarray, columns: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
+    """Vocabulary, what makes regions, and their width, of the training rows."""
+    found: dict[str, Any] = {}
+    if not options.get("text"):
+        texts = data.modalities[columns["text"]].values
+        found["vocabulary"] = Vocabulary.learn(texts[row] for row in rows if texts[row])
+    seen = data.modalities[columns["image"]].values
+    first = next(row for row in rows if seen[row] is not None)
+    if options.get("regions"):
+        features, _, classes = read_regions(
+            region_file(options["regions"], seen[first], data.ids[first]), data.ids[first]
+        )
+        return {**found, "width": features.shape[1], "classes": 0 if classes is None else classes.shape[1]}
+    name = options.get("image", "image-patches")
+    found["encoder"], _, found["width"] = image_encoder(name, seen[first], options.get("pixels"))
+    return found
+
+
+def region_file(folder: str, picture: Any, row: str) -> Path:
+    """Where the regions of a picture are.
+
+    Raises:
+        UserError: the picture is no file, so it has no name.
+    """
+    if not isinstance(picture, str | Path):
+        found = f"row {row!r}: {type(picture).__name__}"
+        raise UserError("regions are found by the name of the picture's file", found, "give pictures as files")
+    return Path(folder) / f"{Path(picture).stem}.npz"
+
+
+def show(system: Any, data: Dataset, rows: np.ndarray, classifier: nn.Linear | None = None) -> Regions:
+    """The regions of rows."""
+    column = system.columns(data, target=False)["image"]
+    if system.regions:
+        values = data.modalities[column].values
+        return collate([
+            read_regions(region_file(system.regions, values[row], data.ids[row]), data.ids[row]) for row in rows
+        ])  # fmt: skip
+    tokens = system.read.pictures(data, column, rows)
+    places = torch.from_numpy(grid(tokens.mask.shape[1])).expand(len(rows), -1, -1)
+    classes = None
+    if classifier is not None:
+        with torch.no_grad():
+            classes = classifier(system.read.raw(data, column, rows).values).softmax(dim=-1)
+    return Regions(tokens.values, tokens.mask, places, classes)
+
+
+def begin(system: Any, data: Dataset, rows: np.ndarray, columns: dict[str, str], other: Any) -> None:
+    """First weights: of another model, or of a BERT; means and scales of the training rows."""
+    if other is not None:
+        begun(system, other)
+        return
+    system.read.fit(data, columns["image"], rows)
+    if system.text:
+        with quiet():
+            bert = AutoModel.from_pretrained(system.text, use_safetensors=True).float()
+        system.network.uniter.load_state_dict(bert.state_dict(), strict=False)
+
+
+def bert_sizes(text: str) -> dict[str, int]:
+    """Options that a BERT to begin from decides."""
+    with quiet():
+        c = AutoModel.from_pretrained(text, use_safetensors=True).config
+    return {
+        "dim": c.hidden_size, "heads": c.num_attention_heads, "hidden": c.intermediate_size,
+        "layers": c.num_hidden_layers,
+    }  # fmt: skip
+
+
+def settled(
+    data: Dataset, rows: np.ndarray, columns: dict[str, str], options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """A model to begin from, if there is one, and all options."""
+    if options.get("begin"):
+        other, known = begin_options(options["begin"], UniterPairs, SHARED)
+        return other, {**options, **known}
+    sizes = bert_sizes(options["text"]) if options.get("text") else {}
+    return None, {**options, **sizes, **learned(data, rows, columns, options)}
+
+
+@systems.register("uniter")
+class Uniter(AnswerSystem):
+    """Answers to texts about pictures by one BERT over words and regions; Chen et al. 2020.
+
+    Args:
+        image: frozen encoder whose grid cells are the regions (``hf:<folder>``, ``image-patches``).
+        pixels: side that pictures are resized to for it; None: its own.
+        regions: folder of a detector's regions in place of the grid, see :mod:`weft.systems.uniter.regions`.
+        text: a BERT of transformers to begin from, which decides all sizes; None: a fresh one.
+        dim, heads, hidden, layers, dropout: of the BERT.
+        length: most word pieces of a text; ``cut``: longer ones are cut, not refused.
+        loss: ``bce`` against soft scores of the answers, or that of the ``task``.
+        head_rate: what the learning rate of the head is multiplied by.
+        begin: folder of a model of ``uniter-pairs`` to begin from, whose sizes are taken over.
+        task, vocabulary, encoder, width, classes: learned.
+    """
+
+    trained_with = {**TRAINED, "epochs": 10, "batch_size": 512}
+    variants = {"uniter": {}}
+    paper = PAPER
+
+    def __init__(
+        self,
+        *,
+        image: str = "image-patches",
+        pixels: Count | None = None,
+        regions: str | None = None,
+        text: str | None = None,
+        dim: Count = 768,
+        heads: Count = 12,
+        hidden: Count | None = None,
+        layers: Count = 12,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        length: Annotated[int, Field(ge=3)] = 60,
+        cut: bool = False,
+        loss: Literal["bce", "task"] = "bce",
+        head_rate: Annotated[float, Field(gt=0)] = 10.0,
+        begin: str | None = None,
+        task: dict[str, Any] | None = None,
+        vocabulary: tuple[str, ...] = (),
+        encoder: dict[str, Any] | None = None,
+        width: int = 0,
+        classes: int = 0,
+    ) -> None:
+        super().__init__(task or {})
+        self.image, self.pixels, self.regions, self.text = image, pixels, regions, text
+        self.dim, self.heads, self.hidden, self.layers, self.dropout = dim, heads, hidden, layers, dropout
+        self.length, self.cut, self.loss_kind, self.head_rate, self.begin = length, cut, loss, head_rate, begin
+        self.vocabulary, self.encoder, self.width, self.classes = vocabulary, encoder, width, classes
+        self.network = UniterFor(set_up(self), width, "vqa", self.answers.outputs)
+
+    def config(self) -> dict[str, Any]:
+        kept = ("cut", "dropout", "head_rate", "begin", "task")
+        return {name: getattr(self, name) for name in (*SHARED, *kept)} | {"loss": self.loss_kind}
+
+    @classmethod
+    def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
+        columns = cls.columns(data)
+        other, options = settled(data, rows, columns, options)
+        model = super().fitted(data, rows, **options)
+        begin(model, data, rows, columns, other)
+        return model
+
+    def inputs(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> Inputs:
+        words = self.read.vocabulary.padded(self.read.words(data, self.columns(data, target=False)["text"], rows))
+        return Inputs(words.values, words.mask, show(self, data, rows))
+
+    def forward(self, ids: Tensor, mask: Tensor, regions: Regions) -> Tensor:
+        """Logits ``(B, answers)``."""
+        logits: Tensor = self.network(ids, mask, Tokens(regions.values, regions.mask), regions.places)
+        return logits
+
+    def phases(self) -> list[Phase]:
+        head = list(self.network.head.parameters())
+        optimizer = Optimizer(list(self.network.parameters()), betas=(0.9, 0.98), layers=[(self.head_rate, head)])
+        return [Phase("loss", self.loss, optimizer)]
+
+
+OBJECTIVES = ("mlm", "itm", "mrfr", "mrc", "mrc-kl", "rank", "hard-rank")
+
+
+@systems.register("uniter-pairs")
+class UniterPairs(PairSystem):
+    """Pre-training and retrieval on pictures with texts: masked words, masked regions, matching, alignment, ranking.
+
+    Args:
+        objectives: weights of ``mlm``, ``itm``, ``mrfr``, ``mrc``, ``mrc-kl`` (which need classes of regions), ``rank``
+            (one wrong picture and one wrong text) and ``hard-rank``; a step draws one of them.
+        wra: weight of word-region alignment in ``itm``.
+        candidates, hard: of ``hard-rank``: of so many pictures and texts drawn for a row, so many of the most likely
+            are ranked against; published 399 and 31.
+        image, pixels, regions, text, dim, heads, hidden, layers, dropout, length, cut, begin: see :class:`Uniter`.
+        vocabulary, encoder, width, classes: learned.
+    """
+
+    trained_with = {**TRAINED, "lr": 5e-5, "clip": 5.0, "epochs": 10, "batch_size": 256, "monitor": "loss"}
+    variants = {"with alignment": {"wra": WRA_WEIGHT}, "without": {"wra": 0.0}}
+    paper = PAPER
+
+    def __init__(
+        self,
+        *,
+        objectives: dict[str, float] | None = None,
+        wra: Annotated[float, Field(ge=0)] = WRA_WEIGHT,
+        candidates: Count = 399,
+        hard: Count = 31,
+        image: str = "image-patches",
+        pixels: Count | None = None,
+        regions: str | None = None,
+        text: str | None = None,
+        dim: Count = 768,
+        heads: Count = 12,
+        hidden: Count | None = None,
+        layers: Count = 12,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        length: Annotated[int, Field(ge=3)] = 60,
+        cut: bool = False,
+        begin: str | None = None,
+        vocabulary: tuple[str, ...] = (),
+        encoder: dict[str, Any] | None = None,
+        width: int = 0,
+        classes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.objectives = objectives or {"mlm": 2, "itm": 2, "mrfr": 1}
+        strange = [name for name in self.objectives if name not in OBJECTIVES]
+        if strange:
+            remedy = did_you_mean(strange[0], OBJECTIVES, "objectives")
+            raise UserError("UNITER has no such objective", strange[0], remedy)
+        if min(self.objectives.values()) <= 0:
+            raise UserError("weights of objectives are positive", some(self.objectives.values()), "leave others out")
+        self.wra, self.candidates, self.hard = wra, candidates, hard
+        self.image, self.pixels, self.regions, self.text = image, pixels, regions, text
+        self.dim, self.heads, self.hidden, self.layers, self.dropout = dim, heads, hidden, layers, dropout
+        self.length, self.cut, self.begin = length, cut, begin
+        self.vocabulary, self.encoder, self.width, self.classes = vocabulary, encoder, width, classes
+        self._classifier: list[nn.Linear] = []
+        if {"mrc", "mrc-kl"} & set(self.objectives) and not regions:
+            self._classifier = [cell_classifier(image.removeprefix("hf:"), width)]
+            self.classes = self._classifier[0].out_features
+        self.network = UniterForPretraining(set_up(self), width, max(2, self.classes))
+        self.rank_output = nn.Linear(dim, 1) if {"rank", "hard-rank"} & set(self.objectives) else None
+        self._begin_ranking()
+
+    @torch.no_grad()
+    def _begin_ranking(self) -> None:
+        if self.rank_output is not None:
+            for own, its in zip(self.rank_output.parameters(), self.network.itm_output.parameters(), strict=True):
+                own.copy_(its[1:])
+
+    @classmethod
+    def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
+        columns = cls.columns(data)
+        other, options = settled(data, rows, columns, options)
+        model = cls(**options)
+        begin(model, data, rows, columns, other)
+        if other is not None and other.rank_output is None:
+            model._begin_ranking()
+        return model
+
+    def show(self, data: Dataset, rows: np.ndarray) -> Regions:
+        return show(self, data, rows, *self._classifier)
+
+    def score(self, words: Tokens, pictures: Regions) -> Tensor:
+        sequence = self._pass(*words, pictures)
+        if self.rank_output is not None:
+            return self.rank_output(self.network.uniter.pooled(sequence))[:, 0]
+        logits = self.network.itm(sequence)
+        return logits[:, 1] - logits[:, 0]
+
+    def asked(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator, *, every: bool) -> dict[str, Any]:
+        names, weights = list(self.objectives), np.array(list(self.objectives.values()), dtype=float)
+        chosen = names if every else [names[rng.choice(len(names), p=weights / weights.sum())]]
+        return {name: self._ask(name, data, rows, rng) for name in chosen}
+
+    def losses(self, asked: dict[str, Any]) -> dict[str, Tensor]:
+        return {name: getattr(self, "_" + name.replace("-", "_"))(*inputs) for name, inputs in asked.items()}
+
+    def phases(self) -> list[Phase]:
+        return [Phase("loss", self.loss, Optimizer(list(self.parameters()), betas=(0.9, 0.98)))]
+
+    def _ask(self, name: str, data: Dataset, rows: np.ndarray, rng: np.random.Generator) -> tuple[Any, ...]:
+        vocabulary, dice = self.read.vocabulary, Random(int(rng.integers(2**62)))
+        ids = self.words(data, rows)
+        words = vocabulary.padded(ids)
+        if name == "mlm":
+            low, high = vocabulary.ordinary[0], vocabulary.ordinary[-1]
+            span = range(low, high + 1)
+            hidden = [mask_words(row[1:-1], dice, mask=vocabulary.mask, vocabulary=span) for row in ids]
+            shown = [[row[0], *masked, row[-1]] for row, (masked, _) in zip(ids, hidden, strict=True)]
+            labels = [[NOT_ASKED, *asked, NOT_ASKED] for _, asked in hidden]
+            return (*vocabulary.padded(shown), self.show(data, rows), vocabulary.padded(labels, NOT_ASKED).values)
+        if name == "itm":
+            match = rng.random(len(rows)) < 0.5
+            drawn = self.show(data, np.where(match, rows, self.others(data, rows, rng)))
+            return (*words, drawn, torch.from_numpy(match.astype(np.int64)))
+        regions = self.show(data, rows)
+        if name in ("mrfr", "mrc", "mrc-kl"):
+            if name != "mrfr" and regions.classes is None:
+                raise UserError("masked region classification needs classes", f"{self.regions}", "save soft_labels")
+            hidden_regions = torch.zeros_like(regions.mask)
+            for row, there in enumerate(regions.mask):
+                hidden_regions[row, : int(there.sum())] = torch.tensor(mask_regions(int(there.sum()), dice))
+            return (*words, regions, hidden_regions)
+        times = 1 if name == "rank" else self.candidates
+        wrong = [np.concatenate([self.others(data, rows, rng) for _ in range(times)]) for _ in range(2)]
+        return (*words, regions, *vocabulary.padded(self.words(data, wrong[0])), self.show(data, wrong[1]))
+
+    def _pass(self, ids: Tensor, mask: Tensor, regions: Regions, hidden: Tensor | None = None) -> Compacted:
+        return self.network(ids, mask, Tokens(regions.values, regions.mask), regions.places, hidden)
+
+    def _mlm(self, ids: Tensor, mask: Tensor, regions: Regions, labels: Tensor) -> Tensor:
+        return self.network.mlm(self._pass(ids, mask, regions), labels)[1].mean()
+
+    def _mrfr(self, ids: Tensor, mask: Tensor, regions: Regions, hidden: Tensor) -> Tensor:
+        return self.network.mrfr(self._pass(ids, mask, regions, hidden), hidden, regions.values[hidden])[1].mean()
+
+    def _mrc(self, ids: Tensor, mask: Tensor, regions: Regions, hidden: Tensor) -> Tensor:
+        assert regions.classes is not None
+        return mrc_loss(
+            self.network.mrc(self._pass(ids, mask, regions, hidden), hidden), regions.classes[hidden]
+        ).mean()
+
+    def _mrc_kl(self, ids: Tensor, mask: Tensor, regions: Regions, hidden: Tensor) -> Tensor:
+        assert regions.classes is not None
+        logits = self.network.mrc(self._pass(ids, mask, regions, hidden), hidden)
+        return mrc_kl_loss(logits, regions.classes[hidden]).mean()
+
+    def _itm(self, ids: Tensor, mask: Tensor, regions: Regions, match: Tensor) -> Tensor:
+        sequence = self._pass(ids, mask, regions)
+        loss = F.cross_entropy(self.network.itm(sequence), match)
+        if not self.wra:
+            return loss
+        distance = transport_distance(sequence.text(), sequence.image())
+        return loss + self.wra * torch.where(match == 1, distance, -distance).mean()
+
+    def _rank(
+        self, ids: Tensor, mask: Tensor, regions: Regions, wrong_ids: Tensor, wrong_mask: Tensor, wrong: Regions
+    ) -> Tensor:
+        right = self.score(Tokens(ids, mask), regions)
+        other_text = self.score(Tokens(wrong_ids, wrong_mask), regions)
+        other_picture = self.score(Tokens(ids, mask), wrong)
+        return rank_loss(torch.stack([right, other_text, other_picture], dim=1)).mean()
+
+    def _hard_rank(
+        self, ids: Tensor, mask: Tensor, regions: Regions, wrong_ids: Tensor, wrong_mask: Tensor, wrong: Regions
+    ) -> Tensor:
+        rows, words = len(ids), Tokens(ids, mask)
+        right = self.score(words, regions)[:, None]
+        texts = Tokens(wrong_ids, wrong_mask)
+        losses = []
+        for text_side in (True, False):
+
+            def score(row: int, chosen: Tensor, text_side: bool = text_side) -> Tensor:
+                place = chosen * rows + row
+                if text_side:
+                    return self.score(Tokens(*(t[place] for t in texts)), repeated(_one(regions, row), len(chosen)))
+                return self.score(
+                    Tokens(*(repeated(t[row : row + 1], len(chosen)) for t in words)), _take(wrong, place)
+                )
+
+            hard = self._hardest(score, rows, ids.device)
+            found = torch.stack([score(row, chosen) for row, chosen in enumerate(hard)])
+            losses.append(rank_loss(torch.cat([right, found], dim=1)).mean())
+        return torch.stack(losses).sum()
+
+    @torch.no_grad()
+    def _hardest(self, score: Any, rows: int, device: torch.device) -> list[Tensor]:
+        """Of each row the candidates that score most, in evaluation mode."""
+        was = self.training
+        self.eval()
+        everyone = torch.arange(self.candidates, device=device)
+        found = [score(row, everyone).topk(min(self.hard, self.candidates)).indices for row in range(rows)]
+        self.train(was)
+        return found
+
+
+def _take(regions: Regions, rows: Tensor) -> Regions:
+    return Regions(*(None if part is None else part[rows] for part in regions))  # type: ignore[arg-type]
+
+
+def _one(regions: Regions, row: int) -> Regions:
+    return _take(regions, torch.tensor([row], device=regions.mask.device))
