@@ -28,7 +28,6 @@ import gzip
 import importlib.util
 import json
 import os
-import platform
 import sqlite3
 import subprocess
 import sys
@@ -43,10 +42,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import yaml
+from harness import write_result
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("WEFT_DATA", ROOT / ".." / "shared" / "data"))
-RESULTS = ROOT / "benchmarks" / "results" / "tables.json"
+RESULTS = ROOT / "runs" / "tables.json"
 PACKAGES: list[Path] = []
 MOST_ROWS, DRAWS = 4000, 9999
 OPPONENTS = ("autogluon", "sklearn linear", "sklearn boosting")
@@ -554,6 +554,12 @@ def save(options: argparse.Namespace) -> None:
     options.out.write_text(json.dumps(STATE, indent=1) + "\n")
 
 
+def publish() -> None:
+    """``results/tables.json``: what is known of every table, without the scores of its rows."""
+    found = [entry["summary"] for entry in STATE.get("results", {}).values() if "summary" in entry]
+    write_result("tables", {"page": "docs/results/tables.md", "tables": found, "clock": STATE.get("clock", [])})
+
+
 def summary(name: str, given: Table, every: list[np.ndarray], folds: list[dict[str, Any]]) -> dict[str, Any]:
     """One row of the table: the means over all test rows, and the paired differences."""
     groups = np.concatenate(
@@ -653,7 +659,6 @@ def main() -> None:
         return
     if options.out.is_file():
         STATE.update(json.loads(options.out.read_text()))
-    STATE["machine"] = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, shared with other work"
     rows = []
     for name in options.tables or TABLES:
         try:
@@ -676,6 +681,8 @@ def main() -> None:
             entry["summary"] = summary(name, given, every, entry["folds"])
             rows.append(entry["summary"])
         save(options)
+    if options.out == RESULTS:
+        publish()
     if options.clock:
         print(json.dumps(STATE["clock"]))
         return
