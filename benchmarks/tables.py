@@ -35,6 +35,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,27 @@ def diabetes() -> Table:
     return arrays(y, {"person": x[:, :4], "blood": x[:, 4:]}, number=True)
 
 
+def apart(name: str, target: str | None, group: str | None) -> Table:
+    """``tables/NAME.csv`` of the folder of data, which this file does not know: columns as ``weft init`` reads them."""
+    from weft.data.guess import guess_table
+
+    path = DATA / "tables" / f"{name}.csv"
+    if not path.is_file():
+        raise SystemExit(f"no table {name!r}; there are {', '.join(TABLES)}, and {path} is no file")
+    config, columns = guess_table(path, target=target, group=group), read_csv(path)
+    one = config.target if isinstance(config.target, str) else (config.target or [""])[0]
+    modalities = {}
+    for modality, about in config.modalities.items():
+        names = about.columns or [about.column or modality]
+        modalities[modality] = ("tabular" if about.kind == "date" else about.kind, names)
+    cells = {n: next((v for v in columns[n] if v is not None), None) for _, names in modalities.values() for n in names}
+    plain = [n for kind, names in modalities.values() if kind == "tabular" for n in names]
+    dates = [n for n in plain if isinstance(cells[n], date)]
+    categories = [n for n in plain if isinstance(cells[n], str | bool)]
+    number = config.task == "regression"
+    return Table(columns, one, modalities, config.group, number, categories, dates)
+
+
 def splits(given: Table, folds: int) -> list[np.ndarray]:
     """One column of "train", "dev", "test" per fold."""
     from weft.data import make_folds, make_splits
@@ -354,7 +376,7 @@ def write(given: Table, parts: np.ndarray, folder: Path) -> None:
 
 def run_weft(given: Table, parts: np.ndarray, folder: Path, budget: str, jobs: int | None) -> dict[str, Any]:
     """weft's command, and the model that it keeps asked for the test rows."""
-    from weft.training.pretrained import load_model
+    from weft import load_model
 
     command = [sys.executable, "-c", "from weft.cli import main; main()", "compare", "weft.yaml", "--budget", budget]
     command += [
@@ -632,7 +654,11 @@ def main() -> None:
     """See the module docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", help="which tables (default: all that can be read)")
-    parser.add_argument("--bar", help="one table against scikit-learn's linear model; one JSON line")
+    parser.add_argument(
+        "--bar", help="one table, or tables/NAME.csv, against scikit-learn's linear model; one JSON line"
+    )
+    parser.add_argument("--target", help="of a table apart (default: as weft init guesses)")
+    parser.add_argument("--group", help="of a table apart, likewise")
     parser.add_argument("--budget", default="5m")
     parser.add_argument("--folds", type=int, default=0)
     parser.add_argument("--jobs", type=int, help="of weft (default: its own)")
@@ -644,11 +670,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     PACKAGES.extend(options.data_packages)
-    unknown = [name for name in [*options.tables, *([options.bar] if options.bar else [])] if name not in TABLES]
+    unknown = [name for name in options.tables if name not in TABLES]
     if unknown:
         raise SystemExit(f"no table {unknown[0]!r}; there are {', '.join(TABLES)}")
     if options.bar:
-        given = TABLES[options.bar]()
+        known = TABLES.get(options.bar)
+        given = apart(options.bar, options.target, options.group) if known is None else known()
         parts = splits(given, 0)[0]
         with tempfile.TemporaryDirectory() as place:
             write(given, parts, Path(place))
