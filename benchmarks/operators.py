@@ -12,6 +12,8 @@ runs 1 x 1 convolutions and BatchNorm on maps; MulT and MutualFormer form their 
 to maps; LightCRL's encoder is torch's own, padding included. LMF-MulT has no public code: its transcription is
 its definition with MulT's published layers. ``tucker`` is not run at its published size, whose core has 4 10^9 weights.
 
+What is not run anew keeps its figures. MulT, LMF-MulT, ARAF and LightCRL have them at the published size alone so far.
+
 python benchmarks/operators.py [names ...]   the table: all sizes, both modes, memory
 python benchmarks/operators.py --bar         the published sizes in training; the last line is {operator: speed}
 """
