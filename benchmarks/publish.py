@@ -84,7 +84,10 @@ def counts(result: dict[str, Any]) -> Iterator[str]:
 def section(path: Path) -> list[str]:
     """One result as Markdown."""
     result = json.loads(path.read_text())
-    claim = ast.get_docstring(ast.parse((HERE / f"{path.stem}.py").read_text())) or ""
+    script = HERE / f"{path.stem}.py"
+    if not script.exists():  # a script with several results names each of them
+        script = next(other for other in HERE.glob("*.py") if f'"{path.stem}"' in other.read_text())
+    claim = ast.get_docstring(ast.parse(script.read_text())) or ""
     machine = result["machine"]
     lines = [
         f"## {path.stem}",
