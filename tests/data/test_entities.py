@@ -51,6 +51,7 @@ def test_entities_are_groups(name: str, cells: list[Any]) -> None:
     assert found.config.group == name
     assert found.reasons["group"]
     assert found.config.splits.method == "grouped"
+    assert all(name not in modality.names for modality in found.config.modalities.values())
 
 
 @pytest.mark.parametrize(("name", "cells"), CATEGORIES.values(), ids=CATEGORIES)

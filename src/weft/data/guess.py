@@ -237,7 +237,9 @@ class _Table:
 
     def is_content(self, name: str) -> bool:
         """Whether a column says something of a row beside who it belongs to: a photo, a text."""
-        return self.kind(name) not in ("tabular", "text") or not self.opaque(name)
+        if self.kind(name) not in ("tabular", "text"):
+            return True
+        return not self.opaque(name) and not names_people(name)  # groups of test rows are strangers
 
     def find_group(self, free: Sequence[str]) -> tuple[str, str] | None:
         """A column whose values come again in rows and stand for one source: by name, then ids, then content."""
