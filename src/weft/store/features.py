@@ -18,7 +18,18 @@ from weft.store.files import content_hash
 from weft.tokens import Tokens
 
 
-class Features(Protocol):
+class RowFacts(Protocol):
+    """What features say of their rows; see :class:`Features`."""
+
+    ids: list[str]
+    targets: dict[str, np.ndarray]
+    labels: dict[str, tuple[str, ...]]
+    split: np.ndarray | None
+    group: np.ndarray | None
+    task: str
+
+
+class Features(RowFacts, Protocol):
     """Encoded rows.
 
     Attributes:
@@ -31,13 +42,6 @@ class Features(Protocol):
         task: what the data set is for.
         fingerprint: of all that is above and of the values; equal only where all of it is equal.
     """
-
-    ids: list[str]
-    targets: dict[str, np.ndarray]
-    labels: dict[str, tuple[str, ...]]
-    split: np.ndarray | None
-    group: np.ndarray | None
-    task: str
 
     @property
     def dims(self) -> dict[str, int]: ...
@@ -67,15 +71,8 @@ def rows_content(rows: Any) -> tuple[Any, ...]:
     return rows.ids, rows.targets, rows.labels, rows.split, rows.group, rows.task
 
 
-class ColumnFeatures:
+class ColumnFeatures(RowFacts):
     """Features made of one :class:`~weft.store.column.Column` per modality."""
-
-    ids: list[str]
-    targets: dict[str, np.ndarray]
-    labels: dict[str, tuple[str, ...]]
-    split: np.ndarray | None
-    group: np.ndarray | None
-    task: str
 
     def _set_columns(self, columns: dict[str, Column]) -> None:
         self._columns = columns
