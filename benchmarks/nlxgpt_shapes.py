@@ -1,8 +1,6 @@
-"""NLX-GPT on questions about drawn shapes, whose explanations are true or false by construction, and what a key-value
-cache saves in decoding. The tables are in ``docs/results/nlxgpt.md``.
+"""NLX-GPT on questions about drawn shapes, whose explanations are true or false by construction.
 
     python benchmarks/nlxgpt_shapes.py [--seeds 3] [--rows 1200] [--epochs 20]
-    python benchmarks/nlxgpt_shapes.py --decoding
 
 ``true``: share of explanations equal to the one true sentence. Shuffled: the trained model is shown the picture of
 another row. Captions first: 600 drawn pictures with captions, then 300 questions, beside 300 questions alone.
@@ -17,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from harness import compare_ab, set_threads, write_result
+from harness import set_threads, write_result
 
 from weft.data import Dataset, Modality, Split, load_dataset, make_splits
 from weft.files import write_bytes
 from weft.systems.nlxgpt.metrics import ExplanationJudge
-from weft.systems.nlxgpt.network import Decoder, Marks, generate
 from weft.systems.nlxgpt.sequence import spoken
-from weft.tokens import Tokens
 from weft.training.system_task import fit_system, make_system
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "nlxgpt.md"
@@ -60,31 +55,13 @@ def captions(data: Dataset) -> Dataset:
     return Dataset("captions", data.ids, columns, {}, None, None, "retrieval")
 
 
-def cached(rows: int, repeats: int = 5) -> dict[str, Any]:
-    """40 new tokens of so many rows by a decoder of the published size."""
-    torch.manual_seed(0)
-    decoder = Decoder({"n_layer": 6, "vocab_size": 50261}, 768).eval()
-    image = Tokens(torch.randn(rows, 196, 768), torch.ones(rows, 196, dtype=torch.bool))
-    prompt, marks = [([5] * 16, [6] * 16)] * rows, Marks({50257}, 7, 6, 8)
-
-    def run(cache: bool) -> Any:
-        return lambda: generate(decoder, prompt, image, marks, steps=40, cache=cache)
-
-    assert run(True)() == run(False)()
-    return compare_ab(f"decoding {rows}", run(True), run(False), repeats=repeats)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1200)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--decoding", action="store_true", help="measure decoding alone")
     asked = parser.parse_args()
     set_threads(1)
-    if asked.decoding:
-        write_result("nlxgpt_decoding", {f"rows {rows}": cached(rows) for rows in (1, 4)})
-        return
     training = {"epochs": asked.epochs, "lr": 2e-3, "batch_size": 32}
     found: dict[str, list[dict[str, float]]] = {}
 

@@ -13,6 +13,8 @@ from weft.compare.verdict import Said, Verdict, differs, shows_gain
 
 SOME = 3
 """Patterns that a note is written about."""
+NAMED = 5
+"""Most methods that a note names."""
 
 
 def write_sentence(v: Verdict) -> str:
@@ -140,7 +142,8 @@ def write_notes(v: Verdict, tied: Sequence[str], failed: Sequence[str]) -> list[
             what = "averaging single modalities" if rival == v.singles else f"the best fusion, {rival}"
             found.append(f"The ensemble ({_figure(v, v.ensemble)}) is {word} {what} ({_figure(v, rival)}).")
     if len(tied) > 1:
-        found.append(f"Not told apart from the best on test, {tied[0]}: {_join(tied[1:])}.")
+        rest = [*tied[1 : NAMED + 1], f"{len(tied) - 1 - NAMED} more"] if len(tied) > NAMED + 2 else tied[1:]
+        found.append(f"Not told apart from the best on test, {tied[0]}: {_join(rest)}.")
     few = [name for name in dict.fromkeys((v.fusion, v.single, v.reference)) if name and v.said[name].lucky]
     if few:
         found.append(f"{' and '.join(few)}: one seed only, so the interval leaves the chance of training out.")
