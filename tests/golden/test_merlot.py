@@ -123,7 +123,7 @@ def test_joint(path):
     places = len(case.tensors.get("state.pe", ()))
     net, given, out = ready(case, Transformer(c["hidden"], c["layers"], head=c["size_per_head"], places=places))
     with sdpa_kernel(SDPBackend.MATH):  # rows that hear nothing are recorded too; faster kernels round those away
-        found = net(given["x"], given.get("rotary_coords"), mask=given["attention_mask"])[1]
+        found = net(given["x"], given.get("rotary_coords"), given["attention_mask"])
         torch.testing.assert_close(found, out["seq"], **TIGHT)
         ramp(found).backward()
     check_gradients(case, net, given)

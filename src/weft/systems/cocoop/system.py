@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Self
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,7 +23,8 @@ from weft.encoders.hf import quiet
 from weft.errors import UserError, some
 from weft.systems.cocoop.network import CoopNet, Position, PromptLearner, plain_ids, tokenise
 from weft.tasks.classification import ClassificationTask
-from weft.training.system import Need, TaskSystem, systems
+from weft.training.once import Once
+from weft.training.system import Need, TaskSystem, systems, take
 
 FROZEN = "network.clip."
 DEVIATION = 0.02
@@ -91,7 +91,7 @@ class Cocoop(TaskSystem):
         learner = PromptLearner(first, joint=joint, position=position)
         prompts = tokenise(names, self.tokenizer, learner.places, text.max_position_embeddings, phrase=phrase)
         self.network = CoopNet(model, learner, prompts, chunk=chunk)
-        self._kept: WeakKeyDictionary[Dataset, dict[int, Tensor]] = WeakKeyDictionary()
+        self._features: Once[Tensor] = Once(self._encoded, self.rows_at_once)
 
     def for_classes(self, names: Sequence[str | int | bool]) -> Self:
         """The same prompts around the names of other classes, a model of its own.
@@ -124,14 +124,14 @@ class Cocoop(TaskSystem):
 
     def inputs(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> tuple[Tensor]:
         """Normalised image features ``(B, E)``, computed once."""
-        kept, column = self._kept.setdefault(data, {}), self.columns(data, target=False)["image"]
-        new = [int(row) for row in dict.fromkeys(rows) if int(row) not in kept]
-        for start in range(0, len(new), self.rows_at_once):
-            part = new[start : start + self.rows_at_once]
-            images = [read_image(data.modalities[column].values[r], f"image of row {data.ids[r]!r}") for r in part]
-            pixels = self.processor(images, return_tensors="pt")["pixel_values"].to(self.device)
-            kept.update(zip(part, self.network.image_features(pixels).cpu(), strict=True))
-        return (torch.stack([kept[int(row)] for row in rows]),)
+        return (torch.stack(self._features(data, rows)),)
+
+    def _encoded(self, data: Dataset, rows: np.ndarray) -> Sequence[Tensor]:
+        column = self.columns(data, target=False)["image"]
+        values = take(data, column, rows)
+        images = [read_image(v, f"image of row {data.ids[row]!r}") for v, row in zip(values, rows, strict=True)]
+        pixels = self.processor(images, return_tensors="pt")["pixel_values"].to(self.device)
+        return list(self.network.image_features(pixels).cpu())
 
     def forward(self, feature: Tensor) -> Tensor:
         """Logits ``(B, C)`` of image features ``(B, E)``."""

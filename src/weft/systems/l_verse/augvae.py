@@ -134,16 +134,14 @@ class AugVae(nn.Module):
 
     def decoded(self, vectors: Sequence[Tensor]) -> Tensor:
         """The picture of the vectors of each level, fine first; with one level kept, that of the last."""
-        d: Tensor | None = None
         if self.level is not None:
             d = self._after(vectors[-1], 0)
             for connector, decoder in zip(self.connectors, self.decoders, strict=True):
                 d = decoder(connector(d))
-        else:
-            for k, decoder in enumerate(self.decoders):
-                own = self._after(vectors[-1 - k], k)
-                d = decoder(own if d is None else torch.cat([own, d], dim=1))
-        assert d is not None
+            return d
+        d = self.decoders[0](self._after(vectors[-1], 0))
+        for k, decoder in enumerate(self.decoders[1:], 1):
+            d = decoder(torch.cat([self._after(vectors[-1 - k], k), d], dim=1))
         return d
 
     def encoded(self, picture: Tensor) -> Tensor:

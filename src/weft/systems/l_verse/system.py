@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
-from weakref import WeakKeyDictionary
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -30,26 +29,38 @@ from weft.systems.text_to_image.pairs import pixels_of
 from weft.tasks.base import tasks
 from weft.tasks.captions import lines, words
 from weft.tasks.judge import Judge
+from weft.training.once import Once
 from weft.training.system import Need, System, systems
 
 PAPER = "Kim et al. 2022, L-Verse (CVPR, arXiv 2111.11133)"
 TEXT = "text"
 
 
+class Original(NamedTuple):
+    """The pictures of rows, of any size."""
+
+    data: Dataset
+    rows: np.ndarray
+    column: str
+
+
 @tasks.register("reconstruction")
 class ReconstructionJudge(Judge):
-    """Pictures against themselves: ``mse`` of values in [0, 1], and ``psnr`` in decibels of the mean error."""
+    """Pictures ``(S, S, 3)`` uint8 against the originals at their size.
+
+    ``mse`` of values in [0, 1], and ``psnr``, in decibels, of the mean error.
+    """
 
     primary = "mse"
     higher_is_better = False
 
-    def metrics(self, outputs: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> dict[str, float]:
+    def metrics(self, outputs: Sequence[np.ndarray], target: Original) -> dict[str, float]:
         mse = -float(self.scores(outputs, target).mean())
         return {"mse": mse, "psnr": float(-10 * np.log10(max(mse, 1e-12)))}
 
-    def scores(self, outputs: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> np.ndarray:
+    def scores(self, outputs: Sequence[np.ndarray], target: Original) -> np.ndarray:
         """``(N,)`` minus the squared error."""
-        pairs = zip(outputs, target, strict=True)
+        pairs = zip(outputs, pictures(*target, outputs[0].shape[0]), strict=True)
         return np.array([-np.square(a / 255.0 - b / 255.0).mean() for a, b in pairs])
 
 
@@ -120,7 +131,7 @@ class AugVaeSystem(System):
         return model
 
     def batch(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
-        return as_input(np.stack(self._pictures(data, rows)))
+        return as_input(np.stack(pictures(data, rows, self.columns(data)["image"], self.size)))
 
     def loss(self, batch: Tensor) -> Tensor:
         found = self.network(batch)
@@ -130,32 +141,14 @@ class AugVaeSystem(System):
         return as_pixels(self.network(self.to_device(self.batch(data, rows))).picture)
 
     @classmethod
-    def truth(cls, data: Dataset, rows: np.ndarray, seen: Seen | None = None) -> tuple[Dataset, np.ndarray, str]:
-        return data, rows, cls.columns(data)["image"]
+    def truth(cls, data: Dataset, rows: np.ndarray, seen: Seen | None = None) -> Original:
+        return Original(data, rows, cls.columns(data)["image"])
 
-    def make_judge(self, **options: Any) -> Judge:
-        return _Own(self.size)
-
-    def codes_of(self, data: Dataset, rows: np.ndarray) -> Tensor:
-        """Codes ``(n, T)`` of the pictures of rows, in evaluation mode."""
+    def codes_of(self, data: Dataset, rows: np.ndarray) -> list[Tensor]:
+        """Codes ``(T,)`` of the picture of each row, in evaluation mode."""
         self.eval()
-        parts = np.array_split(rows, -(-len(rows) // self.rows_at_once))
         with torch.no_grad():
-            return torch.cat([self.network.encoded(self.to_device(self.batch(data, part))) for part in parts]).cpu()
-
-    def _pictures(self, data: Dataset, rows: np.ndarray) -> list[np.ndarray]:
-        return pictures(data, rows, self.columns(data)["image"], self.size)
-
-
-class _Own(ReconstructionJudge):
-    """The judge of pictures as the autoencoder takes them."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def scores(self, outputs: Sequence[np.ndarray], target: Any) -> np.ndarray:
-        data, rows, column = target
-        return super().scores(outputs, pictures(data, rows, column, self.size))
+            return list(self.network.encoded(self.to_device(self.batch(data, rows))).cpu())
 
 
 class Verse(System):
@@ -208,7 +201,7 @@ class Verse(System):
             dropout=dropout, segments=segments, places=places,
         )  # fmt: skip
         self._ids = {word: WORDS + i for i, word in enumerate(self.vocabulary)}
-        self._kept: WeakKeyDictionary[Dataset, dict[int, Tensor]] = WeakKeyDictionary()
+        self._codes: Once[Tensor] = Once(self.autoencoder.codes_of, self.rows_at_once)
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
@@ -270,11 +263,7 @@ class Verse(System):
 
     def code_ids(self, data: Dataset, rows: np.ndarray) -> Tensor:
         """Codes ``(B, T)`` of pictures, computed once."""
-        kept = self._kept.setdefault(data, {})
-        new = np.array([row for row in dict.fromkeys(rows.tolist()) if row not in kept], dtype=int)
-        if len(new):
-            kept.update(zip(new.tolist(), self.autoencoder.codes_of(data, new), strict=True))
-        return torch.stack([kept[row] for row in rows.tolist()])
+        return torch.stack(self._codes(data, rows))
 
     def drawn(self) -> dict[str, Any]:
         """How tokens are drawn."""

@@ -124,15 +124,13 @@ class Transformer(nn.Module):
         width: ``H``.
         layers: of them.
         head: size of a head.
-        cls: a learned first token, with coordinates of zero.
         places: tokens that learn where they are, for sequences without coordinates.
         rotary: see the module.
     """
 
     def __init__(
-        self, width: int, layers: int, *, head: int = 64, cls: bool = False, places: int = 0,
-        rotary: Rotary = "official",
-    ) -> None:  # fmt: skip
+        self, width: int, layers: int, *, head: int = 64, places: int = 0, rotary: Rotary = "official"
+    ) -> None:
         super().__init__()
         if width % head:
             raise UserError(
@@ -141,37 +139,53 @@ class Transformer(nn.Module):
         self.entries = min(ROTARY, head)
         self.pre_ln, self.final_ln = (nn.LayerNorm(width, eps=1e-5) for _ in range(2))
         self.layers = nn.ModuleList(Block(width, head, rotary) for _ in range(layers))
-        self.cls = nn.Parameter(torch.randn(width) * 0.02) if cls else None
-        self.cls_proj = nn.Linear(width, width) if cls else None
         self.pe = nn.Parameter(torch.randn(places, width) * 0.02) if places else None
 
-    def forward(
-        self, x: Tensor, coordinates: Tensor | None = None, valid: Tensor | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor | None, Tensor]:
-        """The projected CLS ``(B, H)``, None without one, and the sequence ``(B, T, H)``.
+    def forward(self, x: Tensor, coordinates: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The sequence ``(B, T, H)``.
 
         Args:
             x: ``(B, T, H)``.
             coordinates: ``(T, axes)`` or ``(B, T, axes)``.
-            valid: ``(B, T)`` bool; only valid tokens hear, and are heard.
-            mask: ``(B, T, T)`` instead of it.
+            mask: ``(B, T, T)`` bool, True where a row hears a column.
         """
-        if coordinates is not None:
-            coordinates = coordinates.to(x).expand(len(x), -1, -1)
-        if self.cls is not None:
-            x = torch.cat([self.cls.expand(len(x), 1, -1), x], dim=1)
-            coordinates = None if coordinates is None else F.pad(coordinates, (0, 0, 1, 0))
-            valid = None if valid is None else F.pad(valid, (1, 0), value=True)
-        if valid is not None:
-            mask = valid[:, :, None] & valid[:, None, :]
-        theta = None if coordinates is None else angles(coordinates, self.entries)
+        theta = None if coordinates is None else angles(coordinates.to(x).expand(len(x), -1, -1), self.entries)
         if theta is None and self.pe is not None:
             x = x + self.pe[: x.shape[1]]
         x = self.pre_ln(x)
         for block in self.layers:
             x = block(x, theta, mask)
-        x = self.final_ln(x)
-        return (None, x) if self.cls_proj is None else (self.cls_proj(x[:, 0]), x[:, 1:])
+        found: Tensor = self.final_ln(x)
+        return found
+
+
+class Summarised(nn.Module):
+    """A transformer behind a learned first token, which has coordinates of zero and sums the sequence up.
+
+    Args:
+        width, layers, head, rotary: see :class:`Transformer`.
+    """
+
+    def __init__(self, width: int, layers: int, *, head: int = 64, rotary: Rotary = "official") -> None:
+        super().__init__()
+        self.body = Transformer(width, layers, head=head, rotary=rotary)
+        self.cls, self.cls_proj = nn.Parameter(torch.randn(width) * 0.02), nn.Linear(width, width)
+
+    def forward(self, x: Tensor, coordinates: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The summary ``(B, H)`` and the sequence ``(B, T, H)``.
+
+        Args:
+            x: ``(B, T, H)``.
+            coordinates: ``(T, axes)``.
+            valid: ``(B, T)`` bool; only valid tokens hear, and are heard.
+        """
+        x = torch.cat([self.cls.expand(len(x), 1, -1), x], dim=1)
+        mask = None
+        if valid is not None:
+            valid = F.pad(valid, (1, 0), value=True)
+            mask = valid[:, :, None] & valid[:, None, :]
+        x = self.body(x, F.pad(coordinates, (0, 0, 1, 0)), mask)
+        return self.cls_proj(x[:, 0]), x[:, 1:]
 
 
 class Pooling(nn.Module):
@@ -210,13 +224,12 @@ class VisionEncoder(nn.Module):
             raise UserError("the grid of patches is one of whole squares", f"{shape}, pool={pool}", "change one")
         self.shape, self.pool = shape, pool
         self.embedding = nn.Linear(patch, width)
-        self.transformer = Transformer(width, layers, head=head, cls=True, rotary=rotary)
+        self.transformer = Summarised(width, layers, head=head, rotary=rotary)
         self.seq_attnpool = Pooling(width, head)
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(B, h w, patch)`` to ``(B, H)``, ``(B, h w, H)`` and ``(B, h w / pool^2, H)``."""
         cls, seq = self.transformer(self.embedding(patches), grid(*self.shape))
-        assert cls is not None
         h, w, p = *self.shape, self.pool
         squares = seq.unflatten(1, (h // p, p, w // p, p)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
         return cls, seq, self.seq_attnpool(squares)
@@ -243,14 +256,13 @@ class AudioEncoder(nn.Module):
         super().__init__()
         self.patch, self.pool = patch, pool
         self.embedding = nn.Linear(patch * features, width)
-        self.transformer = Transformer(width, layers, head=head, cls=True, rotary=rotary)
+        self.transformer = Summarised(width, layers, head=head, rotary=rotary)
         self.seq_attnpool = Pooling(width, head)
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(B, frames, features)`` to ``(B, H)``, ``(B, T, H)`` and ``(B, T / pool, H)``, ``T = frames / patch``."""
         x = self.embedding(mel.unflatten(1, (-1, self.patch)).flatten(2))
         cls, seq = self.transformer(x, centred(x.shape[1])[:, None] / x.shape[1])
-        assert cls is not None
         return cls, seq, self.seq_attnpool(seq.unflatten(1, (-1, self.pool)))
 
 
@@ -259,13 +271,12 @@ class SpanEncoder(nn.Module):
 
     def __init__(self, width: int, layers: int, *, head: int = 64, rotary: Rotary = "official") -> None:
         super().__init__()
-        self.transformer = Transformer(width, layers, head=head, cls=True, rotary=rotary)
+        self.transformer = Summarised(width, layers, head=head, rotary=rotary)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """``valid`` ``(B, n)``: no padding."""
         places = torch.arange(1, x.shape[1] + 1, dtype=torch.float64)[:, None] / SPAN
-        found = self.transformer(x, places, valid)[0]
-        assert found is not None
+        found: Tensor = self.transformer(x, places, valid)[0]
         return found
 
 
@@ -277,6 +288,8 @@ def from_flax(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for name, value in state.items():
         parts = [piece for part in name.split(".") for piece in LAYER.sub(r"layers.\1", part).split(".")]
+        if "transformer" in parts and parts[-1] != "cls" and "cls_proj" not in parts:
+            parts.insert(parts.index("transformer") + 1, "body")
         if parts[-1] == "kernel":
             joined = parts[-2] in ("attn_proj", "out", "embedding")
             value = value.flatten(0, -2).T if joined else value.flatten(1).T

@@ -148,7 +148,7 @@ class MerlotNet(nn.Module):
             for place, words in enumerate(kinds)
         ]
         x, coordinates, mask = (torch.cat(part) for part in zip(*prepared, strict=True))
-        out = self.head(self.joint_transformer(x, coordinates, mask=mask)[1])
+        out = self.head(self.joint_transformer(x, coordinates, mask))
         outs = [
             part[:, : words.ids.shape[2]].unflatten(0, (videos, -1))
             for part, words in zip(out.split([w.ids.shape[0] * w.ids.shape[1] for w in kinds]), kinds, strict=True)
@@ -197,7 +197,7 @@ class MerlotNet(nn.Module):
             batch.text2audio, sound.unflatten(0, (videos, -1)), frames.unflatten(0, (videos, -1))[:, own],
             batch.source[:, own],
         )  # fmt: skip
-        out = self.head(self.joint_transformer(x, coordinates, mask=mask)[1])
+        out = self.head(self.joint_transformer(x, coordinates, mask))
         return out[:, : batch.text2audio.ids.shape[2]][batch.text2audio.ids[:, 0] == MASK]
 
     def prepared(

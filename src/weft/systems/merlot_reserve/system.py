@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any, Self
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ from weft.systems.merlot_reserve.script import Script, build, spans_of, subtitle
 from weft.tasks.base import tasks
 from weft.tasks.captions import words
 from weft.tasks.judge import Judge
-from weft.training.system import Need, System, systems
+from weft.training.once import Once
+from weft.training.system import Need, System, systems, take
 
 FIRST = 10
 """Ids below are marks."""
@@ -138,7 +139,9 @@ class MerlotReserve(System):
             rotary=rotary,
         )  # fmt: skip
         self._ids = {word: FIRST + i for i, word in enumerate(self.vocabulary)}
-        self._kept: WeakKeyDictionary[Dataset, dict[int, tuple[Tensor, Tensor, Script]]] = WeakKeyDictionary()
+        self._scripts: Once[tuple[Tensor, Tensor, Script]] = Once(
+            lambda data, rows: [self._read(data, int(row)) for row in rows]
+        )
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
@@ -151,7 +154,7 @@ class MerlotReserve(System):
 
     def batch(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> Videos:
         rng = rng or np.random.default_rng(0)
-        read = [self._read(data, int(row)) for row in rows]
+        read = self._scripts(data, rows)
         scripts = [script for _, _, script in read]
         written = np.roll(np.arange(len(rows)), 1)
         built = [
@@ -175,7 +178,7 @@ class MerlotReserve(System):
         return torch.stack(list(losses.values())).sum()
 
     def validate(self, data: Dataset, rows: np.ndarray, batch_size: int, *shares: Any) -> dict[str, float]:
-        """Loss of the dev rows in batches, and the judge's accuracy."""
+        """Mean loss of batches of the dev rows, and the accuracy over all of them; every process judges all."""
         cuts = np.array_split(rows, -(-len(rows) // batch_size))
         loss = float(np.mean([float(self.loss(self.to_device(self.batch(data, part)))) for part in cuts]))
         found = np.stack(list(self.predictions(data, rows)))
@@ -183,7 +186,7 @@ class MerlotReserve(System):
 
     def predict(self, data: Dataset, rows: np.ndarray) -> Sequence[np.ndarray]:
         """A span in the second half is left out; the sound around it, the words elsewhere and the frames are given."""
-        read = [self._read(data, int(row)) for row in rows]
+        read = self._scripts(data, rows)
         each = SUBSEGMENTS * self.segments // self.groups
         group = self.groups // 2
         asked, targets = [], []
@@ -235,24 +238,21 @@ class MerlotReserve(System):
         return Videos(images, audio, said, heard, matching, written, spans, source)
 
     def _read(self, data: Dataset, row: int) -> tuple[Tensor, Tensor, Script]:
-        """Patches ``(S h w, 3 p p)``, spectrograms ``(3 S frames, mels + 1)`` and the script of a row, read once."""
-        kept = self._kept.setdefault(data, {})
-        if row not in kept:
-            columns = self.columns(data)
-            values: Mapping[str, Any] = {role: data.modalities[c].values[row] for role, c in columns.items()}
-            where = f"row {data.ids[row]!r}"
-            samples = read_clip(values["audio"], self.rate, f"audio of {where}")
-            length = len(samples) / self.rate
-            spans = spans_of(subtitles(values["subtitles"], length), self.segments, length)
-            ids = [[[self._ids.get(w, UNKNOWN) for w in words(word.text)] for word in span] for span in spans]
-            frames = read_frames(values["video"], self.segments, f"video of {where}")
-            if len(frames) < self.segments:
-                raise UserError(
-                    "a video has a frame for every segment", f"{where}: {len(frames)} frames, {self.segments} segments",
-                    "leave it out, or ask for fewer segments",
-                )  # fmt: skip
-            kept[row] = self._patches(frames), self._mels(samples), Script(spans, ids, length)
-        return kept[row]
+        """Patches ``(S h w, 3 p p)``, spectrograms ``(3 S frames, mels + 1)`` and the script of a row."""
+        values: Mapping[str, Any] = {role: take(data, c, np.array([row]))[0] for role, c in self.columns(data).items()}
+        where = f"row {data.ids[row]!r}"
+        samples = read_clip(values["audio"], self.rate, f"audio of {where}")
+        length = len(samples) / self.rate
+        spans = spans_of(subtitles(values["subtitles"], length), self.segments, length)
+        ids = [[[self._ids.get(w, UNKNOWN) for w in words(word.text)] for word in span] for span in spans]
+        frames = read_frames(values["video"], self.segments, f"video of {where}")
+        if len(frames) < self.segments:
+            raise UserError(
+                "a video has a frame for every segment",
+                f"{where}: {len(frames)} frames, {self.segments} segments",
+                "leave it out, or ask for fewer segments",
+            )
+        return self._patches(frames), self._mels(samples), Script(spans, ids, length)
 
     def _patches(self, frames: np.ndarray) -> Tensor:
         (h, w), p = self.grid, self.patch
@@ -260,20 +260,27 @@ class MerlotReserve(System):
         cut = torch.from_numpy(pixels).unflatten(1, (h, p)).unflatten(3, (w, p))
         return cut.transpose(2, 3).flatten(3).flatten(0, 2)
 
+    @cached_property
+    def _filters(self) -> np.ndarray:
+        """Triangles on Slaney's mel scale, of equal area, from 20 Hz to half the rate."""
+        from transformers.audio_utils import mel_filter_bank
+
+        found: np.ndarray = mel_filter_bank(
+            self.fft // 2 + 1, self.mels, 20.0, self.rate / 2, self.rate, "slaney", "slaney"
+        )
+        return found
+
     def _mels(self, samples: np.ndarray) -> Tensor:
         """``log(mel + .1) - log .1`` of three spans of each segment, with equal gaps, and the speed."""
-        from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+        from transformers.audio_utils import spectrogram, window_function
 
-        filters = mel_filter_bank(
-            self.fft // 2 + 1, self.mels, min(20.0, self.rate / 4), self.rate / 2, self.rate, "slaney", "slaney"
-        )
         window, size = window_function(self.fft, "hann"), int(self.seconds * self.rate)
         found = []
         for segment in range(self.segments):
             middle = int((segment + 0.5) * len(samples) / self.segments)
             start = max(0, min(middle - size // 2, len(samples) - size))
             part = np.pad(samples[start : start + size], (0, max(0, size - len(samples))))
-            mel = spectrogram(part, window, self.fft, self.hop, power=2.0, mel_filters=filters).T
+            mel = spectrogram(part, window, self.fft, self.hop, power=2.0, mel_filters=self._filters).T
             gap = (len(mel) - SUBSEGMENTS * self.frames) // (SUBSEGMENTS + 1)
             for third in range(SUBSEGMENTS):
                 begin = gap + third * (self.frames + gap)

@@ -8,10 +8,10 @@ bookkeeping, by which all epochs but the first see only one of them, is not repe
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -37,7 +37,8 @@ from weft.systems.nlxgpt.sequence import (
 )  # fmt: skip
 from weft.tasks.captions import lines
 from weft.tokens import Tokens, pad
-from weft.training.system import Need, System, systems
+from weft.training.once import Once
+from weft.training.system import Need, System, systems, take
 
 TOKENIZER = "tokenizer"
 SMALL: dict[str, Any] = {"n_embd": 96, "n_layer": 2, "n_head": 4}
@@ -82,7 +83,11 @@ class Teller(System):
         self.longest, self.steps, self.temperature, self.top_p = longest, steps, temperature, top_p
         self.places, self.blind = places, blind
         self.gpt2, self.encoder = gpt2 or {**SMALL, "vocab_size": 1, "n_positions": 2 * longest}, encoder
-        self._encoder = restore_encoder("image", encoder, "this model was trained with") if encoder else None
+        eye = (
+            restore_encoder("image", encoder, "this model was trained with")
+            if encoder
+            else create_encoder(vision, "image")
+        )
         width, tokens = encoder["shape"] if encoder else (1, 1)
         self.network = Decoder(self.gpt2, width, places=tokens if places else 0)
         if longest + steps > self.network.positions:
@@ -91,8 +96,16 @@ class Teller(System):
                 f"longest={longest}, steps={steps}, {self.network.positions} positions",
                 "ask for shorter texts",
             )
+        if top_p is not None and temperature == 0:
+            raise UserError(
+                "top_p draws, and a temperature of 0 takes the most probable token",
+                f"top_p={top_p}, temperature=0",
+                "give a temperature above 0, or no top_p",
+            )
         self.build: Sequences
-        self._kept: WeakKeyDictionary[Dataset, dict[int, np.ndarray]] = WeakKeyDictionary()
+        self._features: Once[np.ndarray] = Once(
+            lambda data, rows: eye.encode(take(data, self.columns(data, target=False)["image"], rows))
+        )
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
@@ -145,17 +158,17 @@ class Teller(System):
         return sorted(found) + sorted(f"Ġ{word}" for word in found)
 
     @classmethod
+    @abstractmethod
     def texts(cls, data: Dataset, row: int) -> list[str]:
         """All that is said of a row, as it is tokenised."""
-        raise NotImplementedError
 
+    @abstractmethod
     def row(self, data: Dataset, row: int, rng: np.random.Generator | None) -> Row:
         """The sequence of a row; ``rng`` draws among several texts, None takes the first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prompt(self, data: Dataset, row: int) -> tuple[list[int], list[int] | None]:
         """What a text is asked for by."""
-        raise NotImplementedError
 
     @property
     def marks(self) -> Marks:
@@ -185,13 +198,7 @@ class Teller(System):
 
     def features(self, data: Dataset, rows: np.ndarray) -> list[np.ndarray]:
         """Features ``(P, D)`` of each picture, computed once."""
-        assert self._encoder is not None
-        kept, column = self._kept.setdefault(data, {}), self.columns(data, target=False)["image"]
-        new = [int(row) for row in dict.fromkeys(rows) if int(row) not in kept]
-        for start in range(0, len(new), self.rows_at_once):
-            part = new[start : start + self.rows_at_once]
-            kept.update(zip(part, self._encoder.encode([data.modalities[column].values[r] for r in part]), strict=True))
-        return [kept[int(row)] for row in rows]
+        return self._features(data, rows)
 
     def save_pretrained(self, folder: Path | str) -> None:
         super().save_pretrained(folder)
