@@ -149,21 +149,25 @@ class Fafnet(System):
         return Reference(self.front.mfcc(spectrum), frames, heard)
 
     def _estimate(self, noisy: Tensor, reference: Reference | None, stages: int) -> Tensor:
-        """Spectrum of enhanced speech of samples ``(B, n)``."""
-        spectrum = self.front(noisy)
-        estimate: Tensor | None = None
-        for k, network in enumerate(self.networks[:stages]):
-            with still(network, k + 1 < stages):
-                alike = None
-                if reference is not None:
-                    if estimate is None:
-                        sound = spectrum
-                    else:
-                        sound = self.front(self.front.inverse(estimate, noisy.shape[1]))
-                    alike = match(self.front.mfcc(sound), reference.mfcc, self.candidates, reference.frames)
-                estimate = network(spectrum, reference.heard[k] if reference else [], alike, estimate)
-        assert estimate is not None
+        """Spectrum of enhanced speech of samples ``(B, n)``; all stages but the last are as they are."""
+        spectrum, length = self.front(noisy), noisy.shape[1]
+        estimate = self._stage(0, stages, spectrum, length, reference, None)
+        for k in range(1, stages):
+            estimate = self._stage(k, stages, spectrum, length, reference, estimate)
         return estimate
+
+    def _stage(
+        self, k: int, stages: int, spectrum: Tensor, length: int, reference: Reference | None, estimate: Tensor | None
+    ) -> Tensor:
+        """What stage ``k`` makes of the spectrum and of the estimate before it."""
+        network = self.networks[k]
+        with still(network, k + 1 < stages):
+            alike = None
+            if reference is not None:
+                sound = spectrum if estimate is None else self.front(self.front.inverse(estimate, length))
+                alike = match(self.front.mfcc(sound), reference.mfcc, self.candidates, reference.frames)
+            found: Tensor = network(spectrum, reference.heard[k] if reference else [], alike, estimate)
+            return found
 
     def batch(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """Samples ``noisy``, ``clean`` ``(B, n)`` and ``reference`` ``(B, m)``, of which ``frames`` ``(B,)`` are there.
