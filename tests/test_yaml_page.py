@@ -14,7 +14,8 @@ from weft.data import load_config, make_splits, read_table
 from weft.data.cells import CELL_TYPES, read_cell
 from weft.data.kinds import kind_named, kinds
 from weft.data.splits import FRACTIONS, METHODS
-from weft.data.table import SPLIT_WORDS, ModalityConfig, SplitsConfig, TableConfig
+from weft.data.table import SPLIT_WORDS
+from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
 from weft.tasks.base import tasks
 
 PAGE = (ROOT / "docs" / "yaml.md").read_text(encoding="utf-8")

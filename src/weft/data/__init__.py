@@ -5,13 +5,8 @@ from weft.data.files import read_array, read_audio, read_image
 from weft.data.guess import Proposal, guess_table, propose_table, to_commented_yaml
 from weft.data.kinds import Kind, kinds
 from weft.data.splits import Split, make_folds, make_splits
-from weft.data.table import (
-    ModalityConfig,
-    SplitsConfig,
-    TableConfig,
-    load_config,
-    read_table,
-)
+from weft.data.table import read_table
+from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig, load_config
 
 __all__ = [
     "BuiltIn",

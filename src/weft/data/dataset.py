@@ -76,7 +76,7 @@ class Dataset:
         group: ``(N,)``; rows of one group never cross a split and are resampled together. None: every row is its own.
         task: registered name of what is asked (``weft list --kind task``).
         labels: ``{column: K names}`` of targets ``(N, K)`` of zeros and ones.
-        table: JSON of the :class:`~weft.data.table.TableConfig` it was read by; a model keeps it to read new tables.
+        table: JSON of the :class:`~weft.data.table_config.TableConfig` it was read by; models keep it to read new ones.
         time: ``(N,)`` seconds, for a ``temporal`` split; None where rows have no order.
         notes: what reading the data found and a person should know.
 

@@ -17,15 +17,8 @@ from weft.data.entities import is_entity, names_people, why_in_time, why_not_cut
 from weft.data.entities import why_category as why_no_group
 from weft.data.kinds import kind_named, kinds
 from weft.data.splits import Method
-from weft.data.table import (
-    FEW_CLASSES,
-    SPLIT_WORDS,
-    ModalityConfig,
-    SplitsConfig,
-    TableConfig,
-    classes_of,
-    label_set,
-)
+from weft.data.table import FEW_CLASSES, SPLIT_WORDS, classes_of, label_set
+from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
 from weft.data.words import to_words
 from weft.errors import UserError, did_you_mean, some
 

@@ -33,7 +33,7 @@ from weft.data import TableConfig
 from weft.data.cells import as_category
 from weft.data.frame import frame_columns, is_frame
 from weft.data.guess import NONE, propose_table
-from weft.data.table import ModalityConfig
+from weft.data.table_config import ModalityConfig
 from weft.errors import UserError
 from weft.models.pretrained import load_model
 
