@@ -41,8 +41,11 @@ def test_committed_with_small_figures_and_without_paths(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_and_draws_what_is_committed(
-    path: Path, data_root: Path, mobilenet: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if path.stem.startswith("lightcrl"):
+        request.getfixturevalue("data_root")
+        request.getfixturevalue("mobilenet")
     monkeypatch.setenv("WEFT_DATA", str(DATA))
     monkeypatch.setenv("WEFT_MODELS", str(MODELS))
     committed = nbformat.read(path, as_version=4)
@@ -54,5 +57,5 @@ def test_runs_and_draws_what_is_committed(
     assert figures(fresh) == figures(committed)
 
 
-def test_there_are_two() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["lightcrl_text_image", "lightcrl_text_text"]
+def test_there_are_three() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["lightcrl_text_image", "lightcrl_text_text", "table_to_model"]

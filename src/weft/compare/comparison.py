@@ -32,7 +32,7 @@ COLUMNS = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """What a comparison found.
 
@@ -150,6 +150,9 @@ class Comparison:
         target = [] if self.shown_target is None else self.shown_target.tolist()
         writer.writerows(zip(self.shown_ids, target, *(c.tolist() for c in columns.values()), strict=True))
         return out.getvalue()
+
+    def __repr__(self) -> str:
+        return f"Comparison: {self.sentence}"
 
     def _repr_markdown_(self) -> str:
         """What a notebook shows."""
