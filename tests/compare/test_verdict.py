@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -231,6 +232,16 @@ def test_who_earned_it() -> None:
     together = told({"concat": 0.6, "a": 0.6, "b": 0.5, "linear": 0.9}, {("linear", "a"): SURE}, {"linear": 1.0})
     assert together.outcome == "together"
     assert "Use a linear model on a and b, best on dev" in together.sentence
+
+
+def test_modalities_are_said_once() -> None:
+    """A method of a subset is named by it, ``linear on a+b``; the sentence says which modalities in its own words."""
+    found = told({"concat": 0.6, "a": 0.6, "b": 0.5, "linear": 0.9}, {("linear", "a"): SURE}, {"linear": 1.0})
+    name = "linear on a+b"
+    said = {**found.said, name: replace(found.said["linear"], name=name)}
+    sentence = replace(found, earned=name, winner=name, classical=name, said=said).sentence
+    assert "without a fusion network: linear on a and b reaches" in sentence
+    assert name not in sentence
 
 
 def test_what_is_not_shown_is_said_with_power() -> None:

@@ -26,6 +26,9 @@ class Sum(Predictor):
         parts = {name: np.nan_to_num(v[:, 0]) for name, v in features.pooled(rows).items()}
         return (sum(parts.values()) + self.pairs * parts["a"] * parts["b"])[:, None].astype(np.float32)
 
+    def config(self):  # type: ignore[no-untyped-def]
+        return {}
+
 
 def made(task: str = "regression", rows: int = 80) -> MemoryFeatures:
     rng = np.random.default_rng(0)

@@ -40,7 +40,7 @@ class Comparison:
         folder: where jobs, winner and reports are.
         primary, higher_is_better: the metric everything is judged by.
         modalities: their names.
-        counts: rows of train, dev and test (of the first fold), and folds.
+        counts: rows of train and dev in the first fold, of test over all folds, and folds.
         rows: the table, best on test first.
         verdict: who is best, and the sentence.
         notes: what a reader should know beside the sentence.

@@ -253,7 +253,7 @@ class Rounds:
             primary=evidence.primary,
             higher_is_better=evidence.task.higher_is_better,
             modalities=tuple(features.dims),
-            counts={**counts, "folds": len(setup.splits)},
+            counts={**counts, "test": len(evidence.rows), "folds": len(setup.splits)},
             rows=evidence.table(verdict.single),
             verdict=verdict,
             notes=said,

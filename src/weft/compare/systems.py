@@ -55,7 +55,7 @@ Scores = dict[str, np.ndarray]
 """By the name of a score, ``(S, N)``, higher is better; NaN where a row has none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SystemComparison(Comparison):
     """What was found.
 
@@ -261,7 +261,7 @@ def _judge(trials: _Trials, methods: Sequence[Method], best: Job, options: Mappi
         primary=judge.primary,
         higher_is_better=judge.higher_is_better,
         modalities=methods[0].modalities,
-        counts={**counts, "folds": len(splits)},
+        counts={**counts, "test": len(rows), "folds": len(splits)},
         rows=table,
         verdict=verdict,
         notes=_notes(verdict, table, best, chosen, not gains or same),

@@ -16,6 +16,8 @@ import numpy as np
 
 from weft.data.cells import says_blank
 from weft.data.dataset import Dataset
+from weft.data.entities import is_entity
+from weft.data.kinds import kind_named
 from weft.data.splits import Split, make_splits
 from weft.data.targets import reads_of, tasks
 from weft.errors import UserError, some
@@ -98,7 +100,9 @@ def _repeats(name: str, keys: Sequence[Hashable], data: Dataset, split: Split | 
     found.facts[f"modality {name}"] = f"{data.modalities[name].kind}, present in {len(there)} rows{absent}"
     if values < len(there):
         found.facts[f"modality {name}"] += f", {values} different"
-    if split is None or data.modalities[name].fields:  # cells of a table are alike by chance
+    if split is None or data.modalities[name].fields or not there:  # cells of a table are alike by chance
+        return
+    if not kind_named(data.modalities[name].kind).files and not is_entity(Counter(there)):  # so are a few phrases
         return
     known = {keys[row] for row in split.train} - {None}
     leaks = [data.ids[row] for row in split.test if keys[row] in known]

@@ -9,7 +9,7 @@ rows before they are made unit vectors; ``sklearn.preprocessing.normalize`` does
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -85,8 +85,7 @@ class ClosedFormAligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
                 n for n in aligners.names() if issubclass(aligners.get(n), ClosedForm) and n[:4] != "deep"
             )
             raise UserError("the aligner has no closed form", repr(self.aligner), f"one of {known}; or train: weft fit")
-        solved = aligners.create(self.aligner, dims, width, **options).double().eval()
-        assert isinstance(solved, ClosedForm)
+        solved = cast("ClosedForm", aligners.create(self.aligner, dims, width, **options)).double().eval()
         solved.fit_closed_form([{"x": _tokens(X), "y": _tokens(y)}], Judge(_recalls, torch.from_numpy(code)))
         self.aligner_ = solved
         self.n_components_ = self._n_features_out = width

@@ -8,6 +8,7 @@ modality of numbers; NaN is a missing cell.
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -41,7 +42,7 @@ FEWEST = 3
 """Rows: one each for train, dev and test."""
 
 
-class _Estimator(BaseEstimator):
+class _Estimator(BaseEstimator, ABC):
     """What both share: X to a table, a comparison, the kept model."""
 
     task: str
@@ -124,9 +125,9 @@ class _Estimator(BaseEstimator):
             check_consistent_length(X, y)
         return columns, y
 
+    @abstractmethod
     def _targets(self, y: np.ndarray) -> list[Any]:
         """The cells of the target column."""
-        raise NotImplementedError
 
     def _answers(self, X: Any) -> dict[str, np.ndarray]:
         check_is_fitted(self)

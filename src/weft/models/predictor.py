@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
@@ -50,9 +51,9 @@ class Predictor(Pretrained):
         """Whether it cannot do without a modality."""
         return False
 
+    @abstractmethod
     def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
         """Outputs ``(N, K)`` float32 of rows (default: all)."""
-        raise NotImplementedError
 
     def target_of(self, features: Features) -> np.ndarray:
         """The column of targets this model is about: ``target``, or the first.

@@ -15,6 +15,7 @@ version is read with :attr:`Pretrained.renames`, ``{old beginning of a weight's 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -27,7 +28,7 @@ from weft.registry import Registry
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-class Pretrained:
+class Pretrained(ABC):
     """What can be kept in a folder; a mixin of ``nn.Module`` classes, and of others that give ``state_dict``.
 
     Attributes:
@@ -42,9 +43,9 @@ class Pretrained:
     renames: ClassVar[Mapping[str, str]] = {}
     seen: Seen | None = None
 
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """The arguments of :meth:`from_config`, as JSON values."""
-        raise NotImplementedError
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the files into a folder, each in one step."""

@@ -69,8 +69,8 @@ def _weak(v: Verdict, signal: Signal) -> str:
 def _gained(v: Verdict) -> str:
     """Something on several modalities is better than one."""
     how = {
-        "helps": f"Fusion helps: {v.earned} of",
-        "together": f"The modalities together help, without a fusion network: {v.earned} on",
+        "helps": f"Fusion helps: {_method(v, v.earned)} of",
+        "together": f"The modalities together help, without a fusion network: {_method(v, v.earned)} on",
         "averaging": "Averaging helps, fusing is not shown to: the mean of single-modality models of",
     }[v.outcome]
     if v.earned is None or v.over_rival is None or v.rival is None:
@@ -115,7 +115,7 @@ def _use(v: Verdict) -> str:
         "ensemble": f"the ensemble of {len(winner.members)} models" if winner.members else "the ensemble",
         "ensemble of singles": "the average of single-modality models",
         "classical": f"{_named(winner)} on {_join(winner.modalities)}",
-    }.get(winner.role, f"{winner.name} of {_join(winner.modalities)}")
+    }.get(winner.role, f"{_method(v, v.winner)} of {_join(winner.modalities)}")
     kind = winner.name if winner.role == "system" else kind
     text = f"Use {kind}, best on dev"
     if v.winner not in (v.earned, v.single, v.fusion):
@@ -132,7 +132,7 @@ def write_notes(v: Verdict, tied: Sequence[str], failed: Sequence[str]) -> list[
         found.append(f"Judged by {v.primary}: {v.reason}.")
     if v.classical is not None and v.fusion is not None and v.outcome == "helps":
         gain = v.others.get(f"{v.fusion} over {v.classical}")
-        reach = f"The classical model {v.classical!r} on {_join(v.said[v.classical].modalities)} reaches "
+        reach = f"The classical model {_method(v, v.classical)!r} on {_join(v.said[v.classical].modalities)} reaches "
         if gain is not None and not shows_gain(gain):
             found.append(f"{reach}{_figure(v, v.classical)}; the fusion is not shown to be better than that.")
     for rival in (v.fusion, v.singles):
@@ -187,6 +187,11 @@ def _figure(v: Verdict, name: str | None) -> str:
     return "" if name is None else f"{v.said[name].value:.3f}"
 
 
+def _method(v: Verdict, name: str | None) -> str:
+    """A method's name before its modalities are said: ``boosting`` of ``boosting on photo+note``."""
+    return "" if name is None else name.removesuffix(f" on {'+'.join(v.said[name].modalities)}")
+
+
 def _named(method: Said) -> str:
     """A classical model's family, whatever its subset is called."""
     return {"linear": "a linear model", "boosting": "boosted trees"}.get(method.family, method.name)
@@ -204,7 +209,7 @@ def _reach(v: Verdict, name: str | None) -> str:
     if name is None:
         return ""
     method = v.said[name]
-    label = _label(v, name) if len(method.modalities) == 1 else f"{name} of {_join(method.modalities)}"
+    label = _label(v, name) if len(method.modalities) == 1 else f"{_method(v, name)} of {_join(method.modalities)}"
     return f"{label} reaches {v.primary} {method.value:.3f} on {v.rows:,} test rows"
 
 

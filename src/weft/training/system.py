@@ -177,7 +177,7 @@ class System(Pretrained, nn.Module, ABC):
 
     def loss(self, batch: Any) -> Tensor:
         """Loss of each row ``(B,)``, or of the batch as a whole, a scalar; of a batch on the device of the weights."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs a loss, or phases of its own")
 
     def phases(self) -> list[Phase]:
         """What a step does. Default: all weights under :meth:`loss`."""

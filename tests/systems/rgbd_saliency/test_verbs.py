@@ -71,7 +71,7 @@ def test_compare_resumes_and_prints_its_table(tmp_path: Path) -> None:
     given = ["compare", data, *SYSTEM, "-o", out, *shape, "--data", f"scenes={scenes}", "--folds", 2, "--seeds", 2]
     given += ["--variant", "fusion=concat", "--variant", "fusion=depth"]
     found = weft(*given)
-    assert (list(found["metrics"]), found["counts"]["test"]) == (["fusion=concat", "fusion=depth"], 4)
+    assert (list(found["metrics"]), found["counts"]["test"]) == (["fusion=concat", "fusion=depth"], 8)
     assert set(found["gains"]["fusion=depth"]) == {"S", "MAE"}
     assert set(found["gains"]["fusion=depth"]["S"]) == {"gain", "low", "high", "p", "p_holm"}
     assert len(list((out / "jobs").glob("*.json"))) == 2 * 2 * 2
