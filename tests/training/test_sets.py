@@ -13,7 +13,8 @@ from weft.models import FusedModel
 from weft.store import MemoryFeatures
 from weft.training import train_model
 
-NEW = 3000
+ROWS, NEW, DRAWS = 8000, 6000, 5
+"""Dev has 1200 rows, 400 of them without the second modality: 1.5 points of noise in a draw, 0.7 in the mean."""
 
 
 def problem(rows: int, seed: int, values: bool) -> MemoryFeatures:
@@ -30,10 +31,10 @@ def problem(rows: int, seed: int, values: bool) -> MemoryFeatures:
 @pytest.mark.parametrize("values", [False, True], ids=["sets", "intervals"])
 def test_a_fitted_model_covers_new_rows(values: bool, tmp_path: Path) -> None:
     shares = []
-    for seed in range(3):
-        settings = {"epochs": 4, "lr": 0.01, "seed": seed}
+    for seed in range(DRAWS):
+        settings = {"epochs": 2, "lr": 0.02, "batch_size": 256, "seed": seed}
         folder = tmp_path / str(seed)
-        train_model(problem(1400, seed, values), "concat", folder, dim=8, config=settings, progress=False)
+        train_model(problem(ROWS, seed, values), "concat", folder, dim=8, config=settings, progress=False)
         model, new = FusedModel.from_pretrained(folder), problem(NEW, 100 + seed, values)
         found, truth = model.predict(new, sets=0.9), new.targets["y"]
         inside = (
@@ -43,7 +44,7 @@ def test_a_fitted_model_covers_new_rows(values: bool, tmp_path: Path) -> None:
         )
         whole = new.presence.all(axis=1)
         shares.append([inside.mean(), inside[whole].mean(), inside[~whole].mean()])
-    np.testing.assert_allclose(np.mean(shares, axis=0), 0.9, atol=0.035)
+    np.testing.assert_allclose(np.mean(shares, axis=0), 0.9, atol=0.02)
 
 
 def test_a_task_without_sets_is_fitted_all_the_same(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def names_people(name: str) -> bool:
     return len(words) in (1, 2) and words[0] in PEOPLE and (len(words) == 1 or words[1] in ID_WORDS)
 
 
-def is_entity(counts: Mapping[str, int]) -> bool:
+def is_entity(counts: Mapping[Any, int]) -> bool:
     """Whether values with so many rows are entities, or else categories."""
     each = sum(counts.values()) / len(counts)
     return each <= FEW_EACH or (each <= SOME_EACH and max(counts.values()) <= EVEN * each)
