@@ -338,6 +338,9 @@ MUTANTS = [
 
 
 def main() -> None:
+    if "--help" in sys.argv:
+        print(__doc__)
+        return
     words = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
     chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
     broken = [complaint for mutant in chosen if (complaint := inapplicable(mutant))]
