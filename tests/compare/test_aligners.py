@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.test_aligned import pairs
 from weft.compare import aligners as engine
-from weft.compare.aligners import AlignConfig, alignment_test, compare_aligners, part_of
+from weft.compare.aligners import AlignConfig, Result, alignment_test, compare_aligners, part_of
 from weft.data import make_splits
 from weft.errors import UserError
 from weft.models import load_model
@@ -39,6 +39,21 @@ def test_scores_of_groups_average_to_the_sum_of_recalls():
     z = {n: rng.normal(size=(len(split.test), 4)) for n in features.dims}
     expected = part.task.metrics(z, part.groups, part.presence)["sum of recalls"]
     assert part.scores(z).mean() == pytest.approx(expected)
+
+
+def test_the_sentence_says_who_is_ahead_on_test():
+    """Rows stand by dev; one that is better on test, and shown to be, is not called worse."""
+
+    def row(name: str, test: float, p: float | None) -> Result:
+        return Result(name, 1, 0.0, test, test - 1, test + 1, test, 1, 1.0, p_value=p)
+
+    def sentence(*others: Result) -> str:
+        return engine._sentence([row("cca", 300.0, None), *others], None)
+
+    assert sentence().endswith("300 with hub correction.")
+    assert sentence(row("ridge", 200, 0.01)).endswith(", better than every other one shown.")
+    both = sentence(row("whitened", 400, 0.01), row("ridge", 310, 0.4), row("procrustes", 200, 0.01))
+    assert both.endswith("; shown to be better on test: whitened; not shown to be worse: ridge.")
 
 
 def test_modalities_that_have_nothing_in_common_are_not_called_aligned():

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from weft.alignment import aligners, create_objective
 from weft.alignment.closed_form import ClosedForm
-from weft.compare.statistics import bootstrap_means, holm, interval, mean_of_seeds, sign_flip_test
+from weft.compare.statistics import LEVEL, bootstrap_means, holm, interval, mean_of_seeds, sign_flip_test
 from weft.data import Split, make_splits
 from weft.errors import UserError, did_you_mean
 from weft.files import canonical, read_json, sha256, write_json
@@ -118,7 +118,10 @@ def part_of(features: Features, rows: np.ndarray) -> Part:
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the table; recalls are of the sum, in percent."""
+    """One row of the table; recalls are of the sum, in percent.
+
+    ``parameters`` and ``seconds`` (of CPU) are those of a training; of an ensemble, of all its members together.
+    """
 
     aligner: str
     seeds: int
@@ -182,21 +185,22 @@ def compare_aligners(
         labels += [f"{name}, seed {s}" for s in range(len(models))]
         groups_scores[name] = np.stack([test.scores(v) for v in z[2]])
         hubs = [_with_hubs(dev, test, *vectors) for vectors in zip(*z, strict=True)]
-        weights = sum(p.numel() for p in models[0][0].aligner.parameters())
-        table.append(
-            _row(name, [dev.scores(v) for v in z[1]], groups_scores[name], hubs, weights, [s for _, s in models])
-        )
-    every = [m for models in found.values() for m, _ in models]
+        seconds = float(np.mean([s for _, s in models]))
+        size = _parameters(models[0][0])
+        table.append(_row(name, [dev.scores(v) for v in z[1]], groups_scores[name], hubs, size, seconds))
+    every, took = zip(*(job for models in found.values() for job in models), strict=True)
     counts = _ensemble(features, split, config, folder, [(n, s) for n in found for s in range(len(found[n]))])
     winner: AlignedModel = every[int(np.argmax([dev.scores(v).mean() for v in z_dev]))]
     if (counts > 0).sum() > 1:
         vectors = [joined(side, counts) for side in (z_train, z_dev, z_test)]
         name = f"ensemble of {int((counts > 0).sum())}"
         groups_scores[name] = test.scores(vectors[2])[None]
-        row = _row(name, [dev.scores(vectors[1])], groups_scores[name], [_with_hubs(dev, test, *vectors)], 0, [0.0])
+        parts, seconds = [m for m, c in zip(every, counts, strict=True) if c], float(np.dot(counts > 0, took))
+        size, hubs = sum(map(_parameters, parts)), [_with_hubs(dev, test, *vectors)]
+        row = _row(name, [dev.scores(vectors[1])], groups_scores[name], hubs, size, seconds)
         members = {label: float(c) for label, c in zip(labels, counts / counts.sum(), strict=True) if c}
         table.append(replace(row, members=members))
-        winner = AlignedEnsemble([m for m, c in zip(every, counts, strict=True) if c], counts[counts > 0].tolist())
+        winner = AlignedEnsemble(parts, counts[counts > 0].tolist())
     table.sort(key=lambda row: -row.dev)
     table = _tested(table, groups_scores)
     winner.seen = Seen.of(features, split, features.fingerprint)
@@ -361,7 +365,7 @@ def _row(
     test: np.ndarray,
     hubs: Sequence[float],
     parameters: int,
-    seconds: Sequence[float],
+    seconds: float,
 ) -> Result:
     low, high = interval(mean_of_seeds(bootstrap_means([test])[0], seed=0))
     return Result(
@@ -373,8 +377,12 @@ def _row(
         high=100 * high,
         hubs=100 * float(np.mean(hubs)),
         parameters=parameters,
-        seconds=float(np.mean(seconds)),
+        seconds=seconds,
     )
+
+
+def _parameters(model: AlignedModel) -> int:
+    return sum(p.numel() for p in model.aligner.parameters())
 
 
 def _tested(table: list[Result], scores: Mapping[str, np.ndarray]) -> list[Result]:
@@ -386,9 +394,13 @@ def _tested(table: list[Result], scores: Mapping[str, np.ndarray]) -> list[Resul
 
 def _sentence(table: list[Result], p: float | None) -> str:
     best = table[0]
-    level = [row.aligner for row in table[1:] if (row.p_value or 1.0) >= 0.05]
-    beaten = f"; not shown to be worse: {', '.join(level)}" if level else ", better than every other one shown"
-    shown = "aligned" if p is not None and p < 0.05 else "not shown to be aligned"
+    told = [row for row in table[1:] if row.p_value is not None and row.p_value < LEVEL]
+    ahead = [row.aligner for row in told if row.test > best.test]
+    level = [row.aligner for row in table[1:] if row not in told]
+    beaten = ", better than every other one shown" if told and not (ahead or level) else ""
+    beaten += f"; shown to be better on test: {', '.join(ahead)}" if ahead else ""
+    beaten += f"; not shown to be worse: {', '.join(level)}" if level else ""
+    shown = "aligned" if p is not None and p < LEVEL else "not shown to be aligned"
     aligned = "" if p is None else f" The modalities are {shown} (p = {p:.2g})."
     return (
         f"{best.aligner} is best on dev; on test its recalls sum to {best.test:.0f} "
