@@ -25,6 +25,7 @@ from weft.report import render_terminal, write_report
 from weft.systems.rgbd_saliency.metrics import score_map
 from weft.systems.rgbd_saliency.reader import mask
 from weft.training.config import TrainConfig
+from weft.training.system import systems
 
 VARIANTS = {name: {"fusion": name} for name in ("attention", "rgb", "depth")}
 OPTIONS: dict[str, Any] = {"backbone": RESNET, "size": 32, "width": 8, "block": {"heads": 2}, "freeze": True}
@@ -135,6 +136,16 @@ def test_the_model_kept_is_that_of_the_best_job_of_the_best_variant(data: Datase
         shutil.rmtree(folder)
     assert compared(data, tmp_path, {name: VARIANTS[name] for name in ("rgb", "depth")}).notes == found.notes
     assert load_model(tmp_path / "winner").config() == model.config(), "a model that is gone is trained again"
+
+
+def test_dev_rows_without_a_score_choose_nothing(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An undefined score, NaN in memory and null in the job's file, is no score."""
+    monkeypatch.setattr(systems.get("rgbd-saliency"), "validate", lambda *_: {"loss": 1.0, "score": float("nan")})
+    found = compared(data, tmp_path, {"rgb": VARIANTS["rgb"]}, seeds=1)
+    assert found.rows[0].dev is None
+    assert found.notes[0] == "The model kept is rgb, seed 0 of fold 0, as its dev rows have no score to choose by."
 
 
 def test_the_report_is_that_of_any_comparison(data: Dataset, tmp_path: Path) -> None:

@@ -102,6 +102,14 @@ def test_the_model_ends_with_the_weights_of_the_best_epoch(tmp_path):
     assert np.array_equal(FusedModel.from_pretrained(tmp_path).outputs(features), model.outputs(features))
 
 
+def test_an_epoch_without_a_score_is_best_of_none(monkeypatch):
+    """A dev score that is not defined after the first epoch does not stand in the way of those after it."""
+    features, split = xor(200)
+    original, scores = FusedTask.evaluate, iter([np.nan, 0.2, 0.7, np.nan])
+    monkeypatch.setattr(FusedTask, "evaluate", lambda *args: {**original(*args), "score": next(scores)})
+    assert fit(build(features, split), features, split, QUICK, progress=False).best_epoch == 2
+
+
 def test_patience_stops_training():
     rng = np.random.default_rng(0)
     noise = MemoryFeatures([str(i) for i in range(90)], {"a": rng.normal(size=(90, 3))}, {"y": rng.integers(0, 2, 90)})

@@ -202,7 +202,9 @@ class _Trials:
 
 
 def _dev_score(found: Mapping[str, Any]) -> float:
-    return float(found.get("best", {}).get("dev_score", -np.inf))
+    """Of a job; minus infinity where its dev rows have none (JSON knows no NaN)."""
+    score = found.get("best", {}).get("dev_score")
+    return float(score) if score is not None and np.isfinite(score) else -np.inf
 
 
 def _judge(trials: _Trials, methods: Sequence[Method], best: Job, options: Mapping[str, Any]) -> SystemComparison:

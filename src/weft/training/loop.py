@@ -375,8 +375,9 @@ class _Loop:
         position.finished = position.epoch >= config.epochs or stop
 
     def _rank(self, entry: dict[str, float]) -> tuple[float, float]:
-        loss = -entry["dev_loss"]
-        return (entry["dev_score"], loss) if self.config.monitor == "score" else (loss, entry["dev_score"])
+        """By what is monitored, then by the other; what is not defined, NaN, is below all."""
+        score, loss = (-math.inf if math.isnan(v) else v for v in (entry["dev_score"], -entry["dev_loss"]))
+        return (score, loss) if self.config.monitor == "score" else (loss, score)
 
     def _due(self) -> bool:
         """Whether it is time for a checkpoint; the main process decides for all."""
