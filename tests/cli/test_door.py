@@ -108,6 +108,19 @@ def test_new_rows_come_as_they_are(model: Path, tmp_path: Path, name: str) -> No
     assert len(found["prediction"]) == 2
 
 
+def test_rows_are_chosen_by_what_they_were_to_the_model(model: Path, table: Path) -> None:
+    parts = {part: weft("predict", model, table, "--split", part, "--json")["id"] for part in ("all", "train", "test")}
+    assert set(parts["test"]) < set(parts["all"])
+    assert len(parts["all"]) == 60
+    assert not set(parts["test"]) & set(parts["train"])
+
+
+@pytest.mark.parametrize(("option", "words"), [("--find", "are for aligners"), ("--row", "is for systems")])
+def test_options_of_other_models_are_refused(model: Path, table: Path, option: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        weft("predict", model, table, option, "note")
+
+
 def test_a_modality_may_be_empty_in_every_new_row(model: Path, tmp_path: Path) -> None:
     both = write(tmp_path / "both.csv", [{"note": n, "given": "x", "size": 2, "day": ""} for n in ("", "warp yarn")])
     alone = write(tmp_path / "alone.csv", [{"note": "", "given": "x", "size": 2, "day": ""}])

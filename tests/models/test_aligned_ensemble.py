@@ -38,6 +38,8 @@ def test_products_are_the_weighted_means_of_cosines_and_the_folder_is_the_model(
     assert isinstance(again, AlignedEnsemble)
     assert all(np.array_equal(v, z[n]) for n, v in again.embed(features, split.test).items())
     assert again.evaluate(features, split.test) == both.evaluate(features, split.test)
+    with pytest.raises(UserError, match="an ensemble of 3 aligners"):
+        both.predict_modality(features, a, b)
 
 
 def test_one_weight_is_that_member():

@@ -68,6 +68,7 @@ def predict(
     from weft.models.expected import predict_modality
     from weft.models.outputs import write_table
     from weft.models.pretrained import load_model
+    from weft.models.seen import rows_for
     from weft.training.system import System
     from weft.training.system_rows import rows_by_hand
 
@@ -78,6 +79,8 @@ def predict(
         rows = rows_by_hand(type(loaded), row) if row else systems.read_rows(type(loaded), source, root, data)
         systems.predict(loaded, rows, out, split, batch_size=batch_size, seed=seed, json=json)
         return
+    if row:
+        raise UserError("--row is for systems", f"{model} holds a {type(loaded).__name__}", "give a table with the row")
     if isinstance(loaded, AlignedModel):
         place, file = out or Path(f"{find}.npz"), io.BytesIO()
         ask_file(place)
@@ -92,20 +95,26 @@ def predict(
         else:
             say(f"{len(ids)} predictions of {find} in {place}{share}")
         return
+    if find or by:
+        found = f"{model} holds a {type(loaded).__name__}"
+        raise UserError(
+            "--find and --by are for aligners", found, "leave them out, or train one: weft fit --fusion ridge"
+        )
     place = out or Path("predictions.csv")
     if not json:
         ask_file(place)
     dataset = read_new_rows(loaded.table, source, root, data)
     features = loaded.encode(dataset, progress=not (quiet or json))
-    result = loaded.predict(features, sets=sets)
+    chosen = rows_for(loaded.seen, features, split)
+    result = loaded.predict(features, chosen, sets=sets)
     if explain:
         from weft.models.explain import row_shapley
 
-        shares = row_shapley(loaded, features, np.arange(len(features)))
+        shares = row_shapley(loaded, features, chosen)
         result |= {f"shapley_{name}": shares[:, k] for k, name in enumerate(loaded.names)}
     if json:
         write_json(result)
         return
     with writing(place):
         write_table("label", place, result.pop("id"), result, loaded.task.labels)
-    say(f"{len(dataset)} predictions in {place}")
+    say(f"{len(chosen)} predictions in {place}")

@@ -70,6 +70,11 @@ class AlignedEnsemble(AlignedModel):
         """As :meth:`forward`, of one modality: members are averaged as unit vectors only."""
         return self({name: tokens})[name]
 
+    def predict_modality(self, *args: Any, **options: Any) -> np.ndarray:
+        """Refused: every member would expect features of its own."""
+        found = f"an ensemble of {len(self.members)} aligners"
+        raise UserError("one closed form predicts a modality from another", found, "give ridge, cca or whitened alone")
+
     def config(self) -> dict[str, Any]:
         """The members' configurations and the weights."""
         return {"members": [member.config() for member in self._each()], "weights": self.shares}
