@@ -265,6 +265,8 @@ def test_one_modality_is_predicted_from_another(world: Path, tmp_path: Path) -> 
     assert json.loads(weft("predict", tmp_path / "ridge", *raw))["explained"] == pytest.approx(share, abs=1e-3)
     with pytest.raises(UserError, match="linear closed forms predict"):
         weft("predict", world / "model", world / "store", *asked)
+    with pytest.raises(UserError, match="--explain and --missing are for models that predict a target"):
+        weft("evaluate", world / "model", world / "store", "--missing")
 
 
 def test_mine_then_fit_then_pairs(world: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,6 +57,7 @@ def evaluate(
     from weft.cli.output import say, write_json, write_table
     from weft.cli.source import open_rows, read_source, settings
     from weft.errors import UserError
+    from weft.models.predictor import Predictor
     from weft.models.pretrained import load_model
     from weft.models.protocol import protocols
     from weft.models.seen import rows_for
@@ -79,11 +80,15 @@ def evaluate(
             say(f"figure: {file}")
         return
     options, patterns = settings(judge, "judge"), {}
+    loaded: Any = None if system else load_model(model)
+    if (explain or missing) and not isinstance(loaded, Predictor):
+        remedy = "leave them out, or give a model of weft fit or weft compare"
+        raise UserError("--explain and --missing are for models that predict a target", str(model), remedy)
     if system:
         cls = registry.get(system)
         dataset = systems.read_rows(cls, source, root, data)
         count, metrics = judge_files(cls, model, dataset, split, figures, options)
-    elif isinstance(loaded := load_model(model), System):
+    elif isinstance(loaded, System):
         dataset = systems.read_rows(type(loaded), source, root, data)
         count, metrics = systems.evaluate(loaded, dataset, split, figures, options, batch_size=batch_size)
     else:
