@@ -35,19 +35,27 @@ def test_a_run_and_its_folder(data, tmp_path):
     assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
     one, two = (np.stack(list(m.predictions(data, split.test))) for m in (net, load_model(tmp_path)))
     np.testing.assert_array_equal(one, two)
-    x, y = np.split(one, 2, axis=1)
+    x, y = np.split(one[:, : -net.words], 2, axis=1)
     np.testing.assert_allclose([np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)], 1, atol=1e-5)
     alone = np.stack([next(net.predictions(data, np.array([row]))) for row in split.test])
     np.testing.assert_allclose(alone, one, atol=1e-5, err_msg="a row's prediction does not depend on the others")
 
 
 def test_the_judge_by_hand():
-    """The second row's x is nearest to the third's y; the first and the last share their words."""
-    y = np.eye(4)[[0, 1, 2, 0]]
+    """The second row's x is nearest to the third's y; the first and the last have the same words."""
+    y, words = np.eye(4)[[0, 1, 2, 0]], np.array([[7, 0], [8, 0], [7, 8], [7, 0]])
     x = np.eye(4)[[0, 2, 2, 0]]
-    judge, outputs = LeftOutSpan(), np.concatenate([x, y], axis=1)
+    judge, outputs = LeftOutSpan(words=2), np.concatenate([x, y, words], axis=1)
     assert judge.scores(outputs, None).tolist() == [1, 0, 1, 1]
     assert judge.metrics(outputs, None) == {"accuracy": 0.75, "chance": 6 / 16}
+
+
+def test_a_collapsed_encoder_gains_nothing():
+    """Where all words have one vector, accuracy is chance."""
+    words = np.array([[1], [2], [3], [1]])
+    outputs = np.concatenate([np.ones((4, 2)), words], axis=1)
+    found = LeftOutSpan(words=1).metrics(outputs, None)
+    assert found["accuracy"] == found["chance"] == 6 / 16
 
 
 def test_what_ablations_leave_out(data):

@@ -1,8 +1,8 @@
 """MERLOT Reserve as a system: videos with sound and subtitles, trained to find what was left out.
 
 A prediction is what the network says of one span of a video, the words of which it is not given, beside what it says of
-the words themselves: two unit vectors, one after the other. The judge asks how often the words are the nearest of those
-of all rows.
+the words: two unit vectors and the ids of the words, one after the other. The judge asks how often the words are the
+nearest of those of all rows.
 
 The published optimiser (Adam without bias correction, betas .9 and .98, decay of matrices) is AdamW here.
 """
@@ -43,23 +43,39 @@ FLOOR = 0.1
 
 @tasks.register("left-out-span")
 class LeftOutSpan(Judge):
-    """Vectors ``[x, y]`` of rows: how often ``y_i``, or one equal to it, is the nearest to ``x_i`` of all rows."""
+    """How often the words of a row are the nearest to what is said of its span, of the words of all rows.
+
+    Outputs are ``[x, y, words]``: unit vectors ``(H,)`` of the span and of its words, and the ids of these. Rows with
+    the same words are right for each other; different words with one vector share the nearest place, and count in
+    expectation.
+
+    Args:
+        words: how many ids there are.
+    """
 
     primary = "accuracy"
 
+    def __init__(self, *, words: Annotated[int, Field(ge=1)] = 4) -> None:
+        self.words = words
+
     def metrics(self, outputs: np.ndarray, target: Any) -> dict[str, float]:
-        """``accuracy``, and ``chance``: the mean share of rows with equal words."""
-        return {"accuracy": float(self.scores(outputs, target).mean()), "chance": float(self._same(outputs).mean())}
+        """``accuracy``, and ``chance``: the mean share of rows with the same words."""
+        same = self._split(outputs)[2]
+        return {"accuracy": float(self.scores(outputs, target).mean()), "chance": float(same.mean())}
 
     def scores(self, outputs: np.ndarray, target: Any) -> np.ndarray:
-        x, y = np.split(np.asarray(outputs), 2, axis=1)
-        nearest = (x @ y.T).argmax(axis=1)
-        return self._same(outputs)[np.arange(len(x)), nearest].astype(float)
-
-    def _same(self, outputs: np.ndarray) -> np.ndarray:
-        y = np.split(np.asarray(outputs), 2, axis=1)[1]
-        found: np.ndarray = y @ y.T > 1 - 1e-5
+        """``(N,)`` share of the nearest rows, all within 1e-6, that have the words of the row."""
+        x, y, same = self._split(outputs)
+        near = x @ y.T
+        nearest = near >= near.max(axis=1, keepdims=True) - 1e-6
+        found: np.ndarray = (nearest & same).sum(axis=1) / nearest.sum(axis=1)
         return found
+
+    def _split(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        outputs = np.asarray(outputs)
+        x, y = np.split(outputs[:, : -self.words], 2, axis=1)
+        ids = outputs[:, -self.words :]
+        return x, y, (ids[:, None] == ids[None]).all(axis=2)
 
 
 @systems.register("merlot-reserve")
@@ -210,8 +226,11 @@ class MerlotReserve(System):
             batch, slice(group * self.segments // self.groups, (group + 1) * self.segments // self.groups)
         )
         y = self.network.span_encoder(self.network.token_encoder(batch.text_spans[:, 0]), batch.text_spans[:, 0] != PAD)
-        both = torch.cat([F.normalize(x, dim=-1), F.normalize(y, dim=-1)], dim=-1)
-        return list(both.float().cpu().numpy())
+        ids = batch.text_spans[:, 0].to(x)
+        return list(torch.cat([F.normalize(x, dim=-1), F.normalize(y, dim=-1), ids], dim=-1).float().cpu().numpy())
+
+    def make_judge(self, **options: Any) -> Judge:
+        return LeftOutSpan(words=self.words)
 
     @classmethod
     def truth(cls, data: Dataset, rows: np.ndarray, seen: Any = None) -> None:
