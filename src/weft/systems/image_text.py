@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -135,7 +135,7 @@ class Reader(nn.Module):
     ) -> None:
         super().__init__()
         self.vocabulary, self.length, self.cut, self.encoder = vocabulary, length, cut, encoder
-        self.standardise = Standardiser({"image": width}) if encoder else None
+        self.standardise = Standardiser({"image": width}) if encoder else Standardiser({})
         self._words: WeakKeyDictionary[Dataset, list[list[int]]] = WeakKeyDictionary()
 
     def words(self, data: Dataset, column: str, rows: np.ndarray) -> list[list[int]]:
@@ -171,14 +171,13 @@ class Reader(nn.Module):
 
     def pictures(self, data: Dataset, column: str, rows: np.ndarray) -> Tokens:
         """The same, standardised by what the training rows have."""
-        assert self.standardise is not None
         tokens = self.raw(data, column, rows)
         mean, scale = (part.cpu() for part in self.standardise.statistics("image"))
         return Tokens((tokens.values - mean) / scale * tokens.mask.unsqueeze(-1), tokens.mask)
 
     def fit(self, data: Dataset, column: str, rows: np.ndarray) -> None:
         """Learn means and scales of the picture tokens."""
-        if self.standardise is not None:
+        if self.encoder is not None:
             parts = np.array_split(rows, -(-len(rows) // 64))
             self.standardise.fit({"image": self.raw(data, column, part)} for part in parts)
 
@@ -224,6 +223,26 @@ def begin_options(folder: str, kind: type, shared: Sequence[str]) -> tuple[Any, 
         )
     config: dict[str, Any] = other.config()
     return other, {name: config[name] for name in shared}
+
+
+def settled(
+    options: dict[str, Any], kind: type, shared: Sequence[str], learn: Callable[[], dict[str, Any]]
+) -> tuple[Any, dict[str, Any]]:
+    """The model that ``options["begin"]`` names, or None; and all options, those its weights depend on or learned ones.
+
+    Args:
+        options: as given.
+        kind: of models that can be begun from.
+        shared: names of the options that weights depend on.
+        learn: what the training rows decide.
+
+    Raises:
+        UserError: as :func:`begin_options`.
+    """
+    if options.get("begin"):
+        other, known = begin_options(options["begin"], kind, shared)
+        return other, {**options, **known}
+    return None, {**options, **learn()}
 
 
 class AnswerSystem(TaskSystem):

@@ -27,10 +27,10 @@ from weft.systems.image_text import (
     PairSystem,
     Reader,
     Vocabulary,
-    begin_options,
     begun,
     image_encoder,
     repeated,
+    settled,
 )
 from weft.systems.meter.encoders import ClipTower, Places, TextEncoder
 from weft.systems.meter.masking import NOT_ASKED, hide, mask_patches, mask_whole_words
@@ -247,12 +247,8 @@ class Meter(AnswerSystem):
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
-        columns, other = cls.columns(data), None
-        if options.get("begin"):
-            other, known = begin_options(options["begin"], MeterPairs, SHARED)
-            options = {**options, **known}
-        else:
-            options = {**options, **learned(data, rows, columns, options)}
+        columns, given = cls.columns(data), options
+        other, options = settled(options, MeterPairs, SHARED, lambda: learned(data, rows, columns, given))
         model = super().fitted(data, rows, **options)
         if other is None:
             model.read.fit(data, columns["image"], rows)
@@ -337,12 +333,8 @@ class MeterPairs(PairSystem):
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
-        columns, other = cls.columns(data), None
-        if options.get("begin"):
-            other, known = begin_options(options["begin"], MeterPairs, SHARED)
-            options = {**options, **known}
-        else:
-            options = {**options, **learned(data, rows, columns, options)}
+        columns, given = cls.columns(data), options
+        other, options = settled(options, MeterPairs, SHARED, lambda: learned(data, rows, columns, given))
         model = cls(**options)
         if other is None:
             model.read.fit(data, columns["image"], rows)

@@ -27,10 +27,10 @@ from weft.systems.image_text import (
     PairSystem,
     Reader,
     Vocabulary,
-    begin_options,
     begun,
     image_encoder,
     repeated,
+    settled,
 )
 from weft.systems.uniter.heads import UniterFor, rank_loss
 from weft.systems.uniter.masking import NOT_ASKED, mask_regions, mask_words
@@ -80,8 +80,8 @@ def set_up(system: Any) -> BertConfig:
 
 
 def learned(data: Dataset, rows: np.ndarray, columns: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
-    """Vocabulary, what makes regions, and their width, of the training rows."""
-    found: dict[str, Any] = {}
+    """Sizes of a BERT to begin from; vocabulary, what makes regions, and their width, of the training rows."""
+    found: dict[str, Any] = bert_sizes(options["text"]) if options.get("text") else {}
     if not options.get("text"):
         texts = data.modalities[columns["text"]].values
         found["vocabulary"] = Vocabulary.learn(texts[row] for row in rows if texts[row])
@@ -148,17 +148,6 @@ def bert_sizes(text: str) -> dict[str, int]:
     }  # fmt: skip
 
 
-def settled(
-    data: Dataset, rows: np.ndarray, columns: dict[str, str], options: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """A model to begin from, if there is one, and all options."""
-    if options.get("begin"):
-        other, known = begin_options(options["begin"], UniterPairs, SHARED)
-        return other, {**options, **known}
-    sizes = bert_sizes(options["text"]) if options.get("text") else {}
-    return None, {**options, **sizes, **learned(data, rows, columns, options)}
-
-
 @systems.register("uniter")
 class Uniter(AnswerSystem):
     """Answers to texts about pictures by one BERT over words and regions; Chen et al. 2020.
@@ -216,8 +205,8 @@ class Uniter(AnswerSystem):
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
-        columns = cls.columns(data)
-        other, options = settled(data, rows, columns, options)
+        columns, given = cls.columns(data), options
+        other, options = settled(options, UniterPairs, SHARED, lambda: learned(data, rows, columns, given))
         model = super().fitted(data, rows, **options)
         begin(model, data, rows, columns, other)
         return model
@@ -311,8 +300,8 @@ class UniterPairs(PairSystem):
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
-        columns = cls.columns(data)
-        other, options = settled(data, rows, columns, options)
+        columns, given = cls.columns(data), options
+        other, options = settled(options, UniterPairs, SHARED, lambda: learned(data, rows, columns, given))
         model = cls(**options)
         begin(model, data, rows, columns, other)
         if other is not None and other.rank_output is None:
@@ -357,8 +346,8 @@ class UniterPairs(PairSystem):
             return (*words, drawn, torch.from_numpy(match.astype(np.int64)))
         regions = self.show(data, rows)
         if name in ("mrfr", "mrc", "mrc-kl"):
-            if name != "mrfr" and regions.classes is None:
-                raise UserError("masked region classification needs classes", f"{self.regions}", "save soft_labels")
+            if name != "mrfr":
+                classes_of(regions)
             hidden_regions = torch.zeros_like(regions.mask)
             for row, there in enumerate(regions.mask):
                 hidden_regions[row, : int(there.sum())] = torch.tensor(mask_regions(int(there.sum()), dice))
@@ -377,15 +366,12 @@ class UniterPairs(PairSystem):
         return self.network.mrfr(self._pass(ids, mask, regions, hidden), hidden, regions.values[hidden])[1].mean()
 
     def _mrc(self, ids: Tensor, mask: Tensor, regions: Regions, hidden: Tensor) -> Tensor:
-        assert regions.classes is not None
-        return mrc_loss(
-            self.network.mrc(self._pass(ids, mask, regions, hidden), hidden), regions.classes[hidden]
-        ).mean()
+        logits = self.network.mrc(self._pass(ids, mask, regions, hidden), hidden)
+        return mrc_loss(logits, classes_of(regions)[hidden]).mean()
 
     def _mrc_kl(self, ids: Tensor, mask: Tensor, regions: Regions, hidden: Tensor) -> Tensor:
-        assert regions.classes is not None
         logits = self.network.mrc(self._pass(ids, mask, regions, hidden), hidden)
-        return mrc_kl_loss(logits, regions.classes[hidden]).mean()
+        return mrc_kl_loss(logits, classes_of(regions)[hidden]).mean()
 
     def _itm(self, ids: Tensor, mask: Tensor, regions: Regions, match: Tensor) -> Tensor:
         sequence = self._pass(ids, mask, regions)
@@ -434,6 +420,21 @@ class UniterPairs(PairSystem):
         found = [score(row, everyone).topk(min(self.hard, self.candidates)).indices for row in range(rows)]
         self.train(was)
         return found
+
+
+def classes_of(regions: Regions) -> Tensor:
+    """Shares ``(B, N, C)`` of the classes of regions.
+
+    Raises:
+        UserError: they have none.
+    """
+    if regions.classes is None:
+        raise UserError(
+            "masked region classification needs classes of the regions",
+            "files of regions without soft_labels",
+            "save soft_labels beside them, or leave mrc and mrc-kl out of the objectives",
+        )
+    return regions.classes
 
 
 def _take(regions: Regions, rows: Tensor) -> Regions:
