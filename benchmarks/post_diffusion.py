@@ -30,12 +30,11 @@ from weft.data import Split, load_dataset, make_splits
 from weft.encoders import create_encoder, default_encoder
 from weft.fusion import fusions
 from weft.fusion.base import Fusion
-from weft.fusion.pooling import mean_of_present
 from weft.fusion.post_diffusion import RefinedMultiheadAttention, with_cross_diffusion
 from weft.models import FusedModel
 from weft.store import Store, encode
 from weft.tasks.base import create_task
-from weft.tokens import Fused, Tokens
+from weft.tokens import Fused, Tokens, mean_pool, present
 from weft.training import fit
 
 RUNS = ROOT / "runs" / "post_diffusion"
@@ -79,7 +78,9 @@ class MultiheadPair(Fusion):
             message = attention(x[i], x[j], x[j], key_padding_mask=~masks[j], **more)[0]
             values = self.after[i](x[i] + message)
             streams.append(Tokens(torch.where(masks[i].unsqueeze(-1), values, 0.0), masks[i]))
-        return Fused(mean_of_present(streams)[0], None, {}, None)
+        there = torch.stack([present(stream) for stream in streams], dim=1)[..., None]
+        pooled = torch.stack([mean_pool(stream) for stream in streams], dim=1)
+        return Fused((pooled * there).sum(dim=1) / there.sum(dim=1).clamp(min=1), None, {}, None)
 
 
 HOSTS = {"cross-attention": "weft's cross-attention", "multihead-pair": "nn.MultiheadAttention"}
