@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from weft.compare.evidence import Evidence, even_folds
+from weft.compare.evidence import Evidence
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
+from weft.compare.signal import even_folds
 from weft.compare.statistics import holm
 from weft.tasks.metrics import Metric
 

@@ -16,7 +16,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from tests.compare.cases import generated, quick, small
 from weft.compare import compare
-from weft.compare.evidence import Evidence, Gain, Signal, measure_signal, out_of_fold
+from weft.compare.evidence import Evidence, Gain
+from weft.compare.signal import Signal, measure_signal, out_of_fold
 from weft.compare.verdict import Verdict, decide, shows_gain
 from weft.models import load_model
 from weft.store import MemoryFeatures

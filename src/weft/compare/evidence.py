@@ -20,9 +20,8 @@ import numpy as np
 from weft.compare.jobs import Setup, finished, outputs_of
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
+from weft.compare.signal import DRAWS, Signal, measure_signal, signal_everywhere
 from weft.compare.statistics import (
-    Z_POWER,
-    Z_SIDE,
     Gain,
     block_values,
     bootstrap_means,
@@ -33,9 +32,7 @@ from weft.compare.statistics import (
     not_told_apart,
     sign_flip_test,
 )
-from weft.tasks.base import Task
 
-DRAWS, FOLDS, WIDE = 499, 5, 200
 WORK, FEWEST = 30_000_000, 199
 """Values that one exchange test may look at, and the fewest draws it makes."""
 Answers = list[tuple[np.ndarray, ...]]
@@ -134,28 +131,6 @@ class Degraded:
         worst = min(found, key=lambda pattern: sign * found[pattern]["hidden"])
         full, hidden = (float(np.mean([entry[key] for entry in found.values()])) for key in ("full", "hidden"))
         return cls(name, full, hidden, found[worst]["hidden"], worst)
-
-
-@dataclass(frozen=True)
-class Signal:
-    """Whether something predicts the target at all, by the metric that sees it best.
-
-    Attributes:
-        name: what predicts: a method, or a modality.
-        metric: of :attr:`weft.tasks.Task.sensitive`.
-        value, chance: of the metric; ``chance`` is its mean over permuted targets.
-        p: one-sided, of the permutation test.
-        rows: how many it is about.
-        smallest: the value that is seen (5 %) in 80 of 100 such sets of rows.
-    """
-
-    name: str
-    metric: str
-    value: float
-    chance: float
-    p: float
-    rows: int
-    smallest: float
 
 
 class Evidence:
@@ -294,28 +269,8 @@ class Evidence:
         return measure_signal(self.task, name, parts, self._draws)
 
     def signal_everywhere(self) -> Signal | None:
-        """The clearest signal of a modality over all rows, out of fold, corrected for all; None with few rows."""
-        features, found = self.setup.features, []
-        for name in features.dims:
-            rows = np.flatnonzero(features.subset([name]).presence[:, 0])
-            outputs = out_of_fold(
-                self.task, features.pooled(rows)[name], self.setup.target[rows], _of(features.group, rows)
-            )
-            if outputs is not None:
-                fold = even_folds(self.task.response(self.setup.target[rows]), _of(features.group, rows))
-                for places in ([fold == k for k in range(FOLDS)], [fold >= 0]):
-                    parts = [
-                        (*self.task.judged(outputs[at], self.setup.target[rows[at]]), _of(features.group, rows[at]))
-                        for at in places
-                    ]
-                    signal = measure_signal(self.task, name, parts, self._draws)
-                    if np.isfinite(signal.value):  # a class may be too rare for every fold to have it
-                        break
-                found.append(signal)
-        if not found:
-            return None
-        best = min(range(len(found)), key=lambda k: found[k].p)
-        return replace(found[best], p=float(holm(np.array([signal.p for signal in found]))[best]))
+        """The clearest signal of a modality over all rows; see :func:`weft.compare.signal.signal_everywhere`."""
+        return signal_everywhere(self.setup.features, self.task, self.setup.target, self._draws)
 
     def tied(self) -> list[str]:
         """The method that is best on test, and those that paired tests do not tell apart from it (Holm, 5 %)."""
@@ -422,87 +377,6 @@ class Evidence:
         values = [block_values(partial(self._metric, name), self.group, len(self.rows)) for name in names]
         self._blocks = dict(zip(names, values, strict=True))
         return dict(zip(names, bootstrap_means(values, resamples=resamples), strict=True))
-
-
-def measure_signal(task: Task, name: str, parts: Sequence[tuple[Any, ...]], draws: int = DRAWS) -> Signal:
-    """The permutation test of a task's sensitive metric.
-
-    Args:
-        task: which metric.
-        name: of what answered.
-        parts: truth, answers and groups (or None) of the rows of each fold; truths are permuted within it, and those of
-            a group stay together.
-        draws: permutations.
-    """
-    metric = task.judges[task.sensitive]
-    sign, sizes = (1.0 if metric.higher_is_better else -1.0), [len(truth) for truth, _, _ in parts]
-
-    def value(truths: Sequence[np.ndarray]) -> float:
-        found = [metric.whole(truth, *answers) for truth, (_, answers, _) in zip(truths, parts, strict=True)]
-        return float(np.average(found, weights=sizes))
-
-    observed, rng = value([truth for truth, _, _ in parts]), np.random.default_rng(0)
-    null = np.array([value([truth[_shuffled(len(truth), g, rng)] for truth, _, g in parts]) for _ in range(draws)])
-    known = null[np.isfinite(null)]
-    if not np.isfinite(observed) or not len(known):
-        return Signal(name, task.sensitive, observed, float("nan"), 1.0, sum(sizes), float("nan"))
-    p = float((1 + (sign * known >= sign * observed - 1e-12).sum()) / (1 + len(known)))
-    chance, spread = float(known.mean()), float(known.std())
-    return Signal(name, task.sensitive, observed, chance, p, sum(sizes), chance + sign * (Z_SIDE + Z_POWER) * spread)
-
-
-def out_of_fold(task: Task, x: np.ndarray, target: np.ndarray, group: np.ndarray | None) -> np.ndarray | None:
-    """Outputs of ridge regressions on pooled features ``(n, D)``, each row by one that has not seen it.
-
-    Classes and labels are regressed as zeros and ones. None where there are too few rows or groups for five folds.
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import PredefinedSplit, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    if len(x) < 50 or (group is not None and len(np.unique(group)) < FOLDS):
-        return None
-    y = task.response(target)
-    hot = np.eye(len(task.labels))[y] if task.estimator == "classifier" else np.asarray(y, dtype=np.float64)
-    steps = [StandardScaler(), RidgeCV(np.logspace(0, 6, 7))]
-    if x.shape[1] > WIDE:
-        steps.insert(1, PCA(WIDE, random_state=0))
-    folds = PredefinedSplit(even_folds(y, group))
-    values = cross_val_predict(make_pipeline(*steps), x.astype(np.float64), hot, cv=folds).reshape(len(x), -1)
-    if task.estimator != "regressor":
-        values = np.clip(values, 1e-3, 1 - 1e-3)
-    return task.from_estimator(values / values.sum(axis=1, keepdims=True) if task.estimator == "classifier" else values)
-
-
-def even_folds(y: np.ndarray, group: np.ndarray | None) -> np.ndarray:
-    """``(n,)`` fold of each row, groups together, with as equal a share of every class, or range of values, as can be.
-
-    In uneven folds what trained a model is poor in what the fold is rich in, and pooled ranks fall below chance.
-    """
-    value = np.asarray(y, dtype=np.float64).reshape(len(y), -1).sum(axis=1)
-    code = np.arange(len(value)) if group is None else np.unique(group, return_inverse=True)[1].reshape(-1)
-    mean = np.bincount(code, weights=value) / np.bincount(code)
-    rng, fold = np.random.default_rng(0), np.empty(len(mean), dtype=np.int64)
-    order = np.lexsort((rng.random(len(mean)), mean))
-    fold[order] = rng.random((len(mean) // FOLDS + 1, FOLDS)).argsort(axis=1).ravel()[: len(mean)]
-    return np.asarray(fold[code])
-
-
-def _shuffled(rows: int, group: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
-    """A permutation of rows; those of one group stay beside one another, in their order."""
-    if group is None:
-        return rng.permutation(rows)
-    code = np.unique(group, return_inverse=True)[1].reshape(-1)
-    order = np.argsort(rng.permutation(code.max() + 1)[code], kind="stable")
-    found = np.empty(rows, dtype=np.int64)
-    found[np.argsort(code, kind="stable")] = order
-    return found
-
-
-def _of(group: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    return None if group is None else group[rows]
 
 
 def _exchanged(first: np.ndarray, second: np.ndarray, swap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from weft.compare.evidence import FOLDS, out_of_fold
+from weft.compare.signal import FOLDS, out_of_fold
 from weft.errors import UserError, did_you_mean, some
 from weft.ops.information import Decomposition, decompose
 from weft.store import Features

@@ -32,8 +32,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from weft.compare.evidence import Evidence, Gain, Signal
+from weft.compare.evidence import Evidence, Gain
 from weft.compare.jobs import Setup
+from weft.compare.signal import Signal
 from weft.compare.statistics import LEVEL, holm
 from weft.models.missing import lacking
 

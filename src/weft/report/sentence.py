@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from weft.compare.evidence import Degraded, Gain, Signal
+from weft.compare.evidence import Degraded, Gain
+from weft.compare.signal import Signal
 from weft.compare.statistics import LEVEL
 from weft.compare.verdict import Said, Verdict, differs, shows_gain
 
