@@ -224,6 +224,10 @@ def test_columns_of_any_name_and_no_split(world: Path, tmp_path: Path) -> None:
     parts = [found[part, "store"] for part in ("train", "dev", "test")]
     assert [len(part) for part in parts] == [34, 7, 7]
     assert set.union(*parts) == found["all", "store"]
+    back = ["--find", "caption", "--by", "photo", "--query", world / "flickr/Images/42.png", "--top", "99"]
+    for source in ("store", "shop.yaml"):
+        hits = json.loads(weft("search", tmp_path / "model", tmp_path / source, "--json", "--split", "all", *back))
+        assert len(hits) == len({rows[int(hit["id"][1:])][2] for hit in hits}) == 4, "equal captions are found once"
     measured = json.loads(weft("search", tmp_path / "model", tmp_path / "store", "--json"))
     assert "caption->photo R@1" in measured["retrieval"]
     with pytest.raises(UserError, match="did you mean 'photo'"):

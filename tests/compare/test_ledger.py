@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.compare.cases import quick, small
 from tests.compare.test_compare import FAST, LINEAR, figures_of
-from weft.compare import compare
+from weft.compare import CompareConfig, compare
 from weft.compare.jobs import run_job
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.compare.prepare import prepare
+from weft.data import make_splits
 from weft.models import load_model
+from weft.models.seen import rows_for
 from weft.store import MemoryFeatures
 
 ODD = ["a/b|c", "100 % $x_{", "[red]<b>", 'quote " back \\', "émoji 🎯", "x" * 200, "concat", "linear", "ensemble"]
@@ -130,6 +133,19 @@ def test_the_winner_is_the_job_it_says(tmp_path: Path, monkeypatch: pytest.Monke
     again = compare(features, config, tmp_path, progress=False)
     assert figures_of(again) == figures_of(found)
     assert (found.best / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("cut", [{"split_seed": 1}, {"fractions": (0.5, 0.2, 0.3)}, {"folds": 3}])
+def test_the_winner_knows_its_rows_however_they_were_cut(tmp_path: Path, cut: dict[str, Any]) -> None:
+    """Verbs cut nothing anew: what is test to the kept model was test in the comparison, and was not trained on."""
+    features, config = small(), quick(train=FAST, only=["linear"], seeds=1, **cut)
+    found = compare(features, config, tmp_path, progress=False)
+    assert found.best is not None
+    seen = load_model(found.best).seen
+    known = [rows_for(seen, features, part).tolist() for part in ("train", "dev", "test")]
+    splits = prepare(features, config, tmp_path).splits
+    assert known in [[sorted(part.tolist()) for part in split] for split in splits]
+    assert known[2] != sorted(make_splits(features, fractions=CompareConfig().fractions).test.tolist())
 
 
 def test_what_is_best_on_dev_is_kept_whatever_its_family(tmp_path: Path) -> None:

@@ -224,15 +224,35 @@ def test_init_leaves_out_what_says_nothing_of_a_new_row(tmp_path: Path) -> None:
         propose_table(tmp_path / "t.csv", target="cuntry")
 
 
-def test_a_photo_with_several_captions_is_the_group(tmp_path: Path) -> None:
-    for i in range(6):
-        (tmp_path / f"{i}.png").write_bytes(b"")
-    table = [{"photo": f"{i // 5}.png", "caption": f"words about number {i} here"} for i in range(30)]
-    guessed = guess_table(save(tmp_path / "t.csv", table))
-    assert guessed.group == "photo"
-    assert set(guessed.modalities) == {"photo", "caption"}
-    assert guessed.splits is not None
-    assert guessed.splits.method == "grouped"
+CONTENTS = {
+    "a photo": ("photo", "image", "{}.png"),
+    "a sound": ("sound", "audio", "{}.wav"),
+    "a story": ("story", "text", "a long story of thing number {}"),
+}
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+@pytest.mark.parametrize(("name", "kind", "cell"), CONTENTS.values(), ids=CONTENTS)
+def test_what_comes_again_in_many_rows_is_the_group(tmp_path: Path, name: str, kind: str, cell: str, gone: int) -> None:
+    """Five captions each; where a row lacks what the others are grouped by, it stands alone."""
+    rows = [{name: cell.format(i // 5), "caption": f"words about number {i} here"} for i in range(50)]
+    for row in rows[:gone]:
+        row[name] = None
+    for row in rows:
+        if kind != "text" and row[name] is not None:
+            (tmp_path / str(row[name])).write_bytes(b"")
+    found = propose_table(save(tmp_path / "t.csv", rows))
+    assert found.config.group == name
+    assert f"{50 - gone} of 50 rows share their value" in found.reasons["group"]
+    assert {n: m.kind for n, m in found.config.modalities.items()} == {name: kind, "caption": "text"}
+    assert found.config.splits is not None
+    assert found.config.splits.method == "grouped"
+    data = read_table(tmp_path / "t.csv", found.config)
+    parts: dict[Any, set[str]] = {}
+    for group, part in zip(data.group.tolist(), data.split.tolist(), strict=True):
+        parts.setdefault(group, set()).add(part)
+    assert len(parts) == 10 + gone
+    assert all(len(part) == 1 for part in parts.values())
 
 
 # --- the encoder of columns -----------------------------------------------------------------------------------------

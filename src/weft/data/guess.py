@@ -243,8 +243,10 @@ class _Table:
             words, there = words_of(name), self.present(name)
             repeats = Counter(str(cell).strip() for cell in there)
             again = sum(count for count in repeats.values() if count > 1)
-            if self.rows < 6 or len(there) < self.rows or again < 0.2 * self.rows or len(repeats) < 3:
+            if self.rows < 6 or again < 0.2 * self.rows or len(repeats) < 3:
                 continue
+            if len(there) < self.rows and not self.is_content(name):
+                continue  # rows without a photo stand alone; rows without an id may belong to anybody
             an_id = self.opaque(name) and (
                 (bool(words) and words[-1] in ("id", "uid", "uuid", "key", "hash")) or self.is_hash(name)
             )

@@ -124,7 +124,7 @@ def _training_rows(columns: Columns, config: TableConfig) -> _Rows:
         _read_target(columns, name, config, rows)
     _side_by_side(config, rows)
     rows.split = None if config.split is None else _split(columns, config.split, rows.ids)
-    rows.group = None if config.group is None else _group(columns, config.group, rows.ids)
+    rows.group = None if config.group is None else _group(columns, config, rows.ids)
     rows.time = None if config.time is None else _time(columns, config.time, rows.ids)
     for name, classes in config.classes.items():
         if name in rows.targets:
@@ -222,8 +222,12 @@ def _split(columns: Columns, column: str, ids: list[str]) -> np.ndarray:
     return np.array([SPLIT_WORDS[word] for word in words])
 
 
-def _group(columns: Columns, column: str, ids: list[str]) -> np.ndarray:
+def _group(columns: Columns, config: TableConfig, ids: list[str]) -> np.ndarray:
+    """``(N,)`` names of groups; a row that lacks the photo or text by which rows are grouped stands alone."""
+    column = str(config.group)
     cells = columns.cells(column, "group")
+    if column in (modality.column for modality in config.modalities.values()):
+        cells = [f"(row {row})" if cell is None else cell for row, cell in zip(ids, cells, strict=True)]
     gone = [row for row, cell in zip(ids, cells, strict=True) if cell is None]
     if gone:
         remedy = "give each of these rows a group; a row of its own has a group of its own"
