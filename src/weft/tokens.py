@@ -10,7 +10,9 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch._C import _is_tracing
 from torch._C._functorch import peek_interpreter_stack
+from torch.compiler import is_compiling
 
 from weft.errors import UserError
 
@@ -86,7 +88,7 @@ def when_read(names: Sequence[str], compute: Callable[[], Iterable[Tensor]]) -> 
     While torch compiles, exports or transforms the code it is computed at once (what nobody reads is left out of the
     program by torch itself).
     """
-    return dict(zip(names, compute(), strict=True)) if _recorded() else Parts(names, compute)
+    return dict(zip(names, compute(), strict=True)) if recorded() else Parts(names, compute)
 
 
 def full(mask: Tensor) -> bool:
@@ -96,7 +98,11 @@ def full(mask: Tensor) -> bool:
     GPU in inference mode they are not to be). Of others it is looked up on the CPU. Never while torch compiles, exports
     or transforms the code.
     """
-    if _recorded() or type(mask) is not Tensor:
+    return not recorded() and _known_full(mask)
+
+
+def _known_full(mask: Tensor) -> bool:
+    if type(mask) is not Tensor:
         return False
     noted = getattr(mask, "full", None)
     if noted is not None and noted == _writes(mask):
@@ -111,7 +117,7 @@ def union(masks: Sequence[Tensor]) -> Tensor:
 
 def whole(parts: Iterable[Tokens]) -> bool:
     """Whether every token of all modalities is real, as far as :func:`full` knows."""
-    return all(full(tokens.mask) for tokens in parts)
+    return not recorded() and all(_known_full(mask) for _, mask in parts)
 
 
 def keys_of(mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -138,7 +144,7 @@ def everywhere(*shape: int, device: torch.device) -> Tensor:
 
 
 def _note_full(mask: Tensor) -> Tensor:
-    if not _recorded():
+    if not recorded():
         mask.full = _writes(mask)  # type: ignore[attr-defined]
     return mask
 
@@ -150,9 +156,9 @@ def _writes(mask: Tensor) -> int | None:
     return mask._version
 
 
-def _recorded() -> bool:
+def recorded() -> bool:
     """Whether what runs now is being compiled, traced or transformed, and must not depend on values."""
-    return torch.compiler.is_compiling() or torch._C._is_tracing() or peek_interpreter_stack() is not None
+    return is_compiling() or _is_tracing() or peek_interpreter_stack() is not None
 
 
 def present(tokens: Tokens) -> Tensor:

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from weft.errors import UserError
-from weft.ops.bilinear import activation_of, check_positive, power_normalize, product, refuse_oversized, signed_sqrt
+from weft.ops import bilinear
+from weft.ops.bilinear import (
+    activation_of,
+    check_positive,
+    multilinear,
+    power_normalize,
+    product,
+    refuse_oversized,
+    signed_sqrt,
+)
 
 
 def test_signed_sqrt() -> None:
@@ -52,3 +61,27 @@ def test_refusals() -> None:
         activation_of("swish")
     with pytest.raises(UserError, match="rank=-1"):
         check_positive("lmf", width=3, rank=-1)
+
+
+@pytest.mark.parametrize("values", [1, 2**17])
+def test_a_contraction_that_keeps_its_factors_has_the_gradients_of_the_sum(
+    values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every piece of rows, and of the gradients themselves."""
+    monkeypatch.setattr(bilinear, "VALUES", values)
+    weight, x, y = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((5, 3, 4), (7, 3), (7, 4))
+    )
+    torch.testing.assert_close(multilinear(weight, [x, y]), torch.einsum("pij,bi,bj->bp", weight, x, y))
+    assert torch.autograd.gradcheck(lambda *a: multilinear(a[0], a[1:]), (weight, x, y))
+    assert torch.autograd.gradgradcheck(lambda *a: multilinear(a[0], a[1:]), (weight, x, y))
+
+
+def test_a_contraction_of_frozen_weights_and_of_half_precision() -> None:
+    weight, x, y = torch.randn(6, 3, 5), torch.randn(4, 3, requires_grad=True), torch.randn(4, 5, requires_grad=True)
+    exact = torch.autograd.grad(multilinear(weight, [x, y]).sum(), [x, y])
+    halves = [v.detach().bfloat16().requires_grad_() for v in (x, y)]
+    found = torch.autograd.grad(multilinear(weight.bfloat16(), halves).sum(), halves)
+    for half, full in zip(found, exact, strict=True):
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), full, rtol=0.05, atol=0.05)

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weft.errors import UserError, some
 from weft.ops.cost import Cost, empty_batch, measure_cost
 from weft.registry import Registry
-from weft.tokens import Fused, Tokens, pool, present, zero_padding
+from weft.tokens import Fused, Tokens, full, pool, present, whole, zero_padding
 
 Wants = Literal["vectors", "tokens", "aligned-tokens"]
 Absent = Literal["native", "fill", "refuse"]
@@ -94,13 +94,14 @@ class Fusion(nn.Module, ABC):
             _check_aligned(inputs)
         if self.absent == "refuse" and not torch.compiler.is_compiling():
             _refuse_absent(type(self).__name__, inputs)
-        prepare = pool if self.wants == "vectors" else zero_padding
-        prepared = {name: prepare(inputs[name]) for name in self.names}
-        if self.absent == "fill":  # with full masks too: a filler always has a gradient
-            for filler, (name, (values, mask)) in zip(self.fillers, prepared.items(), strict=True):
-                gone = ~mask.any(dim=1, keepdim=True)
-                filled = torch.where(gone.unsqueeze(-1), filler.to(values.dtype), values)
-                prepared[name] = Tokens(filled, mask | gone)
+        prepared, ready = {name: inputs[name] for name in self.names}, whole(inputs.values())
+        if not ready or self.wants == "vectors":
+            prepare = pool if self.wants == "vectors" else zero_padding
+            for name, tokens in prepared.items():
+                if not ready or tokens.values.shape[1] > 1:
+                    prepared[name] = prepare(tokens)
+        if self.absent == "fill":
+            prepared = {n: filled(t, f) for (n, t), f in zip(prepared.items(), self.fillers, strict=True)}
         return prepared
 
     @classmethod
@@ -127,6 +128,28 @@ def list_fusions(pattern: str = "*", exclude: str | Sequence[str] = ()) -> list[
     return fusions.names(pattern, exclude)
 
 
+def filled(tokens: Tokens, filler: Tensor) -> Tokens:
+    """With a vector ``(D,)`` in the place of absent rows. It has a gradient, of zeros, where every row is there too."""
+    values, mask = tokens
+    if full(mask):
+        return Tokens(_Unused.apply(values, filler), mask)
+    gone = ~mask.any(dim=1, keepdim=True)
+    return Tokens(torch.where(gone.unsqueeze(-1), filler.to(values.dtype), values), mask | gone)
+
+
+class _Unused(torch.autograd.Function):
+    """The first argument, not copied; the second has a gradient of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, filler: Tensor) -> Tensor:
+        ctx.save_for_backward(filler)
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, torch.zeros_like(ctx.saved_tensors[0])
+
+
 def check_dims(who: str, dims: Mapping[str, int], dim: int, arity: tuple[int, int | None]) -> None:
     """Refuse a number of modalities outside ``arity`` and widths that are not positive."""
     fewest, most = arity
@@ -150,9 +173,10 @@ def check_inputs(dims: Mapping[str, int], inputs: Mapping[str, Tokens]) -> None:
             f"missing {some(set(dims) - set(inputs)) or 'none'}; unknown {some(set(inputs) - set(dims)) or 'none'}",
             "a modality that is absent in every row still comes along, with an all-False mask",
         )
-    batch = next(iter(inputs.values())).values.shape[0]
+    batch = None
     for name, (values, mask) in inputs.items():
         shape = values.shape
+        batch = shape[0] if batch is None else batch
         if len(shape) != 3 or shape != (*mask.shape, dims[name]) or shape[0] != batch:
             raise UserError(
                 f"modality {name!r}: values are (B, T, {dims[name]}) and mask (B, T), with one B for all modalities",

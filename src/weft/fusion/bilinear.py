@@ -49,7 +49,7 @@ class BilinearFusion(Fusion):
     ) -> None:
         super().__init__(dims, dim)
         self.output_activation = activation_of(output_activation)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout, self.drops = nn.Dropout(dropout) if dropout else nn.Identity(), dropout > 0
 
     @abstractmethod
     def factors(self, values: Sequence[Tensor]) -> Sequence[Sequence[Tensor]]:
@@ -82,7 +82,8 @@ class BilinearFusion(Fusion):
 
     def finish(self, merged: Tensor, normalize: bool) -> Tensor:
         """The usual end of a merge: signed square root and unit length where wanted, then dropout."""
-        return self.dropout(power_normalize(merged) if normalize else merged)
+        merged = power_normalize(merged) if normalize else merged
+        return self.dropout(merged) if self.drops else merged
 
     @classmethod
     def from_official(

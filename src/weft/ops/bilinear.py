@@ -6,18 +6,18 @@ because a product of several unnormalised features overflows float16 and loses b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from math import prod, sqrt
 from operator import mul
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.errors import UserError
-from weft.tokens import Tokens
+from weft.tokens import Tokens, recorded
 
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "elu", "none"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -30,6 +30,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 HALF = (torch.float16, torch.bfloat16)
 SMALLEST_HALF = 1e-6
+VALUES = 2**17
+"""A contraction holds no fewer values at a time where there are as many: half a MiB of float32."""
 
 
 def wide(x: Tensor) -> Tensor:
@@ -73,13 +75,61 @@ def multilinear(weight: Tensor, factors: Sequence[Tensor]) -> Tensor:
         ``(B, P)``.
     """
     outputs, *widths = weight.shape
-    k = split_point(widths, outputs)
+    k = split_point(widths, outputs) or int(len(widths) > 1 and prod(widths[1:]) <= outputs)
     factors = [wide(f) for f in factors]
-    partial = F.linear(outer(factors[k:]).to(weight.dtype), weight.reshape(outputs * prod(widths[:k]), -1))
+    trailing = outer(factors[k:]).to(weight.dtype)
     if k == 0:
-        return partial
-    leading = outer(factors[:k]).unsqueeze(1)
-    return (wide(partial).unflatten(1, (outputs, leading.shape[2])) * leading).sum(dim=2).to(partial.dtype)
+        return F.linear(trailing, weight.flatten(1))
+    leading, weight = outer(factors[:k]), weight.reshape(outputs, prod(widths[:k]), -1)
+    if trailing.shape[1] > outputs or recorded():
+        return _contract(weight, leading, trailing)
+    return _Contraction.apply(weight, leading, trailing)
+
+
+def _contract(weight: Tensor, leading: Tensor, trailing: Tensor) -> Tensor:
+    """``(P, k, t)``, ``(B, k)`` and ``(B, t)`` to ``(B, P)``, the trailing first."""
+    partial = F.linear(trailing, weight.flatten(0, 1)).unflatten(1, weight.shape[:2])
+    return (wide(partial) @ leading.unsqueeze(2)).squeeze(2).to(partial.dtype)
+
+
+class _Contraction(torch.autograd.Function):
+    r""":func:`_contract` that keeps its arguments alone, some rows at a time.
+
+    .. math::
+        Q_{bkt} = \sum_p g_{bp} W_{pkt}, \quad dx_{bk} = \sum_t Q_{bkt} y_{bt}, \quad
+        dy_{bt} = \sum_k Q_{bkt} x_{bk}, \quad dW_{pkt} = \sum_b g_{bp} x_{bk} y_{bt}
+
+    As many multiply-adds as through the values between, of which ``Q`` has no more where ``t`` is at most ``P``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, leading: Tensor, trailing: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, leading, trailing)
+        return torch.cat([_contract(weight, *rows) for rows in _some_rows(weight, leading, trailing)])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        weight, leading, trailing = ctx.saved_tensors
+        flat, parts = weight.flatten(1), []
+        d_weight = torch.zeros_like(flat) if ctx.needs_input_grad[0] else None
+        for g, x, y in _some_rows(weight, grad.to(weight.dtype), leading, trailing):
+            both = wide(g @ flat).unflatten(1, weight.shape[1:])
+            parts.append(((both @ wide(y).unsqueeze(2)).squeeze(2), (x.unsqueeze(1) @ both).squeeze(1).to(y.dtype)))
+            if d_weight is not None:
+                torch.mul(x.unsqueeze(2), wide(y).unsqueeze(1), out=both)
+                d_weight.addmm_(g.mT, both.flatten(1).to(g.dtype))
+            del both
+        d_leading, d_trailing = (torch.cat(part) for part in zip(*parts, strict=True))
+        return None if d_weight is None else d_weight.view_as(weight), d_leading, d_trailing
+
+
+def _some_rows(weight: Tensor, *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """``(B, n)`` each, in pieces of as many rows as make ``(rows, k, t)`` small beside the weight ``(P, k, t)``."""
+    outputs, leading, trailing = weight.shape
+    rows = max(outputs // 4, VALUES // (leading * trailing), 1)
+    if len(values[0]) <= rows:
+        return iter([values])
+    return zip(*(v.split(rows) for v in values), strict=True)
 
 
 def product(factors: Sequence[Tensor]) -> Tensor:
