@@ -115,10 +115,9 @@ class _Contraction(torch.autograd.Function):
         for g, x, y in _some_rows(weight, grad.to(weight.dtype), leading, trailing):
             both = wide(g @ flat).unflatten(1, weight.shape[1:])
             parts.append(((both @ wide(y).unsqueeze(2)).squeeze(2), (x.unsqueeze(1) @ both).squeeze(1).to(y.dtype)))
-            if d_weight is not None:
-                torch.mul(x.unsqueeze(2), wide(y).unsqueeze(1), out=both)
-                d_weight.addmm_(g.mT, both.flatten(1).to(g.dtype))
             del both
+            if d_weight is not None:
+                d_weight.addmm_(g.mT, outer([x, wide(y)]).to(g.dtype))
         d_leading, d_trailing = (torch.cat(part) for part in zip(*parts, strict=True))
         return None if d_weight is None else d_weight.view_as(weight), d_leading, d_trailing
 
