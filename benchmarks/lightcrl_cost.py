@@ -9,7 +9,7 @@ captions. Both steps are timed at the original's batch of 64 (a few stored rows,
 alternating in one run, each divided by its rows; both sides keep freed memory, as the ``weft`` command does. By FLOPs
 the ratio would be about 20, but a quarter of our step is no matrix product (shares in the results). The stored
 tokens are compared with the encoders' first. Then one step of each of the six operations from the one store, and what
-is trained.
+is trained (``tests/golden/test_lightcrl.py`` holds the counts to the published table).
 
 Run from the repository root: ``WEFT_DATA=... WEFT_MODELS=... python benchmarks/lightcrl_cost.py``.
 """
@@ -43,15 +43,6 @@ from weft.tokens import Tokens, present
 
 BATCH, REPEATS, LENGTH = 64, 5, 57
 ENCODED = {"ViT-B/16 and BERT-base": 4, "MobileNetV2 and MiniLM": 16}
-DECLARED = {
-    "addition": 1_884_039,
-    "multiplication": 1_884_039,
-    "concatenation": 1_981_361,
-    "additive": 2_015_880,
-    "general": 1_949_831,
-    "scaled_dot": 2_081_415,
-}
-"""Effective trainable parameters of the original, temperature included, for two encoders of width 768."""
 
 
 def large(folder: Path, minilm: str) -> dict[str, Any]:
@@ -188,9 +179,7 @@ def main() -> None:
             store = encode(dataset, encoders, Path(scratch) / name.replace("/", ""), progress=False)
             figures[name] = compare(name, dataset, encoders, store)
             if name.startswith("ViT"):
-                figures["parameters_trained"] = counts = operations(store)
-                if counts != DECLARED:
-                    sys.exit(f"parameters {counts} are not the original's {DECLARED}")
+                figures["parameters_trained"] = operations(store)
                 figures["checkpoint"] = checkpoint(build(store), encoders, Path(scratch) / "model")
     write_result("lightcrl_cost", figures)
 

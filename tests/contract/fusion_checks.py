@@ -273,3 +273,13 @@ CHECKS: dict[str, Callable[[Operator], None]] = {
         cost_counts_the_parameters,
     )
 }
+
+OF_OPTIONS = (
+    "alone_equals_in_a_batch",
+    "values_under_the_mask_never_matter",
+    "every_presence_pattern_is_finite",
+    "every_parameter_lives",
+    "contract_of_fused",
+    "one_token_works_or_is_refused",
+)
+"""Names of the checks for an operator with other options than its own."""

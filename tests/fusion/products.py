@@ -9,7 +9,9 @@ from torch import Tensor
 
 from tests.fusion.references import pooled
 from weft.fusion import Fusion
-from weft.tokens import Tokens
+from weft.fusion.block import Block
+from weft.fusion.tucker import Tucker
+from weft.tokens import Tokens, as_tokens
 
 Row = list[Tensor | None]
 
@@ -39,6 +41,15 @@ def pnorm(z: Tensor) -> Tensor:
     """Signed square root and unit length of one vector."""
     root = torch.stack([v.sign() * v.abs().sqrt() for v in z])
     return root / max(root.norm().item(), 1e-12)
+
+
+def assert_chunks(module: Block | Tucker, chunks: Callable[[Block | Tucker, Row], list[Tensor]]) -> None:
+    """The module equals its chunks, normalised as it says and joined."""
+    h = {n: torch.randn(3, d, dtype=torch.float64) for n, d in module.dims.items()}
+    for row, y in enumerate(module({n: as_tokens(v) for n, v in h.items()}).vector):
+        z = chunks(module, [v[row] for v in h.values()])
+        joined = torch.cat([pnorm(c) for c in z] if module.normalize == "chunk" else z)
+        torch.testing.assert_close(y, affine(module.out, pnorm(joined) if module.normalize == "whole" else joined))
 
 
 def product_of(factors: list[Tensor]) -> Tensor:

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.fusion.products import Row, affine, each_row, pnorm
+from tests.fusion.products import Row, affine, assert_chunks, each_row, pnorm
 from tests.fusion.references import reference
 from tests.fusion.test_mutan import merge, project
 from weft.errors import UserError
 from weft.fusion.block import Block, chunk_sizes
-from weft.tokens import Tokens, as_tokens
+from weft.tokens import Tokens
 
 
 def cut(x: Tensor | None, sizes: list[int]) -> list[Tensor | None]:
@@ -34,12 +34,7 @@ def block(module: Block, inputs: dict[str, Tokens]) -> Tensor:
 @pytest.mark.parametrize("cuts", [3, (4, 4, 2)])
 def test_normalisations_and_uneven_chunks(normalize: str, cuts: int | tuple[int, ...]) -> None:
     module = Block({"a": 3, "b": 4}, 5, hidden=10, chunks=cuts, rank=2, normalize=normalize).double()
-    h = {n: torch.randn(3, d, dtype=torch.float64) for n, d in module.dims.items()}
-    found = module({n: as_tokens(v) for n, v in h.items()}).vector
-    for row, y in enumerate(found):
-        z = chunks(module, [v[row] for v in h.values()])
-        joined = torch.cat([pnorm(c) for c in z] if normalize == "chunk" else z)
-        torch.testing.assert_close(y, affine(module.out, pnorm(joined) if normalize == "whole" else joined))
+    assert_chunks(module, chunks)
 
 
 def test_public_names_keep_uneven_chunks() -> None:

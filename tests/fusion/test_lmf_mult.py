@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.contract.fusion_checks import CHECKS, TIGHT
+from tests.contract.fusion_checks import CHECKS, OF_OPTIONS, TIGHT
 from tests.contract.sampling import build, sample, widths
 from tests.fusion.loops import layer_norm
 from tests.fusion.references import reference
@@ -78,17 +78,7 @@ def test_options_equal_the_loops(options: dict[str, Any]) -> None:
     assert_close(module(inputs).vector, lmf_mult(module, inputs), **TIGHT)
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        "alone_equals_in_a_batch",
-        "values_under_the_mask_never_matter",
-        "every_presence_pattern_is_finite",
-        "every_parameter_lives",
-        "contract_of_fused",
-        "one_token_works_or_is_refused",
-    ],
-)
+@pytest.mark.parametrize("check", OF_OPTIONS)
 def test_enriching_the_fused_signal_keeps_the_contract(check: str) -> None:
     class Enriched(LowRankMulT):
         def __init__(self, dims: dict[str, int], dim: int = 256) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from tests.contract.fusion_checks import CHECKS, TIGHT
+from tests.contract.fusion_checks import CHECKS, OF_OPTIONS, TIGHT
 from tests.contract.sampling import build, sample, widths
 from tests.fusion.references import real_tokens, reference
 from weft.errors import UserError
@@ -129,17 +129,7 @@ def test_every_form_equals_the_loops(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("options", [*ADDITIVE, *MULTI_HEAD], ids=str)
-@pytest.mark.parametrize(
-    "check",
-    [
-        "alone_equals_in_a_batch",
-        "values_under_the_mask_never_matter",
-        "every_presence_pattern_is_finite",
-        "every_parameter_lives",
-        "contract_of_fused",
-        "one_token_works_or_is_refused",
-    ],
-)
+@pytest.mark.parametrize("check", OF_OPTIONS)
 def test_every_form_keeps_the_contract(options: dict[str, Any], check: str) -> None:
     class Form(MultiSourceAttention):
         def __init__(self, dims: dict[str, int], dim: int = 256) -> None:

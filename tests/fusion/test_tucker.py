@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.fusion.products import Row, affine, each_row, pnorm
+from tests.fusion.products import Row, affine, assert_chunks, each_row, pnorm
 from tests.fusion.references import reference
 from tests.fusion.test_block import cut
 from weft.errors import UserError
@@ -34,12 +34,7 @@ def tucker(module: Tucker, inputs: dict[str, Tokens]) -> Tensor:
 @pytest.mark.parametrize("normalize", ["chunk", "whole", "none"])
 def test_chunks_and_normalisations(normalize: str) -> None:
     module = Tucker({"a": 3, "b": 4}, 5, hidden=7, chunks=3, normalize=normalize).double()
-    h = {n: torch.randn(3, d, dtype=torch.float64) for n, d in module.dims.items()}
-    found = module({n: as_tokens(v) for n, v in h.items()}).vector
-    for row, y in enumerate(found):
-        z = chunks(module, [v[row] for v in h.values()])
-        joined = torch.cat([pnorm(c) for c in z] if normalize == "chunk" else z)
-        torch.testing.assert_close(y, affine(module.out, pnorm(joined) if normalize == "whole" else joined))
+    assert_chunks(module, chunks)
 
 
 def test_public_names_of_block_tucker() -> None:

@@ -62,7 +62,8 @@ def compare_frame(
         UserError: no such column, a table that cannot be read, or an unknown setting.
     """
     place = Path(folder)
-    features = encode_frame(frame, target, place / "store", id, group, time, drop, encoders, progress=progress)
+    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop}
+    features = encode_frame(frame, target, place / "store", encoders, progress=progress, **roles)
     return compare(features, CompareConfig(**settings), place, progress=progress)
 
 
@@ -86,7 +87,8 @@ def fit_frame(
     the trained model, which predicts tables of the same columns: ``model.predict(frame)``.
     """
     place = Path(folder)
-    features = encode_frame(frame, target, place / "store", id, group, time, drop, encoders, progress=progress)
+    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop}
+    features = encode_frame(frame, target, place / "store", encoders, progress=progress, **roles)
     train_model(features, fusion, place / fusion, progress=progress, **options)
     return load_model(place / fusion)
 
@@ -95,16 +97,15 @@ def encode_frame(
     frame: Any,
     target: str,
     folder: Path,
-    id: str | None = None,
-    group: str | None = None,
-    time: str | None = None,
-    drop: Sequence[str] = (),
     encoders: Mapping[str, str] | None = None,
     *,
     progress: bool = True,
+    **roles: Any,
 ) -> Store:
-    """The features of a table in memory, on disk; see :func:`compare_frame`."""
-    config = propose_table(frame, target=target, id=id, group=group, time=time, drop=drop).config
+    """The features of a table in memory, on disk; ``roles`` are ``id``, ``group``, ``time``, ``drop``: see
+    :func:`compare_frame`.
+    """
+    config = propose_table(frame, target=target, **roles).config
     return encode_config(frame, config, folder, encoders, progress=progress)
 
 

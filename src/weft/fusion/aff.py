@@ -45,8 +45,22 @@ from weft.tokens import Fused, Tokens, everywhere, full, mean_pool, union, when_
 Norm = Literal["layer", "batch"]
 
 
+class AlignedMaps(Fusion):
+    """What ``aff`` and ``iaff`` share: maps at the same positions, brought to one width, and the scale of their sum."""
+
+    arity = (2, None)
+    wants = "aligned-tokens"
+    absent = "native"
+    paper = "Dai et al., Attentional Feature Fusion, WACV 2021, arXiv 2009.14082"
+
+    def __init__(self, dims: Mapping[str, int], dim: int, scale: float | None) -> None:
+        super().__init__(dims, dim)
+        self.scale = scale
+        self.project = nn.ModuleList(nn.Identity() if d == dim else nn.Linear(d, dim) for d in self.dims.values())
+
+
 @fusions.register("aff")
-class AttentionalFusion(Fusion):
+class AttentionalFusion(AlignedMaps):
     """A weighted sum of aligned maps, the weights from the sum of all.
 
     Args:
@@ -62,11 +76,6 @@ class AttentionalFusion(Fusion):
     ``weights`` of the result are means over channels and real positions; ``tokens`` is the fused map.
     """
 
-    arity = (2, None)
-    wants = "aligned-tokens"
-    absent = "native"
-    paper = "Dai et al., Attentional Feature Fusion, WACV 2021, arXiv 2009.14082"
-
     def __init__(
         self,
         dims: Mapping[str, int],
@@ -76,9 +85,7 @@ class AttentionalFusion(Fusion):
         norm: Norm = "layer",
         scale: float | None = None,
     ) -> None:
-        super().__init__(dims, dim)
-        self.scale = scale
-        self.project = nn.ModuleList(nn.Identity() if d == dim else nn.Linear(d, dim) for d in self.dims.values())
+        super().__init__(dims, dim, scale)
         self.attention = ChannelAttention(dim, reduction, maps=len(self.dims) - 1, norm=norm)
 
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:

@@ -24,10 +24,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from weft.fusion import aff_weights
 from weft.fusion.aff import (
+    AlignedMaps,
     ChannelAttention,
     Norm,
     blend,
@@ -35,12 +36,12 @@ from weft.fusion.aff import (
     projected,
     total,
 )
-from weft.fusion.base import Fusion, fusions
+from weft.fusion.base import fusions
 from weft.tokens import Fused, Tokens
 
 
 @fusions.register("iaff")
-class IterativeAttentionalFusion(Fusion):
+class IterativeAttentionalFusion(AlignedMaps):
     """A weighted sum of aligned maps, the weights from a first weighted sum.
 
     Args:
@@ -52,11 +53,6 @@ class IterativeAttentionalFusion(Fusion):
         UserError: ``reduction`` leaves too few channels; from ``forward`` in training, BatchNorm over one value.
     """
 
-    arity = (2, None)
-    wants = "aligned-tokens"
-    absent = "native"
-    paper = "Dai et al., Attentional Feature Fusion, WACV 2021, arXiv 2009.14082"
-
     def __init__(
         self,
         dims: Mapping[str, int],
@@ -67,9 +63,8 @@ class IterativeAttentionalFusion(Fusion):
         scale: float = 1.0,
         port: bool = False,
     ) -> None:
-        super().__init__(dims, dim)
-        self.scale, self.port = scale, port
-        self.project = nn.ModuleList(nn.Identity() if d == dim else nn.Linear(d, dim) for d in self.dims.values())
+        super().__init__(dims, dim, scale)
+        self.port = port
         self.first, self.second = (
             ChannelAttention(dim, reduction, maps=len(self.dims) - 1, norm=norm) for _ in range(2)
         )

@@ -36,11 +36,7 @@ class MergedAttention(Streams):
     """One transformer over the tokens of all modalities.
 
     Args:
-        dims, dim: see :class:`~weft.fusion.base.Fusion`.
-        layers: ``L``, at least 1.
-        heads: attention heads; divides ``dim``.
-        hidden: width inside the feed-forward parts; default ``4 dim``.
-        dropout: on the attention weights and on what every sub-layer adds, in [0, 1].
+        dims, dim, layers, heads, hidden, dropout: see :class:`~weft.fusion.co_attention.CoAttention`.
 
     Raises:
         UserError: no layer; heads do not divide ``dim``.

@@ -36,10 +36,7 @@ class SimpleTransformer(Streams):
     """Transformer blocks over one token per modality.
 
     Args:
-        dims, dim: see :class:`~weft.fusion.base.Fusion`.
-        layers: ``L``, at least 1.
-        heads: attention heads; divides ``dim``.
-        dropout: on the attention weights and the residual branches, in [0, 1].
+        dims, dim, layers, heads, dropout: see :class:`~weft.fusion.cross_attention.CrossAttentionFusion`.
 
     Raises:
         UserError: no layer; heads do not divide ``dim``.

@@ -116,6 +116,25 @@ class Kind(ABC):
         return packed
 
 
+class FileKind(Kind):
+    """What lies in files of its own, named in the cells.
+
+    Class attributes:
+        suffixes: endings of such files, lower case.
+    """
+
+    files = True
+    suffixes: ClassVar[frozenset[str]]
+
+    def convert(self, columns: Sequence[Sequence[Any]], place: Place) -> list[Any]:
+        """Paths relative to the table; a struct with ``bytes``, as Hugging Face writes images, as that image."""
+        return paths(columns[0], place)
+
+    def looks(self, cells: Sequence[Any], folder: Path) -> float:
+        """The share of the cells that are names of such files."""
+        return share(cells, lambda cell: has_suffix(cell, self.suffixes))
+
+
 kinds: Registry[Kind] = Registry("kind of modality", "weft.data.kinds")
 
 

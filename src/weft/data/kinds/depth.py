@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from weft.data.files import IMAGE_SUFFIXES, read_grey
-from weft.data.kinds.base import Kind, Place, has_suffix, kinds, paths, share
+from weft.data.kinds.base import FileKind, has_suffix, kinds, share
 
 
 class DepthFile(NamedTuple):
@@ -18,15 +18,11 @@ class DepthFile(NamedTuple):
 
 
 @kinds.register("depth")
-class Depth(Kind):
+class Depth(FileKind):
     """Distances as a sensor gives them, at their own precision (8, 16 or 32 bits)."""
 
     encoder = "depth-patches"
-    files = True
-
-    def convert(self, columns: Sequence[Sequence[Any]], place: Place) -> list[Any]:
-        """Paths relative to the table."""
-        return paths(columns[0], place)
+    suffixes = IMAGE_SUFFIXES
 
     def looks(self, cells: Sequence[Any], folder: Path) -> float:
         """Names of image files that say depth or disparity; as sure as an image, so asked before it."""

@@ -7,30 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from weft.data.files import IMAGE_SUFFIXES, read_image
-from weft.data.kinds.base import Kind, Place, has_suffix, kinds, paths, share
+from weft.data.kinds.base import FileKind, has_suffix, kinds, share
 
 
 @kinds.register("image")
-class Photo(Kind):
+class Photo(FileKind):
     """Photos and drawings, read as upright RGB."""
 
     encoder = "image-patches"
     better = ("hf:facebook/dinov2-small", "hf:google/siglip-base-patch16-224", "hf:google/vit-base-patch16-224")
     transformers = "hf-image"
-    files = True
-
-    def convert(self, columns: Sequence[Sequence[Any]], place: Place) -> list[Any]:
-        """Paths relative to the table; a struct with ``bytes``, as Hugging Face writes images, as that image."""
-        return paths(columns[0], place)
+    suffixes = IMAGE_SUFFIXES
 
     def looks(self, cells: Sequence[Any], folder: Path) -> float:
         """Names of image files, or embedded images."""
-        return share(
-            cells,
-            lambda cell: (
-                has_suffix(cell, IMAGE_SUFFIXES) or (isinstance(cell, dict) and {"bytes", "path"} <= set(cell))
-            ),
-        )
+        return share(cells, lambda cell: has_suffix(cell, self.suffixes) or _embedded(cell))
 
     def read(self, value: Any, where: str) -> Any:
         """Upright RGB."""
