@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from harness import set_threads, write_result
+from harness import fill_page, set_threads, write_result
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
 from weft.data import Dataset, Modality, Split
-from weft.files import write_bytes
 from weft.systems.cocoop import harmonic_mean
 from weft.training.system_task import fit_system, make_system
 
@@ -145,10 +144,8 @@ def main() -> None:
     for name, runs in found.items():
         cells = [np.array([run[key] for run in runs]) for key in ("base", "new", "harmonic mean")]
         lines.append(f"| {name} | " + " | ".join(f"{c.mean():.3f} +- {c.std():.3f}" for c in cells) + " |")
-    table = "\n".join(lines) + f"\n\n{seeds} seeds of CLIP, classes and shots; 480 test pictures of each half.\n"
-    page = PAGE.read_text() if PAGE.exists() else "<!-- table -->\n<!-- end -->\n"
-    head, rest = page.split("<!-- table -->\n")
-    write_bytes(PAGE, f"{head}<!-- table -->\n{table}<!-- end -->{rest.split('<!-- end -->')[1]}".encode())
+    lines += ["", f"{seeds} seeds of CLIP, classes and shots; 480 test pictures of each half."]
+    fill_page(PAGE, lines)
     write_result("cocoop_shapes", {"runs": found})
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import write_result
+from harness import fill_page, write_result
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
@@ -24,7 +24,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from weft.data import Dataset, Split, load_dataset
-from weft.files import write_bytes
 from weft.systems.dvsm import Dvsm
 from weft.tasks.base import create_task
 from weft.training.system_task import fit_system, make_system
@@ -96,10 +95,8 @@ def main() -> None:
     for name, folds in found.items():
         cells = [f"{mean:.3f} +- {sd:.3f}" for mean, sd in zip(folds.mean(axis=0), folds.std(axis=0), strict=True)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    page = PAGE.read_text() if PAGE.exists() else "<!-- table -->\n<!-- end -->\n"
-    head, rest = page.split("<!-- table -->\n")
-    table = "\n".join(lines) + f"\n\nFive folds, {seeds} seeds.\n"
-    write_bytes(PAGE, f"{head}<!-- table -->\n{table}<!-- end -->{rest.split('<!-- end -->')[1]}".encode())
+    lines += ["", f"Five folds, {seeds} seeds."]
+    fill_page(PAGE, lines)
     write_result("dvsm_emotions", {name: folds.tolist() for name, folds in found.items()})
 
 

@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import write_result
+from harness import fill_page, write_result
 
 from weft.compare.statistics import sign_flip_test
 from weft.data import Dataset, Split, load_dataset
 from weft.encoders.audio import read_clip
-from weft.files import write_bytes
 from weft.models.outputs import wav_bytes
 from weft.systems.fafnet.metrics import EnhancementJudge, draw_spectra
 from weft.systems.fafnet.reader import mixed
@@ -255,10 +254,7 @@ def report(
         "|---" * (len(matched["noisy"]) + 1) + "|",
         *(f"| {way} | " + " | ".join(f"{share:.2f}" for share in s.values()) + " |" for way, s in matched.items()),
     ]
-    page = PAGE.read_text() if PAGE.exists() else "<!-- table -->\n<!-- end -->\n"
-    before, rest = page.split("<!-- table -->\n")
-    table = "\n".join(lines) + "\n"
-    write_bytes(PAGE, f"{before}<!-- table -->\n{table}<!-- end -->{rest.split('<!-- end -->')[1]}".encode())
+    fill_page(PAGE, lines)
     kept = {name: [{m: rows[m].tolist() for m in METRICS} for rows in runs] for name, runs in scores.items()}
     write_result(
         "fafnet_voices",

@@ -21,7 +21,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,14 @@ def machine() -> dict[str, Any]:
         "load": os.getloadavg(),
         "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def fill_page(page: Path, lines: Sequence[str], mark: str = "table") -> None:
+    """Put the lines between ``<!-- mark -->`` and the next ``<!-- end -->`` of a page, made where there is none."""
+    text = page.read_text() if page.exists() else f"<!-- {mark} -->\n<!-- end -->\n"
+    before, rest = text.split(f"<!-- {mark} -->\n")
+    after = rest.partition("<!-- end -->")[2]
+    page.write_text("\n".join([f"{before}<!-- {mark} -->", *lines, f"<!-- end -->{after}"]))
 
 
 def write_result(name: str, figures: dict[str, Any]) -> Path:

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import set_threads, write_result
+from harness import fill_page, set_threads, write_result
 
 from weft.data import Dataset, Modality, Split, load_dataset, make_splits
-from weft.files import write_bytes
 from weft.systems.nlxgpt.metrics import ExplanationJudge
 from weft.systems.nlxgpt.sequence import spoken
 from weft.training.system_task import fit_system, make_system
@@ -95,10 +94,8 @@ def main() -> None:
     for name, runs in found.items():
         cells = [np.array([run[key] for run in runs]) for key in ("answers", "true")]
         lines.append(f"| {name} | " + " | ".join(f"{c.mean():.3f} +- {c.std():.3f}" for c in cells) + " |")
-    table = "\n".join(lines) + f"\n\n{asked.rows} rows, {asked.seeds} seeds of data, split and weights.\n"
-    page = PAGE.read_text() if PAGE.exists() else "<!-- table -->\n<!-- end -->\n"
-    head, rest = page.split("<!-- table -->\n")
-    write_bytes(PAGE, f"{head}<!-- table -->\n{table}<!-- end -->{rest.split('<!-- end -->')[1]}".encode())
+    lines += ["", f"{asked.rows} rows, {asked.seeds} seeds of data, split and weights."]
+    fill_page(PAGE, lines)
     write_result("nlxgpt_shapes", {"runs": found})
 
 

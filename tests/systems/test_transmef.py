@@ -92,6 +92,7 @@ def test_colours_come_back_and_chroma_follows_the_formula():
 
 def test_spoilt_copies_differ_in_rectangles_of_a_tenth():
     image, rng = picture(10, (64, 80)), np.random.default_rng(0)
+    assert rectangles(image.shape, rng, largest=0.5)[:, :2].max(axis=0).tolist() > [6, 8]
     draws = np.concatenate([rectangles(image.shape, rng, places=2) for _ in range(50)])
     tall, wide, top, left, top2, left2 = draws.T
     assert tall.min() == wide.min() == 1
@@ -112,6 +113,13 @@ def test_the_order_of_sources_does_not_matter_and_alike_sources_come_back(rule):
     a, b = picture(11), picture(12)
     np.testing.assert_array_equal(model.fuse([a, b]), model.fuse([b, a]))
     np.testing.assert_array_equal(model.fuse([a, a]), model.fuse([a, a, a]))
+
+
+def test_a_grey_picture_beside_a_coloured_one_is_a_picture_without_colour():
+    model, colour, grey = TransMef(**SMALL).eval(), picture(9, (20, 24, 3)), picture(10, (20, 24))
+    alike = np.repeat(grey[..., None], 3, axis=2)
+    np.testing.assert_array_equal(model.fuse([colour, grey]), model.fuse([colour, alike]))
+    assert model.fuse([grey, colour]).shape == (20, 24, 3)
 
 
 def test_from_photos_to_pictures_of_any_size_and_colour(data_root: Path, tmp_path: Path):
@@ -149,6 +157,8 @@ def test_mistakes_are_named(tmp_path: Path):
         model.fuse([picture(0), picture(0, (40, 40))])
     with pytest.raises(UserError, match="spoilt in known ways"):
         TransMef(**{**SMALL, "size": 33})
+    with pytest.raises(UserError, match="largest=0"):
+        TransMef(**SMALL, largest=0.0)
     with pytest.raises(UserError, match="rule says"):
         TransMef(**SMALL, rule="median")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="multiples of 4"):

@@ -5,8 +5,9 @@ r"""Three ways to spoil a photo in ten rectangles; to restore it is what the net
   places with neighbours, one to five rounds; what comes back is ``|IFFT(A' exp(i phi'))|``.
 * **shuffle**: two rectangles of a size change places.
 
-Rectangles are up to a tenth of the picture high and wide and are read from the picture as it was, so where they overlap
-the last one counts. All numbers are cut, not rounded, to whole grey values, as in the published code.
+Rectangles are up to ``largest`` (a tenth) of the picture high and wide and are read from the picture as it was, so
+where they overlap the last one counts. All numbers are cut, not rounded, to whole grey
+values, as in the published code.
 
 Source: Qu et al., AAAI 2022 (arXiv 2112.01030). Jigsaw and blur are written out here: the library that the published
 code takes them from is no longer kept.
@@ -17,23 +18,25 @@ from __future__ import annotations
 import numpy as np
 
 RECTANGLES = 10
+LARGEST = 0.1
 PLACES = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
-def rectangles(shape: tuple[int, ...], rng: np.random.Generator, places: int = 1) -> np.ndarray:
+def rectangles(
+    shape: tuple[int, ...], rng: np.random.Generator, places: int = 1, largest: float = LARGEST
+) -> np.ndarray:
     """Ten draws ``(10, 2 + 2 places)``: height, width, and row and column of each place."""
     height, width = shape
-    tall = rng.integers(1, max(1, height // 10) + 1, RECTANGLES)
-    wide = rng.integers(1, max(1, width // 10) + 1, RECTANGLES)
+    tall, wide = (rng.integers(1, max(1, int(largest * side)) + 1, RECTANGLES) for side in shape)
     corners = [
         rng.integers(0, limit - size + 1) for _ in range(places) for limit, size in ((height, tall), (width, wide))
     ]
     return np.stack([tall, wide, *corners], axis=1)
 
 
-def gamma(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def gamma(image: np.ndarray, rng: np.random.Generator, largest: float = LARGEST) -> np.ndarray:
     """A spoilt copy of a grey picture ``(H, W)`` uint8."""
-    draws = rectangles(image.shape, rng)
+    draws = rectangles(image.shape, rng, largest=largest)
     powers = np.where(rng.random(RECTANGLES) < 0.8, rng.uniform(0, 3, RECTANGLES), 1.0)
     return with_gamma(image, draws, powers)
 
@@ -47,9 +50,9 @@ def with_gamma(image: np.ndarray, draws: np.ndarray, powers: np.ndarray) -> np.n
     return out
 
 
-def fourier(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def fourier(image: np.ndarray, rng: np.random.Generator, largest: float = LARGEST) -> np.ndarray:
     """A spoilt copy of a grey picture ``(H, W)`` uint8."""
-    draws = rectangles(image.shape, rng)
+    draws = rectangles(image.shape, rng, largest=largest)
     return with_fourier(image, draws, [scrambled(int(tall), int(wide), rng) for tall, wide, *_ in draws])
 
 
@@ -96,9 +99,9 @@ def scrambled(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     return places
 
 
-def shuffle(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def shuffle(image: np.ndarray, rng: np.random.Generator, largest: float = LARGEST) -> np.ndarray:
     """A spoilt copy of a grey picture ``(H, W)`` uint8."""
-    return with_shuffle(image, rectangles(image.shape, rng, places=2))
+    return with_shuffle(image, rectangles(image.shape, rng, 2, largest))
 
 
 def with_shuffle(image: np.ndarray, draws: np.ndarray) -> np.ndarray:

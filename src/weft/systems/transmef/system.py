@@ -24,7 +24,7 @@ from weft.data.files import read_image
 from weft.errors import UserError
 from weft.models.seen import Seen
 from weft.systems.transmef.colour import fused_chroma, to_rgb, to_ycbcr
-from weft.systems.transmef.corruptions import CORRUPTIONS
+from weft.systems.transmef.corruptions import CORRUPTIONS, LARGEST
 from weft.systems.transmef.loss import restoring_loss
 from weft.systems.transmef.network import Rule, TransMefNet
 from weft.training.system import Need, System, systems
@@ -38,6 +38,8 @@ class TransMef(System):
         patch, depth, heads, head_width, mlp, dropout, rule: see :class:`~weft.systems.transmef.network.TransMefNet`.
         size: side of the training squares in pixels, a multiple of ``patch``.
         tasks: how copies are spoilt, of gamma, fourier and shuffle; none: a plain auto-encoder.
+        largest: the longest side of a spoilt rectangle, as a share of the square's; small squares need more than the
+            published tenth.
         mse, ssim, tv: weights of :func:`~weft.systems.transmef.loss.restoring_loss`.
         stretch: bring each fused picture to the full range, as published for grey pictures.
     """
@@ -68,6 +70,7 @@ class TransMef(System):
         dropout: float = 0.1,
         rule: Rule = "mean",
         tasks: tuple[str, ...] = tuple(CORRUPTIONS),
+        largest: float = LARGEST,
         mse: float = 20.0,
         ssim: float = 1.0,
         tv: float = 20.0,
@@ -75,14 +78,14 @@ class TransMef(System):
     ) -> None:
         super().__init__()
         unknown = [task for task in tasks if task not in CORRUPTIONS]
-        if unknown or size % patch or size < 11:
+        if unknown or size % patch or size < 11 or not 0 < largest <= 1:
             raise UserError(
                 "squares are 11 pixels or more, whole patches, and spoilt in known ways",
-                f"size={size}, patch={patch}, tasks={tasks}",
-                f"a multiple of the patch; tasks among {', '.join(CORRUPTIONS)}",
+                f"size={size}, patch={patch}, tasks={tasks}, largest={largest}",
+                f"a multiple of the patch; tasks among {', '.join(CORRUPTIONS)}; largest in (0, 1]",
             )
         self.size, self.patch, self.depth, self.heads, self.head_width = size, patch, depth, heads, head_width
-        self.mlp, self.dropout, self.rule, self.tasks = mlp, dropout, rule, tuple(tasks)
+        self.mlp, self.dropout, self.rule, self.tasks, self.largest = mlp, dropout, rule, tuple(tasks), largest
         self.mse, self.ssim, self.tv, self.stretch = mse, ssim, tv, stretch
         self.network = TransMefNet(
             patch=patch, depth=depth, heads=heads, head_width=head_width, mlp=mlp, dropout=dropout, rule=rule
@@ -101,7 +104,7 @@ class TransMef(System):
                     )
                     stacks.setdefault("photo", []).append(square)
                     for name in self.tasks:
-                        stacks.setdefault(name, []).append(CORRUPTIONS[name](square, draws))
+                        stacks.setdefault(name, []).append(CORRUPTIONS[name](square, draws, self.largest))
         return {name: torch.from_numpy(np.stack(s)).unsqueeze(1).float() / 255 for name, s in stacks.items()}
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:

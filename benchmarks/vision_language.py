@@ -1,0 +1,184 @@
+"""METER, UNITER and NLX-GPT beside plain transformers implementations of the same networks; UNITER's compaction beside
+padding. Forward and backward, published widths, two layers of each stack, one thread.
+
+    python benchmarks/vision_language.py [meter] [uniter] [nlxgpt]
+
+Both sides have the same weights and give the same values, forward and backward (checked in float64 at a small size; the
+vocabulary's and the encoders' parts are the same modules and left out of METER). Plain means: for METER BridgeTower's
+layers, which come from METER; for UNITER ``BertEncoder`` over words and regions padded side by side; for NLX-GPT
+``GPT2LMHeadModel`` with cross-attention. Captions and regions of the UNITER rows are as long as real ones: 8 to 24 word
+pieces; 10 to 100 regions, as its detector gives (rows drawn, seed 0).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+from harness import compare_ab, peak_memory, set_threads, write_result
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.bridgetower.modeling_bridgetower import BridgeTowerBertCrossLayer
+
+from weft.allocator import keep_freed_memory
+from weft.fusion.bert import BertLayer, load_official
+from weft.fusion.co_attention import step as co_step
+from weft.systems.nlxgpt.network import Decoder, next_token_loss
+from weft.systems.uniter.network import UniterNet
+from weft.tokens import Tokens
+
+Run = Callable[[], Tensor]
+Sizes = tuple[int, int, int, int]
+PUBLISHED, SMALL = (768, 12, 3072, 2), (24, 3, 48, 2)
+
+
+def backward(loss: Run, modules: list[nn.Module]) -> Run:
+    def run() -> Tensor:
+        for module in modules:
+            module.zero_grad()
+        value = loss()
+        value.backward()
+        return value.detach()
+
+    return run
+
+
+def meter(sizes: Sizes, dtype: torch.dtype) -> tuple[Run, Run, list[nn.Module]]:
+    """Co-attention of 40 words, some padding, and 197 image tokens."""
+    dim, heads, hidden, layers = sizes
+    config = transformers.BridgeTowerTextConfig(
+        hidden_size=dim, num_attention_heads=heads, intermediate_size=hidden, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    config.layer_norm_eps, config._attn_implementation = 1e-12, "sdpa"
+    plain_layers = nn.ModuleList(BridgeTowerBertCrossLayer(config) for _ in range(2 * layers)).to(dtype)
+    own = nn.ModuleList(BertLayer(dim, heads, hidden, 0.0, cross=True) for _ in range(2 * layers)).to(dtype)
+    for mine, plain in zip(own, plain_layers, strict=True):
+        load_official(mine, plain.state_dict())
+    lengths = torch.tensor([40, 12, 9, 20])
+    x, y = torch.randn(4, 40, dim, dtype=dtype), torch.randn(4, 197, dim, dtype=dtype)
+    x_mask, y_mask = torch.arange(40) < lengths[:, None], torch.ones(4, 197, dtype=torch.bool)
+    weights = torch.randn(4, dim, dtype=dtype)
+
+    def pooled(text: Tensor, image: Tensor) -> Tensor:
+        return ((text[:, 0] + image[:, 0]) * weights).sum()
+
+    def ours() -> Tensor:
+        a, b = Tokens(x, x_mask), Tokens(y, y_mask)
+        for k in range(0, len(own), 2):
+            a, b = co_step(own[k : k + 2], a, b)
+        return pooled(a.values, b.values)
+
+    def theirs() -> Tensor:
+        ways = [torch.zeros(m.shape, dtype=dtype).masked_fill(~m, -1e4)[:, None, None] for m in (x_mask, y_mask)]
+        a, b = x, y
+        for one, two in zip(plain_layers[::2], plain_layers[1::2], strict=True):
+            a, b = (
+                one(a, b, attention_mask=ways[0], encoder_attention_mask=ways[1])[0],
+                two(b, a, attention_mask=ways[1], encoder_attention_mask=ways[0])[0],
+            )
+        return pooled(a, b)
+
+    return backward(ours, [own]), backward(theirs, [plain_layers]), [own, plain_layers]
+
+
+def uniter(sizes: Sizes, dtype: torch.dtype) -> tuple[Run, Run, list[nn.Module]]:
+    """The trunk: rows compacted, against words and regions padded side by side."""
+    dim, heads, hidden, layers = sizes
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=200, hidden_size=dim, num_attention_heads=heads, intermediate_size=hidden, num_hidden_layers=layers,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    net = UniterNet(config, 2048 if dim == 768 else 16).to(dtype)
+    words, regions = torch.randint(8, 25, (8,)), torch.randint(10, 101, (8,))
+    ids_mask, seen = (torch.arange(int(n.max())) < n[:, None] for n in (words, regions))
+    ids = torch.randint(1, 200, ids_mask.shape) * ids_mask
+    features = torch.randn(*seen.shape, net.img_embeddings.img_linear.in_features, dtype=dtype)
+    places, weights = torch.rand(*seen.shape, 7, dtype=dtype), torch.randn(8, dim, dtype=dtype)
+
+    def ours() -> Tensor:
+        return (net.pooled(net(ids, ids_mask, Tokens(features, seen), places)) * weights).sum()
+
+    def padded() -> Tensor:
+        types = net.embeddings.token_type_embeddings.weight[1]
+        values = torch.cat([net.embeddings(input_ids=ids), net.img_embeddings(features, places, types)], dim=1)
+        mask = torch.cat([ids_mask, seen], dim=1)
+        blocked = torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, -1e4)[:, None, None]
+        return (net.pooler(net.encoder(values, attention_mask=blocked).last_hidden_state) * weights).sum()
+
+    print(f"  places of a row: {int((words + regions).max())} compacted, {ids.shape[1] + seen.shape[1]} padded")
+    return backward(ours, [net]), backward(padded, [net]), [net]
+
+
+def nlxgpt(sizes: Sizes, dtype: torch.dtype) -> tuple[Run, Run, list[nn.Module]]:
+    """The decoder's training step: 40 tokens, 196 image tokens, the published vocabulary."""
+    dim, heads, hidden, layers = sizes
+    plain = {
+        "n_embd": dim, "n_head": heads, "n_inner": hidden, "n_layer": layers, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+        "resid_pdrop": 0.0, "vocab_size": 50261 if dim == 768 else 90,
+    }  # fmt: skip
+    own = Decoder(plain, dim).to(dtype).train()
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**plain, add_cross_attention=True)).to(dtype).train()
+    theirs.transformer.load_state_dict(own.transformer.state_dict())
+    image = torch.randn(4, 196, dim, dtype=dtype)
+    ids, segments = torch.randint(0, 90, (4, 40)), torch.randint(0, 90, (4, 40))
+    labels = torch.where(torch.arange(40) < 9, -100, ids)
+
+    def ours() -> Tensor:
+        out = own(ids, segments, Tokens(image, torch.ones(4, 196, dtype=torch.bool)))
+        return next_token_loss(out.logits, labels).mean()
+
+    def plainly() -> Tensor:
+        logits = theirs(ids, token_type_ids=segments, encoder_hidden_states=image).logits
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    return backward(ours, [own]), backward(plainly, [theirs]), [own, theirs]
+
+
+PARTS: dict[str, Callable[[Sizes, torch.dtype], tuple[Run, Run, list[nn.Module]]]] = {
+    "meter": meter,
+    "uniter": uniter,
+    "nlxgpt": nlxgpt,
+}
+
+
+def one_side(name: str, side: int) -> Run:
+    torch.manual_seed(0)
+    return PARTS[name](PUBLISHED, torch.float32)[side]
+
+
+def check(name: str) -> None:
+    """Both sides in float64: the same value, and gradients of the same size in all."""
+    torch.manual_seed(0)
+    ours, theirs, modules = PARTS[name](SMALL, torch.float64)
+    found = []
+    for run, module in zip((ours, theirs), (modules * 2)[:2], strict=True):
+        value = run()
+        grads = [p.grad for p in module.parameters() if p.grad is not None and p.grad.ndim == 2]
+        found.append([value, torch.stack([g.square().sum() for g in grads]).sum()])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def main() -> None:
+    set_threads(1)
+    keep_freed_memory()
+    figures: dict[str, Any] = {}
+    for name in sys.argv[1:] or list(PARTS):
+        check(name)
+        torch.manual_seed(0)
+        ours, theirs, _ = PARTS[name](PUBLISHED, torch.float32)
+        figures[name] = compare_ab(name, ours, theirs, repeats=5)
+        for side, label in enumerate(("ours", "reference")):
+            figures[name][label]["memory"] = peak_memory(one_side, name, side, threads=1)
+        memory = [figures[name][label]["memory"]["peak_bytes"] for label in ("ours", "reference")]
+        print(f"  peak memory {memory[0] / 2**20:.0f} MiB of {memory[1] / 2**20:.0f} MiB: {memory[0] / memory[1]:.2f}")
+    write_result("vision_language", {"figures": figures})
+
+
+if __name__ == "__main__":
+    main()
