@@ -14,8 +14,8 @@ equal weights of the members that the greedy choice takes on four folds of the t
 without it (settings are those chosen by folds of all training photos); members are ``whitened`` as chosen and in a
 fixed setting beside it, and LightCRL that starts there, with several captions and mixing; the members of the average
 are those of all training photos, and hubs are corrected after averaging. ``--bar`` does the 800 photos alone and prints
-one JSON line last: sums of R@1, R@5 and R@10 both ways on test, in percent, means of seeds (of the ensemble one), all
-on four views; ``one_view`` has the same without them.
+one JSON line last: sums of R@1, R@5 and R@10 both ways on test, in percent, means of seeds, all on four views;
+``one_view`` has the same without them. Two processes of one thread share the work.
 """
 
 from __future__ import annotations
@@ -23,93 +23,165 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from harness import set_threads, write_result
+from harness import cpu_seconds, set_threads, write_result
 from real_comparisons import ROOT, variables
 
 from weft.alignment import create_objective
 from weft.alignment.whitened import Whitened
-from weft.compare.aligners import Part, fewer_groups, fold_splits, part_of
-from weft.data import Split, load_dataset, make_splits
-from weft.encoders import create_encoder
+from weft.allocator import keep_freed_memory
+from weft.compare.aligners import FOLDS, Part, fewer_groups, fold_splits, part_of
+from weft.data import Dataset, load_dataset, make_splits
+from weft.encoders import Encoder, create_encoder
 from weft.models import AlignedModel
 from weft.models.aligned_ensemble import choose_weights, joined
 from weft.retrieval.hub import Hubs
 from weft.store import MemoryFeatures
 from weft.training import fit_aligner
 
-RUNS = ROOT / "runs" / "few_pairs"
-Vectors = dict[str, dict[str, np.ndarray]]
-Spec = tuple[str, dict[str, Any], dict[str, Any]]
+FEATURES = ROOT / "runs" / "few_pairs" / "features.npz"
+ALL, PROCESSES = 800, 2
+Vectors = dict[str, np.ndarray]
+Key = tuple[str, str, int, int | None]
+"""Of a fit: views, name, seed and fold."""
 TOWER = {"epochs": 30, "batch_size": 400}
 REFINE = {"epochs": 12, "batch_size": 400, "lr": 3e-4, "weight_decay": 10.0, "per_group": "mean", "mix": 1.0}
-CORNERS: dict[str, Spec] = {
-    "procrustes": ("procrustes", {}, {}),
-    "cca": ("cca", {}, {}),
-    "ridge": ("ridge", {}, {}),
-    "csa": ("whitened", {"score": "csa", "exponents": (0.5, 0.5), "choose": "fixed", "shrinkage": 3.0}, {}),
-}
-BESIDE: dict[str, Spec] = {
-    f"whitened {a:g}, {b:g}, {r:g}, {p:g}": (
-        "whitened",
-        {"choose": "fixed", "exponents": (a, b), "shrinkage": r, "powers": (p, p), "width": 64},
-        {},
-    )
-    for a, b, r, p in ((0.5, 0.5, 10.0, 1.0),)
-}
 
 
-def features() -> dict[str, MemoryFeatures]:
-    """Pooled features of both modalities, of one view and of four; kept under runs/."""
-    kept = RUNS / "features.npz"
-    there = variables()
-    data = load_dataset("flickr8k", Path(there["WEFT_DATA"]) / "flickr8k")
-    group = np.asarray(data.group)
-    if not kept.exists():
-        photos, texts = (data.modalities[name].values for name in ("image", "text"))
-        look = create_encoder(f"hf:{there['WEFT_MODELS']}/mobilenet_v2_1.0_224", "image", views=4)
-        _, first, place = np.unique(group, return_index=True, return_inverse=True)
-        views: list[np.ndarray] = []
-        for part in (first[at : at + 20] for at in range(0, len(first), 20)):
-            roots = [np.sqrt(np.maximum(tokens, 0)) for tokens in look.encode([photos[i] for i in part])]
-            views += [unit(r.reshape(4, -1, r.shape[1]).mean(axis=1)) for r in roots]
-        image = np.stack(views)[place]
-        read = create_encoder(f"hf:{there['MINILM']}", "text", output="mean", layer=[6, 4, 2])
-        order = np.argsort([len(text) for text in texts])
-        text = np.zeros((len(texts), read.width), np.float32)
-        for part in (order[at : at + 64] for at in range(0, len(order), 64)):
-            text[part] = np.concatenate(read.encode([texts[i] for i in part]))
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(kept, one=image[:, 0], four=unit(image.mean(axis=1)), text=text)
-    with np.load(kept) as found:
-        image = {"one": found["one"], "four": found["four"]}
-        text = {"one": found["text"][:, : found["text"].shape[1] // 3], "four": found["text"]}
+class Spec(NamedTuple):
+    """An aligner, its options, and the settings of its training."""
+
+    aligner: str
+    options: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+
+
+class Job(NamedTuple):
+    """One fit: on the photos that the seed draws, or on those of them outside one fold."""
+
+    views: str
+    photos: int
+    seed: int
+    spec: Spec
+    fold: int | None = None
+
+
+class Fitted(NamedTuple):
+    """Embeddings of ``train``, ``dev`` and ``test``, or of the fold held out; the setting of ``whitened``; CPU."""
+
+    z: dict[str, Vectors]
+    setting: dict[str, Any]
+    cpu_s: float
+
+
+TOWERS = {"two-tower": Spec("two-tower")}
+WHITENED = {"whitened": Spec("whitened")}
+CORNERS = {
+    "procrustes": Spec("procrustes"),
+    "cca": Spec("cca"),
+    "ridge": Spec("ridge"),
+    "csa": Spec("whitened", {"score": "csa", "exponents": (0.5, 0.5), "choose": "fixed", "shrinkage": 3.0}),
+}
+FIXED = {"exponents": (0.5, 0.5), "shrinkage": 10.0, "powers": (1.0, 1.0), "width": 64, "choose": "fixed"}
+
+
+def members(setting: dict[str, Any]) -> dict[str, Spec]:
+    """What an ensemble chooses among: the form as chosen, another beside it, and what is trained from the former."""
+    chosen = {**setting, "choose": "fixed"}
+    light = {"operation": "additive", "feedforward": 256, "start": "whitened", "start_options": chosen}
     return {
-        name: MemoryFeatures(data.ids, {"image": image[name], "text": text[name]}, {}, data.split, group, "retrieval")
-        for name in image
+        "whitened": Spec("whitened", chosen),
+        "whitened, fixed": Spec("whitened", FIXED),
+        "lightcrl from whitened": Spec("lightcrl", light, REFINE),
     }
+
+
+@cache
+def data() -> Dataset:
+    return load_dataset("flickr8k", Path(variables()["WEFT_DATA"]) / "flickr8k")
+
+
+@cache
+def encoder(kind: str) -> Encoder:
+    there = variables()
+    if kind == "image":
+        return create_encoder(f"hf:{there['WEFT_MODELS']}/mobilenet_v2_1.0_224", "image", views=4)
+    return create_encoder(f"hf:{there['MINILM']}", "text", output="mean", layer=[6, 4, 2])
 
 
 def unit(x: np.ndarray) -> np.ndarray:
     return np.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), dtype=np.float32)
 
 
-def fitted(store: MemoryFeatures, split: Split, spec: Spec, seed: int) -> AlignedModel:
-    """A model trained, or solved, on the training rows of a split."""
-    aligner, options, settings = spec
-    model = AlignedModel.build(dims=store.dims, aligner=aligner, dim=256, aligner_options=options, seed=seed)
-    fit_aligner(model, create_objective("infonce"), store, split, {**TOWER, **settings, "seed": seed}, progress=False)
-    return model.eval()
+def see(rows: np.ndarray) -> np.ndarray:
+    """``(n, 2, D)``: photos in one view and in four."""
+    roots = [
+        np.sqrt(np.maximum(t, 0)) for t in encoder("image").encode([data().modalities["image"].values[i] for i in rows])
+    ]
+    views = unit(np.stack([r.reshape(4, -1, r.shape[1]).mean(axis=1) for r in roots]))
+    return np.stack([views[:, 0], unit(views.mean(axis=1))], axis=1)
 
 
-def embedded(model: AlignedModel, store: MemoryFeatures, split: Split) -> Vectors:
-    return {part: model.embed(store, getattr(split, part)) for part in ("train", "dev", "test")}
+def read(rows: np.ndarray) -> np.ndarray:
+    """``(n, 3 D)``: captions, layer by layer."""
+    return np.concatenate(encoder("text").encode([data().modalities["text"].values[i] for i in rows]))
 
 
-def sums(parts: dict[str, Part], z: Vectors) -> dict[str, float]:
+def encode(pool: ProcessPoolExecutor) -> None:
+    """Write the features of all photos and captions, if they are not there."""
+    if FEATURES.exists():
+        return
+    texts = data().modalities["text"].values
+    _, first, place = np.unique(np.asarray(data().group), return_index=True, return_inverse=True)
+    order = np.argsort([len(text) for text in texts])
+    seen = pool.map(see, np.array_split(first, len(first) // 20))
+    known = pool.map(read, np.array_split(order, len(order) // 64))
+    image, text = np.concatenate(list(seen))[place], np.concatenate(list(known))[np.argsort(order)]
+    FEATURES.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(FEATURES, one=image[:, 0], four=image[:, 1], text=text)
+
+
+@cache
+def features(views: str) -> MemoryFeatures:
+    """Pooled features of both modalities, in ``one`` view and the last layer, or in ``four`` and three."""
+    with np.load(FEATURES) as found:
+        image, text = found[views], found["text"]
+    values = {"image": image, "text": text if views == "four" else text[:, : text.shape[1] // 3]}
+    return MemoryFeatures(data().ids, values, {}, data().split, np.asarray(data().group), "retrieval")
+
+
+def begin() -> None:
+    """What every process does first."""
+    keep_freed_memory()
+    set_threads(1)
+
+
+def fit(job: Job) -> Fitted:
+    """A model trained, or solved, and what it makes of the rows."""
+    started, store = time.process_time(), features(job.views)
+    split = fewer_groups(make_splits(store), np.asarray(store.group), job.photos, job.seed)
+    parts = split._asdict()
+    if job.fold is not None:
+        split, held = fold_splits(store, split)[job.fold]
+        parts = {"held": held}
+    aligner, options, settings = job.spec
+    model = AlignedModel.build(dims=store.dims, aligner=aligner, dim=256, aligner_options=options, seed=job.seed)
+    config = {**TOWER, **settings, "seed": job.seed}
+    fit_aligner(model, create_objective("infonce"), store, split, config, progress=False)
+    z = {name: model.eval().embed(store, rows) for name, rows in parts.items()}
+    setting = model.aligner.setting._asdict() if isinstance(model.aligner, Whitened) else {}
+    return Fitted(z, setting, time.process_time() - started)
+
+
+def sums(parts: dict[str, Part], z: dict[str, Vectors]) -> dict[str, float]:
     """Sum of recalls in percent on dev and test, and on test with the correction that dev chose."""
     chosen = parts["dev"].correction(z["dev"], z["train"])
     bank = {n: np.concatenate([z["train"][n], z["dev"][n]]) for n in z["train"]}
@@ -120,58 +192,66 @@ def sums(parts: dict[str, Part], z: Vectors) -> dict[str, float]:
     }
 
 
-def refined(setting: dict[str, Any]) -> dict[str, Spec]:
-    """What starts at ``whitened`` in this setting and is trained from there."""
-    start = {"start": "whitened", "start_options": {**setting, "choose": "fixed"}}
-    light = {"operation": "additive", "feedforward": 256, **start}
-    return {"lightcrl from whitened": ("lightcrl", light, REFINE)}
+def rows_of(photos: int, seeds: int, bar: bool, run: Callable[[list[Job]], Iterable[Fitted]]) -> list[dict[str, Any]]:
+    """Every row of the table for a number of photos: means and deviations of the seeds, or of one run where none is."""
+    drawings, store = range(1 if photos == ALL else seeds), features("four")
+    split, group = make_splits(store), np.asarray(store.group)
+    parts = {name: part_of(store, getattr(split, name)) for name in ("dev", "test")}
+    scores: dict[tuple[str, str], list[dict[str, float]]] = {}
+
+    def of(specs: dict[str, Spec], over: Iterable[int], views: str = "four", folds: int = 0) -> dict[Key, Job]:
+        places: list[int | None] = list(range(folds)) if folds else [None]
+        every = product(specs.items(), over, places)
+        return {(views, name, seed, k): Job(views, photos, seed, spec, k) for (name, spec), seed, k in every}
+
+    def done(jobs: dict[Key, Job]) -> dict[Key, Fitted]:
+        """Fit, and score what is no fold."""
+        results = dict(zip(jobs, run(list(jobs.values())), strict=False))
+        for (views, name, seed, fold), result in results.items():
+            if fold is None:
+                row = {**sums(parts, result.z), "cpu_s": result.cpu_s}
+                scores.setdefault((views, name), []).append(row)
+                print(photos, views, name, seed, {k: round(v, 1) for k, v in row.items()}, flush=True)
+        return results
+
+    jobs = of({**WHITENED, **({} if bar else CORNERS)}, drawings) | of(TOWERS, range(seeds))
+    if photos == ALL:
+        jobs |= of(WHITENED, drawings, "one") | of(TOWERS, range(seeds), "one")
+    found = done(jobs)
+    chosen = {d: members(found["four", "whitened", d, None].setting) for d in drawings}
+    jobs = {}
+    for drawing, specs in chosen.items():
+        print(photos, drawing, found["four", "whitened", drawing, None].setting, flush=True)
+        solved = {name: spec for name, spec in specs.items() if name != "whitened" and not spec.settings}
+        trained = {name: spec for name, spec in specs.items() if spec.settings}
+        jobs |= of(solved, [drawing]) | of(trained, range(seeds) if photos == ALL else [drawing])
+        jobs |= of(specs, [drawing], folds=FOLDS)
+    found |= done(jobs)
+    for drawing, specs in chosen.items():
+        folds = fold_splits(store, fewer_groups(split, group, photos, drawing))
+        held = [[found["four", name, drawing, k].z["held"] for name in specs] for k in range(FOLDS)]
+        judges = [part_of(store, rows) for _, rows in folds]
+
+        def judged(w: np.ndarray, judges: list[Part] = judges, held: list[list[Vectors]] = held) -> float:
+            return sum(float(part.scores(joined(z, w)).mean()) for part, z in zip(judges, held, strict=True))
+
+        alone = [100 * judged(one) / FOLDS for one in np.eye(len(specs))]
+        weights = choose_weights(len(specs), judged)
+        taken = [name for name, w in zip(specs, weights, strict=True) if w]
+        print(photos, drawing, "folds", dict(zip(specs, np.round(alone, 1), strict=True)), "ensemble of", taken)
+        for seed in range(seeds) if photos == ALL else [drawing]:
+            z = [found["four", name, seed if spec.settings else drawing, None].z for name, spec in specs.items()]
+            averaged = {part: joined([v[part] for v in z], weights) for part in z[0]}
+            scores.setdefault(("four", "ensemble"), []).append(sums(parts, averaged))
+            print(photos, "four ensemble", seed, scores["four", "ensemble"][-1], flush=True)
+    return [{"photos": photos, "views": v, "aligner": n, **summary(rows)} for (v, n), rows in scores.items()]
 
 
-def rows_of(store: MemoryFeatures, photos: int, seed: int, specs: dict[str, Spec], whole: bool) -> dict[str, Any]:
-    """Every row of one set of features for one drawing of photos; with ``whole`` also what stands on ``whitened``."""
-    group = np.asarray(store.group)
-    split = fewer_groups(make_splits(store), group, photos, seed)
-    parts = {"dev": part_of(store, split.dev), "test": part_of(store, split.test)}
-    table: dict[str, Any] = {}
-    vectors: dict[str, Vectors] = {}
-
-    def add(name: str, spec: Spec) -> AlignedModel:
-        started = time.process_time()
-        model = fitted(store, split, spec, seed)
-        vectors[name] = embedded(model, store, split)
-        table[name] = {**sums(parts, vectors[name]), "cpu_s": time.process_time() - started}
-        print(photos, seed, name, {k: round(v, 1) for k, v in table[name].items()}, flush=True)
-        return model
-
-    for name, spec in specs.items():
-        add(name, spec)
-    if not whole:
-        return table
-    solution = add("whitened", ("whitened", {}, {})).aligner
-    assert isinstance(solution, Whitened)
-    table["whitened"]["setting"] = solution.setting._asdict()
-    print(photos, seed, table["whitened"]["setting"], flush=True)
-    fixed = {**table["whitened"]["setting"], "choose": "fixed"}
-    members: dict[str, Spec] = {
-        "whitened": ("whitened", fixed, {}),
-        **BESIDE,
-        **refined(table["whitened"]["setting"]),
-    }
-    for name, spec in members.items():
-        if name != "whitened":
-            add(name, spec)
-    folds = []
-    for part, held in fold_splits(store, split):
-        z = [fitted(store, part, spec, seed).embed(store, held) for spec in members.values()]
-        folds.append((part_of(store, held), z))
-    weights = choose_weights(len(members), lambda w: sum(float(p.scores(joined(z, w)).mean()) for p, z in folds))
-    taken = [name for name, weight in zip(members, weights, strict=True) if weight]
-    averaged = {part: joined([vectors[n][part] for n in members], weights) for part in ("train", "dev", "test")}
-    table["ensemble"] = {**sums(parts, averaged), "members": taken}
-    print(photos, seed, "ensemble", table["ensemble"], flush=True)
-    for name in BESIDE:
-        del table[name]
-    return table
+def summary(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Means, and deviations of what was scored on test."""
+    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+    spread = {f"sd_{k}": float(np.std([row[k] for row in rows], ddof=min(1, len(rows) - 1))) for k in ("test", "hubs")}
+    return {"runs": len(rows), **means, **spread}
 
 
 def main() -> None:
@@ -180,43 +260,22 @@ def main() -> None:
     parser.add_argument("--photos", default="100,200,400,800")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
-    set_threads(1)
-    stores, rows = features(), []
-    tower: dict[str, Spec] = {"two-tower": ("two-tower", {}, {})}
-    for photos in [800] if arguments.bar else map(int, arguments.photos.split(",")):
-        drawn: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for seed in range(arguments.seeds):
-            again = photos == 800 and seed > 0  # nothing is drawn, so what is solved is solved once
-            corners = {} if again or arguments.bar else CORNERS
-            alone: dict[str, Spec] = {} if again else {"whitened": ("whitened", {}, {})}
-            beside = refined(drawn["four", "whitened"][0]["setting"]) if again else {}
-            for views, specs in (("one", {**corners, **alone, **tower}), ("four", {**tower, **beside})):
-                found = rows_of(stores[views], photos, seed, specs, views == "four" and not again)
-                for name, row in found.items():
-                    drawn.setdefault((views, name), []).append(row)
-        for (views, name), found_rows in drawn.items():
-            mean = {k: float(np.mean([f[k] for f in found_rows])) for k in ("dev", "test", "hubs")}
-            spread = {
-                f"sd_{k}": float(np.std([f[k] for f in found_rows], ddof=1)) if len(found_rows) > 1 else 0.0
-                for k in ("test", "hubs")
-            }
-            rows.append({"photos": photos, "views": views, "aligner": name, "runs": len(found_rows), **mean, **spread})
-            cells = [f"{mean[k]:.0f} ± {spread[f'sd_{k}']:.0f}" for k in ("test", "hubs")]
-            print(f"| {photos} | {views} | {name} | {mean['dev']:.0f} | {' | '.join(cells)} |", flush=True)
+    started, rows = time.perf_counter(), []
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn"), begin) as pool:
+        encode(pool)
+        print(f"encoded after {time.perf_counter() - started:.0f} s", flush=True)
+        for photos in [ALL] if arguments.bar else map(int, arguments.photos.split(",")):
+            rows += rows_of(photos, arguments.seeds, arguments.bar, lambda jobs: pool.map(fit, jobs))
+    for row in rows:
+        cells = [f"{row[k]:.0f}" + (f" ± {row[f'sd_{k}']:.0f}" if row["runs"] > 1 else "") for k in ("test", "hubs")]
+        print(f"| {row['photos']} | {row['aligner']} | {row['views']} | {row['dev']:.0f} | {' | '.join(cells)} |")
+    print(f"{time.perf_counter() - started:.0f} s, {cpu_seconds():.0f} CPU s, {PROCESSES} processes", flush=True)
     if not arguments.bar:
         write_result("few_pairs", {"rows": rows})
-    last = {(row["views"], row["aligner"]): row for row in rows if row["photos"] == 800}
+    last = {row["aligner"]: row for row in rows if row["photos"] == ALL and row["views"] == "four"}
     if last:
-        figures: dict[str, Any] = {
-            "two_tower": round(last["four", "two-tower"]["test"], 1),
-            "best": round(last["four", "whitened"]["hubs"], 1),
-            "ensemble": round(last["four", "ensemble"]["hubs"], 1),
-            "one_view": {
-                "two_tower": round(last["one", "two-tower"]["test"], 1),
-                "best": round(last["one", "whitened"]["hubs"], 1),
-            },
-        }
-        print(json.dumps(figures))
+        named = {"two_tower": ("two-tower", "test"), "best": ("whitened", "hubs"), "ensemble": ("ensemble", "hubs")}
+        print(json.dumps({name: round(last[row][key], 1) for name, (row, key) in named.items()}))
 
 
 if __name__ == "__main__":

@@ -192,6 +192,38 @@ def test_where_alignment_and_where_prediction_finds_the_signal() -> None:
     assert not on_signal(shared_nuisance, (0.5, 0.5))
 
 
+@pytest.mark.parametrize("score", ["cosine", "csa"])
+def test_reweighting_is_the_slow_loop_of_the_contrastive_gradient(score: str) -> None:
+    rows, group = views(30), torch.arange(30) // 3
+    options = {"choose": "fixed", "score": score, "shrinkage": 0.3, "exponents": (0.25, 0.5)}
+    dim = 5 if score == "csa" else 3
+    judge = Judge(lambda z, g: 0.0, group)
+    before = scores(solved("whitened", rows, dim, judge, **options), rows)
+    x, y = (v.numpy() - v.numpy().mean(axis=0) for v in rows.values())
+    for steps in (1, 2):
+        logits = 10 * before.numpy()
+        m = np.zeros((6, 4))
+        for i in range(30):
+            for j in range(30):
+                right = 1 / 3 if group[i] == group[j] else 0.0
+                row, column = np.exp(logits[i]).sum(), np.exp(logits[:, j]).sum()
+                m += (right - np.exp(logits[i, j]) * (1 / row + 1 / column) / 2) * np.outer(x[i], y[j]) / 30
+        (s11, _), (_, s22) = covariances(rows)
+        roots = [scipy.linalg.fractional_matrix_power(s + 0.3 * s.diagonal().mean() * np.eye(len(s)), -a)
+                 for s, a in ((s11, 0.25), (s22, 0.5))]  # fmt: skip
+        u, c, vt = np.linalg.svd(roots[0] @ m @ roots[1])
+        one, other = x @ roots[0] @ u[:, :3], y @ roots[1] @ vt[:3].T
+        c = c[:3]
+        if score == "csa":
+            z = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (one, other)]
+            before = torch.from_numpy(z[0] * (c / max(c[0], 1)) @ z[1].T)
+        else:
+            z = [v * c**0.5 / np.linalg.norm(v * c**0.5, axis=1, keepdims=True) for v in (one, other)]
+            before = torch.from_numpy(z[0] @ z[1].T)
+        ours = scores(solved("whitened", rows, dim, judge, reweight=steps, **options), rows)
+        assert_close(ours, before, rtol=1e-7, atol=1e-7)
+
+
 def test_within_weighs_the_variance_inside_groups() -> None:
     rows, group = views(60), torch.arange(60) // 3
     judge = Judge(lambda z, g: 0.0, group)
@@ -254,7 +286,7 @@ def test_the_setting_is_saved_with_the_solution() -> None:
 @pytest.mark.parametrize(
     "options",
     [{"exponents": (0.6, 0.0)}, {"powers": (-1.0, 0.0)}, {"shrinkage": -1.0}, {"within": -1.0}, {"folds": 1},
-     {"width": 4}, {"width": 2, "score": "csa"}],
+     {"reweight": -1}, {"width": 4}, {"width": 2, "score": "csa"}],
     ids=str,
 )  # fmt: skip
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:

@@ -15,7 +15,17 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from weft.errors import UserError
-from weft.ops.correlation import Moments, cca, cca_loss, cca_of_rows, maxvar, published_cca_loss, relative_ridge
+from weft.ops.contrastive import info_nce
+from weft.ops.correlation import (
+    Moments,
+    cca,
+    cca_loss,
+    cca_of_rows,
+    maxvar,
+    published_cca_loss,
+    relative_ridge,
+    reweighted,
+)
 
 WIDTHS = (5, 4, 6)
 TIGHT = {"rtol": 1e-9, "atol": 1e-10}
@@ -281,3 +291,38 @@ def test_the_svd_of_large_matrices_is_that_of_small_ones(monkeypatch: pytest.Mon
         assert_close(u * c @ v.T, x)
     thin = matrix[:, :3] @ torch.randn(3, 40, dtype=torch.float64)
     assert len(correlation._leading_svd(thin)[1]) == 3
+
+
+def units(rows: int, width: int, seed: int) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(rows, width, generator=g, dtype=torch.float64), dim=1)
+
+
+@pytest.mark.parametrize("chunk", [5, 12, 100])
+def test_reweighting_is_the_slow_loop(chunk: int) -> None:
+    x, y = views(rows=12)
+    a, b, group = units(12, 3, 0), units(12, 3, 1), torch.tensor([0, 0, 0, 4, 4, 7, 8, 2, 2, 2, 2, 5])
+    logits = 3 * a @ b.T
+    expected = torch.zeros(x.shape[1], y.shape[1]).double()
+    for i, j in itertools.product(range(12), repeat=2):
+        partners = int((group == group[i]).sum())
+        target = 1 / partners if group[i] == group[j] else 0.0
+        row = logits[i, j].exp() / logits[i].exp().sum()
+        column = logits[i, j].exp() / logits[:, j].exp().sum()
+        expected += (target - (row + column) / 2) / 12 * torch.outer(x[i], y[j])
+    assert_close(reweighted((x, y), (a, b), group, 3.0, chunk), expected)
+
+
+def test_reweighting_by_equal_scores_is_the_covariance() -> None:
+    x, y = views()
+    equal = units(1, 3, 0).expand(60, 3)
+    assert_close(reweighted((x, y), (equal, equal), torch.arange(60), 10.0), blocks(x, y)[1] * 59 / 60)
+
+
+def test_reweighting_is_minus_the_gradient_of_infonce_between_the_features() -> None:
+    """With embeddings that are the features times maps, the map's own gradient is ``M`` times the other side's."""
+    x, y = (units(20, 4, seed) for seed in (0, 1))
+    maps = torch.eye(4, dtype=torch.float64, requires_grad=True)
+    info_nce(x @ maps, y, torch.ones(20, dtype=torch.bool), 5.0).backward()
+    assert maps.grad is not None
+    assert_close(reweighted((x, y), (x, y), torch.arange(20), 5.0), -maps.grad / 5)

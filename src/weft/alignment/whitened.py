@@ -56,7 +56,7 @@ from torch.nn import functional as F
 from weft.alignment.base import aligners
 from weft.alignment.closed_form import ClosedForm, Judge, check_shrinkage
 from weft.errors import UserError
-from weft.ops.correlation import Moments, Spectra
+from weft.ops.correlation import Moments, Spectra, reweighted
 from weft.tokens import Tokens
 
 Choose = Literal["folds", "dev", "fixed"]
@@ -68,6 +68,9 @@ WIDTHS = (32, 48, 64, 128, 256)
 WITHIN = (1.0, 0.0)
 LEADING = 256
 """Principal components of a modality, at most, on which settings are compared; the solution is on all features."""
+
+REWEIGHT_SCALE = 10.0
+"""Of the cosines by which pairs are weighed."""
 
 
 class Setting(NamedTuple):
@@ -103,6 +106,9 @@ class Whitened(ClosedForm):
         choose: ``"folds"`` of the training groups, ``"dev"`` rows, or ``"fixed"``: the setting is as given. Without a
             judge (``fit_closed_form`` called by hand) it is as given.
         folds: how many.
+        reweight: steps in which the pairs are weighed by the scores of the solution so far, hard negatives more
+            (:func:`~weft.ops.correlation.reweighted`), and it is solved again; the setting is chosen without. Cost:
+            ``O(N^2 D)`` a step. Off by default: on our sets it does not pay (``docs/results/few_pairs.md``).
 
     Raises:
         UserError: an option is out of its range.
@@ -124,6 +130,7 @@ class Whitened(ClosedForm):
         score: Score = "cosine",
         choose: Choose = "folds",
         folds: int = 5,
+        reweight: int = 0,
     ) -> None:
         super().__init__(dims, dim)
         check_shrinkage("whitened", shrinkage)
@@ -133,15 +140,17 @@ class Whitened(ClosedForm):
             "powers are 0 or more": all(0 <= p < float("inf") for p in powers),
             "within is 0 or more": 0 <= within < float("inf"),
             "there are two folds or more": folds >= 2,
+            "reweight is 0 steps or more": reweight >= 0,
             "width is 1 to dim (csa: dim - 2)": 1 <= (width or self.columns) <= self.columns,
         }
         for rule, kept in limits.items():
             if not kept:
                 found = (
-                    f"exponents={exponents}, powers={powers}, within={within}, folds={folds}, width={width}, dim={dim}"
+                    f"exponents={exponents}, powers={powers}, within={within}, folds={folds}, width={width}, "
+                    f"dim={dim}, reweight={reweight}"
                 )
                 raise UserError(f"whitened: {rule}", found, "leave it at its default")
-        self.score, self.choose, self.folds = score, choose, folds
+        self.score, self.choose, self.folds, self.reweight = score, choose, folds, reweight
         given = Setting((exponents[0], exponents[1]), shrinkage, (powers[0], powers[1]), width or self.columns, within)
         self.register_buffer("numbers", torch.tensor(_flat(given), dtype=torch.float64))
         self.register_buffer("weights", torch.ones(self.columns))
@@ -178,8 +187,10 @@ class Whitened(ClosedForm):
             parts = [tuple(_project(part, widths, bases) for part in both) for both in self._parts(rows, judge)]
             best = self._best(parts, judge)
             self.get_buffer("numbers").copy_(torch.tensor(_flat(best)))
-        matrices = self._columns(self._spectra(rows, self.setting.within), self.setting)
-        self.install(moments, matrices)
+        spectra = self._spectra(rows, self.setting.within)
+        for _ in range(self.reweight):
+            spectra = self._reweighted(spectra, rows)
+        self.install(moments, self._columns(spectra, self.setting))
 
     def candidates(self, base: Setting) -> list[tuple[str, list[Setting]]]:
         """What is tried, in stages, each from the best so far: whitening, then columns, then groups."""
@@ -210,15 +221,26 @@ class Whitened(ClosedForm):
             if key not in solved:
                 first, c, second = spectra[s.within].solve(s.exponents, s.shrinkage)
                 solved[key] = centred[0] @ first, c, centred[1] @ second
-            left, c, right = solved[key]
-            c, sides = c[: s.width], (left[:, : s.width], right[:, : s.width])
-            if self.score == "csa":
-                weights = c / c[0].clamp(min=1)
-                z = [csa_vectors(sides[0], weights, True), csa_vectors(sides[1], weights, False)]
-            else:
-                z = [F.normalize(side * c**p, dim=1) for side, p in zip(sides, s.powers, strict=True)]
+            z = self._vectors(*solved[key], s)
             scores.append(judge.score(dict(zip(self.names, z, strict=True)), held.group))
         return scores
+
+    def _vectors(self, first: Tensor, c: Tensor, second: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
+        """Unit vectors of canonical variables ``(n, K)`` with correlations ``c`` ``(K,)``."""
+        first, c, second = first[:, : setting.width], c[: setting.width], second[:, : setting.width]
+        if self.score == "csa":
+            weights = c / c[0].clamp(min=1)
+            return csa_vectors(first, weights, True), csa_vectors(second, weights, False)
+        p1, p2 = setting.powers
+        return F.normalize(first * c**p1, dim=1), F.normalize(second * c**p2, dim=1)
+
+    def _reweighted(self, spectra: Spectra, rows: Rows) -> Spectra:
+        """The same with the cross-covariance of pairs weighed by the scores of the solution."""
+        x, y = (rows.vectors - rows.vectors.mean(dim=0)).split(list(self.widths.values()), dim=1)
+        first, c, second = spectra.solve(self.setting.exponents, self.setting.shrinkage)
+        components = (x @ spectra.bases[0], y @ spectra.bases[1])
+        z = self._vectors(x @ first, c, y @ second, self.setting)
+        return spectra._replace(cross=reweighted(components, z, rows.group, REWEIGHT_SCALE))
 
     def _parts(self, rows: Rows, judge: Judge) -> Iterator[tuple[Rows, Rows]]:
         """What is solved on and what is held out: the dev rows, or each fold of the groups."""

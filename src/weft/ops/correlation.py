@@ -225,6 +225,43 @@ def whitened(
     return Canonical([first[:, :dim] * c ** powers[0], second[:, :dim] * c ** powers[1]], c)
 
 
+def reweighted(
+    rows: tuple[Tensor, Tensor], z: tuple[Tensor, Tensor], group: Tensor, scale: float, chunk: int = 1024
+) -> Tensor:
+    r"""The cross-covariance that the contrastive loss follows, of pairs that are weighed by their present scores.
+
+    .. math:: M = X_1^T \Big(T - \tfrac{1}{2}\big(P^{row} + P^{col}\big)\Big) X_2 \,/\, N
+
+    with the softmax of the logits :math:`s\,z_i \cdot z_j` over rows and over columns, and
+    :math:`T_{ij} = [g_i = g_j] / n_i`: minus the gradient of InfoNCE for the logits, between the features. Logits that
+    are all equal give the centred :math:`S_{12}` (of ``N``); hard negatives weigh more.
+
+    Args:
+        rows: features ``(N, D_1)`` and ``(N, D_2)``.
+        z: their unit vectors now, ``(N, d)`` each.
+        group: ``(N,)`` int64; rows of one group are partners.
+        scale: of the logits.
+        chunk: rows of the matrix of all pairs at a time.
+
+    Returns:
+        ``M``, ``(D_1, D_2)``.
+
+    Source: Sui, Wang, Do, UniCon, ICLR 2026, arXiv 2604.16678; with several partners, ours.
+    """
+    (x, y), (a, b) = rows, z
+    code = group.unique(return_inverse=True)[1]
+    means = y.new_zeros(int(code.max()) + 1, y.shape[1]).index_add_(0, code, y) / code.bincount()[:, None]
+    columns = y.new_full((len(y),), float("-inf"))
+    for part in a.split(chunk):
+        columns = torch.logaddexp(columns, (scale * part @ b.T).logsumexp(dim=0))
+    total = x.T @ means[code]
+    for part, features in zip(a.split(chunk), x.split(chunk), strict=True):
+        logits = scale * part @ b.T
+        weights = logits.softmax(dim=1) + (logits - columns).exp()
+        total -= features.T @ (weights @ y) / 2
+    return total / len(x)
+
+
 def maxvar(covariance: Tensor, widths: Sequence[int], dim: int, shrinkage: float | Sequence[float] = 1e-4) -> Canonical:
     """MAXVAR generalised CCA of any number of modalities; arguments and errors as for :func:`cca`."""
     check_dim(dim, widths)
