@@ -127,7 +127,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Tensors and text as one safetensors file, written in one step."""
+    """Named tensors, of any shapes, and text as one safetensors file, written in one step."""
     from safetensors.torch import save
 
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

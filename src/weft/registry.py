@@ -43,7 +43,11 @@ class Registry(Generic[T]):
         self._lock = threading.RLock()
 
     def register(self, name: str, *, formerly: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
-        """Class decorator: make the class known as ``name``; earlier names go on working, with a warning."""
+        """Class decorator: make the class known as ``name``; earlier names go on working, with a warning.
+
+        Raises:
+            UserError: another class has the name.
+        """
 
         def add(cls: type[T]) -> type[T]:
             known = self._classes.get(name)
@@ -124,7 +128,11 @@ class Registry(Generic[T]):
         return self._classes[name]
 
     def name_of(self, cls: type) -> str:
-        """The name a class is registered under."""
+        """The name a class is registered under.
+
+        Raises:
+            UserError: the class is not registered.
+        """
         self._discover()
         for name, known in self._classes.items():
             if known is cls:

@@ -139,7 +139,7 @@ def where_there(there: Tensor | None, x: Tensor) -> Tensor:
 
 
 def everywhere(*shape: int, device: torch.device) -> Tensor:
-    """A mask with every token real."""
+    """A mask of this shape with every token real."""
     return _note_full(torch.ones(shape, dtype=torch.bool, device=device))
 
 
@@ -176,14 +176,14 @@ def mean_pool(tokens: Tokens) -> Tensor:
 
 
 def pool(tokens: Tokens) -> Tokens:
-    """The mean over the real tokens as one token, masked where the modality is absent."""
+    """The mean over the real tokens as one token ``(B, 1, D)``, masked where the modality is absent."""
     if full(tokens.mask):
         return tokens if tokens.values.shape[1] == 1 else as_tokens(tokens.values.mean(dim=1))
     return as_tokens(mean_pool(tokens), present(tokens))
 
 
 def zero_padding(tokens: Tokens) -> Tokens:
-    """The same with zeros under the mask."""
+    """The same ``(B, T, D)`` with zeros under the mask."""
     if full(tokens.mask):
         return tokens
     return Tokens(torch.where(tokens.mask.unsqueeze(-1), tokens.values, 0.0), tokens.mask)
@@ -197,7 +197,11 @@ def as_tokens(vector: Tensor, mask: Tensor | None = None) -> Tokens:
 
 
 def pad(sequences: Sequence[Tensor]) -> Tokens:
-    """Sequences ``(T_i, D)`` of unequal length, padded with zeros; an empty one stands for an absent modality."""
+    """Sequences ``(T_i, D)`` of unequal length, padded with zeros; an empty one stands for an absent modality.
+
+    Raises:
+        UserError: sequences of other axes, or of unequal width.
+    """
     widths = {s.shape[-1] for s in sequences}
     if len(widths) != 1 or any(s.ndim != 2 for s in sequences):
         raise UserError(

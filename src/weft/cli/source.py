@@ -34,7 +34,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
 def settings(pairs: list[str], option: str) -> dict[str, Any]:
-    """``["rows=900", "answers=[yes, no]"]`` as a dictionary; values are read as YAML in which words stay words."""
+    """``["rows=900", "answers=[yes, no]"]`` as a dictionary; values are read as YAML in which words stay words.
+
+    Raises:
+        UserError: an entry without ``=``, or a value that is no YAML.
+    """
     from weft.data.words import read_words
 
     parsed = {}
@@ -47,7 +51,11 @@ def settings(pairs: list[str], option: str) -> dict[str, Any]:
 
 
 def read_source(source: str, root: Path | None, data: list[str]) -> Dataset:
-    """The samples of a YAML configuration or a named data set."""
+    """The samples of a YAML configuration or a named data set.
+
+    Raises:
+        UserError: the source is neither a store, nor a YAML, nor the name of a data set.
+    """
     from weft.data import datasets, load_dataset
 
     if source.endswith((".yaml", ".yml")):
@@ -81,7 +89,11 @@ def said(dataset: Dataset) -> Dataset:
 
 
 def read_new_rows(table: dict[str, Any] | None, source: str, root: Path | None, data: list[str]) -> Dataset:
-    """Rows to predict: a table read as the model's own was (targets may be missing), a YAML, or a named data set."""
+    """Rows to predict: a table read as the model's own was (targets may be missing), a YAML, or a named data set.
+
+    Raises:
+        UserError: the model was not trained on a table, so it cannot read one.
+    """
     from weft.data import TableConfig, read_table
     from weft.data.columns import is_table
 

@@ -102,7 +102,7 @@ class Part:
         return total
 
     def correction(self, z: Mapping[str, np.ndarray], bank: Mapping[str, np.ndarray]) -> dict[str, HubCorrection]:
-        """The correction of each direction, chosen on these rows."""
+        """``{direction: correction}`` of vectors ``{name: (n, D)}``, by a bank of such, chosen on these rows."""
         return {
             f"{a}->{b}": choose_correction(
                 z[a][asked], z[b][items], Positives.from_groups(self.groups[asked], self.groups[items]), bank[a]
@@ -112,7 +112,7 @@ class Part:
 
 
 def part_of(features: Features, rows: np.ndarray) -> Part:
-    """How rows are measured."""
+    """How rows ``(n,)`` are measured: their task, groups and presence."""
     return Part(*retrieval_task(features, rows))
 
 
@@ -234,7 +234,9 @@ def _ensemble(
 
 
 def fold_splits(features: Features, split: Split, folds: int = FOLDS) -> list[tuple[Split, np.ndarray]]:
-    """Splits without a fold of the training groups, and its rows; none where there are fewer than two groups a fold."""
+    """Splits without a fold of the training groups, and the rows ``(n,)`` of it; none with fewer than two groups a
+    fold.
+    """
     group = np.arange(len(features)) if features.group is None else np.asarray(features.group)
     code = np.unique(group[split.train], return_inverse=True)[1]
     count = int(code.max()) + 1
@@ -433,7 +435,11 @@ def shown_curve(curve: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def numbers(text: str | None) -> tuple[int, ...]:
-    """Whole numbers, comma-separated."""
+    """Whole numbers, comma-separated.
+
+    Raises:
+        UserError: a word that is no whole number.
+    """
     try:
         return tuple(int(part) for part in (text or "").split(",") if part)
     except ValueError as error:

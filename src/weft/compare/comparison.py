@@ -84,7 +84,7 @@ class Comparison:
 
     @property
     def winner_target(self) -> np.ndarray | None:
-        """The target of these rows."""
+        """``(n,)`` or ``(n, K)`` target of these rows."""
         return None if self.kept is None else self.kept.target
 
     @property

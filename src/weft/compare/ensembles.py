@@ -86,7 +86,7 @@ def _rank(
 
 
 def mean_of_jobs(setup: Setup, jobs: Sequence[Job], fold: int) -> dict[str, np.ndarray]:
-    """Outputs of a method on dev, on test and with modalities hidden, averaged over its seeds."""
+    """Outputs ``{part: (n, K)}`` of a method on dev, on test and with modalities hidden, averaged over its seeds."""
     parts = [setup.ledger.outputs(job) for job in jobs]
     return {part: setup.tasks[fold].average(np.stack([p[part] for p in parts])) for part in parts[0]}
 

@@ -364,7 +364,7 @@ def outputs_for(setup: Setup, job: Job, model: Predictor, rows: np.ndarray, hidd
 
 
 def rank_on_dev(task: Task, outputs: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """The primary metric, then the loss; larger is better in both."""
+    """The primary metric, then minus the loss, of outputs ``(n, K)``: larger is better in both."""
     return (task.quality(outputs, target), -_loss(task, outputs, target))
 
 

@@ -102,7 +102,11 @@ class Ledger:
     def put(
         self, job: Job, found: dict[str, Any], outputs: dict[str, np.ndarray], model: Savable | None
     ) -> dict[str, Any]:
-        """Keep what a job found, its outputs ``{"dev", "test", ...}`` ``(n, K)``, and its model, if it has its own."""
+        """Keep what a job found, its outputs ``{"dev", "test", ...}`` ``(n, K)``, and its model, if it has its own.
+
+        Raises:
+            UserError: what was written cannot be read back.
+        """
         key = self.key(job)
         self._done.pop(key, None)
         if model is not None:

@@ -19,7 +19,11 @@ from weft.tasks.base import Task, create_task, guess_task
 
 
 def prepare(features: Features, config: CompareConfig, folder: Path) -> Setup:
-    """Check the features and the target, and fix splits and tasks, before anything is trained."""
+    """Check the features and the target, and fix splits and tasks, before anything is trained.
+
+    Raises:
+        UserError: retrieval data, no or an unknown target column, or rows that cannot be split.
+    """
     if features.task == "retrieval":
         raise UserError(
             "a comparison judges predictions of a target",

@@ -50,7 +50,7 @@ class Modality:
         return np.array([value is not None for value in self.values], dtype=bool)
 
     def take(self, rows: np.ndarray) -> Self:
-        """The given rows, in their order."""
+        """The values of ``rows`` ``(n,)``, in that order."""
         return replace(self, values=[self.values[i] for i in rows])
 
     def check(self, name: str, ids: Sequence[str]) -> None:
@@ -142,7 +142,7 @@ class Dataset:
             )
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Dataset:
-        """The given rows, in their order.
+        """The samples ``rows`` ``(n,)``, in that order, with their targets, split and groups.
 
         Raises:
             UserError: a row is outside the data set, or comes twice (ids are unique).

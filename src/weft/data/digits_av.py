@@ -42,7 +42,11 @@ class DigitsAv(FolderReader):
         self.images, self.seed = images, seed
 
     def read(self, root: Path) -> Dataset:
-        """Read the folder."""
+        """Read the folder.
+
+        Raises:
+            UserError: no recordings.
+        """
         recordings = sorted(path for path in root.glob("fsdd/recordings/*.wav") if NAME.fullmatch(path.name))
         if not recordings:
             raise UserError("digits_av: no recordings", str(root), f"expected {self.layout}")

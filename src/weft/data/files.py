@@ -267,7 +267,7 @@ def _read_soundfile(path: Path, where: str) -> tuple[int, np.ndarray]:
 
 
 def read_array(path: Path, where: str = "array") -> np.ndarray:
-    """The array of an ``.npy`` file; pickled objects are refused.
+    """The array of an ``.npy`` file, any shape; pickled objects are refused.
 
     Raises:
         UserError: the file is missing, truncated, or holds objects.

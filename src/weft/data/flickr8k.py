@@ -26,7 +26,11 @@ class Flickr8k(FolderReader):
     layout = "Images/*.jpg, captions.txt (image,caption), Flickr_8k.{train,dev,test}Images.txt"
 
     def read(self, root: Path) -> Dataset:
-        """Read the folder."""
+        """Read the folder.
+
+        Raises:
+            UserError: a listed image has no caption, or is in two splits.
+        """
         part: dict[str, str] = {}
         for name in ("train", "dev", "test"):
             for image in self.file(root, f"Flickr_8k.{name}Images.txt").read_text(encoding="utf-8").split():

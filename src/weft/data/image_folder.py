@@ -33,7 +33,11 @@ class ImageFolder(FolderReader):
         self.per_class = per_class
 
     def read(self, root: Path) -> Dataset:
-        """Read the folder."""
+        """Read the folder.
+
+        Raises:
+            UserError: no images in it.
+        """
         parts = {folder: PARTS[folder.name] for folder in _folders(root) if folder.name in PARTS}
         places = [
             (path, folder.name, part)

@@ -28,7 +28,11 @@ class Mosi(FolderReader):
     layout = "mosi_utt.npz (arrays {train,test}_{text,audio,video,label,id})"
 
     def read(self, root: Path) -> Dataset:
-        """Read the folder, or the file itself."""
+        """Read the folder, or the file itself.
+
+        Raises:
+            UserError: the file lacks arrays of the set.
+        """
         path = root if root.is_file() else self.file(root, "mosi_utt.npz")
         with np.load(path, allow_pickle=False) as content:
             wanted = [f"{part}_{name}" for part in ("train", "test") for name in (*NAMES, "label", "id")]

@@ -43,7 +43,11 @@ class Multiview(FolderReader):
         self.name, self.views = file, views
 
     def read(self, root: Path) -> Dataset:
-        """Read ``<file>.mat``."""
+        """Read ``<file>.mat``.
+
+        Raises:
+            UserError: the file is not one of views and labels.
+        """
         from scipy.io import loadmat
 
         path = self.file(root, f"{self.name}.mat")

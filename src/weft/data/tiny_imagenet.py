@@ -28,7 +28,11 @@ class TinyImageNet(FolderReader):
     )
 
     def read(self, root: Path) -> Dataset:
-        """Read the folder."""
+        """Read the folder.
+
+        Raises:
+            UserError: a class of the images is not listed.
+        """
         root = root / "tiny-imagenet-200" if (root / "tiny-imagenet-200").is_dir() else root
         known = sorted(self.file(root, "wnids.txt").read_text(encoding="utf-8").split())
         words = dict(

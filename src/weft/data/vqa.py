@@ -42,7 +42,11 @@ class Vqa(FolderReader):
         self.answers = answers
 
     def read(self, root: Path) -> Dataset:
-        """Read the folder."""
+        """Read the folder.
+
+        Raises:
+            UserError: an answer that was asked for has no question in the val part.
+        """
         rows = {part: self._part(root, official) for official, part in (("train", "train"), ("val", "test"))}
         kept = self._choose(Counter(row["answer"] for row in rows["train"]))
         asked = {row["answer"] for row in rows["test"]}

@@ -69,7 +69,11 @@ class Columns(Encoder):
         self.columns: list[dict[str, Any]] = []
 
     def fit(self, values: Sequence[Any]) -> None:
-        """Learn every column's kind, mean and deviation, or categories."""
+        """Learn every column's kind, mean and deviation, or categories.
+
+        Raises:
+            UserError: no training rows, or rows with unequal numbers of cells.
+        """
         if not values:
             raise UserError("the columns encoder learns from the training rows", "no training row", "check the split")
         sizes = {len(row) for row in values}
@@ -97,7 +101,11 @@ class Columns(Encoder):
         return {"kind": "categorical", "categories": categories, "counts": dict(counts) if rare else {}}
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
-        """``(1, D)`` per row."""
+        """``(1, D)`` float32 per row.
+
+        Raises:
+            UserError: the encoder is not fitted.
+        """
         if not self.columns:
             raise UserError("the columns encoder is not fitted", "no statistics", "call fit() on the training rows")
         return [self._row(index, row) for index, row in enumerate(values)]

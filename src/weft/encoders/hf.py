@@ -251,7 +251,7 @@ class PretrainedText(Pretrained):
         return Tokens(values, raw.mask)
 
     def lengths(self, values: Sequence[Any]) -> np.ndarray:
-        """Characters: near enough to tokens for sorting, and free."""
+        """``(n,)`` characters: near enough to tokens for sorting, and free."""
         return np.array([len(str(value)) for value in values], dtype=np.int64)
 
     def _width(self) -> int:
@@ -392,7 +392,11 @@ def quiet() -> Iterator[None]:
 
 
 def hidden_size(model: nn.Module) -> int:
-    """Width of the last hidden state, as the configuration says it."""
+    """Width of the last hidden state, as the configuration says it.
+
+    Raises:
+        UserError: the configuration does not say it.
+    """
     for name in ("hidden_size", "d_model", "n_embd", "dim"):
         if isinstance(getattr(model.config, name, None), int):
             return int(getattr(model.config, name))

@@ -28,13 +28,22 @@ class Precomputed(Encoder):
         self.width = 0
 
     def fit(self, values: Sequence[Any]) -> None:
-        """Take the width of the first value."""
+        """Take the width of the first value.
+
+        Raises:
+            UserError: a value of another width than the first.
+        """
         if not values:
             raise UserError("embeddings have one width", "no training row to learn it from", "check the split")
         self.width = read_each(values[:1], read_embedding)[0].shape[1]
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
-        """``(T, D)`` float32 per value."""
+        """``(T, D)`` float32 per value.
+
+        Raises:
+            UserError: the width is not known yet.
+            BadValue: a value has another width; its place is named.
+        """
         if not self.width:
             raise UserError("the width of the embeddings is not known yet", "no value seen", "call fit() first")
         arrays = read_each(values, read_embedding)
@@ -62,7 +71,11 @@ class Precomputed(Encoder):
 
 
 def read_embedding(value: Any) -> np.ndarray:
-    """A vector or matrix of numbers, or a file with one, as ``(T, D)`` float32."""
+    """A vector or matrix of numbers, or a file with one, as ``(T, D)`` float32.
+
+    Raises:
+        UserError: neither ``(D,)`` nor ``(T, D)``, or empty.
+    """
     array = np.asarray(read_file(Path(value)) if isinstance(value, str | Path) else value, dtype=np.float32)
     if array.ndim not in (1, 2) or array.size == 0:
         raise UserError("an embedding is (D,) or (T, D), not empty", f"shape {array.shape}", "flatten or pool it first")
@@ -70,7 +83,11 @@ def read_embedding(value: Any) -> np.ndarray:
 
 
 def read_file(path: Path) -> np.ndarray:
-    """The array of a ``.npy`` file, or the only tensor of a ``.safetensors`` file."""
+    """The array ``(D,)`` or ``(T, D)`` of a ``.npy`` file, or the only tensor of a ``.safetensors`` file.
+
+    Raises:
+        UserError: another ending, several tensors, or a damaged file.
+    """
     if path.suffix == ".npy":
         return read_array(path, "embedding")
     if path.suffix != ".safetensors":

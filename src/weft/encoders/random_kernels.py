@@ -62,7 +62,11 @@ class RandomKernels(Encoder):
         self.load_state(channel_units("random-kernels", values))
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
-        """``(ceil(T / patch), D)`` per series; series of one length are convolved together."""
+        """``(ceil(T / patch), D)`` per series; series of one length are convolved together.
+
+        Raises:
+            UserError: the encoder is not fitted, or a series has other channels.
+        """
         if not self.mean:
             raise UserError(
                 "the random-kernels encoder is not fitted", "no statistics", "call fit() on the training rows"
@@ -138,7 +142,11 @@ def statistics(patch: np.ndarray) -> np.ndarray:
 
 
 def channel_units(who: str, values: Sequence[Any]) -> dict[str, list[float]]:
-    """``mean`` and ``scale`` (deviation, 1 for constants) of every channel over all steps of the training rows."""
+    """``mean`` and ``scale`` (deviation, 1 for constants) of every channel over all steps of the training rows.
+
+    Raises:
+        UserError: no training rows.
+    """
     if not values:
         raise UserError(f"the {who} encoder learns its units from the training rows", "none", "check the split")
     series = read_each(values, read_series)
@@ -151,7 +159,7 @@ def channel_units(who: str, values: Sequence[Any]) -> dict[str, list[float]]:
 
 
 def check_channels(series: list[np.ndarray], channels: int) -> None:
-    """Refuse a series with another number of channels."""
+    """Refuse a series ``(T, C)`` with another number of channels."""
     for index, values in enumerate(series):
         if values.shape[1] != channels:
             raise BadValue(

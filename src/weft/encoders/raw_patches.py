@@ -47,7 +47,11 @@ class RawPatches(Encoder):
         self.load_state(channel_units("raw-patches", values))
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
-        """``(ceil(T / P), (P + 1) C)`` per series."""
+        """``(ceil(T / P), (P + 1) C)`` float32 per series.
+
+        Raises:
+            UserError: the encoder is not fitted, or a series has other channels.
+        """
         if not self.mean:
             raise UserError("the raw-patches encoder is not fitted", "no statistics", "call fit() on the training rows")
         series = read_each(values, read_series)

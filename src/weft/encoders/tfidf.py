@@ -58,7 +58,11 @@ class Tfidf(Encoder):
         self.parts: list[_Terms] = []
 
     def fit(self, values: Sequence[Any]) -> None:
-        """Learn n-grams, their weights and the directions."""
+        """Learn n-grams, their weights and the directions.
+
+        Raises:
+            UserError: no training texts.
+        """
         if not len(values):
             raise UserError("the encoder 'tfidf' learns from the training texts", "no training text", "check the split")
         texts = [
@@ -72,7 +76,11 @@ class Tfidf(Encoder):
         self._keep(*_to_bytes(directions / (size or 1.0)))
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
-        """``(1, D + 5)`` per text; the first ``D`` are zeros for a text without a known n-gram."""
+        """``(1, D + 5)`` per text; the first ``D`` are zeros for a text without a known n-gram.
+
+        Raises:
+            UserError: the encoder is not fitted.
+        """
         if not self.parts:
             raise UserError("the encoder 'tfidf' is not fitted", "no vocabulary", "call fit() on the training rows")
         texts = [str(value) for value in values]

@@ -155,7 +155,7 @@ class MultiScaleChannelAttention(nn.Module):
 
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor]) -> Self:
-        """The published module from its own parameters."""
+        """The published module from its own parameters (widths are read from them)."""
         module = cls(*aff_weights.shape(state), norm="batch")
         aff_weights.load(module.attention, state)
         return module
@@ -236,12 +236,12 @@ def pointwise(linear: nn.Linear, x: Tensor) -> Tensor:
 
 
 def projected(project: nn.ModuleList, inputs: Mapping[str, Tokens]) -> list[Tokens]:
-    """The modalities in one width, zeros under the mask."""
+    """The modalities ``(B, T, D_m)`` in one width ``(B, T, D)``, zeros under the mask."""
     return [zero_padding(Tokens(p(t.values), t.mask)) for p, t in zip(project, inputs.values(), strict=True)]
 
 
 def total(maps: Sequence[Tokens]) -> Tokens:
-    """The sum of the maps, real where one of them is."""
+    """The sum ``(B, T, D)`` of the maps, real where one of them is."""
     values = sum((x.values for x in maps[1:]), start=maps[0].values)
     return Tokens(values, union([x.mask for x in maps]))
 

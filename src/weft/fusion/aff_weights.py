@@ -14,7 +14,11 @@ from weft.errors import UserError
 
 
 def shape(state: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Width and reduction of a published module."""
+    """Width ``C`` and reduction ``r`` of a published module.
+
+    Raises:
+        UserError: other parameters.
+    """
     if "local_att.0.weight" not in state:
         raise UserError(
             "not the parameters of a published AFF, iAFF or MS-CAM",

@@ -78,7 +78,11 @@ class JointLayerNorm(nn.Module):
         self.gamma, self.beta = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``x`` ``(B, N, C)`` normalised; ``mask`` ``(B, N)``: only these tokens count for mean and variance."""
+        """``x`` ``(B, N, C)`` normalised; ``mask`` ``(B, N)``: only these tokens count for mean and variance.
+
+        Raises:
+            UserError: more channels ``N`` than the module has weights for.
+        """
         channels = x.shape[-1]
         if channels > len(self.gamma):
             raise UserError(

@@ -69,7 +69,9 @@ class Fusion(nn.Module, ABC):
 
     @abstractmethod
     def fuse(self, inputs: dict[str, Tokens]) -> Fused:
-        """Fuse checked inputs: names complete and in order, zeros under the mask, absence policy applied."""
+        """Fuse checked inputs ``(B, T_m, D_m)``: names complete and in order, zeros under the mask, absence policy
+        applied.
+        """
 
     @final  # type: ignore[misc]
     def forward(self, inputs: dict[str, Tokens]) -> Fused:

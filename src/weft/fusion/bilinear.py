@@ -81,7 +81,7 @@ class BilinearFusion(Fusion):
         return self.output_activation(self.out(merged))
 
     def finish(self, merged: Tensor, normalize: bool) -> Tensor:
-        """The usual end of a merge: signed square root and unit length where wanted, then dropout."""
+        """The usual end of a merge ``(B, h)``: signed square root and unit length where wanted, then dropout."""
         merged = power_normalize(merged) if normalize else merged
         return self.dropout(merged) if self.drops else merged
 

@@ -60,7 +60,7 @@ def chunk_sizes(who: str, hidden: int, chunks: int | Sequence[int]) -> list[int]
 
 
 def normalize_chunks(chunks: Sequence[Tensor], how: Normalize) -> Tensor:
-    """Concatenate chunks along the last axis, each of them or the whole power-normalised."""
+    """Join chunks ``(B, h_c)`` to ``(B, h)``, each of them or the whole power-normalised."""
     joined = torch.cat([power_normalize(z) for z in chunks] if how == "chunk" else list(chunks), dim=-1)
     return power_normalize(joined) if how == "whole" else joined
 
@@ -110,7 +110,7 @@ class Block(BilinearFusion):
         self.out = unit_variance_(nn.Linear(hidden, dim), norm_energy(sizes, normalize))
 
     def factors(self, values: Sequence[Tensor]) -> list[list[Tensor]]:
-        """A piece for every chunk."""
+        """For every chunk ``c`` the factors ``(B, r h_c)`` of all modalities."""
         split = [project(v).split(self.sizes, dim=1) for project, v in zip(self.project, values, strict=True)]
         return [core(chunk) for core, *chunk in zip(self.cores, *split, strict=True)]
 

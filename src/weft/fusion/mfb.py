@@ -98,7 +98,7 @@ class FactorizedBilinear(BilinearFusion):
         self.out = unit_variance_(nn.Linear(self.blocks * hidden, dim), self.blocks * (1 if normalize else hidden))
 
     def factors(self, values: Sequence[Tensor]) -> list[list[Tensor]]:
-        """A piece for every block."""
+        """For every block the factors ``(B, F h)`` of all modalities."""
         return [[self.activation(f) for f in block(values)] for block in self.products]
 
     def merge(self, pieces: Sequence[Sequence[Tensor]]) -> Tensor:

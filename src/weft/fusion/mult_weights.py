@@ -24,13 +24,13 @@ class Shape(NamedTuple):
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The parameters of one published encoder; its two bookkeeping buffers are left out."""
+    """The parameters of one published encoder by their names in it; its two bookkeeping buffers are left out."""
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return {key: value for key, value in found.items() if not key.endswith(("_float_tensor", "version"))}
 
 
 def shape_of(state: Mapping[str, Tensor]) -> Shape:
-    """Width and layers of one published encoder."""
+    """Width ``D`` and number of layers of one published encoder."""
     layers = {key.split(".")[1] for key in state if key.startswith("layers.")}
     return Shape(state["layer_norm.weight"].shape[0], len(layers))
 

@@ -10,7 +10,11 @@ from weft.errors import UserError
 
 
 def one(state: Mapping[str, Tensor], suffix: str) -> Tensor:
-    """The variable whose name ends like this."""
+    """The variable, of any shape, whose name ends like this.
+
+    Raises:
+        UserError: there is none, or several.
+    """
     found = [value for key, value in state.items() if f"/{key}".endswith(f"/{suffix.removeprefix('/')}")]
     if len(found) != 1:
         raise UserError(
@@ -22,13 +26,13 @@ def one(state: Mapping[str, Tensor], suffix: str) -> Tensor:
 
 
 def numbered(state: Mapping[str, Tensor], infix: str) -> list[Tensor]:
-    """The variables ``...{infix}0``, ``...{infix}1`` and so on."""
+    """The variables ``...{infix}0``, ``...{infix}1`` and so on, in that order."""
     found = {int(key.rsplit("_", 1)[1]): value for key, value in state.items() if infix in key}
     return [found[k] for k in sorted(found)]
 
 
 def dense(state: Mapping[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
-    """A dense layer, renamed."""
+    """A dense layer, renamed: its kernel ``(in, out)`` transposed, its bias."""
     return {f"{ours}.weight": one(state, f"{theirs}/kernel").T, f"{ours}.bias": one(state, f"{theirs}/bias")}
 
 

@@ -435,7 +435,11 @@ class OverlapPatchEmbed(nn.Module):
 
 
 def to_map(tokens: Tensor, height: int) -> Tensor:
-    """Row-major tokens ``(B, N, D)`` to a feature map ``(B, D, height, N / height)``."""
+    """Row-major tokens ``(B, N, D)`` to a feature map ``(B, D, height, N / height)``.
+
+    Raises:
+        UserError: the height does not divide ``N``.
+    """
     if height < 1 or tokens.shape[1] % height:
         raise UserError(
             "the height of a map divides its number of tokens",

@@ -11,7 +11,11 @@ from weft.errors import UserError
 
 
 def shape(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The options that the parameters' shapes show."""
+    """The options that the parameters' shapes show.
+
+    Raises:
+        UserError: other parameters.
+    """
     try:
         hidden, dim = state_dict["mlp.fc1.weight"].shape
     except KeyError:

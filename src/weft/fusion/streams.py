@@ -39,5 +39,5 @@ class Streams(Fusion):
         self.project = nn.ModuleList(nn.Linear(d, dim) for d in self.dims.values())
 
     def streams(self, inputs: dict[str, Tokens]) -> list[Tokens]:
-        """Every modality's tokens, projected."""
+        """Every modality's tokens ``(B, T_m, dim)``, projected."""
         return [Tokens(p(t.values), t.mask) for p, t in zip(self.project, inputs.values(), strict=True)]

@@ -97,7 +97,7 @@ class Tucker(BilinearFusion):
         self.out = unit_variance_(nn.Linear(hidden, dim), norm_energy(sizes, normalize))
 
     def factors(self, values: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-        """A piece for every chunk."""
+        """For every chunk ``c`` the factors ``(B, h_c)`` of all modalities."""
         split = [project(v).split(self.sizes, dim=-1) for project, v in zip(self.project, values, strict=True)]
         return list(zip(*split, strict=True))
 

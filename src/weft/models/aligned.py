@@ -82,7 +82,7 @@ class AlignedModel(nn.Module, Pretrained):
         return self.aligner(self.tokens(inputs))
 
     def tokens(self, inputs: dict[str, Tokens]) -> dict[str, Tokens]:
-        """What the aligner reads: the inputs, standardised."""
+        """What the aligner reads: the inputs ``(B, T, D)``, standardised."""
         return self.standardise(inputs)
 
     def output(self, name: str, tokens: Tokens) -> Tensor:

@@ -106,7 +106,7 @@ def choose_weights(members: int, score: Callable[[np.ndarray], float], steps: in
 
 
 def joined(embeddings: Sequence[dict[str, np.ndarray]], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """The vectors of the ensemble with these weights; members of weight 0 are left out."""
+    """``{name: (N, D)}`` of the ensemble with these weights ``(members,)``; members of weight 0 are left out."""
     shares = np.asarray(weights) / np.sum(weights)
     used = [(share, z) for share, z in zip(shares, embeddings, strict=True) if share > 0]
     return {n: np.concatenate([np.sqrt(share) * z[n] for share, z in used], axis=1) for n in used[0][1]}

@@ -124,7 +124,11 @@ def values_of(rows: Store | Dataset, name: str) -> tuple[np.ndarray, str]:
 
 
 def vectors_of(model: AlignedModel, rows: Store | Dataset, name: str, index: np.ndarray, *, progress: bool) -> Any:
-    """Unit vectors ``(n, dim)`` of the rows ``index``, in all of which the modality is there."""
+    """Unit vectors ``(n, dim)`` of the rows ``index``, in all of which the modality is there.
+
+    Raises:
+        UserError: the modality is absent in some of the raw rows.
+    """
     from weft.data import Dataset
     from weft.models.embed import embed_values
 

@@ -51,7 +51,9 @@ def predict_modality(
 
 
 def explained(truth: np.ndarray, predicted: np.ndarray, mean: Tensor) -> float:
-    """Share of the variance around the training mean, over all features; rows that lack a side are left out."""
+    """Share of the variance around the training mean ``(D,)`` of ``(n, D)``, over all features; rows that lack a side
+    are left out.
+    """
     there = np.isfinite(truth).all(axis=1) & np.isfinite(predicted).all(axis=1)
     around = truth[there] - mean.cpu().numpy()
     return float(1 - np.square(truth[there] - predicted[there]).sum() / np.square(around).sum())

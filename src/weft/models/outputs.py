@@ -123,7 +123,7 @@ def write_table(writes: str, path: Path, ids: Sequence[str], columns: Mapping[st
 
 
 def png_bytes(value: np.ndarray) -> bytes:
-    """A map in [0, 1], or a uint8 image, as PNG."""
+    """A map ``(H, W)`` in [0, 1], or a uint8 image ``(H, W[, 3])``, as PNG."""
     from PIL import Image
 
     pixels = value if value.dtype == np.uint8 else np.round(value * 255).astype(np.uint8)

@@ -47,7 +47,7 @@ def choose_target(features: Features, column: str | None) -> tuple[str, np.ndarr
 
 
 def refuse_empty_rows(features: Features, rows: np.ndarray) -> None:
-    """Refuse rows in which every modality is absent, by id."""
+    """Refuse rows ``(n,)`` in which every modality is absent, by id."""
     empty = rows[~features.presence[rows].any(axis=1)]
     if len(empty):
         raise UserError(
@@ -72,7 +72,7 @@ def refuse_no_pairs(features: Features, parts: tuple[np.ndarray, np.ndarray]) ->
 
 
 def refuse_absent(features: Features, rows: np.ndarray, who: str) -> None:
-    """Refuse rows in which any modality is absent, by id, for an operator that cannot do without."""
+    """Refuse rows ``(n,)`` in which any modality is absent, by id, for an operator that cannot do without."""
     partial = rows[~features.presence[rows].all(axis=1)]
     if len(partial):
         raise UserError(

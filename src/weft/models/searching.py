@@ -82,7 +82,11 @@ def gallery(
 
 
 def share_of(hubs: str) -> float | None:
-    """What ``--hubs`` says: a share, or None where dev rows choose."""
+    """What ``--hubs`` says: a share, or None where dev rows choose.
+
+    Raises:
+        UserError: neither a number of at least 0 nor "dev".
+    """
     if hubs == "dev":
         return None
     try:

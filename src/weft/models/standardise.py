@@ -59,7 +59,7 @@ class Standardiser(nn.Module):
         return self.get_buffer(f"mean_{index}"), self.get_buffer(f"scale_{index}")
 
     def forward(self, inputs: dict[str, Tokens]) -> dict[str, Tokens]:
-        """``{name: Tokens}`` with standardised values; masks unchanged."""
+        """``{name: Tokens (B, T, D)}`` with standardised values; masks unchanged."""
         outputs = {}
         for name, (values, mask) in inputs.items():
             mean, scale = self.statistics(name)

@@ -166,7 +166,7 @@ def signed_sqrt(z: Tensor) -> Tensor:
 
 
 def power_normalize(z: Tensor) -> Tensor:
-    """Signed square root, then unit length along the last axis (eps 1e-12)."""
+    """Signed square root of ``(..., D)``, then unit length along the last axis (eps 1e-12)."""
     return F.normalize(wide(signed_sqrt(z)), dim=-1, eps=1e-12).to(z.dtype)
 
 

@@ -85,12 +85,12 @@ def header(name: str, total: int, entry: dict[str, Any]) -> bytes:
 
 
 def raw(rows: Tensor) -> memoryview:
-    """The bytes of a tensor in memory."""
+    """The bytes of a tensor in memory, row-major."""
     return rows.contiguous().view(torch.uint8).numpy().data
 
 
 def digest(block: Tensor, lengths: Tensor) -> str:
-    """SHA-256 of a shard: its values, then its lengths."""
+    """SHA-256 of a shard: its values ``(sum T, D)``, then its lengths ``(n,)``."""
     made = hashlib.sha256(raw(block))
     made.update(raw(lengths))
     return made.hexdigest()

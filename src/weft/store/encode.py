@@ -197,7 +197,11 @@ class Run:
         repair_headers(self.folder / entry["folder"], entry)
 
     def encode_values(self, first: int, last: int, dtype: str, bar: Progress, task: TaskID) -> list[np.ndarray]:
-        """The values ``first .. last - 1`` as ``(T, D)`` arrays, encoded in batches of like length."""
+        """The values ``first .. last - 1`` as ``(T, D)`` arrays, encoded in batches of like length.
+
+        Raises:
+            UserError: a value cannot be encoded (its rows are named), or the result is what :meth:`check` refuses.
+        """
         values = self.unique.values[first:last]
         order = np.argsort(-self.encoder.lengths(values), kind="stable")
         out: list[np.ndarray] = [np.empty(0)] * len(values)
@@ -214,7 +218,7 @@ class Run:
         return out
 
     def check(self, array: np.ndarray, value: int, dtype: str) -> np.ndarray:
-        """Refuse what an encoder must not return."""
+        """Refuse what an encoder must not return: not ``(T, D)``, NaN or infinite, or beyond the range of the dtype."""
         if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] != self.encoder.width:
             raise UserError(
                 f"the encoder of {self.name!r} returns (T, {self.encoder.width}) arrays with T >= 1",
@@ -266,7 +270,7 @@ def check_arguments(
 
 
 def training_rows(dataset: Dataset, rows: np.ndarray | None) -> np.ndarray:
-    """The rows encoders may learn from: given, or the training rows of the split; all, where none can be made."""
+    """``(n,)`` rows encoders may learn from: given, or the training rows of the split; all, where none can be made."""
     if rows is not None:
         return np.asarray(rows)
     try:
@@ -296,7 +300,11 @@ def values_digest(unique: Unique) -> str:
 
 
 def unique_values(name: str, dataset: Dataset) -> Unique:
-    """The different values of a modality, by content."""
+    """The different values of a modality, by content.
+
+    Raises:
+        UserError: a file cannot be read; its row is named.
+    """
     seen: dict[str, int] = {}
     files: dict[Path, str] = {}
     values: list[Any] = []

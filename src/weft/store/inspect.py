@@ -215,7 +215,7 @@ def default_split(store: Store) -> np.ndarray | None:
 
 
 def scan(folder: Path, entry: dict[str, Any]) -> tuple[list[bytes], np.ndarray, int]:
-    """One pass over the values of a modality: hash of every value, norm of every token, entries not finite."""
+    """One pass over the values of a modality: hash of each, norm of every token ``(sum T,)``, entries not finite."""
     hashes: list[bytes] = []
     norms: list[np.ndarray] = []
     not_finite = 0
@@ -237,12 +237,12 @@ def scan(folder: Path, entry: dict[str, Any]) -> tuple[list[bytes], np.ndarray, 
 
 
 def quantiles(values: np.ndarray) -> dict[str, float]:
-    """Named quantiles; empty for nothing."""
+    """Named quantiles of values ``(n,)``; empty for nothing."""
     return {name: float(np.quantile(values, q)) for name, q in QUANTILES.items()} if len(values) else {}
 
 
 def moments(values: np.ndarray) -> dict[str, float]:
-    """Mean, std, min and max of the finite values; empty for nothing."""
+    """Mean, std, min and max of the finite ones of values ``(n,)``; empty for nothing."""
     values = values[np.isfinite(values)]
     if not len(values):
         return {}
@@ -255,12 +255,12 @@ def moments(values: np.ndarray) -> dict[str, float]:
 
 
 def repeats(codes: np.ndarray) -> int:
-    """How many entries equal an earlier one."""
+    """How many entries of codes ``(n,)`` equal an earlier one."""
     return len(codes) - len(np.unique(codes))
 
 
 def leaks(codes: np.ndarray, there: np.ndarray, split: np.ndarray | None) -> tuple[dict[str, int], np.ndarray]:
-    """Rows outside the training split whose code a training row has too: counts by split, and the rows."""
+    """Rows outside the training split whose code ``(N,)`` a training row has too: counts by split, and the rows."""
     if split is None:
         return {}, np.zeros(0, dtype=np.int64)
     train = split == "train"
@@ -269,7 +269,7 @@ def leaks(codes: np.ndarray, there: np.ndarray, split: np.ndarray | None) -> tup
 
 
 def group_leaks(group: np.ndarray | None, split: np.ndarray | None) -> int:
-    """Groups with rows in more than one split."""
+    """Groups ``(N,)`` with rows in more than one split ``(N,)``."""
     if group is None or split is None:
         return 0
     pairs = set(zip(group.tolist(), split.tolist(), strict=True))
@@ -277,7 +277,7 @@ def group_leaks(group: np.ndarray | None, split: np.ndarray | None) -> int:
 
 
 def presence_table(presence: np.ndarray, names: list[str]) -> list[tuple[list[str], int]]:
-    """Which modalities occur together, and in how many rows, most frequent first."""
+    """Which modalities occur together in ``(N, M)`` presence, and in how many rows, most frequent first."""
     patterns = Counter(map(tuple, presence.tolist()))
     return [
         ([n for n, there in zip(names, pattern, strict=True) if there], rows)

@@ -139,7 +139,7 @@ class Reader(nn.Module):
         self._words: WeakKeyDictionary[Dataset, list[list[int]]] = WeakKeyDictionary()
 
     def words(self, data: Dataset, column: str, rows: np.ndarray) -> list[list[int]]:
-        """Ids of the texts of rows."""
+        """Ids of the word pieces of the texts of rows ``(n,)``."""
         if data not in self._words:
             self._words[data] = self.vocabulary([value or "" for value in data.modalities[column].values])
         found = [self._words[data][row] for row in rows]
@@ -341,7 +341,7 @@ class PairSystem(System):
 
     @abstractmethod
     def show(self, data: Dataset, rows: np.ndarray) -> Any:
-        """The pictures of rows, as the network takes them: tensors in a tuple, or one."""
+        """The pictures of rows ``(n,)``, as the network takes them: tensors in a tuple, or one."""
 
     @abstractmethod
     def score(self, words: Tokens, pictures: Any) -> Tensor:
@@ -374,7 +374,7 @@ class PairSystem(System):
         return self.read.words(data, self.columns(data)["text"], rows)
 
     def others(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """For each row one of another group, of the training rows in training."""
+        """``(n,)``: for each row one of another group, of the training rows in training."""
         pool = self._pool if self.training and self._pool is not None else np.arange(len(data))
         return strangers(data, rows, pool, rng)
 
@@ -414,7 +414,7 @@ class PairSystem(System):
 
     @torch.no_grad()
     def search(self, data: Dataset, rows: np.ndarray, batch_size: int = 64) -> dict[str, float]:
-        """Every text with every picture (of a group the first row's), one pass a pair."""
+        """Recalls of every text with every picture (of a group the first row's) of ``(n,)`` rows, one pass a pair."""
         groups = np.asarray(_groups(data))[rows]
         first = rows[np.sort(np.unique(groups, return_index=True)[1])]
         scores = torch.zeros(len(rows), len(first))

@@ -137,7 +137,7 @@ class Task(Judge):
 
     @final
     def quality(self, outputs: np.ndarray, target: np.ndarray) -> float:
-        """The primary metric as larger-is-better; -inf where these rows do not define it."""
+        """The primary metric of outputs ``(n, K)`` as larger-is-better; -inf where these rows do not define it."""
         value = self.primary_metric(outputs, target)
         return (value if self.higher_is_better else -value) if np.isfinite(value) else -np.inf
 

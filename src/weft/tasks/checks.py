@@ -18,7 +18,7 @@ def missing(values: np.ndarray) -> np.ndarray:
 
 
 def refuse_missing(target: np.ndarray) -> None:
-    """Refuse a target with missing values, naming the rows."""
+    """Refuse a target ``(N,)`` or ``(N, K)`` with missing values, naming the rows."""
     gone = missing(target)
     rows = np.flatnonzero(gone.reshape(len(gone), -1).any(axis=1))
     if len(rows):

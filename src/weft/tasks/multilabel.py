@@ -71,7 +71,7 @@ class MultilabelTask(Task):
         metric: str | None = None,
         class_weights: Weights = None,
     ) -> Self:
-        """Learn the frequency of each label.
+        """Learn the frequency of each label of a target ``(N, K)`` of zeros and ones.
 
         Raises:
             UserError: values are missing or not 0 and 1, or a label is the same in every row.

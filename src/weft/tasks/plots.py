@@ -172,7 +172,9 @@ def roc_panels(truth: np.ndarray, p: Mapping[str, np.ndarray], names: Sequence[s
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, folder: Path) -> Path:
-    """Reliability diagram: share of right rows against confidence, and how many rows each bin holds."""
+    """Reliability diagram: share of ``right`` rows ``(n,)`` against confidence ``(n,)``, and how many rows each bin
+    holds.
+    """
     from weft.tasks.calibration import expected_calibration_error, reliability_curve
 
     curve = reliability_curve(confidence, right)

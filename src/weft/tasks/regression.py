@@ -61,7 +61,7 @@ class RegressionTask(Task):
 
     @classmethod
     def fit(cls, target: np.ndarray, *, labels: Sequence[str] | None = None, metric: str | None = None) -> Self:
-        """Learn mean and standard deviation of each target.
+        """Learn mean and standard deviation of each target, ``(N,)`` or ``(N, K)``.
 
         Raises:
             UserError: values are missing, infinite or no numbers, or a target is constant.
@@ -101,7 +101,7 @@ class RegressionTask(Task):
         return truth, (outputs * self.scale + self.mean, outputs - (truth - self.mean) / self.scale)
 
     def metrics(self, outputs: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """All metrics; with several targets some of them also per target."""
+        """All metrics of outputs ``(n, K)``; with several targets some of them also per target."""
         found, (truth, (guess, error)) = super().metrics(outputs, target), self.judged(outputs, target)
         for name in ("mse", "rmse", "mae", "r2") if self.outputs > 1 else ():
             for k, label in enumerate(self.labels):

@@ -90,7 +90,11 @@ class RetrievalTask:
     def directions(
         self, groups: np.ndarray, presence: Mapping[str, np.ndarray] | None = None
     ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-        """Both modalities of each direction, the rows that ask, and those that are searched; see :meth:`rankings`."""
+        """Both modalities of each direction, the rows that ask, and those that are searched; see :meth:`rankings`.
+
+        Raises:
+            UserError: no group has both modalities of a pair.
+        """
         kept = {name: self._rows(name, groups, presence) for pair in self.pairs for name in pair}
         for a, b in ((x, y) for pair in self.pairs for x, y in (pair, pair[::-1])):
             asked = kept[a][np.isin(groups[kept[a]], groups[kept[b]])]

@@ -65,7 +65,7 @@ class SurvivalTask(Task):
 
     @classmethod
     def fit(cls, target: np.ndarray, *, labels: Sequence[str] | None = None, metric: str | None = None) -> Self:
-        """Learn the cumulative hazard of all training rows together.
+        """Learn the cumulative hazard of all training rows, target ``(N, 2)``, together.
 
         Raises:
             UserError: values are missing, times are not positive, events not 0 and 1, or there are fewer than two.

@@ -72,7 +72,7 @@ class AlignedTask(TrainingTask):
         return rng.permutation(self._groups[0].draw(rng))
 
     def batch(self, positions: np.ndarray, seed: tuple[int, ...] = ()) -> tuple[dict[str, Tokens], Tensor | None]:
-        """Inputs, and the group of each row where some are partners of each other."""
+        """Inputs ``{name: (B, T, D)}``, and the group ``(B,)`` of each row where some are partners of each other."""
         config, group = self.config, None
         if config.per_group == "one":
             inputs = self._train[positions]
@@ -91,7 +91,7 @@ class AlignedTask(TrainingTask):
         return inputs, group
 
     def forward(self, inputs: dict[str, Tokens], group: Tensor | None = None) -> Tensor:
-        """The objective, mean over the pairs of modalities, in float32, and what the regularisers add."""
+        """The objective (a scalar), mean over the pairs of modalities, in float32, and what the regularisers add."""
         chunk = self.config.chunk
         embeddings = grad_cache(self.model, inputs, chunk) if chunk else self.model(inputs)
         there = {name: present(tokens) for name, tokens in inputs.items()}

@@ -62,7 +62,7 @@ class Batches:
         return batch
 
     def chunks(self, size: int = CHUNK) -> Iterator[dict[str, Tokens]]:
-        """All rows in order."""
+        """All rows in order, ``{name: (size, T, D)}`` at a time."""
         for start in range(0, len(self), size):
             yield self[np.arange(start, min(start + size, len(self)))]
 

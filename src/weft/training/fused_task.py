@@ -64,7 +64,7 @@ class FusedTask(TrainingTask):
         return (inputs, target, fewer_modalities(inputs)) if self.config.more_vs_fewer else (inputs, target)
 
     def forward(self, inputs: dict[str, Tokens], target: Tensor, fewer: dict[str, Tokens] | None = None) -> Tensor:
-        """The mean loss of a batch."""
+        """The mean loss (a scalar) of a batch ``{name: (B, T, D)}``."""
         return self.model.loss(inputs, target, fewer, self.config.more_vs_fewer)
 
     def evaluate(self, scatter: Scatter, gather: Gather) -> dict[str, float]:

@@ -149,7 +149,11 @@ def run(
     progress: bool = True,
     deadline: float | None = None,
 ) -> History:
-    """Minimise a training task; see :func:`fit`."""
+    """Minimise a training task; see :func:`fit`.
+
+    Raises:
+        UserError: a setting that the task has no use for, or rows or a folder that do not fit.
+    """
     for name in () if task.aligns else FOR_ALIGNERS:
         if getattr(config, name) != getattr(TrainConfig(), name):
             raise UserError(

@@ -64,6 +64,6 @@ def mix_rows(inputs: dict[str, Tokens], partner: Tensor, share: float | Tensor) 
 
 
 def draw_mix(rows: int, alpha: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A partner for each row, and lambda."""
+    """A partner ``(rows,)`` for each row, and lambda (a scalar)."""
     share = torch.distributions.Beta(torch.tensor(alpha), torch.tensor(alpha)).sample()
     return torch.randperm(rows).to(device), share.to(device)

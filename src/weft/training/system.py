@@ -150,7 +150,8 @@ class System(Pretrained, nn.Module, ABC):
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
-        """The system before training, with what is learned of the training rows first: classes, a vocabulary, means.
+        """The system before training, with what is learned of the training rows ``(n,)`` first: classes, a vocabulary,
+        means.
 
         Args:
             data: raw rows.
@@ -166,7 +167,7 @@ class System(Pretrained, nn.Module, ABC):
 
     @abstractmethod
     def batch(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> Any:
-        """Tensors of raw rows, on any device, in any nesting of dict, list, tuple and dataclass.
+        """Tensors ``(B, ...)`` of raw rows, on any device, in any nesting of dict, list, tuple and dataclass.
 
         Args:
             data: raw rows.
@@ -188,12 +189,14 @@ class System(Pretrained, nn.Module, ABC):
         """One value of :attr:`writes` per row, :attr:`rows_at_once` rows at most; evaluation mode, no gradient."""
 
     def order(self, data: Dataset, rows: np.ndarray, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-        """The rows of an epoch in the order they are trained on; as many in every epoch. Default: all, shuffled."""
+        """The rows ``(n,)`` of an epoch in the order they are trained on; as many in every epoch. Default: all,
+        shuffled.
+        """
         return rows[rng.permutation(len(rows))]
 
     @classmethod
     def truth(cls, data: Dataset, rows: np.ndarray, seen: Seen | None = None) -> Any:
-        """What the judge compares with. Default: the values of the one column that is a target.
+        """What the judge compares with. Default: the values ``(n,)`` of the one column that is a target.
 
         Args:
             data: raw rows.

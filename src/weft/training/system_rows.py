@@ -20,7 +20,11 @@ from weft.training.system import System
 
 
 def rows_by_hand(cls: type[System], given: list[str]) -> Dataset:
-    """Rows of the command line, each a YAML mapping of columns: ``"text: a red circle"``; words stay words."""
+    """Rows of the command line, each a YAML mapping of columns: ``"text: a red circle"``; words stay words.
+
+    Raises:
+        UserError: no mapping, or a column that the system does not read.
+    """
     kinds = {role: need.kind for role, need in cls.reads.items() if not need.target}
     rows: list[dict[str, Any]] = []
     for text in given:
@@ -36,7 +40,11 @@ def rows_by_hand(cls: type[System], given: list[str]) -> Dataset:
 
 
 def training_settings(cls: type[System], name: str, given: dict[str, Any]) -> Any:
-    """The training settings, with those of the system's paper where none are given."""
+    """The training settings, with those of the system's paper where none are given.
+
+    Raises:
+        UserError: an option of the system among the settings.
+    """
     own = option_schema(cls, name).model_fields
     mixed = [key for key in given if key in own and key not in TrainConfig.model_fields]
     if mixed:
@@ -49,7 +57,11 @@ def training_settings(cls: type[System], name: str, given: dict[str, Any]) -> An
 def judge_files(
     cls: type[System], folder: Path, dataset: Dataset, split: str, figures: Path | None, judge: dict[str, Any]
 ) -> tuple[int, dict[str, float]]:
-    """How many rows, and the metrics of predictions in a folder, by anybody, named as the rows."""
+    """How many rows, and the metrics of predictions in a folder, by anybody, named as the rows.
+
+    Raises:
+        UserError: an unknown split, or a file is missing.
+    """
     parts = {"all": np.arange(len(dataset))}
     if split != "all":
         given = dataset.split is not None and split == "test"

@@ -82,7 +82,9 @@ class TrainingTask(nn.Module, ABC):
 
 
 def pieces(positions: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Positions in chunks for evaluation, which keeps no gradient and so takes more rows at once than training."""
+    """Positions ``(n,)`` in chunks for evaluation, which keeps no gradient and so takes more rows at once than
+    training.
+    """
     size = 4 * batch_size
     return (positions[start : start + size] for start in range(0, len(positions), size))
 

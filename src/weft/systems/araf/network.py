@@ -318,7 +318,11 @@ def image_names(state: Mapping[str, Tensor]) -> dict[str, str]:
 def image_options(
     state: Mapping[str, Tensor], *, heads: int, patch: int | tuple[int, int], pool: Pool
 ) -> dict[str, Any]:
-    """Options of :class:`ImageEncoder` from the published state; the count of patches stands for the image's shape."""
+    """Options of :class:`ImageEncoder` from the published state; the count of patches stands for the image's shape.
+
+    Raises:
+        UserError: heads or patch do not fit the published weights.
+    """
     ours = {name: state[theirs].shape for theirs, name in image_names(state).items()}
     high, wide = pair(patch)
     if ours["qkv.weight"][0] % (3 * heads) or ours["patches.weight"][1] % (high * wide):

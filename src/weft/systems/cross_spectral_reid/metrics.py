@@ -100,7 +100,11 @@ def reid_metrics(
 
 
 def summarise(ranked: tuple[np.ndarray, np.ndarray], ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """The metrics of what :func:`rank_queries` gave."""
+    """The metrics of what :func:`rank_queries` gave, ``(Nq,)`` each.
+
+    Raises:
+        UserError: no query has a positive.
+    """
     first, precision = (values[~np.isnan(values)] for values in ranked)
     if not len(first):
         raise UserError(

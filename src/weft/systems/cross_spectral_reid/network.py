@@ -128,7 +128,11 @@ class CrossSpectralReIdNet(nn.Module):
         nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, images: Mapping[str, Tensor]) -> Identified:
-        """Feature, embedding and logits of ``{name: (B, 3, H, W)}`` in [0, 1], all of one size."""
+        """Feature ``(B, D)``, embedding and logits of ``{name: (B, 3, H, W)}`` in [0, 1], all of one size.
+
+        Raises:
+            UserError: a spectrum is missing.
+        """
         if set(images) != set(self.names):
             raise UserError("the network reads every spectrum", some(images), f"give {some(self.names)}")
         tokens = [

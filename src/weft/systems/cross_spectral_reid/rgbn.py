@@ -96,7 +96,7 @@ def parse_names(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 def reid_dataset(
     name: str, ids: list[str], views: dict[str, list], identity: np.ndarray, camera: np.ndarray, part: np.ndarray
 ) -> Dataset:
-    """A re-identification set: identity, camera and part as targets, the identity as group."""
+    """A re-identification set: identity, camera and part ``(N,)`` as targets, the identity as group."""
     return Dataset(
         name=name,
         ids=ids,

@@ -119,7 +119,7 @@ class CrossSpectralReId(System):
     def batch(
         self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Images by spectrum, and the class of each row; torch draws what is augmented."""
+        """Images ``{spectrum: (B, 3, H, W)}``, and the class ``(B,)`` of each row; torch draws what is augmented."""
         images = self._images(data, rows)
         augment = rng is not None and self.augment
         return augmented(images) if augment else images, torch.from_numpy(self._classes(data, rows))
@@ -211,7 +211,9 @@ def check_spectra(data: Dataset, names: Sequence[str], rows: np.ndarray) -> None
 
 
 def augmented(images: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each sample mirrored (probability 1/2), shifted, and with a rectangle of noise (1/2), alike in every spectrum."""
+    """Each sample ``(3, H, W)`` mirrored (probability 1/2), shifted, and with a rectangle of noise (1/2), alike in
+    every spectrum.
+    """
     first = next(iter(images.values()))
     batch, _, height, width = first.shape
     shift = max(1, height // 25)

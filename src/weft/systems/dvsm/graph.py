@@ -16,7 +16,11 @@ from weft.errors import UserError
 
 
 def standardised(view: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """A view ``(N, D)`` by mean and standard deviation of the rows ``train``; a constant column becomes 0."""
+    """A view ``(N, D)`` by mean and standard deviation of the rows ``train``; a constant column becomes 0.
+
+    Raises:
+        UserError: no training row has the view.
+    """
     known = view[train]
     known = known[np.isfinite(known).all(axis=1)]
     if not len(known):

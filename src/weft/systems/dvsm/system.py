@@ -10,7 +10,6 @@ Training is full-batch, as published: a step sees every training row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
@@ -22,7 +21,7 @@ from weft.data import Dataset
 from weft.systems.dvsm.graph import nearest, standardised
 from weft.systems.dvsm.network import DvsmNet, Edges
 from weft.tasks.base import Task, create_task
-from weft.training.system import Need, System, systems
+from weft.training.system import Gather, Need, Scatter, System, alone, systems, whole
 
 
 class Graph(NamedTuple):
@@ -113,8 +112,8 @@ class Dvsm(System):
         data: Dataset,
         rows: np.ndarray,
         batch_size: int,
-        share: Callable[[np.ndarray], np.ndarray] = lambda positions: positions,
-        collect: Callable[[Tensor, int], Tensor] = lambda part, count: part,
+        scatter: Scatter = alone,
+        gather: Gather = whole,
     ) -> dict[str, float]:
         """All dev rows are in one graph, so every process judges all of them."""
         judge, (losses, outputs) = self.make_judge(), self.assess(data, rows)

@@ -103,7 +103,12 @@ def _si_sdr(answer: np.ndarray, truth: np.ndarray, rate: int) -> float:
 
 
 def stoi(answer: np.ndarray, truth: np.ndarray, rate: int) -> float:
-    """Short-time objective intelligibility, in [0, 1]; NaN for less than about a third of a second of speech."""
+    """Short-time objective intelligibility of ``(n,)`` samples, in [0, 1]; NaN for less than about a third of a second
+    of speech.
+
+    Raises:
+        UserError: the package for it is not installed.
+    """
     try:
         import pystoi
     except ImportError as error:
@@ -117,7 +122,11 @@ def stoi(answer: np.ndarray, truth: np.ndarray, rate: int) -> float:
 
 
 def pesq(answer: np.ndarray, truth: np.ndarray, rate: int) -> float:
-    """Perceptual evaluation of speech quality, 1 to 4.6; NaN where it finds no utterance."""
+    """Perceptual evaluation of speech quality of ``(n,)`` samples, 1 to 4.6; NaN where it finds no utterance.
+
+    Raises:
+        UserError: the package for it is not installed.
+    """
     try:
         import pesq as library
     except ImportError as error:

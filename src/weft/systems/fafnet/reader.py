@@ -159,7 +159,11 @@ class Voices(FolderReader):
 
 
 def mixed(voice: np.ndarray, noise: np.ndarray, snr: float, rng: np.random.Generator, name: str) -> np.ndarray:
-    """``(n,)`` voice and a piece of noise, repeated if it is short, at a ratio of their powers in decibels."""
+    """``(n,)`` voice and a piece of noise, repeated if it is short, at a ratio of their powers in decibels.
+
+    Raises:
+        UserError: the noise is silent.
+    """
     start = int(rng.integers(max(1, len(noise) - len(voice) + 1)))
     piece = np.resize(noise[start:], len(voice)).astype(np.float64)
     power = float(np.mean(piece**2))
@@ -181,7 +185,11 @@ def speaker_of(path: Path) -> str:
 
 
 def chosen(what: str, given: Sequence[str], known: list[str], last: int) -> list[str]:
-    """The names given, or the last few of those there are."""
+    """The names given, or the last few of those there are.
+
+    Raises:
+        UserError: a name that is not there.
+    """
     unknown = [name for name in given if name not in known]
     if unknown:
         raise UserError(f"voices: unknown {what}", unknown[0], did_you_mean(unknown[0], known, f"{what}s"))

@@ -235,7 +235,7 @@ class Fafnet(System):
 
     @classmethod
     def truth(cls, data: Dataset, rows: np.ndarray, seen: Seen | None = None) -> list[tuple[Sound, Sound]]:
-        """Clean and noisy speech of every row."""
+        """Clean and noisy speech ``(samples (n,), rate)`` of every row."""
         columns = cls.columns(data)
         return [
             (data.modalities[columns["clean"]].values[row], data.modalities[columns["noisy"]].values[row])
@@ -313,7 +313,7 @@ class Fafnet(System):
 
 
 def loudness(samples: np.ndarray) -> float:
-    """What samples are divided by so that their root mean square is that of all; 1 for silence."""
+    """What samples ``(n,)`` are divided by so that their root mean square is that of all; 1 for silence."""
     power = float(np.mean(np.square(samples, dtype=np.float64)))
     return power**0.5 / LOUDNESS if power > 1e-16 else 1.0
 

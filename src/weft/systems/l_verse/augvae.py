@@ -133,7 +133,7 @@ class AugVae(nn.Module):
         return Coded(self.decoded(vectors), codes, vectors, loss, used)
 
     def decoded(self, vectors: Sequence[Tensor]) -> Tensor:
-        """The picture of the vectors of each level, fine first; with one level kept, that of the last."""
+        """``(B, 3, H, W)`` of the vectors of each level, fine first; with one level kept, of those of the last."""
         if self.level is not None:
             d = self._after(vectors[-1], 0)
             for connector, decoder in zip(self.connectors, self.decoders, strict=True):

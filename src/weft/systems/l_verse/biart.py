@@ -116,12 +116,12 @@ class BiArt(nn.Module):
         return Stream(*(part[pick] for part in both))
 
     def draw(self, words: Tensor) -> Stream:
-        """What a picture is asked for by: ``[SOC] text [SOI]``."""
+        """What a picture is asked for by, of word ids ``(B, T)``: ``[SOC] text [SOI]``."""
         start = self._joined(None, F.pad(words, (1, 0), value=self.soc), REF, 0)
         return self._joined(start, torch.full_like(words[:, :1], self.soi), GEN, self.text + 1)
 
     def say(self, codes: Tensor) -> Stream:
-        """What a text is asked for by: ``[SOI] picture [SOC]``."""
+        """What a text is asked for by, of codes ``(B, N)``: ``[SOI] picture [SOC]``."""
         start = self._joined(None, F.pad(codes + self.first_code, (1, 0), value=self.soi), REF, self.text + 1)
         return self._joined(start, torch.full_like(codes[:, :1], self.soc), GEN, 0)
 

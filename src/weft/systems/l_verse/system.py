@@ -30,7 +30,7 @@ from weft.tasks.base import tasks
 from weft.tasks.captions import lines, words
 from weft.tasks.judge import Judge
 from weft.training.once import Once
-from weft.training.system import Need, System, systems
+from weft.training.system import Gather, Need, Scatter, System, alone, systems, whole
 
 PAPER = "Kim et al. 2022, L-Verse (CVPR, arXiv 2111.11133)"
 TEXT = "text"
@@ -244,14 +244,14 @@ class Verse(System):
         return self.network.loss(batch, self.reference)
 
     def validate(
-        self, data: Dataset, rows: np.ndarray, batch_size: int, scatter: Any = None, gather: Any = None
-    ) -> Any:
-        """The loss: what is drawn has no score that is cheap."""
-        mine, size = scatter(np.arange(len(rows))) if scatter else np.arange(len(rows)), 4 * batch_size
+        self, data: Dataset, rows: np.ndarray, batch_size: int, scatter: Scatter = alone, gather: Gather = whole
+    ) -> dict[str, float]:
+        """The mean loss of the dev rows: what is drawn has no score that is cheap."""
+        mine, size = scatter(np.arange(len(rows))), 4 * batch_size
         found = torch.cat([
             self.loss(self.to_device(self.batch(data, rows[mine[i : i + size]]))) for i in range(0, len(mine), size)
         ])  # fmt: skip
-        loss = float((gather(found, len(rows)) if gather else found).mean())
+        loss = float(gather(found, len(rows)).mean())
         return {"loss": loss, "score": -loss}
 
     def word_ids(self, data: Dataset, row: int, rng: np.random.Generator | None = None) -> Tensor:

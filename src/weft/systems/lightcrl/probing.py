@@ -107,7 +107,9 @@ def fit_probe(
 
 
 def sklearn_probe(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> float:
-    """Test accuracy of scikit-learn's logistic regression on standardised features: what a linear map can reach."""
+    """Test accuracy of scikit-learn's logistic regression on standardised features ``(n, D)``: what a linear map can
+    reach.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -256,7 +256,7 @@ class MerlotNet(nn.Module):
 
 
 def scaled(pairs: Pairs, log_scale: Tensor) -> Pairs:
-    """Unit vectors times the root of the scale."""
+    """Unit vectors ``(n, D)`` times the root of the scale."""
     size = (log_scale / 2).exp()
     return Pairs(*(
         None if v is None else v * torch.rsqrt(v.square().sum(dim=-1, keepdim=True) + 1e-5) * size for v in pairs
@@ -264,7 +264,7 @@ def scaled(pairs: Pairs, log_scale: Tensor) -> Pairs:
 
 
 def contrastive(pairs: Pairs) -> Tensor:
-    """The symmetric loss of the module's equation, of scaled vectors."""
+    """The symmetric loss (a scalar) of the module's equation, of scaled vectors ``(n, D)``."""
     x, y, extra = pairs
     own = (x * y).sum(dim=-1)
     others = y if extra is None else torch.cat([y, extra])

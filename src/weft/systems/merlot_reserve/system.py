@@ -32,7 +32,7 @@ from weft.tasks.base import tasks
 from weft.tasks.captions import words
 from weft.tasks.judge import Judge
 from weft.training.once import Once
-from weft.training.system import Need, System, systems, take
+from weft.training.system import Gather, Need, Scatter, System, alone, systems, take, whole
 
 FIRST = 10
 """Ids below are marks."""
@@ -193,7 +193,9 @@ class MerlotReserve(System):
             losses.pop("text_to_audio")
         return torch.stack(list(losses.values())).sum()
 
-    def validate(self, data: Dataset, rows: np.ndarray, batch_size: int, *shares: Any) -> dict[str, float]:
+    def validate(
+        self, data: Dataset, rows: np.ndarray, batch_size: int, scatter: Scatter = alone, gather: Gather = whole
+    ) -> dict[str, float]:
         """Mean loss of batches of the dev rows, and the accuracy over all of them; every process judges all."""
         cuts = np.array_split(rows, -(-len(rows) // batch_size))
         loss = float(np.mean([float(self.loss(self.to_device(self.batch(data, part)))) for part in cuts]))

@@ -134,7 +134,11 @@ class Places(nn.Module):
 
 
 def resize_positions(positions: Tensor, side: int) -> Tensor:
-    """Positions ``(1 + g^2, D)`` for a grid of ``side x side`` patches, bicubic; the first row stays as it is."""
+    """Positions ``(1 + g^2, D)`` for a grid of ``side x side`` patches, bicubic; the first row stays as it is.
+
+    Raises:
+        UserError: the positions are not one row and a square grid.
+    """
     old = round((len(positions) - 1) ** 0.5)
     if old * old + 1 != len(positions):
         raise UserError("positions are one row and a square grid", f"{len(positions)} rows", "give 1 + g^2 rows")

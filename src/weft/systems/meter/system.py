@@ -88,7 +88,11 @@ def text_encoder(text: str | Sizes, vocabulary: Vocabulary, dim: int, heads: int
 
 
 def image_tower(image: Sizes, pixels: int) -> tuple[ClipTower, int]:
-    """A CLIP tower to be trained, from weights of transformers (``{"clip": folder}``) or fresh."""
+    """A CLIP tower to be trained, from weights of transformers (``{"clip": folder}``) or fresh.
+
+    Raises:
+        UserError: the weights cannot be loaded.
+    """
     if "clip" in image:
         import transformers
 
@@ -154,7 +158,9 @@ def learned(data: Dataset, rows: np.ndarray, columns: dict[str, str], options: d
 
 
 def show(system: Any, data: Dataset, rows: np.ndarray) -> Tensor | Tokens:
-    """Pictures of rows: tokens of the frozen encoder, or pixels: the middle square, with CLIP's mean and deviation."""
+    """Pictures of rows ``(n,)``: tokens of the frozen encoder, or pixels: the middle square, with CLIP's mean and
+    deviation.
+    """
     column = system.columns(data, target=False)["image"]
     if system.read.encoder is not None:
         return system.read.pictures(data, column, rows)

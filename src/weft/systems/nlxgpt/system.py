@@ -188,7 +188,7 @@ class Teller(System):
         return self.answers(data, rows)
 
     def answers(self, data: Dataset, rows: np.ndarray, questions: Sequence[int] | None = None) -> list[str]:
-        """Texts for the pictures of some rows, asked the questions of others; None: their own."""
+        """Texts for the pictures of rows ``(n,)``, asked the questions of others; None: their own."""
         prompts = [self.prompt(data, int(row)) for row in (rows if questions is None else questions)]
         image = self.to_device(self._images(data, rows))
         found = generate(

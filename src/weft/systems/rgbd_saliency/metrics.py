@@ -53,7 +53,7 @@ class Masks(Sequence[np.ndarray]):
         return mask(self.data, self.rows[place], self.columns["mask"])
 
     def shown(self, place: int) -> dict[str, np.ndarray]:
-        """Photo, depth and truth under the titles of a figure."""
+        """Photo ``(H, W, 3)``, depth and truth ``(H, W)`` under the titles of a figure."""
         row, columns = self.rows[place], self.columns
         return {
             "photo": photo(self.data, row, columns["rgb"]),
@@ -79,7 +79,7 @@ class SaliencyJudge(Judge):
         return np.array([row.s for row in score_all(outputs, target)])
 
     def row_scores(self, outputs: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The S-measure, and the mean absolute error with its sign turned."""
+        """``{metric: (n,)}``, larger is better: the S-measure, and minus the mean absolute error."""
         found = list(score_all(outputs, target))
         return {"S": np.array([row.s for row in found]), "MAE": np.array([-row.mae for row in found])}
 
@@ -130,7 +130,7 @@ def score_map(prediction: np.ndarray, mask: np.ndarray) -> Scores:
 
 
 def score_all(outputs: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> Iterator[Scores]:
-    """Every metric of every map; one of another size than its mask is resized."""
+    """Every metric of every map ``(H, W)``; one of another size than its mask is resized."""
     for one, truth in zip(outputs, target, strict=True):
         yield score_map(one if one.shape == truth.shape else resized(one, truth.shape), truth)
 

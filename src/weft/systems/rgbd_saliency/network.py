@@ -147,12 +147,14 @@ class RgbdSaliencyNet(nn.Module):
         return self.decode(self.encode(rgb, depth), (rgb.shape[2], rgb.shape[3]))
 
     def encode(self, rgb: Tensor, depth: Tensor) -> dict[str, list[Tensor]]:
-        """What the backbones make of the modalities in use: per name the maps of every level, finest first."""
+        """What the backbones make of the modalities in use: per name the maps ``(B, C, h, w)`` of every level, finest
+        first.
+        """
         images = {"rgb": rgb, "depth": depth}
         return {name: self.encode_one(name, images[name]) for name in self.names}
 
     def encode_one(self, name: str, image: Tensor) -> list[Tensor]:
-        """The maps of every level of one modality's images, finest first."""
+        """The maps ``(B, C, h, w)`` of every level of one modality's images ``(B, 3, H, W)``, finest first."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
             return self.backbones[name]((image.expand(-1, 3, -1, -1) - self.mean) / self.std)
 

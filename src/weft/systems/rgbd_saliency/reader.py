@@ -108,7 +108,11 @@ def depth(data: Dataset, row: int, column: str = "depth") -> np.ndarray:
 
 
 def mask(data: Dataset, row: int, column: str = "mask") -> np.ndarray:
-    """``(H, W)`` bool, True where the image stands out."""
+    """``(H, W)`` bool, True where the image stands out.
+
+    Raises:
+        UserError: the row has no mask.
+    """
     path = data.modalities[column].values[row] if column in data.modalities else None
     if path is None:
         raise UserError(

@@ -57,7 +57,11 @@ class Cub(FolderReader):
     )
 
     def read(self, root: Path) -> Dataset:
-        """Read the folder."""
+        """Read the folder.
+
+        Raises:
+            UserError: an image is in two splits.
+        """
         inner = "CUB_200_2011/CUB_200_2011" if (root / "CUB_200_2011/CUB_200_2011").is_dir() else "CUB_200_2011"
         photos = root / inner
         part: dict[str, str] = {}

@@ -45,7 +45,9 @@ def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor,
 
 
 def gradient_penalty(discriminator: Discriminator, real: Tensor, sentence: Tensor) -> Tensor:
-    """Twice the mean sixth power of the gradient's norm at the matching pairs, over image and sentence together."""
+    """Twice the mean sixth power of the gradient's norm at the matching pairs, over image ``(B, 3, H, W)`` and sentence
+    ``(B, D)`` together.
+    """
     real, sentence = (x.detach().requires_grad_() for x in (real, sentence))
     slopes = torch.autograd.grad(discriminator(real, sentence).sum(), (real, sentence), create_graph=True)
     squares = torch.cat([slope.flatten(1) for slope in slopes], dim=1).square().sum(dim=1)
@@ -53,5 +55,5 @@ def gradient_penalty(discriminator: Discriminator, real: Tensor, sentence: Tenso
 
 
 def generator_loss(discriminator: Discriminator, fake: Tensor, sentence: Tensor) -> Tensor:
-    """Minus the mean score of the generated images."""
+    """Minus the mean score of the generated images ``(B, 3, H, W)``."""
     return -discriminator(fake, sentence).mean()

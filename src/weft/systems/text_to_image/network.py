@@ -76,7 +76,11 @@ class CaptionEncoder(nn.Module):
         self.rnn = nn.LSTM(embedding, width // 2, batch_first=True, bidirectional=True)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Caption:
-        """Words and sentence of ids ``(B, T)``; ``mask`` ``(B, T)`` is True for the words, which come first."""
+        """Words and sentence of ids ``(B, T)``; ``mask`` ``(B, T)`` is True for the words, which come first.
+
+        Raises:
+            UserError: ids and mask of other shapes, or a caption without a word.
+        """
         lengths = mask.sum(dim=1).cpu()
         empty = (lengths == 0).nonzero().flatten().tolist()
         ordered = torch.arange(mask.shape[1], device=mask.device) < mask.sum(dim=1, keepdim=True)
@@ -287,7 +291,11 @@ class Discriminator(nn.Module):
         return self.score(self.features(image), sentence)
 
     def features(self, image: Tensor) -> Tensor:
-        """What is computed of the image alone, ``(B, 16 base, 4, 4)``."""
+        """What is computed of the image alone, ``(B, 16 base, 4, 4)``.
+
+        Raises:
+            UserError: images of another size.
+        """
         if image.ndim != 4 or tuple(image.shape[1:]) != (3, self.size, self.size):
             raise UserError(
                 f"Discriminator reads images (B, 3, {self.size}, {self.size})",
@@ -297,7 +305,11 @@ class Discriminator(nn.Module):
         return self.blocks(self.start(image))
 
     def score(self, features: Tensor, sentence: Tensor) -> Tensor:
-        """Scores ``(B,)`` of image features with sentences."""
+        """Scores ``(B,)`` of image features with sentences.
+
+        Raises:
+            UserError: unequal numbers of images and sentences.
+        """
         if len(features) != len(sentence):
             raise UserError(
                 "Discriminator takes pairs of images and sentences",
@@ -335,7 +347,11 @@ def shortcut(channels: int, outputs: int) -> nn.Module:
 
 
 def doublings(who: str, size: int) -> int:
-    """How many times 4 pixels double to ``size``."""
+    """How many times 4 pixels double to ``size``.
+
+    Raises:
+        UserError: ``size`` is not 4 times a power of two, or less than 8.
+    """
     steps = (size // FIRST).bit_length() - 1
     if steps < 1 or FIRST * 2**steps != size:
         raise UserError(f"{who}: size is 4 times a power of two, at least 8", f"size={size}", "choose 64, 128 or 256")

@@ -73,7 +73,7 @@ class ImagePairs:
         return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def captions(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """One row of each image, drawn among its captions."""
+        """``(n,)``: one row of each image, drawn among its captions."""
         return np.array([rng.choice(self._captions[image]) for image in chosen])
 
 

@@ -162,7 +162,11 @@ class TextToImage(System):
         self.check(data, split.train)
 
     def order(self, data: Dataset, rows: np.ndarray, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-        """A row of every image; an incomplete last batch is left out."""
+        """``(n,)``: a row of every image; an incomplete last batch is left out.
+
+        Raises:
+            UserError: there are fewer images than a batch has.
+        """
         if data not in self._pairs:
             self._pairs[data] = ImagePairs(data, rows, self.columns(data)["image"], self.size, self.augment)
         pairs = self._pairs[data]
@@ -218,7 +222,7 @@ class TextToImage(System):
         return Asked.of(data, rows, seen, columns["image"], columns[ROLE])
 
     def caption(self, features: MemoryFeatures, rows: np.ndarray) -> Caption:
-        """The standardised words and sentences of rows, without gradient."""
+        """The standardised words ``(n, T, D)`` and sentences ``(n, D)`` of rows, without gradient."""
         words = Tokens(*(part.to(self.device) for part in features.gather(rows)[ROLE]))
         inputs = self.standardise({"words": words, "sentence": sentences(words)})
         return Caption(inputs["words"], inputs["sentence"].values[:, 0])
@@ -245,7 +249,7 @@ class TextToImage(System):
 
 
 def sentences(words: Tokens) -> Tokens:
-    """The mean of the words of each caption as one token."""
+    """The mean of the words ``(B, T, D)`` of each caption as one token ``(B, 1, D)``."""
     return Tokens(mean_pool(words).unsqueeze(1), words.mask.any(dim=1, keepdim=True))
 
 

@@ -75,7 +75,7 @@ def spectrum(window: np.ndarray, source: np.ndarray) -> np.ndarray:
 
 
 def blurred(amplitude: np.ndarray) -> np.ndarray:
-    """A Gaussian of .5 over five places each way, mirrored at the borders."""
+    """``(H, W)`` by a Gaussian of .5 over five places each way, mirrored at the borders."""
     weights = np.exp(-2.0 * np.arange(-2, 3) ** 2)
     weights /= weights.sum()
     out = amplitude

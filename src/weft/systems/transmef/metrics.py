@@ -105,7 +105,7 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean SSIM over the windows that lie inside, Wang et al. 2004."""
+    """Mean SSIM of two grey pictures ``(H, W)`` over the windows that lie inside, Wang et al. 2004."""
     pair = (torch.from_numpy(x / 255).reshape(1, 1, *x.shape) for x in (a, b))
     edge = WINDOW // 2
     return float(similarity_map(*pair)[..., edge:-edge, edge:-edge].mean())
@@ -139,7 +139,7 @@ def _windows(image: np.ndarray, window: Tensor) -> Tensor:
 
 
 def edge_transfer(picture: np.ndarray, sources: Sequence[np.ndarray]) -> float:
-    """Q^AB/F; 0 where no source has an edge. Borders repeat the last pixel."""
+    """Q^AB/F of pictures ``(H, W)``; 0 where no source has an edge. Borders repeat the last pixel."""
     strength_f, angle_f = _edges(picture)
     total = weight = 0.0
     for source in sources:
@@ -164,12 +164,12 @@ def _sigmoid(x: np.ndarray, gain: float, slope: float, centre: float) -> np.ndar
 
 
 def entropy(image: np.ndarray) -> float:
-    """In bits, of 256 grey levels."""
+    """Of ``(H, W)`` uint8, in bits, of 256 grey levels."""
     return _entropy(np.bincount(_levels(image).ravel(), minlength=256))
 
 
 def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
-    """In bits, of 256 grey levels each."""
+    """Of two pictures ``(H, W)`` uint8, in bits, of 256 grey levels each."""
     joint = np.bincount((256 * _levels(a) + _levels(b)).ravel(), minlength=65536)
     return entropy(a) + entropy(b) - _entropy(joint)
 

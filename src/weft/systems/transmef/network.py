@@ -141,7 +141,11 @@ class PixelTransformer(nn.Module):
         return F.fold(tokens.mT, picture.shape[2:], self.patch, stride=self.patch)
 
     def tokens(self, picture: Tensor) -> Tensor:
-        """``(B, N, P * P)``, patches row by row."""
+        """``(B, N, P * P)``, patches row by row.
+
+        Raises:
+            UserError: not grey, or a side that is no multiple of the patch.
+        """
         if picture.ndim != 4 or picture.shape[1] != 1 or any(side % self.patch for side in picture.shape[2:]):
             raise UserError(
                 f"pictures are grey, (B, 1, H, W), their sides multiples of {self.patch}",

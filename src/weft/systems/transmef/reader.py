@@ -26,7 +26,11 @@ class Photos(FolderReader):
     layout = "any images, in any folders"
 
     def read(self, root: Path) -> Dataset:
-        """Files are listed, not opened; ids are paths below the root."""
+        """Files are listed, not opened; ids are paths below the root.
+
+        Raises:
+            UserError: no images.
+        """
         paths = _images(root.rglob("*"))
         if not paths:
             raise UserError("photos: no images", str(root), f"expected {self.layout}")

@@ -11,7 +11,7 @@ validation; here dropout is on in every training step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ from weft.systems.transmef.colour import fused_chroma, to_rgb, to_ycbcr
 from weft.systems.transmef.corruptions import CORRUPTIONS, LARGEST
 from weft.systems.transmef.loss import restoring_loss
 from weft.systems.transmef.network import Rule, TransMefNet
-from weft.training.system import Need, System, systems
+from weft.training.system import Gather, Need, Scatter, System, alone, systems, whole
 
 
 @systems.register("transmef")
@@ -117,12 +117,12 @@ class TransMef(System):
         data: Dataset,
         rows: np.ndarray,
         batch_size: int,
-        share: Callable[[np.ndarray], np.ndarray] = lambda positions: positions,
-        collect: Callable[[Tensor, int], Tensor] = lambda part, count: part,
+        scatter: Scatter = alone,
+        gather: Gather = whole,
     ) -> dict[str, float]:
-        mine = share(np.arange(len(rows)))
+        mine = scatter(np.arange(len(rows)))
         losses = [self.loss(self.to_device(self.batch(data, rows[k : k + 1]))).mean() for k in mine]
-        loss = float(collect(torch.stack(losses), len(rows)).double().mean())
+        loss = float(gather(torch.stack(losses), len(rows)).double().mean())
         return {"loss": loss, "score": -loss}
 
     def predict(self, data: Dataset, rows: np.ndarray) -> list[np.ndarray]:

@@ -175,7 +175,11 @@ class UniterNet(nn.Module):
         text_types: Tensor | None = None,
         image_types: Tensor | None = None,
     ) -> Compacted:
-        """The joint sequence before the first layer; arguments as in ``forward``."""
+        """The joint sequence before the first layer; arguments as in ``forward``.
+
+        Raises:
+            UserError: more word pieces than there are positions.
+        """
         longest = self.embeddings.position_embeddings.num_embeddings
         if ids.shape[1] > longest:
             raise UserError(f"UNITER reads at most {longest} word pieces", f"{ids.shape[1]}", "cut the text")

@@ -81,7 +81,7 @@ def read_regions(path: Path, row: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def collate(found: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> Regions:
-    """Rows of regions as a batch; classes only if all have them."""
+    """Rows of regions as a batch ``(B, K, F)``; classes only if all have them."""
     values, mask = pad([torch.from_numpy(features) for features, _, _ in found])
     places = pad([torch.from_numpy(boxes) for _, boxes, _ in found]).values
     known = [torch.from_numpy(classes) for _, _, classes in found if classes is not None]

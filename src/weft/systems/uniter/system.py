@@ -110,7 +110,7 @@ def region_file(folder: str, picture: Any, row: str) -> Path:
 
 
 def show(system: Any, data: Dataset, rows: np.ndarray, classifier: nn.Linear | None = None) -> Regions:
-    """The regions of rows."""
+    """The regions ``(n, K, F)`` of rows."""
     column = system.columns(data, target=False)["image"]
     if system.regions:
         values = data.modalities[column].values
