@@ -85,7 +85,7 @@ class Parts(Mapping[str, Tensor]):
 def when_read(names: Sequence[str], compute: Callable[[], Iterable[Tensor]]) -> Mapping[str, Tensor]:
     """``{name: tensor}``, computed when it is first read, by the weights of that moment.
 
-    While torch compiles, exports or transforms the code it is computed at once (what nobody reads is left out of the
+    While torch compiles, exports or transforms the code it is computed at once (what is not read is left out of the
     program by torch itself).
     """
     return dict(zip(names, compute(), strict=True)) if recorded() else Parts(names, compute)

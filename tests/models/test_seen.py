@@ -48,7 +48,7 @@ def test_asking_for_what_is_not_there_is_said():
         rows_for(seen, features(NAMED), "test")
     with pytest.raises(UserError, match="unknown split"):
         rows_for(seen, features(NAMED), "tset")
-    with pytest.raises(UserError, match="nobody knows"):
+    with pytest.raises(UserError, match="it is not known"):
         rows_for(None, features(NAMED), "test")
 
 

@@ -155,7 +155,7 @@ def test_mistakes_are_named(tmp_path: Path):
         model.fuse([picture(0)])
     with pytest.raises(UserError, match="of one size"):
         model.fuse([picture(0), picture(0, (40, 40))])
-    with pytest.raises(UserError, match="spoilt in known ways"):
+    with pytest.raises(UserError, match="corrupted in known ways"):
         TransMef(**{**SMALL, "size": 33})
     with pytest.raises(UserError, match="largest=0"):
         TransMef(**SMALL, largest=0.0)

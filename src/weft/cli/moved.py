@@ -25,6 +25,6 @@ def add_to(app: typer.Typer) -> None:
 def _moved(name: str, command: str):  # type: ignore[no-untyped-def]
     def verb(words: list[str] | None = typer.Argument(None)) -> None:
         """Example: see the new command."""
-        raise UserError(f"weft {name} is no verb any more", f"weft {name} {' '.join(words or [])}".strip(), command)
+        raise UserError(f"weft {name} was removed", f"weft {name} {' '.join(words or [])}".strip(), command)
 
     return verb

@@ -200,7 +200,7 @@ def compare(
         features: a store, or features in memory.
         config: settings.
         folder: jobs, the winner and reports go here; a killed comparison goes on from here with the same figures.
-        progress: show a progress bar, or where nobody watches a line now and then.
+        progress: show a progress bar, or a line now and then where output is no terminal.
         started: when the budget began, on ``time.monotonic()``; now, if not given.
 
     Raises:

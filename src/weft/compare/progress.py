@@ -1,4 +1,4 @@
-"""What a person sees while a comparison runs: a bar over its seconds, or a line now and then where nobody watches."""
+"""What a person sees while a comparison runs: a bar over its seconds; without a terminal, a line now and then."""
 
 from __future__ import annotations
 

@@ -144,5 +144,5 @@ def load_config(path: str | Path) -> TableConfig:
         inner = error.errors()[0]["loc"][:1] == ("modalities",)
         known = (ModalityConfig if inner else TableConfig).model_fields
         raise first_fault(error, str(path), "key", known, "correct the value") from None
-    reads_of(config.task)  # refuses a task that nobody knows
+    reads_of(config.task)  # refuses an unknown task
     return config.model_copy(update={"table": os.path.abspath(path.parent / config.table)})

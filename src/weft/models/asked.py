@@ -23,12 +23,12 @@ def require_aligner(model: Any) -> Any:
     """
     if not (hasattr(model, "embed") and hasattr(model, "names")):
         found = f"a {type(model).__name__}"
-        raise UserError("this takes an aligner", found, "train one: weft fit SOURCE --fusion two-tower")
+        raise UserError("this verb needs an aligner", found, "train one: weft fit SOURCE --fusion two-tower")
     return model
 
 
 def kinds_of(model: AlignedModel, rows: Store | Dataset | None = None) -> dict[str, str]:
-    """The kind of every modality of a model, by its encoders or by the rows; "" where nobody knows."""
+    """The kind of every modality of a model, by its encoders or by the rows; "" where it is not known."""
     from weft.store import Store
 
     kinds = {name: spec["kind"] for name, spec in (model.encoders or {}).items()}
@@ -209,7 +209,7 @@ def rows_of(data: Any, part: str, *models: Any) -> np.ndarray:
         models: those that are asked about the rows; several must agree.
 
     Raises:
-        UserError: unknown part, no rows in it, or a model whose training rows nobody knows.
+        UserError: unknown part, no rows in it, or a model whose training rows are not known.
     """
     import numpy as np
 

@@ -107,7 +107,7 @@ class Predictor(Pretrained):
         return TableConfig(**self.table)
 
     def calibrate(self, features: Features, rows: np.ndarray) -> None:
-        """Measure the thresholds of sets or intervals on rows the model was not trained on.
+        """Measure the thresholds of sets or intervals on rows ``(n,)`` the model was not trained on.
 
         Raises:
             UserError: the task has neither classes, labels nor values.

@@ -83,7 +83,7 @@ def refuse_absent(features: Features, rows: np.ndarray, who: str) -> None:
 
 
 def refuse_no_rows(part: str, rows: np.ndarray) -> None:
-    """Refuse a split without rows."""
+    """Refuse a split without rows ``(n,)``."""
     if not len(rows):
         raise UserError(
             f"the {part} split has no rows", "0 rows", "training needs both train and dev rows (weft.data.make_splits)"

@@ -95,7 +95,7 @@ def rows_for(seen: Seen | None, data: Rows, part: str) -> np.ndarray:
             included; ``"new"``: those it has never met; ``"all"``.
 
     Raises:
-        UserError: an unknown part, no such row, or nobody knows what the model saw.
+        UserError: an unknown part, no such row, or it is not known what the model saw.
     """
     if part not in (*PARTS, "new", "all"):
         raise UserError("unknown split", repr(part), did_you_mean(part, (*PARTS, "new", "all"), "splits"))
@@ -103,7 +103,7 @@ def rows_for(seen: Seen | None, data: Rows, part: str) -> np.ndarray:
         return np.arange(len(data.ids))
     if seen is None:
         raise UserError(
-            "nobody knows which rows this model was trained on",
+            "it is not known which rows this model was trained on",
             "it was saved by hand, without what it saw",
             "ask for all rows if none of them served in training (--split all)",
         )

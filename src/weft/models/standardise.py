@@ -67,7 +67,7 @@ class Standardiser(nn.Module):
         return outputs
 
     def fit(self, batches: Iterable[dict[str, Tokens]]) -> None:
-        """Learn mean and scale from the real tokens of the training rows.
+        """Learn mean and scale ``(D,)`` from the real tokens ``(B, T, D)`` of the training rows.
 
         Args:
             batches: inputs, in chunks of any size.

@@ -170,13 +170,13 @@ class Reader(nn.Module):
         return kept[key].gather(rows)["image"]
 
     def pictures(self, data: Dataset, column: str, rows: np.ndarray) -> Tokens:
-        """The same, standardised by what the training rows have."""
+        """``(n, T, D)`` tokens of the pictures, standardised by what the training rows have."""
         tokens = self.raw(data, column, rows)
         mean, scale = (part.cpu() for part in self.standardise.statistics("image"))
         return Tokens((tokens.values - mean) / scale * tokens.mask.unsqueeze(-1), tokens.mask)
 
     def fit(self, data: Dataset, column: str, rows: np.ndarray) -> None:
-        """Learn means and scales of the picture tokens."""
+        """Learn means and scales ``(D,)`` of the picture tokens."""
         if self.encoder is not None:
             parts = np.array_split(rows, -(-len(rows) // 64))
             self.standardise.fit({"image": self.raw(data, column, part)} for part in parts)
@@ -296,7 +296,7 @@ def check_answers(answers: Any, data: Dataset, column: str, rows: np.ndarray) ->
         strange = [f"{data.ids[row]}: {label}" for row, label in labels.items() if str(label) not in known]
         if strange:
             raise UserError(
-                "the model answers with what it heard in training",
+                "the model only knows the answers of the training rows",
                 f"{len(strange)} rows have other answers: {some(strange)}; known: {some(answers.labels)}",
                 "leave these rows out, or train on rows that have their answers",
             )
@@ -370,7 +370,7 @@ class PairSystem(System):
         self.read.check(data, self.columns(data)["text"], np.asarray(rows))
 
     def words(self, data: Dataset, rows: np.ndarray) -> list[list[int]]:
-        """Ids of the texts of rows."""
+        """Ids of the word pieces of the texts of rows ``(n,)``."""
         return self.read.words(data, self.columns(data)["text"], rows)
 
     def others(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -271,7 +271,7 @@ def create_task(name: str, target: np.ndarray, **settings: Any) -> Task:
 
 
 def guess_task(target: np.ndarray) -> str:
-    """Name of the task a target looks like; missing values are left out of the guess.
+    """Name of the task a target ``(N,)`` or ``(N, K)`` looks like; missing values are left out of the guess.
 
     Two axes of zeros and ones are ``"multilabel"``, other numbers on two axes ``"regression"``. Strings, booleans and
     at most 20 distinct whole numbers are ``"classification"``, other numbers ``"regression"``.

@@ -58,7 +58,7 @@ def caption_scores(outputs: Sequence[str], references: Sequence[Sequence[str]]) 
     lonely = [i for i, refs in enumerate(references) if not refs]
     if lonely or len(outputs) != len(references):
         found = f"rows {some(lonely)}" if lonely else f"{len(outputs)} texts, {len(references)} rows"
-        raise UserError("every generated text has a reference", found, "leave out rows that nobody described")
+        raise UserError("every generated text has a reference", found, "leave out rows without a description")
     said = [words(text) for text in outputs]
     wanted = [[words(text) for text in refs] for refs in references]
     if not said:

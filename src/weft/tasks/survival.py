@@ -133,7 +133,7 @@ def _times(target: np.ndarray) -> np.ndarray:
     target = np.asarray(target)
     if target.ndim != 2 or target.shape[1] != 2 or not len(target):
         raise UserError(
-            "a survival target is (N, 2): time, and 1 for an event or 0 for a row lost from view",
+            "a survival target is (N, 2): time, and 1 for an event or 0 for a censored row",
             f"shape {target.shape}",
             "name two columns: target: [time, event]",
         )

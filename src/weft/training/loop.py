@@ -289,7 +289,7 @@ class _Loop:
         found = [k for k, phase in enumerate(self.phases) if phase.at_work(epoch, self.config.epochs)]
         if self.phases and not found:
             raise UserError(
-                "a step has a phase",
+                "every step of training needs a phase",
                 f"none of {', '.join(phase.name for phase in self.phases)} is at work in epoch {epoch}",
                 "train for more epochs, or let the phases meet",
             )

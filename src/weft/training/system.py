@@ -40,12 +40,12 @@ Gather = Callable[[Tensor, int], Tensor]
 
 
 def alone(positions: np.ndarray) -> np.ndarray:
-    """The share of the only process: all positions."""
+    """What the only process computes: all positions ``(n,)``."""
     return positions
 
 
 def whole(part: Tensor, count: int) -> Tensor:
-    """What the only process computed is all of it."""
+    """What the only process computed, ``(n, ...)``, is all of it."""
     return part
 
 
@@ -243,7 +243,7 @@ class System(Pretrained, nn.Module, ABC):
     def predictions(
         self, data: Dataset, rows: np.ndarray, *, batch_size: int | None = None, seed: int = 0
     ) -> Iterator[Any]:
-        """The prediction of every row, one by one.
+        """The prediction of every row ``(n,)``, one by one.
 
         Args:
             data: raw rows; targets need not be there.
@@ -423,7 +423,7 @@ systems = Systems("system", "weft.systems")
 
 
 def take(data: Dataset, column: str, rows: np.ndarray) -> list[Any]:
-    """The raw values of some rows."""
+    """The raw values of rows ``(n,)``."""
     return [data.modalities[column].values[row] for row in rows]
 
 

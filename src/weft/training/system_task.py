@@ -44,7 +44,7 @@ class SystemTask(TrainingTask):
         return (self.model.to_device(self.model.batch(self._data, positions, np.random.default_rng(seed))),)
 
     def forward(self, batch: Any, phase: int = 0) -> Tensor:
-        """The mean loss of one phase."""
+        """The mean loss (a scalar) of one phase."""
         return self.phases[phase].loss(batch).mean()
 
     def evaluate(self, scatter: Scatter, gather: Gather) -> dict[str, float]:

@@ -90,7 +90,7 @@ def pieces(positions: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
 
 
 def check_rows(features: Rows, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Train and dev rows of a split.
+    """Train and dev rows ``(n,)`` of a split.
 
     Raises:
         UserError: one of them is empty, they share rows, or a row is not in the features.
@@ -121,7 +121,7 @@ def refuse_hiding(config: TrainConfig, why: str, remedy: str) -> None:
 
 
 def ids_of(features: Rows, rows: tuple[np.ndarray, np.ndarray]) -> list[list[str]]:
-    """Ids of the train and dev rows."""
+    """Ids of the train and dev rows ``(n,)``."""
     return [[str(features.ids[row]) for row in part.tolist()] for part in rows]
 
 

@@ -149,7 +149,7 @@ def test_bad_input(folders, tmp_path):
         AugVae(32, (16, 8), widths=(1, 2), hidden=12, groups=8)
     with pytest.raises(UserError, match="coarser one beside it"):
         make_system("aug-vae", data, split.train, start=str(root / "whole"), level=4)
-    with pytest.raises(UserError, match="all levels is gone on from"):
+    with pytest.raises(UserError, match="begins from an autoencoder of all levels"):
         make_system("aug-vae", data, split.train, start=str(root / "single"), level=8)
     with pytest.raises(UserError, match="keeps one level"):
         make_system("l-verse", data, split.train, codes=str(root / "whole"))

@@ -242,7 +242,7 @@ def test_bad_input(trained, tmp_path):
     with pytest.raises(UserError, match="does not fit the positions"):
         make_system("nlx-gpt", data, split.train, start=str(folder), longest=400)
     make_system("dvsm", views(), np.arange(8)).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="goes on from another"):
+    with pytest.raises(UserError, match="continues from another"):
         make_system("nlx-gpt", data, split.train, start=str(tmp_path))
     long = replace(data, modalities={
         **data.modalities, "question": Modality("text", ["red " * 300] * len(data)),

@@ -39,7 +39,7 @@ def nearest(views: Sequence[np.ndarray], k: int, heard: np.ndarray | None = None
         method: ``"exact"``, or ``"faiss"`` (the same, faster on many rows, in float32).
     """
     if k < 1:
-        raise UserError("a node hears one or more rows", f"k={k}", "choose k of 1 or more")
+        raise UserError("a node has one or more rows as neighbours", f"k={k}", "choose k of 1 or more")
     found = np.full((len(views), len(views[0]), k), -1, dtype=np.int64)
     for view, out in zip(views, found, strict=True):
         there = np.isfinite(view).all(axis=1)

@@ -69,7 +69,7 @@ class DvsmNet(nn.Module):
     ) -> None:
         super().__init__()
         if edges not in get_args(Edges):
-            raise UserError("edges say what a node hears", repr(edges), did_you_mean(edges, get_args(Edges)))
+            raise UserError("edges say which neighbours a node has", repr(edges), did_you_mean(edges, get_args(Edges)))
         if width % heads:
             raise UserError("the heads share the width", f"width={width}, heads={heads}", "choose a divisor of width")
         self.input = nn.ModuleList(nn.Linear(d, width) for d in dims.values())

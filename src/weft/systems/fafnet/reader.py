@@ -168,7 +168,7 @@ def mixed(voice: np.ndarray, noise: np.ndarray, snr: float, rng: np.random.Gener
     piece = np.resize(noise[start:], len(voice)).astype(np.float64)
     power = float(np.mean(piece**2))
     if power == 0:
-        raise UserError("voices: noise that can be heard", f"{name!r} has a silent piece", "cut it, or leave it out")
+        raise UserError("voices: a piece of noise is silent", f"{name!r} has a silent piece", "cut it, or leave it out")
     gain = np.sqrt(np.mean(voice.astype(np.float64) ** 2) / power / 10 ** (snr / 10))
     return (voice + gain * piece).astype(np.float32)
 

@@ -243,7 +243,11 @@ class Fafnet(System):
         ]
 
     def check(self, data: Dataset, rows: np.ndarray, *, target: bool = True) -> None:
-        """Every row needs noisy speech and at least one reference, and clean speech where it is the target."""
+        """Every row needs noisy speech and at least one reference, and clean speech where it is the target.
+
+        Raises:
+            UserError: such a sound is missing; the rows are named.
+        """
         columns = self.columns(data, target=target)
         sides: dict[str, np.ndarray] = {
             name: data.modalities[columns[name]].presence for name in ("noisy", "clean") if name in columns

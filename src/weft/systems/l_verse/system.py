@@ -122,7 +122,7 @@ class AugVaeSystem(System):
         level = options.get("level")
         if level is None or whole.level is not None:
             raise UserError(
-                "an autoencoder of all levels is gone on from to keep one",
+                "keeping one level begins from an autoencoder of all levels",
                 f"level={level}; {options['start']} keeps {whole.level or 'all'}",
                 f"level= one of {whole.pyramid[:-1]}",
             )

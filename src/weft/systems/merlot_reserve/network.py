@@ -40,7 +40,7 @@ LAYER = re.compile(r"layer_0*(\d+)")
 
 
 def centred(n: int) -> Tensor:
-    """``-floor(n / 2) .. -1, 1 .. ceil(n / 2)``; zero is left to CLS."""
+    """``(n,)``: ``-floor(n / 2) .. -1, 1 .. ceil(n / 2)``; zero is left to CLS."""
     places = torch.arange(-(n // 2), n - n // 2)
     return torch.where(places >= 0, places + 1, places).double()
 

@@ -135,7 +135,9 @@ class Teller(System):
         other = load_model(options["start"])
         if not isinstance(other, Teller):
             raise UserError(
-                "a system goes on from another of NLX-GPT", f"{options['start']}: {type(other).__name__}", "name one"
+                "training only continues from another NLX-GPT system",
+                f"{options['start']}: {type(other).__name__}",
+                "name one",
             )
         tokenizer = other.build.tokenizer
         if other.decoder is None:

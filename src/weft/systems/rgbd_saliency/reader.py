@@ -129,7 +129,7 @@ def _stored(near: str | Mapping[str, str], names: list[str]) -> dict[str, str]:
     wrong = [value for value in stored.values() if value not in NEAR]
     if unknown or wrong:
         raise UserError(
-            "near says of a set whether near is stored bright or dark",
+            "near says whether a set stores near as bright or dark",
             f"near={near!r}, sets {some(names)}",
             "for example near='dark', or near={'NLPR': 'dark'}",
         )

@@ -50,12 +50,12 @@ class Asked:
         """What was asked of a model that has seen these rows.
 
         Raises:
-            UserError: nobody knows which rows it has seen.
+            UserError: it is not known which rows it has seen.
         """
         if seen is None:
             raise UserError(
                 "drawn images are judged beside real ones of the training rows",
-                "nobody knows which rows this model was trained on",
+                "it is not known which rows this model was trained on",
                 "keep seen.safetensors beside the model, or train it again",
             )
         return cls(data, rows, np.flatnonzero(seen.part_of(data) == "train"), image, text)

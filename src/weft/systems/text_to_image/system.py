@@ -173,7 +173,7 @@ class TextToImage(System):
         whole = len(pairs) // batch_size * batch_size
         if not whole:
             found = f"{len(pairs)} images, batch_size={batch_size}"
-            raise UserError("an epoch has a whole batch", found, "lower batch_size")
+            raise UserError("an epoch needs at least one whole batch", found, "lower batch_size")
         return pairs.first[rng.permutation(len(pairs))[:whole]]
 
     def batch(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> Round:

@@ -80,7 +80,7 @@ class TransMef(System):
         unknown = [task for task in tasks if task not in CORRUPTIONS]
         if unknown or size % patch or size < 11 or not 0 < largest <= 1:
             raise UserError(
-                "squares are 11 pixels or more, whole patches, and spoilt in known ways",
+                "squares are 11 pixels or more, whole patches, and corrupted in known ways",
                 f"size={size}, patch={patch}, tasks={tasks}, largest={largest}",
                 f"a multiple of the patch; tasks among {', '.join(CORRUPTIONS)}; largest in (0, 1]",
             )
@@ -137,7 +137,7 @@ class TransMef(System):
         """
         if len(sources) < 2 or len({source.shape[:2] for source in sources}) > 1:
             raise UserError(
-                "two or more registered pictures of one size are made one",
+                "fusion takes two or more registered pictures of one size",
                 f"{len(sources)} of sizes {[source.shape[:2] for source in sources]}",
                 "register and resize them first; a single picture needs no fusion",
             )

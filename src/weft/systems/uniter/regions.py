@@ -53,7 +53,7 @@ def grid(count: int) -> np.ndarray:
 
 
 def read_regions(path: Path, row: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Features, places and classes of a picture's regions.
+    """Features ``(K, F)``, places ``(K, 7)`` and classes of a picture's regions.
 
     Raises:
         UserError: there is no file, it is another one, or it has no region; the row is named.
