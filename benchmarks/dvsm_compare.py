@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from dvsm_emotions import COLUMNS
 from harness import fill_page, peak_memory, timed, write_result
 
 from weft.allocator import keep_freed_memory
@@ -35,14 +36,6 @@ from weft.training.system_task import make_system
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("WEFT_DATA", ROOT.parent / "shared" / "data"))
 PAGE = ROOT / "docs" / "results" / "dvsm.md"
-COLUMNS = {
-    "hamming_loss": "HL",
-    "ranking_precision": "AP",
-    "one_error": "OE",
-    "ranking_loss": "RL",
-    "coverage": "Cov",
-    "f1_micro": "Mi-F1",
-}
 FUSIONS = ["concat", "gated", "linear-sum", "mutan", "tfn", "late"]
 SIZES = (500, 2000, 8000, 32000)
 
