@@ -30,7 +30,7 @@ from weft.data.files import read_image
 from weft.encoders.audio import read_clip
 from weft.encoders.base import Encoder, default_encoder, encoders, read_each
 from weft.errors import UserError, some
-from weft.tokens import Tokens
+from weft.tokens import Tokens, mean_pool
 
 Output = Literal["tokens", "mean", "cls", "pooler"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -149,6 +149,25 @@ class Pretrained(Encoder):
 
     masked = False
 
+    def feed(self, raw: Tokens) -> dict[str, Tensor]:
+        """What the model is called with, of what :meth:`read` gave."""
+        raise NotImplementedError
+
+    def chosen(self, raw: Tokens) -> Tokens:
+        """The chosen output of what :meth:`read` gave, padded on the right: what :meth:`encode` gives, as tensors.
+
+        A row whose mask is empty stays empty.
+        """
+        outputs, last = self._states(**self.feed(raw))
+        there = raw.mask.any(dim=1, keepdim=True)
+        if self.output == "pooler":
+            return Tokens(outputs["pooler_output"].flatten(1).unsqueeze(1), there)
+        values = as_sequence(last)
+        mask = raw.mask if self.masked else there.expand(values.shape[:2])
+        if self.output == "mean":
+            return Tokens(mean_pool(Tokens(values, mask)).unsqueeze(1), there)
+        return Tokens(values[:, :1], there) if self.output == "cls" else Tokens(values, mask)
+
     def _states(self, **inputs: Tensor) -> tuple[Any, Tensor]:
         """All that the model puts out, and the hidden state of the chosen layer."""
         if self.layer is None:
@@ -247,8 +266,10 @@ class PretrainedText(Pretrained):
 
     def hidden(self, raw: Tokens) -> Tokens:
         """The last hidden state ``(n, T, D)`` of what :meth:`read` gave, with gradients."""
-        values = self._states(input_ids=raw.values, attention_mask=raw.mask.long())[1]
-        return Tokens(values, raw.mask)
+        return Tokens(self._states(**self.feed(raw))[1], raw.mask)
+
+    def feed(self, raw: Tokens) -> dict[str, Tensor]:
+        return {"input_ids": raw.values, "attention_mask": raw.mask.long()}
 
     def lengths(self, values: Sequence[Any]) -> np.ndarray:
         """``(n,)`` characters: near enough to tokens for sorting, and free."""
@@ -323,8 +344,11 @@ class PretrainedImage(Pretrained):
 
     def hidden(self, raw: Tokens) -> Tokens:
         """The last hidden state ``(n, T, D)`` of what :meth:`read` gave, with gradients."""
-        values = as_sequence(self._states(pixel_values=raw.values)[1])
+        values = as_sequence(self._states(**self.feed(raw))[1])
         return Tokens(values, raw.mask.expand(values.shape[:2]))
+
+    def feed(self, raw: Tokens) -> dict[str, Tensor]:
+        return {"pixel_values": raw.values}
 
     def _width(self) -> int:
         config = self.model.config

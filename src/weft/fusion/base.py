@@ -191,7 +191,8 @@ def check_inputs(dims: Mapping[str, int], inputs: Mapping[str, Tokens]) -> None:
 
 def _check_aligned(inputs: Mapping[str, Tokens]) -> None:
     lengths = {name: t.values.shape[1] for name, t in inputs.items()}
-    if len(set(lengths.values())) > 1:
+    first = next(iter(lengths.values()))
+    if any(length != first for length in lengths.values()):
         raise UserError(
             "this operator needs the same positions in every modality",
             f"token counts {lengths}",

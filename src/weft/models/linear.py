@@ -100,7 +100,7 @@ class ChanceModel(Fitted):
 
     def forward(self, inputs: dict[str, Tokens]) -> Tensor:
         """The same outputs ``(B, K)`` for every row."""
-        rows = len(present(next(iter(inputs.values()))))
+        rows = present(next(iter(inputs.values()))).shape[0]
         return self.get_buffer("answer").expand(rows, -1)
 
     def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:

@@ -230,12 +230,17 @@ class Task(Judge):
     def average(self, outputs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Outputs ``(N, K)`` of a weighted mean of ``M`` models ``(M, N, K)``: of probabilities, or of values."""
         members = torch.from_numpy(np.asarray(outputs, dtype=np.float64))
-        w = np.full(len(members), 1 / len(members)) if weights is None else np.asarray(weights) / np.sum(weights)
-        weight = torch.from_numpy(w.astype(np.float64))
+        weight = torch.ones(len(members)) if weights is None else torch.from_numpy(np.asarray(weights))
+        return self.mix(members, weight.double()).float().numpy()
+
+    @final
+    def mix(self, outputs: Tensor, weights: Tensor) -> Tensor:
+        """:meth:`average` of tensors, ``(M, N, K)`` and ``(M,)``."""
+        share = weights / weights.sum()
         if not self.probabilistic:
-            return torch.einsum("m,mnk->nk", weight, members).float().numpy()
-        log_p = self.log_probabilities(members) + weight.log()[:, None, None, None]
-        return self.from_log_probabilities(log_p.logsumexp(dim=0)).float().numpy()
+            return torch.einsum("m,mnk->nk", share, outputs)
+        log_p = self.log_probabilities(outputs) + share.log()[:, None, None, None]
+        return self.from_log_probabilities(log_p.logsumexp(dim=0))
 
     def _no_probabilities(self) -> UserError:
         return UserError(
