@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,6 +199,7 @@ class _Loop:
         moves = [phase.optimizer for phase in self.phases] or [Optimizer(list(task.parameters()))]
         self.moves = {id(one): one for one in moves}
         self.optimizers = {key: one.build(config) for key, one in self.moves.items()}
+        self.weights = list(task.parameters())  # to walk the modules in every step takes as long as a small layer
         self.schedule = make_schedule(config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.position = Position()
@@ -330,7 +332,7 @@ class _Loop:
                 weight.grad = None if weight.grad is None else self.accelerator.reduce(weight.grad, "mean")
         if self.config.clip:
             self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(weights or self.task.parameters(), self.config.clip)
+            nn.utils.clip_grad_norm_(weights or self.weights, self.config.clip)
         self.scaler.step(optimizer)
         self.scaler.update()
         return loss.detach()
@@ -406,9 +408,9 @@ class _Loop:
         )
         self._saved_at = time.monotonic()
 
-    def _autocast(self) -> torch.autocast:
+    def _autocast(self) -> AbstractContextManager[Any]:
         precision = self.config.precision
-        return torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32")
+        return nullcontext() if precision == "fp32" else torch.autocast(self.device.type, DTYPES[precision])
 
     def _scatter(self, positions: np.ndarray) -> np.ndarray:
         if self.processes == 1:
