@@ -28,7 +28,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig
-from transformers.models.bert.modeling_bert import BertEmbeddings, BertEncoder, BertPooler
 
 from weft.errors import UserError
 from weft.tokens import Tokens
@@ -127,6 +126,8 @@ class UniterNet(nn.Module):
     def __init__(self, config: BertConfig, region_dim: int) -> None:
         super().__init__()
         config._attn_implementation = "sdpa"
+        from transformers.models.bert.modeling_bert import BertEmbeddings, BertEncoder, BertPooler  # slow
+
         self.embeddings = BertEmbeddings(config)
         self.img_embeddings = RegionEmbeddings(config, region_dim)
         self.encoder = BertEncoder(config)

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig
-from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 
 from weft.errors import UserError
 from weft.ops.ipot import transport_distance
@@ -72,6 +71,8 @@ class UniterForPretraining(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.uniter = UniterNet(config, region_dim)
+        from transformers.models.bert.modeling_bert import BertOnlyMLMHead  # slow
+
         self.cls = BertOnlyMLMHead(config)
         self.feat_regress = FeatureHead(width, region_dim)
         self.region_classifier = nn.ModuleDict({"net": net_of(width).append(nn.Linear(width, classes))})
