@@ -1,8 +1,8 @@
 r"""Survival: when does it happen, where for some rows it is only known that it had not happened yet.
 
-The target is ``(N, 2)``: a time above zero, and 1 where the event was seen then, 0 where the row was lost from view
-(censored). The output ``o`` is the log-hazard relative to the other rows; the loss is Cox's partial likelihood with
-Breslow's treatment of ties, where the rows of a batch compete with each other:
+The target is ``(N, 2)``: a time above zero, and 1 where the event was seen then, 0 where the row is censored
+(observed no longer). The output ``o`` is the log-hazard relative to the other rows; the loss is Cox's partial
+likelihood with Breslow's treatment of ties, where the rows of a batch compete with each other:
 
 .. math:: \ell_i = e_i \Big( \log \sum_{j:\ t_j \ge t_i} \exp o_j - o_i \Big)
 
