@@ -25,6 +25,7 @@ from scipy.stats import spearmanr
 
 from weft.alignment import create_objective
 from weft.alignment.whitened import Whitened
+from weft.allocator import keep_freed_memory
 from weft.data import Split, load_dataset, make_splits
 from weft.encoders import create_encoder
 from weft.models import AlignedModel
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=list(SETS))
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
+    keep_freed_memory()
     set_threads(1)
     kept = RESULTS / "corners.json"
     rows = json.loads(kept.read_text())["rows"] if kept.is_file() else []

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from weft.alignment import create_aligner
 from weft.alignment.closed_form import ClosedForm, Judge
-from weft.alignment.whitened import SHRINKAGES, Whitened
+from weft.alignment.whitened import REWEIGHT_SCALE, SHRINKAGES, Whitened
 from weft.errors import UserError
 from weft.ops.correlation import Spectra, cca, whitened
 from weft.tokens import as_tokens
@@ -201,7 +201,7 @@ def test_reweighting_is_the_slow_loop_of_the_contrastive_gradient(score: str) ->
     before = scores(solved("whitened", rows, dim, judge, **options), rows)
     x, y = (v.numpy() - v.numpy().mean(axis=0) for v in rows.values())
     for steps in (1, 2):
-        logits = 10 * before.numpy()
+        logits = REWEIGHT_SCALE * before.numpy()
         m = np.zeros((6, 4))
         for i in range(30):
             for j in range(30):

@@ -69,8 +69,8 @@ WITHIN = (1.0, 0.0)
 LEADING = 256
 """Principal components of a modality, at most, on which settings are compared; the solution is on all features."""
 
-REWEIGHT_SCALE = 10.0
-"""Of the cosines by which pairs are weighed."""
+REWEIGHT_SCALE = 2.0
+"""Of the cosines by which pairs are weighed; from 10 on the steps swing and do not settle."""
 
 
 class Setting(NamedTuple):
