@@ -114,15 +114,15 @@ def test_an_answer_exists_early_and_gets_better(tmp_path: Path, monkeypatch: pyt
 
     def spy(self: Rounds, *args: Any, **given: Any) -> Any:
         found = answer(self, *args, **given)
-        kept.append((found.kept and found.kept.method, given.get("last", False)))
+        kept.append(found.kept and found.kept.method)
         assert load_model(tmp_path / "winner").task.primary == "accuracy"
         return found
 
     monkeypatch.setattr(Rounds, "_answer", spy)
     found = compare(small(), quick(train=FAST, seeds=1, ensembles=True), tmp_path, progress=False)
     assert len(kept) >= 2
-    assert kept[0] == ("chance", False)
-    assert kept[-1] == (found.kept and found.kept.method, True)
+    assert kept[0] == "chance"
+    assert kept[-1] == (found.kept and found.kept.method)
     early = json.loads((tmp_path / "comparison.json").read_text())
     assert early["verdict"]["outcome"]
 

@@ -11,14 +11,13 @@ import torch
 
 from tests.compare.cases import quick, small
 from tests.compare.test_compare import FAST
-from weft.compare import compare, kept
+from weft.compare import compare, crossfit
 from weft.compare.ensembles import select
-from weft.compare.jobs import Setup
+from weft.compare.jobs import run_job
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.compare.prepare import prepare
 from weft.models import load_model
-from weft.models.linear import LinearModel, linear_path
 from weft.models.pooled import PooledInputs
 from weft.store import MemoryFeatures
 from weft.tasks.base import Task, create_task
@@ -133,47 +132,63 @@ def test_the_kept_ensemble_is_that_of_the_table(tmp_path: Path) -> None:
     assert len(again.seen.parts["train"]) == len(model.seen.parts["train"]) + len(model.seen.parts["dev"])
 
 
-def test_thresholds_of_a_refitted_model_come_from_models_that_have_not_seen_the_row(tmp_path: Path) -> None:
-    """By hand: each dev group is answered by members fitted on train and the dev rows of other groups."""
+def test_the_kept_model_is_fitted_without_each_part_of_train_and_dev_rows_in_turn(tmp_path: Path) -> None:
+    """By hand: members, out-of-fold answers and thresholds of an ensemble of two linear models on grouped rows."""
     rng = np.random.default_rng(2)
     y = rng.integers(0, 2, 600)
     a, b = ((y[:, None] - 0.5) * 1.2 + rng.normal(size=(600, 1)) for _ in range(2))
-    features = MemoryFeatures([f"r{i}" for i in range(600)], {"a": a, "b": b}, {"y": y}, group=np.arange(600) // 3)
+    group = np.arange(600) // 3
+    features = MemoryFeatures([f"r{i}" for i in range(600)], {"a": a, "b": b}, {"y": y}, group=group)
     config = quick(only=["a (linear)", "b (linear)", "ensemble"], ensembles=True, refit=True, resamples=99)
     found = compare(features, config, tmp_path, progress=False)
     assert found.kept is not None
     assert found.kept.refitted
     model, setup = load_model(tmp_path / "winner"), prepare(features, config, tmp_path)
-    (split,), (task,), group = setup.splits, setup.tasks, np.arange(600) // 3
-    jobs = [Job(Method(f"{name} (linear)", "linear", (name,)), 0, 0) for name in "ab"]
-    asked: list[set[int]] = []
-
-    def fitted(setup: Setup, job: Job, settings: dict[str, float], rows: np.ndarray) -> LinearModel:
-        asked.append(set(group[rows].tolist()))
-        part = features.subset(job.method.modalities)
-        inputs = PooledInputs.fit(part, rows, settings["scaling"], settings["components"])
-        _, weight, bias = next(linear_path(task, inputs.matrix(part, rows), y[rows], [settings["strength"]]))
-        return LinearModel(task, inputs, target="y").set(weight, bias)
-
-    parts = [(job, float(w)) for job, w in zip(jobs, model.weights, strict=True)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kept, "_refitted", fitted)
-        outputs = kept._unseen(setup, parts)
-    assert len(asked) == 2 * kept.FOLDS
-    dev = group[split.dev]
-    left = [set(dev.tolist()) - groups for groups in asked[: kept.FOLDS]]
-    assert set.union(*left) == set(dev.tolist())
-    assert not left[0] & left[1]
-    for groups in left:
-        rows = np.isin(dev, list(groups))
-        fit_on = np.union1d(split.train, split.dev[~rows])
-        both = [fitted(setup, job, setup.ledger.get(job)["settings"], fit_on) for job in jobs]
-        probability = sum(
-            w * task.decide(m.outputs(features, split.dev[rows]))["probability"]
-            for m, (_, w) in zip(both, parts, strict=True)
-        )
-        np.testing.assert_allclose(task.decide(outputs)["probability"][rows], probability, atol=1e-5)
-    expected = Conformal.fit(task, outputs, y[split.dev], np.ones((len(split.dev), 2), bool), ["a", "b"])
+    (split,), (task,) = setup.splits, setup.tasks
+    known = np.union1d(split.train, split.dev)
+    assert len(model.members) == 2 * crossfit.FOLDS
+    answers, unseen, times = np.zeros((2, 600)), np.zeros(600), np.zeros((2, 600), dtype=int)
+    inner = crossfit.inside(setup, 0)
+    assert inner is not None
+    for number, (member, weight) in enumerate(zip(model.members, model.weights.tolist(), strict=True)):
+        name, part = member.names[0], inner.splits[number % crossfit.FOLDS]
+        rows = np.setdiff1d(known, part.dev)
+        assert not set(group[rows]) & set(group[part.dev])
+        alone = features.subset([name])
+        fits = [(scaling, PooledInputs.fit(alone, rows, scaling, None)) for scaling in ("block", "columns")]
+        mean = next(inputs.get_buffer("mean_0").numpy() for _, inputs in fits)
+        np.testing.assert_array_equal(member.inputs.get_buffer("mean_0").numpy(), mean)
+        probability = task.decide(member.outputs(alone, part.dev))["probability"][:, 1]
+        answers["ab".index(name), part.dev] = probability
+        times["ab".index(name), part.dev] += 1
+        unseen[part.dev] += crossfit.FOLDS * weight * probability
+    assert (times[:, known] == 1).all()
+    assert not times[:, split.test].any()
+    outputs = task.from_log_probabilities(
+        torch.from_numpy(np.stack([1 - unseen, unseen], axis=1)[known]).log().unsqueeze(-2)
+    )
+    expected = Conformal.fit(task, outputs.numpy(), y[known], np.ones((len(known), 2), bool), ["a", "b"])
     assert model.conformal is not None
     for level, (value,) in expected.thresholds["all"].items():
         assert model.conformal.thresholds["all"][level][0] == pytest.approx(value, abs=1e-4)
+
+
+def test_a_member_that_time_does_not_allow_is_left_out(tmp_path: Path) -> None:
+    """The first is fitted whatever it takes, then those that fit."""
+    features = small(rows=200)
+    config = quick(only=["*linear*"], resamples=99)
+    compare(features, config, tmp_path, progress=False)
+    setup = prepare(features, config, tmp_path)
+    methods = [Method("linear", "linear", ("a", "b")), Method("a (linear)", "linear", ("a",))]
+    jobs = [Job(method, 0, 0) for method in methods]
+    assert [job.method.name for job in crossfit.again(setup, jobs, 1e6)] == [m.name for m in methods for _ in range(5)]
+    assert [job.method.name for job in crossfit.again(setup, jobs, 0.0)] == ["linear"] * crossfit.FOLDS
+    inner = crossfit.inside(setup, 0)
+    assert inner is not None
+    parts = crossfit.again(setup, jobs, 1e6)
+    for job in parts[:-1]:
+        run_job(inner, job)
+    found = crossfit.weighed(inner, parts)
+    assert found is not None
+    assert {job.method.name for job, _ in found[0]} == {"linear"}  # the other lacks a part
+    assert crossfit.weighed(inner, []) is None

@@ -40,8 +40,8 @@ class CompareConfig(BaseModel):
         missing: score every method under the patterns of missing modalities that the dev rows show too, and train
             networks to bear them (modality dropout, more against fewer) as far as that is better on dev; where no dev
             row lacks any, each modality is hidden in turn.
-        refit: fit the model that is kept on train and dev rows together, once its settings are chosen, where it is
-            classical or an ensemble with classical members.
+        refit: fit the model that is kept on train and dev rows, once its settings are chosen: five times, each time
+            without a fifth of them, averaged (:mod:`weft.compare.crossfit`).
         seeds: repetitions of every method whose training is random.
         sequence_seeds: repetitions of operators that read token sequences, which cost far more; None: as ``seeds``.
         folds: cross-validation folds instead of one test set.

@@ -6,6 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,12 @@ class Costs:
         self.step, self.rate = _probe(sum(setup.features.dims.values()), setup.config.dim, setup.config.threads)
         self._flops: dict[Method, float] = {}
         self._ratios: dict[str, list[float]] = defaultdict(list)
+
+    def at(self, setup: Setup) -> Costs:
+        """The same on other rows, with what it has learned."""
+        found = copy(self)
+        found.setup, found.rows = setup, len(setup.splits[0].train)
+        return found
 
     def seconds(self, job: Job) -> float:
         """How long a job will probably take."""

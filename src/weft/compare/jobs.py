@@ -86,16 +86,20 @@ class Setup:
         """What :meth:`features_at` and :meth:`pooled_at` have made."""
         return {}
 
+    def _taught_alike(self, fold: int) -> int:
+        """The first fold whose encoders learn from the same rows."""
+        return next(k for k, rows in enumerate(self.teachers) if np.array_equal(rows, self.teachers[fold]))
+
     def features_at(self, fold: int) -> Features:
         """The rows under encoders that learned from the training rows of a fold alone."""
-        key = ("features", fold)
+        key = ("features", self._taught_alike(fold))
         if key not in self._made:
             self._made[key] = self.features.fitted(self.teachers[fold])
         return self._made[key]
 
     def pooled_at(self, fold: int) -> Features:
         """The same with one token per row and modality: read once, for all that looks at no sequence."""
-        key, features = ("pooled", fold), self.features_at(fold)
+        key, features = ("pooled", self._taught_alike(fold)), self.features_at(fold)
         longest = max(int(lengths.max(initial=0)) for lengths in features.lengths.values())
         if longest <= 1 or 4 * len(features) * sum(features.dims.values()) > POOL_BYTES:
             return features

@@ -5,7 +5,7 @@
 2. Simple-transformer, late and hybrid on all, each modality alone by a network; classical models on subsets. With many
    modalities the subset is found by leaving out one after the other as long as the loss on dev falls.
 3. The plain fusions on the subset that is best on dev; all other methods and seeds, the cheapest first.
-4. Ensembles of what there is; contributions; the tests; the model that is kept.
+4. Ensembles of what there is; contributions; the best fitted on train and dev rows; the tests; the model that is kept.
 
 After 45 seconds, and whenever the time has doubled since, steps of 4 are done with what there is: a verdict and a kept
 model exist early and get better.
@@ -21,13 +21,13 @@ from dataclasses import replace
 import numpy as np
 
 from weft.compare import contributions as shares
-from weft.compare import ensembles
+from weft.compare import crossfit, ensembles
 from weft.compare.comparison import Comparison
 from weft.compare.contributions import Contributions
 from weft.compare.costs import Costs
 from weft.compare.evidence import Evidence
 from weft.compare.jobs import Setup, choose
-from weft.compare.kept import Kept, keep, refit_seconds
+from weft.compare.kept import Again, Kept, keep
 from weft.compare.ledger import Job
 from weft.compare.methods import (
     FIRST_FUSIONS,
@@ -56,6 +56,8 @@ FIGURES, TESTS = 5.0, 1e-4
 """CPU seconds of the figures and the report, and of the tests of one method per test row."""
 SHARE = 0.1
 """Of the budget that contributions may take."""
+AGAIN = 0.3
+"""Of the budget that fitting the kept model on train and dev rows may take."""
 LATER = 5
 
 
@@ -89,20 +91,23 @@ class Rounds:
     def run(self) -> Comparison:
         """All rounds."""
         setup, config = self.setup, self.setup.config
-        with self.display, Crew(setup, self.display) as self.crew:
-            limit = self.clock.deadline(self._finish() + (0.0 if config.budget is None else SHARE * config.budget))
-            self.crew.run([job for job in self.jobs() if self._turn(job) == 0], self.clock.deadline(), always=True)
-            self.add(subset_methods(setup.features, config))
-            self._do([job for job in self.jobs() if self._turn(job) < LATER], limit)
-            best = self._best_subset(limit)
-            if best is not None and len(best) > 1:
-                self.add(fusions_on(best, setup.features, config))
-            self._do(self.jobs(), limit)
-            found, missed = self._contributions(self._evidence(QUICK))
-            not_run = self._do(self.jobs(), self.clock.deadline(self._finish()))  # what contributions left over
-            self._ensembles()
+        last = AGAIN * (config.budget or 0.0) if config.refit and len(setup.splits) == 1 else 0.0
+        with self.display:
+            with Crew(setup, self.display) as self.crew:
+                limit = self.clock.deadline(self._finish() + last + SHARE * (config.budget or 0.0))
+                self.crew.run([job for job in self.jobs() if self._turn(job) == 0], self.clock.deadline(), always=True)
+                self.add(subset_methods(setup.features, config))
+                self._do([job for job in self.jobs() if self._turn(job) < LATER], limit)
+                best = self._best_subset(limit)
+                if best is not None and len(best) > 1:
+                    self.add(fusions_on(best, setup.features, config))
+                self._do(self.jobs(), limit)
+                found, missed = self._contributions(self._evidence(QUICK))
+                not_run = self._do(self.jobs(), self.clock.deadline(self._finish() + last))  # what is left over
+                self._ensembles()
+            again = self._again() if config.refit and len(setup.splits) == 1 else None
             evidence = self._evidence(config.resamples if self._in_time(self._finish() / 2) else QUICK)
-        return self._answer(evidence, found, [job.label for job in [*not_run, *missed]], last=True)
+        return self._answer(evidence, found, [job.label for job in [*not_run, *missed]], again)
 
     def _evidence(self, resamples: int) -> Evidence:
         config = self.setup.config.model_copy(update={"resamples": resamples})
@@ -221,6 +226,28 @@ class Rounds:
         results = {part: result for part, result in found.items() if result is not None}
         return shares.measure(self.setup, evidence, model, results), []
 
+    def _again(self) -> Again | None:
+        """The best on dev fitted on train and dev rows, as far as there is time; None where there is not."""
+        setup, evidence = self.setup, self._evidence(QUICK)
+        best = _best(evidence)
+        job = None if best is None else evidence.best_job(best)
+        inner = None if job is None else crossfit.inside(setup, job.fold)
+        if job is None or inner is None or job.method.family == "chance":
+            return None
+        wanted = [job]
+        if job.method.family == "ensemble":
+            weights = {part.method.name: w for part, w in ensembles.members_of(setup, job, self.plan)}
+            losses = {m: self._loss(m) for m in self.methods if m.family not in ("ensemble", "chance")}
+            order = sorted(losses, key=lambda m: (-weights.get(m.name, 0.0), losses[m]))
+            wanted = [self.plan[m.name][0] for m in order]
+        limit = self.clock.deadline(self._finish())
+        jobs = crossfit.again(setup, wanted, (limit - time.monotonic()) * setup.config.jobs)
+        self._next_answer, self.display.costs = math.inf, self.costs.at(inner)
+        with Crew(inner, self.display) as crew:
+            crew.run(jobs, limit)
+        found = crossfit.weighed(inner, jobs)
+        return None if found is None else Again(inner, *found)
+
     def _look(self) -> None:
         """Between two jobs: an early answer, when its time has come."""
         if self.clock.elapsed < self._next_answer or not any(job.seed == 0 for job in self.jobs()):
@@ -235,7 +262,7 @@ class Rounds:
         self._next_answer = max(2 * self.clock.elapsed, self.clock.elapsed + 20 * took)
 
     def _answer(
-        self, evidence: Evidence, found: Contributions | None, not_run: list[str], last: bool = False
+        self, evidence: Evidence, found: Contributions | None, not_run: list[str], again: Again | None = None
     ) -> Comparison:
         setup, config, features = self.setup, self.setup.config, self.setup.features
         kept, best = None, _best(evidence)
@@ -243,8 +270,7 @@ class Rounds:
         if best is not None:
             about = {"sentence": verdict.sentence, "settings": evidence.results[best][0][0][1]["settings"]}
             job = evidence.best_job(best)
-            again = refit_seconds(setup, job, self.plan) + self.busy.factor * FIGURES
-            kept = keep(setup, job, self.plan, about, refit=last and config.refit and self._in_time(again))
+            kept = keep(setup, job, self.plan, about, again)
         shown = [name for name in config.show if name in evidence.outputs]
         said = [*_about_kept(evidence, kept), *notes(evidence, verdict), *_unfinished(not_run, config.budget)]
         counts = {part: len(rows) for part, rows in setup.splits[0]._asdict().items()}

@@ -109,6 +109,11 @@ def make_folds(data: Splittable, folds: int, seed: int = 0) -> list[Split]:
     return splits
 
 
+def deal(data: Splittable, rows: np.ndarray, parts: int, seed: int = 0) -> list[np.ndarray]:
+    """Some rows to parts of equal size, groups whole and classes spread; a part may stay empty where there are few."""
+    return _deal(data, rows, np.full(parts, 1 / parts), _natural(data, given=False), seed)
+
+
 def _natural(data: Splittable, given: bool = True) -> str:
     if given and data.split is not None:
         return "given"
