@@ -16,6 +16,7 @@ its definition with MulT's published layers. ``tucker`` is not run at its publis
 What is not run anew keeps its figures.
 
 python benchmarks/operators.py [names ...]   the table: all sizes, both modes, memory
+python benchmarks/operators.py --memory [..] the bytes alone
 python benchmarks/operators.py --bar         the published sizes in training; the last line is {operator: speed}
 """
 
@@ -541,11 +542,26 @@ def measure(operator: str, size: str, training: bool, *, memory: bool) -> dict[s
     name = f"{operator}, {size}, {'training' if training else 'evaluation'}"
     figures = compare_ab(name, *calls, repeats=6, calls=max(1, int(SECONDS / max(once, 1e-5))), labels=SIDES)
     if memory:
-        for side in SIDES:
-            figures[side]["peak_bytes"] = peak_allocated(prepare(operator, size, side, training))
-        figures["memory_ratio"] = figures["published"]["peak_bytes"] / max(figures["ours"]["peak_bytes"], 1)
-        print(f"  memory: {figures['memory_ratio']:.2f} times ours", flush=True)
+        add_memory(figures, operator, size, training)
     return figures
+
+
+def add_memory(figures: dict[str, Any], operator: str, size: str, training: bool) -> None:
+    """The bytes of both sides, into the figures of a row."""
+    for side in SIDES:
+        figures[side]["peak_bytes"] = peak_allocated(prepare(operator, size, side, training))
+    figures["memory_ratio"] = figures["published"]["peak_bytes"] / max(figures["ours"]["peak_bytes"], 1)
+    print(f"  {operator}, {size}: their memory is {figures['memory_ratio']:.2f} times ours", flush=True)
+
+
+def memory(names: Sequence[str]) -> None:
+    """Of the rows in training that are there, the bytes anew."""
+    for name in names:
+        rows = json.loads((RESULTS / "operators.json").read_text())["operators"].get(name, {})
+        there = [(s, rows[f"{name}, {s}, training"]) for s in OPERATORS[name].sizes if f"{name}, {s}, training" in rows]
+        for size, row in there:
+            add_memory(row, name, size, True)
+        save(name, [row for _, row in there])
 
 
 def bar() -> None:
@@ -575,4 +591,5 @@ def save(name: str, rows: Sequence[dict[str, Any]]) -> None:
 
 if __name__ == "__main__":
     set_threads(1)
-    bar() if "--bar" in sys.argv else table([n for n in sys.argv[1:] if n in OPERATORS] or list(OPERATORS))
+    chosen = [n for n in sys.argv[1:] if n in OPERATORS] or list(OPERATORS)
+    bar() if "--bar" in sys.argv else (memory if "--memory" in sys.argv else table)(chosen)
