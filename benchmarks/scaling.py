@@ -11,10 +11,10 @@ python benchmarks/scaling.py [--rows 1000 10000 100000] [--parts store linear ..
 
 A million rows take 2 GiB of disk and some minutes: ``--rows 1000000``. Sizes that are not run anew keep their figures.
 
-A ``weft compare`` of such a store of a million rows (``--jobs 1 --seeds 1 --budget 7m --fusions concat,gated``, trials 1)
-on a machine that others used: 183 CPU seconds in 549 of wall time, so the budget was overrun by 129 seconds; chance and
-linear on both modalities finished, 11 jobs did not run. The resident set reached 9.1 GiB at its most, 6.9 GiB of it the
-process's own and 2.1 GiB pages of the store: with these it is above the 8 GiB that were aimed at.
+A ``weft compare`` of such a store of a million rows (``--jobs 1 --seeds 1 --budget 7m --fusions concat,gated``, one
+trial), on a machine busy with other work: 183 CPU seconds in 549 of wall time, which overran the budget by 129 seconds;
+chance and linear on both modalities finished, 11 jobs did not run. The resident set reached 9.1 GiB at its most; near
+it, 6.9 GiB were the process's own and 2.1 GiB pages of the store. With these it is above the 8 GiB that were aimed at.
 """
 
 from __future__ import annotations
