@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from dvsm_emotions import COLUMNS
 from harness import fill_page, peak_memory, timed, write_result
+from sklearn.metrics import label_ranking_loss
 
 from weft.allocator import keep_freed_memory
 from weft.compare import CompareConfig, compare
@@ -51,6 +52,12 @@ def without_views(data: Dataset, share: float) -> Dataset:
     return Dataset(data.name, data.ids, columns, data.targets, data.split, data.group, data.task, data.labels)
 
 
+def rows_in_order(outputs: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    """Of each row, its share of right labels and of pairs of labels in the right order."""
+    order = [1 - label_ranking_loss(y[None], scores[None]) for y, scores in zip(target, outputs, strict=True)]
+    return {"labels": ((outputs > 0) == target).mean(axis=1), "order": np.array(order)}
+
+
 def fold_of(data: Dataset, folder: Path) -> dict[str, Any]:
     """Metrics and row scores of both on one fold's test rows."""
     split = make_splits(data)
@@ -73,7 +80,7 @@ def fold_of(data: Dataset, folder: Path) -> dict[str, Any]:
     return {
         "operator": best.method,
         "metrics": {name: task.metrics(side.outputs, side.target) for name, side in sides.items()},
-        "scores": {name: task.row_scores(side.outputs, side.target) for name, side in sides.items()},
+        "scores": {name: rows_in_order(side.outputs, side.target) for name, side in sides.items()},
     }
 
 
