@@ -1,7 +1,7 @@
 """The order of a comparison: cheap answers first, then what they suggest, then what costs most; an answer at all times.
 
 1. Chance and linear on all modalities, however late it is: the least that is an answer. Then each modality alone by a
-   linear model, then boosting, concat and gated on all, the cheapest first.
+   linear model, then boosting on all and on each alone, concat and gated on all, the cheapest first.
 2. Simple-transformer, late and hybrid on all, each modality alone by a network; classical models on subsets. With many
    modalities the subset is found by leaving out one after the other as long as the loss on dev falls.
 3. The plain fusions on the subset that is best on dev; all other methods and seeds, the cheapest first.
@@ -58,6 +58,8 @@ SHARE = 0.1
 """Of the budget that contributions may take."""
 AGAIN = 0.3
 """Of the budget that fitting the kept model on train and dev rows may take."""
+SHORT = 40.0
+"""Seconds below which it does not pay to start further processes for the last fits."""
 LATER = 5
 
 
@@ -143,8 +145,8 @@ class Rounds:
             return 0
         if method.family == "linear":
             return 1 if method.role == "single" else 3
-        first = method.family == "boosting" or (method.decision == "joint" and method.fusion in FIRST_FUSIONS)
-        if whole and first and len(method.modalities) > 1:
+        first = method.decision == "joint" and method.fusion in FIRST_FUSIONS and len(method.modalities) > 1
+        if (whole and first) or (method.family == "boosting" and (whole or method.role == "single")):
             return 2
         plain = method.decision != "joint" or method.fusion == "simple-transformer"
         return 4 if method.family != "network" or method.role == "single" or (whole and plain) else LATER
@@ -241,7 +243,10 @@ class Rounds:
             order = sorted(losses, key=lambda m: (-weights.get(m.name, 0.0), losses[m]))
             wanted = [self.plan[m.name][0] for m in order]
         limit = self.clock.deadline(self._finish())
-        jobs = crossfit.again(setup, wanted, (limit - time.monotonic()) * setup.config.jobs)
+        left = limit - time.monotonic()
+        if left < SHORT:
+            inner = replace(inner, config=setup.config.model_copy(update={"jobs": 1}))
+        jobs = crossfit.again(setup, wanted, left * inner.config.jobs)
         self._next_answer, self.display.costs = math.inf, self.costs.at(inner)
         with Crew(inner, self.display) as crew:
             crew.run(jobs, limit)
