@@ -25,6 +25,7 @@ from weft.cli import (
     predict,
     run,
     search,
+    serve,
 )
 from weft.errors import UserError
 
@@ -47,6 +48,7 @@ VERBS: dict[str, dict[str, Callable[..., None]]] = {
         "evaluate": evaluate.evaluate,
         "forecast": forecast.forecast,
         "export": export.export,
+        "serve": serve.serve,
     },
     "Aligned spaces": {"align": align.align, "search": search.search, "mine": mine.mine},
     "Everything there is": {"list": list.list_registered, "run": run.run},

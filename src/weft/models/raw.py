@@ -46,13 +46,19 @@ def make_encoder(name: str, spec: Mapping[str, Any]) -> Encoder:
 
 
 def encode_rows(
-    specs: Mapping[str, Any] | None, dataset: Dataset, *, batch_size: int = 32, progress: bool = True
+    specs: Mapping[str, Any] | None,
+    dataset: Dataset,
+    *,
+    batch_size: int = 32,
+    progress: bool = True,
+    encoders: Mapping[str, Encoder] | None = None,
 ) -> MemoryFeatures:
     """Features of raw rows, in memory, rounded to the dtype the model was trained on.
 
     Args:
         specs: what :func:`encoder_specs` returned, as the model keeps it.
         dataset: the rows; modalities the model does not know are not read.
+        encoders: those that :func:`make_encoder` made before; None: they are made.
 
     Raises:
         UserError: the model keeps no encoders, a modality is missing or of another kind, or a value cannot be read.
@@ -79,7 +85,8 @@ def encode_rows(
                 )
             unique = unique_values(name, dataset)
             task = bar.add_task(name, total=len(unique.values))
-            encoding = Run(Path(), {}, name, make_encoder(name, spec), unique, dataset.ids, batch_size)
+            ready = make_encoder(name, spec) if encoders is None else encoders[name]
+            encoding = Run(Path(), {}, name, ready, unique, dataset.ids, batch_size)
             dims[name] = encoding.encoder.width
             values = encoding.encode_values(0, len(unique.values), spec["dtype"], bar, task)
             values = [torch.from_numpy(v).to(DTYPES[spec["dtype"]]).float().numpy() for v in values]

@@ -1,0 +1,1 @@
+"""A model behind HTTP: :func:`weft.serve.app.create_app` makes the application, ``weft serve`` runs it."""

@@ -1,0 +1,266 @@
+"""The application: routes, limits, figures. It reads no file that a request names, and nothing is unpickled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from weft.errors import UserError
+from weft.serve.batching import Batcher
+from weft.serve.engine import Engine
+from weft.serve.rows import image
+
+BYTES, ROWS, SECONDS, TOP = 16 << 20, 1000, 30.0, 100
+"""Of a request at most: bytes of its body, rows, seconds to send it and to answer it, hits."""
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"description": what}
+    for code, what in {
+        400: "not readable",
+        408: "sent too slowly",
+        413: "too large",
+        422: "a value that the model cannot take",
+        504: "took too long",
+    }.items()
+}
+
+
+class Rows(BaseModel):
+    """One row, or several: values by modality."""
+
+    model_config = ConfigDict(extra="forbid")
+    rows: dict[str, Any] | list[dict[str, Any]] = Field(examples=[[{"caption": "a red circle"}]])
+    explain: bool = Field(False, description="Exact Shapley value of each modality.")
+
+
+class Values(BaseModel):
+    """Rows to embed."""
+
+    model_config = ConfigDict(extra="forbid")
+    rows: dict[str, Any] | list[dict[str, Any]]
+
+
+class Query(BaseModel):
+    """One modality of one row, to search by."""
+
+    model_config = ConfigDict(extra="forbid")
+    query: dict[str, Any] = Field(examples=[{"caption": "a red circle"}])
+    find: str | None = None
+    top: int = Field(12, ge=1, le=TOP)
+
+
+class Limits:
+    """Reads a whole body before the application sees the request, and refuses what is too large or too slow."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
+            await self.app(scope, receive, send)
+            return
+        parts, size, until = [], 0, time.monotonic() + SECONDS
+        more = True
+        while more:
+            try:
+                message = await asyncio.wait_for(receive(), max(until - time.monotonic(), 0.001))
+            except TimeoutError:
+                await answer(408, "the request came too slowly", f"more than {SECONDS:g} s", "send less")(
+                    scope, receive, send
+                )
+                return
+            if message["type"] == "http.disconnect":
+                return
+            parts.append(message.get("body", b""))
+            size, more = size + len(parts[-1]), message.get("more_body", False)
+            if size > BYTES:
+                await answer(413, "the body is too large", f"more than {BYTES:,} bytes", "send fewer rows")(
+                    scope, receive, send
+                )
+                return
+        whole = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+
+        async def replay() -> Any:
+            return whole.pop() if whole else await receive()
+
+        await self.app(scope, replay, send)
+
+
+def answer(status: int, what: str, found: str, remedy: str) -> Response:
+    """An error in the three parts of a :class:`~weft.errors.UserError`, in ASCII."""
+    content = json.dumps({"what": what, "found": found, "remedy": remedy})
+    return Response(content, status, media_type="application/json")
+
+
+def create_app(engine: Engine, *, most: int = 64, wait: float = 0.002) -> FastAPI:
+    """The application around an engine; ``most`` rows and ``wait`` seconds make a batch."""
+    counts: Counter[tuple[str, int]] = Counter()
+    spent: Counter[str] = Counter()
+    predict, explain = (Batcher(work, most, wait) for work in (engine.predict, engine.explain))
+    embed = Batcher(engine.embed, most, wait)
+    batchers = (predict, explain, embed)
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        for batcher in batchers:
+            await batcher.stop()
+
+    app = FastAPI(title="weft", description=f"A {type(engine.model).__name__}.", lifespan=life)
+
+    @app.middleware("http")
+    async def count(request: Request, call_next: Any) -> Any:
+        began, status = time.perf_counter(), 500
+        try:
+            response = await asyncio.wait_for(call_next(request), SECONDS)
+            status = response.status_code
+        except TimeoutError:
+            status = 504
+            response = answer(504, "the answer took too long", f"more than {SECONDS:g} s", "send fewer rows")
+        finally:
+            route = request.scope.get("route")
+            path = getattr(route, "path", "other")
+            counts[path, status] += 1
+            spent[path] += time.perf_counter() - began  # type: ignore[assignment]
+        return response
+
+    app.add_middleware(Limits)
+
+    @app.exception_handler(UserError)
+    async def refused(_: Request, error: UserError) -> Response:
+        return answer(422, error.what, error.found, error.remedy)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        place = ".".join(str(part)[:60] for part in first["loc"])
+        return answer(422, f"the request does not fit: {first['msg']}", place, "see /docs")
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        return answer(error.status_code, str(error.detail), f"status {error.status_code}", "see /docs")
+
+    def read(rows: Any) -> list[dict[str, Any]]:
+        listed = [rows] if isinstance(rows, dict) else rows
+        if not 1 <= len(listed) <= ROWS:
+            raise UserError(f"1 to {ROWS} rows at once", f"{len(listed)} rows", "send them in parts")
+        return engine.reader.rows(listed)
+
+    def need(can: bool, what: str) -> None:
+        if not can:
+            raise UserError(f"this model does not {what}", type(engine.model).__name__, "see GET /model")
+
+    async def predicted(rows: list[dict[str, Any]], why: bool) -> dict[str, Any]:
+        need(engine.predicts, "predict")
+        return {"answers": await (explain if why else predict).ask(rows)}
+
+    @app.post("/predict", responses=ERRORS)
+    async def predict_rows(body: Rows) -> dict[str, Any]:
+        """The prediction for one row or many; an image is ``{"base64": "..."}``."""
+        return await predicted(await asyncio.to_thread(read, body.rows), body.explain)
+
+    async def form(request: Request) -> tuple[dict[str, Any], bool]:
+        row: dict[str, Any] = {}
+        why = False
+        async with request.form(max_files=20, max_fields=20, max_part_size=BYTES) as fields:
+            for name, value in fields.multi_items():
+                if not isinstance(value, str):
+                    if engine.reader.kinds.get(name) != "image":
+                        raise UserError("only images are uploaded", name[:100], "name the field as its modality")
+                    row[name] = await asyncio.to_thread(image, await value.read(), f"the file {name!r}")
+                elif name == "explain":
+                    why = value.lower() == "true"
+                elif name == "row":
+                    try:
+                        row |= json.loads(value)
+                    except (ValueError, TypeError, RecursionError) as error:
+                        raise UserError("row is a JSON object", type(error).__name__, "see /docs") from None
+                else:
+                    raise UserError("fields are row, explain and files", name[:100], "put values into row")
+        return row, why
+
+    upload = {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"row": {"type": "string"}, "explain": {"type": "string"}},
+                        "additionalProperties": {"type": "string", "format": "binary"},
+                    }
+                }
+            },
+        }
+    }
+
+    @app.post("/predict/files", responses=ERRORS, openapi_extra=upload)
+    async def predict_files(request: Request) -> dict[str, Any]:
+        """One row as a form: ``row`` is its JSON, files are images named as their modality."""
+        row, why = await form(request)
+        return await predicted(await asyncio.to_thread(read, row), why)
+
+    @app.post("/embed", responses=ERRORS)
+    async def embed_rows(body: Values) -> dict[str, Any]:
+        """Unit vectors of every modality of every row."""
+        rows = await asyncio.to_thread(read, body.rows)
+        need(engine.embeds, "embed")
+        return {"embeddings": await embed.ask(rows)}
+
+    async def found(row: dict[str, Any], find: str | None, top: int) -> dict[str, Any]:
+        need(engine.embeds, "search")
+        rows = await asyncio.to_thread(read, row)
+        return await embed.alone(lambda: engine.search(rows[0], find, top))
+
+    @app.post("/search", responses=ERRORS)
+    async def search(body: Query) -> dict[str, Any]:
+        """Items of the other modality by words, or by an image as base64."""
+        return await found(body.query, body.find, body.top)
+
+    @app.get("/item/{modality}/{row}", responses={404: {"description": "no such item"}})
+    async def item(modality: str, row: str) -> Response:
+        """An item of the served source, by the id of its row: an image as PNG."""
+        shown = await asyncio.to_thread(engine.show, modality, row)
+        if not isinstance(shown, bytes):
+            raise HTTPException(404, "there is no such item")
+        return Response(shown, media_type="image/png")
+
+    @app.get("/model")
+    async def model() -> dict[str, Any]:
+        """What a row holds and what can be asked."""
+        return engine.about()
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the server answers."""
+        return {"status": "ok"}
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> str:
+        """Prometheus text."""
+        lines = ["# TYPE weft_requests_total counter"]
+        lines += [f'weft_requests_total{{path="{p}",status="{s}"}} {n}' for (p, s), n in sorted(counts.items())]
+        lines += ["# TYPE weft_request_seconds_total counter"]
+        lines += [f'weft_request_seconds_total{{path="{p}"}} {n:.6f}' for p, n in sorted(spent.items())]
+        lines += ["# TYPE weft_batches_total counter", f"weft_batches_total {sum(b.batches for b in batchers)}"]
+        lines += ["# TYPE weft_rows_total counter", f"weft_rows_total {sum(b.rows for b in batchers)}"]
+        return "\n".join(lines) + "\n"
+
+    page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def home() -> str:
+        return page
+
+    return app

@@ -1,0 +1,91 @@
+"""Requests that wait at the same time are answered by one forward pass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from weft.errors import UserError
+
+Work = Callable[[list[Any]], Sequence[Any]]
+
+
+class Batcher:
+    """A queue in front of one worker thread.
+
+    Args:
+        work: rows to answers, one each.
+        most: rows of a batch; a request is never cut.
+        wait: seconds that a batch is held open for others.
+    """
+
+    def __init__(self, work: Work, most: int = 64, wait: float = 0.002) -> None:
+        self.work, self.most, self.wait = work, most, wait
+        self.batches = self.rows = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._queue: asyncio.Queue[tuple[list[Any], asyncio.Future[Any]] | None] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+
+    async def ask(self, rows: list[Any]) -> list[Any]:
+        """Answers of rows, in their order; what ``work`` raised for them is raised here."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        await self._queue.put((rows, answer))
+        return list(await answer)
+
+    async def alone(self, work: Callable[[], Any]) -> Any:
+        """Something else, by the same thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def stop(self) -> None:
+        """After what is waiting has been answered."""
+        if self._task is not None:
+            await self._queue.put(None)
+            await self._task
+        self._thread.shutdown()
+
+    async def _run(self) -> None:
+        loop, over = asyncio.get_running_loop(), False
+        while not over:
+            first = await self._queue.get()
+            if first is None:
+                return
+            batch, count, until = [first], len(first[0]), loop.time() + self.wait
+            while count < self.most and not over:
+                try:
+                    left = until - loop.time()
+                    more = self._queue.get_nowait() if left <= 0 else await asyncio.wait_for(self._queue.get(), left)
+                except (asyncio.QueueEmpty, TimeoutError):
+                    break
+                if more is None:
+                    over = True
+                else:
+                    batch.append(more)
+                    count += len(more[0])
+            await self._answer([(rows, future) for rows, future in batch if not future.done()])
+
+    async def _answer(self, batch: list[tuple[list[Any], asyncio.Future[Any]]]) -> None:
+        """All at once; where that fails, each request for itself, so that nobody pays for another's row."""
+        if not batch:
+            return
+        rows = [row for part, _ in batch for row in part]
+        self.batches, self.rows = self.batches + 1, self.rows + len(rows)
+        try:
+            answers = list(await self.alone(lambda: self.work(rows)))
+        except Exception as error:
+            if len(batch) > 1 and isinstance(error, UserError):
+                for one in batch:
+                    await self._answer([one])
+                return
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        start = 0
+        for part, future in batch:
+            if not future.done():
+                future.set_result(answers[start : start + len(part)])
+            start += len(part)

@@ -1,0 +1,132 @@
+"""What a served model does with rows: predict, explain, embed, search. Nothing here knows of HTTP."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft.errors import UserError, did_you_mean
+from weft.files import plain
+from weft.models.explain import row_shapley
+from weft.models.predictor import Predictor
+from weft.models.pretrained import load_model
+from weft.models.raw import encode_rows, make_encoder
+from weft.models.searching import gallery
+from weft.retrieval.search import ExactIndex, model_fingerprint
+from weft.serve.rows import Reader
+from weft.store import MemoryFeatures
+
+
+class Engine:
+    """A model and what it is asked through.
+
+    Args:
+        folder: of the model.
+        index: folder of an index of ``weft search --index``, to search in.
+        source: rows to search in and to show, a data set.
+
+    Raises:
+        UserError: the model cannot be served, or the index is another model's.
+    """
+
+    def __init__(self, folder: Path, index: Path | None = None, source: Any = None) -> None:
+        self.model = load_model(folder)
+        self.reader, self.source = Reader(self.model), source
+        self.encoders = {name: make_encoder(name, self.model.encoders[name]) for name in self.model.names}
+        self.predicts, self.embeds = isinstance(self.model, Predictor), hasattr(self.model, "embed")
+        self.galleries: dict[str, ExactIndex] = {}
+        if (index is not None or source is not None) and not self.embeds:
+            found = f"a {type(self.model).__name__}"
+            raise UserError("an index is searched by an aligner", found, "leave it out, or serve an aligner")
+        if index is not None:
+            opened = ExactIndex.load(index, model_fingerprint(self.model))
+            self.galleries[opened.about.get("modality", "")] = opened
+        names = self.model.names if source is not None else ()
+        for name in names:
+            if name not in self.galleries:
+                by, rows = next(n for n in self.model.names if n != name), np.arange(len(source.ids))
+                made = (self.model, folder, source, [name], by, rows, "all", None, "0", None, False, lambda _: None)
+                self.galleries[name] = gallery(*made)
+        self._rows = {} if source is None else {row: i for i, row in enumerate(source.ids)}
+
+    def about(self) -> dict[str, Any]:
+        """What a client has to know, as JSON."""
+        fields = {n: {"kind": kind, "columns": self.reader.columns.get(n)} for n, kind in self.reader.kinds.items()}
+        can = {"predict": self.predicts, "embed": self.embeds, "search": sorted(self.galleries)}
+        classes = self.model.task.labels if self.predicts else []
+        return {"model": type(self.model).__name__, "modalities": fields, "classes": classes, "can": can}
+
+    def features(self, rows: Sequence[Any]) -> MemoryFeatures:
+        specs = self.model.encoders
+        return encode_rows(specs, self.reader.dataset(rows), progress=False, encoders=self.encoders)
+
+    def predict(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        """``prediction`` of each row, ``probability`` by class where there is one."""
+        return self._answers(self.features(rows))
+
+    def explain(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        """The same with ``shapley``, what each modality did."""
+        features = self.features(rows)
+        shares = row_shapley(self.model, features, np.arange(len(rows)))
+        names = self.model.names
+        return [
+            {**answer, "shapley": dict(zip(names, share.tolist(), strict=True))}
+            for answer, share in zip(self._answers(features), shares, strict=True)
+        ]
+
+    def _answers(self, features: MemoryFeatures) -> list[dict[str, Any]]:
+        decided = self.model.task.decide(self.model.outputs(features))
+        labels, found = self.model.task.labels, []
+        for row in range(len(features)):
+            answer: dict[str, Any] = {"prediction": plain(decided["prediction"][row])}
+            if "probability" in decided:
+                p = np.atleast_1d(decided["probability"][row])
+                if len(p) == len(labels):
+                    answer["probability"] = dict(zip(map(str, labels), p.tolist(), strict=True))
+            found.append(answer)
+        return found
+
+    def embed(self, rows: Sequence[Any]) -> list[dict[str, list[float]]]:
+        """The unit vector of each modality that is there."""
+        vectors = self.model.embed(self.features(rows))
+        return [{n: vectors[n][i].tolist() for n in row} for i, row in enumerate(rows)]
+
+    def search(self, row: dict[str, Any], find: str | None, top: int) -> dict[str, Any]:
+        """The best items of a gallery for the one modality of a row."""
+        if not self.galleries:
+            raise UserError("there is nothing to search in", "no index", "start it with --index or --source")
+        if len(row) != 1:
+            raise UserError("a search is by one modality", f"{len(row)} given", "give one")
+        ((by, _),) = row.items()
+        find = find or next((name for name in self.galleries if name != by), by)
+        if find not in self.galleries:
+            raise UserError(
+                "nothing is indexed of that name", find[:100], did_you_mean(find, self.galleries, "galleries")
+            )
+        hits = self.galleries[find].search(np.array([self.embed([row])[0][by]], dtype=np.float32), top)
+        found = [{"id": str(i), "score": float(s)} for i, s in zip(hits.ids[0], hits.scores[0], strict=True) if i]
+        for hit in found:
+            shown = self.show(find, str(hit["id"]))
+            if isinstance(shown, str):
+                hit["text"] = shown
+        return {"by": by, "find": find, "hits": found, "pictures": self.reader.kinds.get(find) == "image"}
+
+    def show(self, name: str, row: str) -> str | bytes | None:
+        """An item of the source: a text, or an image as PNG of at most 256 pixels; None where there is none."""
+        from weft.data.files import read_image
+
+        if self.source is None or row not in self._rows or name not in self.source.modalities:
+            return None
+        value = self.source.modalities[name].values[self._rows[row]]
+        if isinstance(value, str) and self.reader.kinds.get(name) == "text":
+            return value
+        if value is None or self.reader.kinds.get(name) != "image":
+            return None
+        picture, sink = read_image(value), io.BytesIO()
+        picture.thumbnail((256, 256))
+        picture.save(sink, format="png")
+        return sink.getvalue()

@@ -1,0 +1,152 @@
+"""Rows of a request: JSON to the values of modalities. Nothing in a request is ever read as a path of the server."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft.data import Dataset, Modality
+from weft.data.files import read_image
+from weft.data.kinds import kind_named
+from weft.data.kinds.base import Place
+from weft.errors import UserError, did_you_mean, some
+
+PIXELS = 40_000_000
+"""Of an image at most: what it unpacks to, not what is sent."""
+ARRAYS = {"series": 2, "tokens": 2, "vector": 1}
+"""Kinds that are nested lists of numbers, and how deep."""
+WAY_OUT = {
+    "image": 'upload it, or give {"base64": "..."}; a path is never read',
+    "text": "give a text",
+    "tabular": "give {column: cell}",
+    "date": "give {column: date}",
+}
+
+
+class Reader:
+    """Reads the rows that a model takes.
+
+    Args:
+        model: with its encoders; their kinds, and the table it was trained on, say what a value is.
+
+    Raises:
+        UserError: the model does not know its encoders, or one reads a kind that no request can hold.
+    """
+
+    def __init__(self, model: Any) -> None:
+        if getattr(model, "encoders", None) is None:
+            found = f"a {type(model).__name__} without encoders"
+            raise UserError("a server reads raw rows", found, "train the model on a store (weft encode) or a table")
+        self.kinds: dict[str, str] = {name: model.encoders[name]["kind"] for name in model.names}
+        table = (model.table or {}).get("modalities", {})
+        self.columns = {n: self._columns(table.get(n)) for n, kind in self.kinds.items() if kind in ("tabular", "date")}
+        self.types = {name: (table.get(name) or {}).get("types", {}) for name in self.columns}
+        odd = [k for k in self.kinds.values() if k not in ARRAYS and k not in WAY_OUT]
+        if odd or any(columns is None for columns in self.columns.values()):
+            found = some(odd) if odd else "a table whose columns the model does not know"
+            raise UserError("no request can hold such a value", found, f"served: {some([*ARRAYS, *WAY_OUT], 9)}")
+
+    @staticmethod
+    def _columns(entry: Mapping[str, Any] | None) -> Any:
+        return None if entry is None else [entry["column"]] if entry.get("column") else entry["columns"]
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Values of each row, modalities that are absent left out.
+
+        Raises:
+            UserError: an unknown modality, a value that is not of its kind, or a row without any.
+        """
+        return [self._row(number, row) for number, row in enumerate(rows)]
+
+    def _row(self, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+        for name in row:
+            if name not in self.kinds:
+                remedy = did_you_mean(str(name), self.kinds, "modalities")
+                raise UserError(f"row {number}: the model has no modality {name!r}"[:200], "an unknown name", remedy)
+        found = {name: self.value(name, cell, f"row {number}") for name, cell in row.items() if cell is not None}
+        found = {name: value for name, value in found.items() if value is not None}
+        if not found:
+            raise UserError(f"row {number} holds nothing", "no modality", f"give one of {some(self.kinds)}")
+        return found
+
+    def value(self, name: str, cell: Any, where: str) -> Any:
+        """One value; None where it is empty."""
+        kind, what = self.kinds[name], f"{where}, {name!r} ({self.kinds[name]})"
+        if kind == "image":
+            return cell if isinstance(cell, np.ndarray) else self._image(cell, what)
+        if kind in ARRAYS:
+            return _numbers(cell, ARRAYS[kind], what)
+        if kind == "text":
+            if not isinstance(cell, str):
+                raise _refused(what, cell, kind)
+            return cell.encode("utf-8", "replace").decode() if cell.strip() else None
+        columns = self.columns[name]
+        if not isinstance(cell, Mapping):
+            raise _refused(what, cell, kind)
+        for column, part in cell.items():
+            if column not in columns or not (part is None or isinstance(part, str | int | float)):
+                raise UserError(
+                    f"{what}: no such cell", repr(column)[:100], did_you_mean(str(column), columns, "columns")
+                )
+        place = Place(name, columns, ["row"], Path(), dict(self.types[name]))
+        try:
+            return kind_named(kind).convert([[cell.get(column)] for column in columns], place)[0]
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"{what}: a cell cannot be read", str(error)[:200], WAY_OUT[kind]) from None
+
+    def _image(self, cell: Any, what: str) -> np.ndarray:
+        if not (isinstance(cell, Mapping) and isinstance(cell.get("base64"), str) and len(cell) == 1):
+            raise _refused(what, cell, "image")
+        try:
+            content = base64.b64decode(cell["base64"].rpartition("base64,")[2], validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise UserError(f"{what}: this is no base64", str(error), WAY_OUT["image"]) from None
+        return image(content, what)
+
+    def dataset(self, rows: Sequence[Mapping[str, Any]]) -> Dataset:
+        """Rows that :meth:`rows` read, as a data set."""
+        modalities = {
+            name: Modality(kind, [row.get(name) for row in rows], tuple(self.columns.get(name, ())))
+            for name, kind in self.kinds.items()
+        }
+        return Dataset("request", [str(i) for i in range(len(rows))], modalities, {}, None, None, "retrieval")
+
+
+def image(content: bytes, what: str) -> np.ndarray:
+    """``(H, W, 3)`` uint8 of the bytes of a file.
+
+    Raises:
+        UserError: no image, or too large a one.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            if opened.width * opened.height > PIXELS:
+                found = f"{opened.width} x {opened.height}"
+                raise UserError(f"{what}: at most {PIXELS:,} pixels", found, "send a smaller one")
+            return np.asarray(read_image(opened, what))
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever they like at damaged files
+        raise UserError(f"{what}: this is no image", type(error).__name__, "send a whole PNG or JPEG") from None
+
+
+def _numbers(cell: Any, depth: int, what: str) -> np.ndarray:
+    try:
+        found = np.asarray(cell, dtype=np.float32)
+    except (ValueError, TypeError, OverflowError):
+        found = np.zeros(0, np.float32)
+    if not isinstance(cell, list) or found.ndim != depth or not found.size or not np.isfinite(found).all():
+        raise UserError(f"{what}: lists of finite numbers, {depth} deep", str(type(cell).__name__), "give a whole one")
+    return found
+
+
+def _refused(what: str, cell: Any, kind: str) -> UserError:
+    return UserError(f"{what}: not a value", type(cell).__name__, WAY_OUT[kind])

@@ -1,0 +1,220 @@
+"""The application in process: its answers are the library's, and whatever is sent to it, it says what was wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.cli.test_verbs import weft
+from weft.data import load_dataset
+from weft.errors import UserError
+from weft.models.explain import row_shapley
+from weft.models.outputs import png_bytes
+from weft.serve.app import BYTES, create_app
+from weft.serve.batching import Batcher
+from weft.serve.engine import Engine
+
+QUICK = ("--set", "epochs=2", "--quiet", "--data", "rows=90")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("serve")
+    weft("fit", "shapes", "--fusion", "gated", "--out", place / "model", "--store", place / "store", *QUICK)
+    pair = ("--modality", "image", "--modality", "caption")
+    weft("fit", "shapes", "--fusion", "two-tower", *pair, "--out", place / "pairs", "--store", place / "store", *QUICK)
+    return place
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Engine:
+    return Engine(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def aligner(folder: Path) -> Engine:
+    return Engine(folder / "pairs", source=load_dataset("shapes", rows=90))
+
+
+def photo(row: int = 0) -> bytes:
+    return png_bytes(np.asarray(load_dataset("shapes", rows=90).modalities["image"].values[row]))
+
+
+def full_row(row: int) -> dict[str, Any]:
+    modalities = load_dataset("shapes", rows=90).modalities
+    sent = {"base64": base64.b64encode(photo(row)).decode()}
+    return {
+        "image": sent,
+        "caption": modalities["caption"].values[row],
+        "sensor": modalities["sensor"].values[row].tolist(),
+    }
+
+
+def talk(engine: Engine, *requests: tuple[str, str, dict[str, Any]], together: bool = False) -> list[httpx.Response]:
+    async def run() -> list[httpx.Response]:
+        app = create_app(engine)
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            calls = [client.request(method, path, **options) for method, path, options in requests]
+            return list(await asyncio.gather(*calls)) if together else [await call for call in calls]
+
+    return asyncio.run(run())
+
+
+def test_answers_are_those_of_the_library(engine: Engine) -> None:
+    """One row, many rows, a form with a photo, and rows that lack modalities; with each modality's share."""
+    data = load_dataset("shapes", rows=90)
+    rows = [full_row(i) for i in range(5)] + [{"caption": "a large red circle"}]
+    one, many, form, why = talk(
+        engine,
+        ("POST", "/predict", {"json": {"rows": rows[0]}}),
+        ("POST", "/predict", {"json": {"rows": rows}}),
+        (
+            "POST",
+            "/predict/files",
+            {"data": {"row": json.dumps({"caption": "a red dot"})}, "files": {"image": photo()}},
+        ),
+        ("POST", "/predict", {"json": {"rows": rows[:5], "explain": True}}),
+    )
+    features = engine.model.encode(data, progress=False)
+    expected = engine.model.task.decide(engine.model.outputs(features, np.arange(5)))
+    found = many.json()["answers"]
+    assert one.json()["answers"][0]["prediction"] == found[0]["prediction"]
+    assert [a["prediction"] for a in found[:5]] == expected["prediction"].tolist()
+    p = [list(a["probability"].values()) for a in found[:5]]
+    np.testing.assert_allclose(p, expected["probability"], atol=1e-5)
+    shares = [list(a["shapley"].values()) for a in why.json()["answers"]]
+    np.testing.assert_allclose(shares, row_shapley(engine.model, features, np.arange(5)), atol=1e-4)
+    assert form.status_code == 200
+    assert set(form.json()["answers"][0]["probability"]) == set(engine.model.task.labels)
+
+
+def test_requests_at_once_share_a_batch_and_a_bad_one_spoils_no_other(engine: Engine) -> None:
+    captions = ["a red circle", "a blue square", "", "a green triangle"] * 5
+    requests = [("POST", "/predict", {"json": {"rows": {"caption": c}}}) for c in captions]
+    answers = talk(engine, *requests, together=True)
+    assert [r.status_code for r in answers] == [200 if c else 422 for c in captions]
+    alone = talk(engine, requests[1])[0].json()
+    assert answers[1].json()["answers"][0]["prediction"] == alone["answers"][0]["prediction"]
+
+
+def test_a_batch_that_fails_is_asked_row_by_row() -> None:
+    def work(rows: list[int]) -> list[int]:
+        if -1 in rows:
+            raise UserError("no", "-1", "yes")
+        return [row * 2 for row in rows]
+
+    async def run() -> list[Any]:
+        batcher = Batcher(work, most=8, wait=0.05)
+        found = await asyncio.gather(*(batcher.ask([n]) for n in (1, -1, 3)), return_exceptions=True)
+        await batcher.stop()
+        return found
+
+    first, second, third = asyncio.run(run())
+    assert (first, third) == ([2], [6])
+    assert isinstance(second, UserError)
+
+
+def test_words_find_photos_and_a_photo_finds_words(aligner: Engine) -> None:
+    sent = {"base64": base64.b64encode(photo(3)).decode()}
+    words, picture, vectors, item, gone = talk(
+        aligner,
+        ("POST", "/search", {"json": {"query": {"caption": "a large red circle"}, "top": 4}}),
+        ("POST", "/search", {"json": {"query": {"image": sent}}}),
+        ("POST", "/embed", {"json": {"rows": [{"caption": "a red circle", "image": sent}]}}),
+        ("GET", f"/item/image/{load_dataset('shapes', rows=90).ids[0]}", {}),
+        ("GET", "/item/image/..%2F..%2Fetc%2Fpasswd", {}),
+    )
+    assert len(words.json()["hits"]) == 4
+    assert words.json()["pictures"]
+    assert picture.json()["find"] == "caption"
+    assert picture.json()["hits"][0]["text"]
+    norms = [np.linalg.norm(v) for v in vectors.json()["embeddings"][0].values()]
+    np.testing.assert_allclose(norms, 1, atol=1e-5)
+    assert item.content[:4] == b"\x89PNG"
+    assert gone.status_code == 404
+
+
+def test_an_index_of_another_model_is_refused(folder: Path) -> None:
+    query = ("--query", "a red circle", "--data", "rows=90", "--index", folder / "index", "--quiet")
+    weft("search", folder / "pairs", "shapes", *query)
+    asked = ("POST", "/search", {"json": {"query": {"caption": "a circle"}}})
+    found = talk(Engine(folder / "pairs", folder / "index"), asked)
+    assert found[0].json()["hits"][0]["id"]
+    with pytest.raises(UserError, match="searched by an aligner"):
+        Engine(folder / "model", folder / "index")
+
+
+def malformed() -> list[tuple[str, str, dict[str, Any]]]:
+    """Forty requests that nobody should send."""
+    raw = [b"", b"{", b"null", b"[]", b'"x"', b"\xff\xfe", b"[" * 5000, b'{"rows": NaN}']
+    raw.append(b'{"rows": [{"caption": "\\ud800"}], "x": 1}')
+    bodies: list[Any] = [
+        {},
+        {"rows": []},
+        {"rows": {}},
+        {"rows": [{}]},
+        {"rows": 3},
+        {"rows": [3]},
+        {"rows": [{"caption": 3}]},
+        {"rows": [{"caption": ""}]},
+        {"rows": [{"caption": ["a"]}]},
+        {"rows": [{"captoin": "a red circle"}]},
+        {"rows": [{"image": "/etc/passwd"}]},
+        {"rows": [{"image": "photos/1.png"}]},
+        {"rows": [{"image": {"path": "/etc/passwd"}}]},
+        {"rows": [{"image": {"bytes": None, "path": "/etc/passwd"}}]},
+        {"rows": [{"image": {"base64": "%%%"}}]},
+        {"rows": [{"image": {"base64": ""}}]},
+        {"rows": [{"image": {"base64": base64.b64encode(photo()[:60]).decode()}}]},
+        {"rows": [{"image": {"base64": base64.b64encode(b"GIF89a" + bytes(20)).decode()}}]},
+        {"rows": [{"sensor": "1, 2, 3"}]},
+        {"rows": [{"sensor": [1, 2]}]},
+        {"rows": [{"sensor": [[1, 2], [3]]}]},
+        {"rows": [{"sensor": [["a"]]}]},
+        {"rows": [{"sensor": [[1e999]]}]},
+        {"rows": [{"sensor": [[1.0] * 7] * 4}]},
+        {"rows": [{"caption": "a red circle"}] * 1001},
+        {"rows": [{"caption": "a red circle"}], "explain": "perhaps"},
+    ]
+    found = [("POST", "/predict", {"content": b, "headers": {"Content-Type": "application/json"}}) for b in raw]
+    found += [("POST", "/predict", {"content": json.dumps(body).encode()}) for body in bodies]
+    found += [
+        ("POST", "/predict", {"content": b"x" * (BYTES + 1)}),
+        ("POST", "/predict/files", {"files": {"image": b"no image"}}),
+        ("POST", "/predict/files", {"files": {"../../etc/passwd": photo()}}),
+        ("POST", "/predict/files", {"data": {"row": "{"}}),
+        ("POST", "/embed", {"json": {"rows": {"caption": "a"}}}),
+    ]
+    return found
+
+
+def test_forty_malformed_requests_are_forty_clear_refusals(engine: Engine) -> None:
+    requests = malformed()
+    assert len(requests) == 40
+    for request, response in zip(requests, talk(engine, *requests), strict=True):
+        assert 400 <= response.status_code < 500, (request[1], str(request[2])[:200], response.text[:300])
+        assert {"what", "found", "remedy"} == set(response.json()), str(request[2])[:200]
+        assert "root:" not in response.text
+
+
+def test_health_figures_and_the_page(engine: Engine) -> None:
+    health, _, figures, page, schema = talk(
+        engine,
+        ("GET", "/health", {}),
+        ("POST", "/predict", {"json": {"rows": {"caption": "a red circle"}}}),
+        ("GET", "/metrics", {}),
+        ("GET", "/", {}),
+        ("GET", "/openapi.json", {}),
+    )
+    assert health.json() == {"status": "ok"}
+    assert 'weft_requests_total{path="/predict",status="200"} 1' in figures.text
+    assert "<title>weft</title>" in page.text
+    assert {"/predict", "/predict/files", "/embed", "/search", "/health", "/metrics"} <= set(schema.json()["paths"])
