@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from weft.errors import UserError
-from weft.files import lock, read_json, read_tensors, to_json, write_bytes, write_json, write_tensors
+from weft.files import lock, read_json, read_tensors, replacing, to_json, write_bytes, write_json, write_tensors
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -62,3 +62,17 @@ with lock(pathlib.Path(sys.argv[1])):
     holder.wait()
     with lock(tmp_path / "l", seconds=5):
         pass
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    with replacing(folder) as fresh:
+        (fresh / "a").write_text("old")
+    with pytest.raises(RuntimeError), replacing(folder) as fresh:
+        (fresh / "a").write_text("half")
+        raise RuntimeError
+    assert (folder / "a").read_text() == "old"
+    with replacing(folder) as fresh:
+        (fresh / "b").write_text("new")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert [p.name for p in folder.iterdir()] == ["b"]

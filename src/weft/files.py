@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -197,3 +198,14 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         remedy = "choose another --out, free some space, or ask for the right to write there"
         raise UserError("the output cannot be written", f"{path}: {error.strerror or error}", remedy) from error
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of ``folder`` at the end; nothing is replaced by what failed."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)

@@ -8,7 +8,6 @@ rows. The thresholds of its sets or intervals come from rows that a model has no
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from weft.compare.jobs import Setup, run_job
 from weft.compare.ledger import Job
 from weft.data import Split
 from weft.errors import UserError
-from weft.files import lock, read_json, write_json
+from weft.files import lock, read_json, replacing, write_json
 from weft.models.ensemble import EnsembleModel
 from weft.models.predictor import Predictor
 from weft.models.pretrained import load_model
@@ -110,12 +109,9 @@ def keep(setup: Setup, job: Job, plan: Plan, about: dict[str, Any], again: Again
             model.seen = setup.seen(fold, None if again is None else Split(rows, split.dev[:0], split.test))
             model.encoders = setup.encoders(fold, model.names)
             model.conformal = _conformal(setup, fold, model.names, rows, outputs)
-            fresh = folder.with_name(".winner.new")
-            shutil.rmtree(fresh, ignore_errors=True)
-            model.save_pretrained(fresh)
-            write_json(fresh / MARK, {"jobs": mark})
-            shutil.rmtree(folder, ignore_errors=True)
-            fresh.rename(folder)
+            with replacing(folder) as fresh:
+                model.save_pretrained(fresh)
+                write_json(fresh / MARK, {"jobs": mark})
         write_json(folder / MARK, {"jobs": mark, "refitted": again is not None, "method": job.method.name, **about})
         model = load_model(folder)
     outputs, target = model.outputs(setup.features_at(fold), split.test), setup.target[split.test]

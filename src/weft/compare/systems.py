@@ -41,6 +41,7 @@ from weft.compare.statistics import (
 from weft.compare.verdict import Said, Verdict, decide_variants, notes_of
 from weft.data import Dataset, Split
 from weft.errors import UserError
+from weft.files import replacing
 from weft.models.outputs import from_array, to_array
 from weft.models.pretrained import load_model
 from weft.models.seen import Seen
@@ -178,12 +179,8 @@ class _Trials:
             self.ledger.forget(job)
             self.train(job)
             return self.keep(methods)
-        winner = self.ledger.folder / "winner"
-        fresh = winner.with_name(".winner.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(folder, fresh)
-        shutil.rmtree(winner, ignore_errors=True)
-        fresh.rename(winner)
+        with replacing(self.ledger.folder / "winner") as fresh:
+            shutil.copytree(folder, fresh, dirs_exist_ok=True)
         return job
 
     def _rank(self, job: Job, found: Mapping[str, Any]) -> tuple[float, int]:

@@ -65,7 +65,7 @@ class Cocoop(TaskSystem):
         weights: str = "",
     ) -> None:
         super().__init__(task or {})
-        if not isinstance(self.answers, ClassificationTask):
+        if self.answers.reads != "classes":
             found = type(self.answers).__name__
             raise UserError("prompts are learned for names of classes", found, "name a classification target")
         self.clip, self.phrase, self.context, self.position = str(clip), phrase, context, position
