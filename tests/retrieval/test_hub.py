@@ -85,6 +85,13 @@ def test_neither_the_order_of_the_bank_nor_other_items_matter(kind: HubCorrectio
     torch.testing.assert_close(kind.bias(torch.cat([GALLERY, vectors(50, 3)]), BANK)[:9], bias)
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_query_that_comes_five_times_is_in_the_bank_once(kind: HubCorrection) -> None:
+    """A photo with five captions stands in five rows."""
+    gallery, bank = vectors(7, 1), vectors(5, 2)
+    torch.testing.assert_close(kind.bias(gallery, bank.repeat(5, 1)), kind.bias(gallery, bank))
+
+
 def planted() -> tuple[Tensor, Tensor, Tensor]:
     """Twenty matched pairs and, last in the gallery, the mean of all queries, which stands above most matches."""
     shared = torch.zeros(1, 31)

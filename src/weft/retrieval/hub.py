@@ -173,9 +173,10 @@ def _best(queries: Tensor, gallery: Tensor) -> Tensor:
 
 
 def _checked(vectors: Array, bank: Array) -> tuple[Tensor, Tensor]:
+    """Both as float32; a query that stands in the bank several times (a photo with five captions) is in it once."""
     v = check_embeddings(vectors, "vectors").detach().float()
     r = check_embeddings(bank, "bank").detach().float().to(v.device)
     if v.shape[1] != r.shape[1]:
         found = f"widths {v.shape[1]} and {r.shape[1]}"
         raise UserError("the bank lives in the space of the gallery", found, "embed both with the same aligner")
-    return v, r
+    return v, torch.unique(r, dim=0)
