@@ -51,7 +51,7 @@ class Table:
     @property
     def numbers(self) -> list[str]:
         """Columns of numbers."""
-        every = [name for kind, columns in self.modalities.values() if kind != "text" for name in columns]
+        every = [n for kind, columns in self.modalities.values() if kind not in ("text", "texts") for n in columns]
         return [name for name in every if name not in (*self.categories, *self.dates)]
 
 
@@ -183,7 +183,7 @@ def sentences(rows: list[tuple[str, str, Any]], number: bool = False) -> Table:
     """Two texts and what is said of them; some of them, if they are many."""
     order = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_ROWS])
     one, two, target = map(list, zip(*(rows[i] for i in order), strict=True))
-    modalities = {"one": ("text", ["one"]), "two": ("text", ["two"])}
+    modalities = {"one": ("text", ["one"]), "two": ("text", ["two"]), "likeness": ("texts", ["one", "two"])}  # as init
     return Table({"one": one, "two": two, "target": target}, "target", modalities, number=number)
 
 

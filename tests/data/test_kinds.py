@@ -20,7 +20,7 @@ from weft.encoders import create_encoder, encoders
 from weft.errors import UserError
 from weft.store import encode
 
-KNOWN = {"text", "image", "depth", "audio", "video", "series", "tabular", "date", "vector", "tokens"}
+KNOWN = {"text", "image", "depth", "audio", "video", "series", "tabular", "date", "vector", "tokens", "texts"}
 
 
 @pytest.fixture
@@ -71,6 +71,7 @@ def test_a_kind_of_ones_own_goes_the_whole_way(colour: str, tmp_path: Path) -> N
     ("kind", "value"),
     [
         ("text", "wörds \U0001f600"),
+        ("texts", ("one", None, "wörds \U0001f600")),
         ("tabular", (1.5, "a", None, datetime(2024, 1, 31, 12))),
         ("date", (datetime(2024, 1, 31), None)),
     ],

@@ -29,10 +29,10 @@ class Modality:
 
     Attributes:
         kind: decides what a value is, see :mod:`weft.data.kinds`:
-            ``text`` a non-empty str; ``image`` a path, PIL image or ``(H, W[, C])`` uint8 array; ``depth`` a path or
-            ``(H, W)`` array; ``audio`` a path or ``(samples, rate)``; ``video`` a path or ``(T, H, W, 3)`` array;
-            ``series`` a ``(T, C)`` array; ``tabular`` a tuple of cells (float, str, datetime or None); ``date`` a tuple
-            of datetimes or None; ``vector`` a ``(D,)`` array; ``tokens`` a ``(T, D)`` array.
+            ``text`` a non-empty str; ``texts`` a tuple of str or None; ``image`` a path, PIL image or ``(H, W[, C])``
+            uint8 array; ``depth`` a path or ``(H, W)`` array; ``audio`` a path or ``(samples, rate)``; ``video`` a path
+            or ``(T, H, W, 3)`` array; ``series`` a ``(T, C)`` array; ``tabular`` a tuple of cells (float, str, datetime
+            or None); ``date`` a tuple of datetimes or None; ``vector`` a ``(D,)`` array; ``tokens`` a ``(T, D)`` array.
         values: one per row; None where absent.
         fields: names of the cells of ``tabular`` and ``date``.
     """

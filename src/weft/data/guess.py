@@ -11,11 +11,14 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from weft.data.cells import CellType, is_blank, is_numeric, learn_type, read_cell, why_category
 from weft.data.columns import Columns, as_list
 from weft.data.entities import is_entity, names_people, why_in_time, why_not_cut, words_of
 from weft.data.entities import why_category as why_no_group
 from weft.data.kinds import kind_named, kinds
+from weft.data.kinds.text import LONG
 from weft.data.splits import Method
 from weft.data.table import FEW_CLASSES, SPLIT_WORDS, classes_of, label_set
 from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
@@ -24,6 +27,8 @@ from weft.errors import UserError, did_you_mean, some
 
 LOOKED_AT = 1000
 """Cells of a column that a kind is guessed from."""
+ALIKE, MOST_ALIKE = 2, 4
+"""Texts whose usual lengths differ by this factor at most are compared with one another, so many of them at most."""
 NONE = "none"
 """On the command line: no column in this role."""
 
@@ -122,7 +127,7 @@ def propose_table(
         roles["group"], proposal.reasons["group"] = found
         if not table.is_content(found[0]):
             free.remove(found[0])
-    modalities = _modalities(table, free, proposal)
+    modalities = _modalities(table, free, proposal) | _alike(table, free, proposal, roles["target"] is not None)
     if not modalities:
         found_columns = f"columns {some(table.cells, 20)}"
         raise UserError(
@@ -351,6 +356,25 @@ def _modalities(table: _Table, free: Sequence[str], proposal: Proposal) -> dict[
             if why is not None:
                 proposal.reasons[f"column {column!r}"] = f"categories, not numbers: {why}"
     return modalities
+
+
+def _alike(table: _Table, free: Sequence[str], proposal: Proposal, asked: bool) -> dict[str, ModalityConfig]:
+    """Texts of like length, such as two sentences, beside one another, where a target is asked for.
+
+    Without one they are the two sides of a retrieval, which this would give away.
+    """
+    texts = {n: _words(table.present(n)) for n in free if table.kind(n) == "text" and n not in proposal.left_out}
+    alike = [n for n, count in texts.items() if count >= LONG and count * ALIKE >= max(texts.values())]
+    if not asked or not 2 <= len(alike) <= MOST_ALIKE:
+        return {}
+    name = next(n for n in ("likeness", *(f"likeness {i}" for i in range(99))) if n not in free)
+    proposal.reasons[f"modality {name!r}"] = f"{some(alike)} are texts of like length: how alike they are may count"
+    return {name: ModalityConfig(kind="texts", columns=alike)}
+
+
+def _words(cells: Sequence[Any]) -> float:
+    """How many words a text usually has."""
+    return float(np.median([len(str(cell).split()) for cell in islice(cells, LOOKED_AT)])) if cells else 0.0
 
 
 def _types(table: _Table, columns: Sequence[str]) -> dict[str, CellType]:

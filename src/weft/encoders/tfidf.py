@@ -55,7 +55,7 @@ class Tfidf(Encoder):
         self, *, dims: Annotated[int, Field(ge=1)] = 128, max_terms: Annotated[int, Field(ge=1)] = 6000
     ) -> None:
         self.dims, self.max_terms = dims, max_terms
-        self.parts: list[_Terms] = []
+        self.parts: list[Terms] = []
 
     def fit(self, values: Sequence[Any]) -> None:
         """Learn n-grams, their weights and the directions.
@@ -68,7 +68,7 @@ class Tfidf(Encoder):
         texts = [
             str(values[i]) for i in np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST_TEXTS), dtype=int))
         ]
-        self.parts = [_Terms.learn(analyzer, texts, self.max_terms) for analyzer in ("word", "char_wb")]
+        self.parts = [Terms.learn(analyzer, texts, self.max_terms) for analyzer in ("word", "char_wb")]
         matrix, form = self._matrix(texts), _form(texts)
         directions = _directions(matrix, min(self.dims, *matrix.shape))
         self._mean, self._deviation = form.mean(axis=0), np.where(form.std(axis=0) > TINY, form.std(axis=0), 1.0)
@@ -113,22 +113,26 @@ class Tfidf(Encoder):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put them back."""
-        self.parts = [
-            _Terms(part["analyzer"], part["terms"], np.array(part["weights"], np.float32)) for part in state["parts"]
-        ]
+        self.parts = [Terms.restore(part) for part in state["parts"]]
         self._mean, self._deviation = np.array(state["mean"]), np.array(state["deviation"])
         levels = np.frombuffer(base64.b64decode(state["levels"]), dtype=np.int8)
         self._keep(levels.reshape(-1, state["width"]), np.array(state["scale"], np.float32))
 
 
-class _Terms:
-    """A vocabulary of n-grams and their weights."""
+class Terms:
+    """A vocabulary of n-grams and their weights.
+
+    Args:
+        analyzer: "word" (words and pairs of words) or "char_wb" (3 to 5 characters inside words).
+        terms: the n-grams.
+        weights: one per n-gram, larger where fewer texts have it.
+    """
 
     def __init__(self, analyzer: str, terms: list[str], weights: np.ndarray) -> None:
         self.analyzer, self.terms, self.weights = analyzer, terms, weights
 
     @classmethod
-    def learn(cls, analyzer: str, texts: Sequence[str], most: int) -> _Terms:
+    def learn(cls, analyzer: str, texts: Sequence[str], most: int) -> Terms:
         """The n-grams of two texts or more, the most frequent ones; of any text where there are none such."""
         for fewest in (2, 1):
             counter = _counter(analyzer, min_df=min(fewest, len(texts)), max_features=most)
@@ -155,6 +159,11 @@ class _Terms:
     def state(self) -> dict[str, Any]:
         """JSON."""
         return {"analyzer": self.analyzer, "terms": self.terms, "weights": [round(float(w), 4) for w in self.weights]}
+
+    @classmethod
+    def restore(cls, state: dict[str, Any]) -> Terms:
+        """What :meth:`state` gave."""
+        return cls(state["analyzer"], state["terms"], np.array(state["weights"], np.float32))
 
 
 def _form(texts: Sequence[str]) -> np.ndarray:

@@ -154,7 +154,7 @@ class WeftClassifier(ClassifierMixin, _Estimator):
         drop: columns to leave out.
         encoders: ``{modality: encoder}``, see :func:`weft.compare.compare_frame`.
         fractions: of train, dev and test. Dev rows choose; on test rows the comparison judges its methods. The kept
-            model, where it is classical, is fitted on train and dev rows together.
+            model is fitted on train and dev rows (:mod:`weft.compare.crossfit`).
         settings: further settings of the comparison, ``{"seeds": 3, "class_weights": "balanced"}``.
         folder: where features, jobs and the model stay; None: nowhere.
         random_state: of the split.
