@@ -73,14 +73,19 @@ def sections(registry: Registry[Any], but: Sequence[str] = ()) -> list[str]:
     """A section per operator: its options and the docstring of its file."""
     lines = []
     for name in (n for n in registry.names() if n not in but):
-        cls = registry.get(name)
-        fields = registry.schema(name).model_fields
-        options = ", ".join(f"`{key}={field.default!r}`" for key, field in fields.items())
-        source = Path(inspect.getfile(cls)).relative_to(Path(__file__).resolve().parents[1])
-        module = inspect.getmodule(cls)
-        lines += [f"## {name}", "", f"[{source}](../{source}). Options: {options or 'none'}.", ""]
-        lines += [markdown(inspect.cleandoc(module.__doc__ or "") if module else ""), ""]
+        lines += [f"## {name}", "", *about(registry, name), ""]
     return lines
+
+
+def about(registry: Registry[Any], name: str) -> list[str]:
+    """Where a class is written, its options, and the docstring of its file."""
+    cls = registry.get(name)
+    fields = registry.schema(name).model_fields
+    options = ", ".join(f"`{key}={field.default!r}`" for key, field in fields.items())
+    source = Path(inspect.getfile(cls)).relative_to(Path(__file__).resolve().parents[1])
+    module = inspect.getmodule(cls)
+    where = f"[{source}](../{source}). Options: {options or 'none'}."
+    return [where, "", markdown(inspect.cleandoc(module.__doc__ or "") if module else "")]
 
 
 def markdown(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Every command and every line of Python in the README runs, in the order a reader would run them."""
+"""Every command and every line of Python in the README and the how-tos runs, in the order a reader would run them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def steps() -> list[tuple[str, str]]:
-    """``("shell", command)`` and ``("python", code)`` of the README, without the set-up commands of make."""
+HOW_TOS = sorted((ROOT / "docs" / "howto").glob("*.md"))
+
+
+def steps(page: Path) -> list[tuple[str, str]]:
+    """``("shell", command)`` and ``("python", code)`` of a page, without the set-up commands of make."""
     found = []
-    for language, content in BLOCK.findall((ROOT / "README.md").read_text()):
+    for language, content in BLOCK.findall(page.read_text()):
         if language == "python":
             found.append(("python", content))
             continue
@@ -26,18 +29,29 @@ def steps() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.slow
-def test_readme_runs_as_written(tmp_path: Path) -> None:
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+def run(page: Path, folder: Path) -> None:
+    """Every step of a page in a folder of its own."""
+    (folder / "examples").symlink_to(ROOT / "examples")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
-    commands = steps()
-    assert len(commands) > 5
-    for kind, text in commands:
+    for kind, text in steps(page):
         command = ["bash", "-c", text] if kind == "shell" else [sys.executable, "-c", text]
-        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, f"{text}\n{result.stdout}\n{result.stderr}"
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, f"{page.name}: {text}\n{result.stdout}\n{result.stderr}"
+
+
+@pytest.mark.slow
+def test_readme_runs_as_written(tmp_path: Path) -> None:
+    assert len(steps(ROOT / "README.md")) > 5
+    run(ROOT / "README.md", tmp_path)
     assert (tmp_path / "shop/result/report.html").stat().st_size > 10_000
     lines = (tmp_path / "shop/predictions.csv").read_text().splitlines()
     assert len(lines) == 21
     assert lines[0].startswith('"id","prediction","probability_')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", HOW_TOS, ids=lambda page: page.stem)
+def test_how_tos_run_as_written(page: Path, tmp_path: Path) -> None:
+    assert steps(page)
+    run(page, tmp_path)

@@ -52,7 +52,7 @@ Norm = Literal["joint", "token"]
 
 @fusions.register("araf")
 class ARAF(Fusion):
-    """Alignment of one modality with the others, then enhancement.
+    r"""Alignment of one modality with the others, then enhancement.
 
     Args:
         dims, dim: see :class:`~weft.fusion.base.Fusion`; ``dim`` is also D.
