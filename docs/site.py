@@ -121,8 +121,9 @@ def arguments(text: str) -> Iterator[str]:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Formulas as MathML; links that leave the documentation as plain words."""
-    text = BLOCK.sub(lambda found: f'<div class="math">{mathml(found[1].strip(), "block")}</div>\n', markdown)
+    """Formulas as MathML; the README is the first page; other links that leave the documentation as plain words."""
+    text = markdown.replace("](../../README.md", "](../index.md")
+    text = BLOCK.sub(lambda found: f'<div class="math">{mathml(found[1].strip(), "block")}</div>\n', text)
     fenced = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
     return "".join(
         part if index % 2 else LINK.sub(lambda f: inside(f, page, files), part) for index, part in enumerate(fenced)
@@ -141,5 +142,9 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
 
 
 def mathml(formula: str, display: str = "inline") -> str:
-    """A formula; the empty group keeps a row that begins with a bracket from being read as an option."""
-    return str(convert(formula.replace(r"\begin{aligned}", r"\begin{aligned}{}"), display=display))
+    """A formula; several lines by the one environment of that kind that the converter knows.
+
+    The empty group keeps a row that begins with a bracket from being read as an option.
+    """
+    lines = formula.replace(r"\begin{aligned}", r"\begin{align*}{}").replace(r"\end{aligned}", r"\end{align*}")
+    return str(convert(lines.replace(r"\_", "_"), display=display))
