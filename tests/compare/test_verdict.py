@@ -356,3 +356,15 @@ def test_nothing_is_never_said_where_the_area_over_all_rows_is_above_a_half(tmp_
             outcomes.append(found.sentence)
     assert seen >= 4
     assert any("over all 700 rows, out of fold, a reaches auc" in sentence for sentence in outcomes)
+
+
+def test_few_rows_of_wide_features_are_reduced_to_as_many_as_a_fold_has() -> None:
+    """60 rows of 300 columns: no fold has more than 48 rows to learn axes from."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(["a", "b"], 30)
+    x = rng.normal(size=(60, 300))
+    x[:, :40] += 2.0 * (y == "a")[:, None]
+    task = create_task("classification", y)
+    outputs = out_of_fold(task, x, y, None)
+    assert outputs is not None
+    assert task.metrics(outputs, y)["accuracy"] > 0.9

@@ -118,9 +118,11 @@ def out_of_fold(task: Task, x: np.ndarray, target: np.ndarray, group: np.ndarray
     y = task.response(target)
     hot = np.eye(len(task.labels))[y] if task.estimator == "classifier" else np.asarray(y, dtype=np.float64)
     steps = [StandardScaler(), RidgeCV(np.logspace(0, 6, 7))]
-    if x.shape[1] > WIDE:
-        steps.insert(1, PCA(WIDE, random_state=0))
-    folds = PredefinedSplit(even_folds(y, group))
+    place = even_folds(y, group)
+    most = min(WIDE, len(x) - int(np.bincount(place).max()))
+    if x.shape[1] > most:
+        steps.insert(1, PCA(most, random_state=0))
+    folds = PredefinedSplit(place)
     values = cross_val_predict(make_pipeline(*steps), x.astype(np.float64), hot, cv=folds).reshape(len(x), -1)
     if task.estimator != "regressor":
         values = np.clip(values, 1e-3, 1 - 1e-3)
