@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,12 +32,37 @@ def steps(page: Path) -> list[tuple[str, str]]:
     return found
 
 
+def serve(text: str, folder: Path, environment: dict[str, str]) -> None:
+    """A server, on a free port, until it says that it is well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        ["bash", "-c", f"exec {text.partition('#')[0]} --port {port}"], cwd=folder, env=environment
+    )
+    try:
+        while True:
+            assert server.poll() is None, f"{text} ended with {server.returncode}"
+            try:
+                answer = httpx.get(f"http://127.0.0.1:{port}/health")
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        assert answer.json() == {"status": "ok"}
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
 def run(page: Path, folder: Path) -> None:
     """Every step of a page in a folder of its own."""
     (folder / "examples").symlink_to(ROOT / "examples")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
     for kind, text in steps(page):
+        if text.startswith("weft serve "):
+            serve(text, folder, environment)
+            continue
         command = ["bash", "-c", text] if kind == "shell" else [sys.executable, "-c", text]
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, f"{page.name}: {text}\n{result.stdout}\n{result.stderr}"

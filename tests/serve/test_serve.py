@@ -5,6 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +18,9 @@ import httpx
 import numpy as np
 import pytest
 
+import weft.serve.app as serving
 from tests.cli.test_verbs import weft
+from weft.cli.serve import serve
 from weft.data import load_dataset
 from weft.errors import UserError
 from weft.models.explain import row_shapley
@@ -218,3 +226,84 @@ def test_health_figures_and_the_page(engine: Engine) -> None:
     assert 'weft_requests_total{path="/predict",status="200"} 1' in figures.text
     assert "<title>weft</title>" in page.text
     assert {"/predict", "/predict/files", "/embed", "/search", "/health", "/metrics"} <= set(schema.json()["paths"])
+
+
+def test_a_slow_client_is_refused_and_holds_up_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body in many parts is one body; one that stops coming is 408, while another client is answered."""
+    monkeypatch.setattr(serving, "SECONDS", 1.0)
+    body = json.dumps({"rows": {"caption": "a red circle"}}).encode()
+    over = asyncio.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        for at in range(0, len(body), 5):
+            yield body[at : at + 5]
+
+    async def stalled() -> AsyncIterator[bytes]:
+        yield body[:5]
+        await over.wait()
+
+    async def run() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app=create_app(engine))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            headers = {"Content-Type": "application/json"}
+            slow = asyncio.create_task(client.post("/predict", content=stalled(), headers=headers))
+            other = await client.post("/predict", content=parts(), headers=headers)
+            assert not slow.done()
+            return [await slow, other]
+
+    slow, other = asyncio.run(run())
+    assert (slow.status_code, slow.json()["what"]) == (408, "the request came too slowly")
+    assert other.status_code == 200
+
+
+def test_without_the_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "fastapi" else name)
+    with pytest.raises(UserError, match=r"fastapi[^$]*pip install 'weft\[serve\]'"):
+        serve(tmp_path)
+
+
+def start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = f"from weft.cli import app; app(['serve', {str(folder / 'model')!r}, '--port', '{port}'])"
+    server = subprocess.Popen([sys.executable, "-c", code])
+    url = f"http://127.0.0.1:{port}"
+    while server.poll() is None:
+        try:
+            httpx.get(f"{url}/health")
+            return server, url
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError("the server did not start")
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_answers_the_same_and_a_signal_waits_for_an_open_request(folder: Path) -> None:
+    before = sorted(str(p) for p in folder.rglob("*"))
+    body = json.dumps({"rows": full_row(1)}).encode()
+    server, url = start(folder)
+    sent: dict[str, Any] = {"content": body, "headers": {"Content-Type": "application/json"}}
+    first = httpx.post(f"{url}/predict", **sent).raise_for_status().content
+    server.kill()
+    server.wait(20)
+    server, url = start(folder)
+    assert httpx.post(f"{url}/predict", **sent).content == first
+    port = int(url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        head = ("POST /predict HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}")
+        client.sendall("\r\n".join([*head, "", ""]).encode() + body[:50])
+        httpx.get(f"{url}/health")  # by now it has read that
+        server.terminate()
+        while True:  # until it takes no new ones
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                time.sleep(0.05)
+            except ConnectionError:
+                break
+        client.sendall(body[50:])
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(first)
+    assert server.wait(20) in (0, -signal.SIGTERM)
+    assert sorted(str(p) for p in folder.rglob("*")) == before
