@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -230,9 +231,9 @@ def test_health_figures_and_the_page(engine: Engine) -> None:
 
 def test_a_slow_client_is_refused_and_holds_up_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body in many parts is one body; one that stops coming is 408, while another client is answered."""
-    monkeypatch.setattr(serving, "SECONDS", 1.0)
     body = json.dumps({"rows": {"caption": "a red circle"}}).encode()
-    over = asyncio.Event()
+    over, app = asyncio.Event(), create_app(engine)
+    monkeypatch.setattr(serving, "SECONDS", 1.0)  # of bodies; that of answers is set
 
     async def parts() -> AsyncIterator[bytes]:
         for at in range(0, len(body), 5):
@@ -243,7 +244,7 @@ def test_a_slow_client_is_refused_and_holds_up_no_other(engine: Engine, monkeypa
         await over.wait()
 
     async def run() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(app=create_app(engine))
+        transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             headers = {"Content-Type": "application/json"}
             slow = asyncio.create_task(client.post("/predict", content=stalled(), headers=headers))
@@ -254,6 +255,32 @@ def test_a_slow_client_is_refused_and_holds_up_no_other(engine: Engine, monkeypa
     slow, other = asyncio.run(run())
     assert (slow.status_code, slow.json()["what"]) == (408, "the request came too slowly")
     assert other.status_code == 200
+
+
+def test_an_answer_that_takes_too_long_is_504_and_the_next_is_answered(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, predict = threading.Event(), engine.predict
+
+    def held(rows: list[Any]) -> Any:
+        free.wait(60)
+        return predict(rows)
+
+    monkeypatch.setattr(engine, "predict", held)
+    monkeypatch.setattr(serving, "SECONDS", 3.0)
+    body = {"rows": {"caption": "a red circle"}}
+
+    async def run() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app=create_app(engine))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            late = await client.post("/predict", json=body)
+            free.set()
+            return [late, await client.post("/predict", json=body), await client.get("/metrics")]
+
+    late, after, figures = asyncio.run(run())
+    assert (late.status_code, set(late.json())) == (504, {"what", "found", "remedy"})
+    assert after.status_code == 200
+    assert 'weft_requests_total{path="/predict",status="504"} 1' in figures.text
 
 
 def test_without_the_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -107,9 +107,8 @@ def create_app(engine: Engine, *, most: int = 64, wait: float = 0.002) -> FastAP
     """The application around an engine; ``most`` rows and ``wait`` seconds make a batch."""
     counts: Counter[tuple[str, int]] = Counter()
     spent: Counter[str] = Counter()
-    predict, explain = (Batcher(work, most, wait) for work in (engine.predict, engine.explain))
-    embed = Batcher(engine.embed, most, wait)
-    batchers = (predict, explain, embed)
+    works = (engine.predict, engine.explain, engine.embed)
+    batchers = predict, explain, embed = tuple(Batcher(work, most, wait, SECONDS) for work in works)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -123,11 +122,8 @@ def create_app(engine: Engine, *, most: int = 64, wait: float = 0.002) -> FastAP
     async def count(request: Request, call_next: Any) -> Any:
         began, status = time.perf_counter(), 500
         try:
-            response = await asyncio.wait_for(call_next(request), SECONDS)
+            response = await call_next(request)
             status = response.status_code
-        except TimeoutError:
-            status = 504
-            response = answer(504, "the answer took too long", f"more than {SECONDS:g} s", "send fewer rows")
         finally:
             route = request.scope.get("route")
             path = getattr(route, "path", "other")
@@ -140,6 +136,10 @@ def create_app(engine: Engine, *, most: int = 64, wait: float = 0.002) -> FastAP
     @app.exception_handler(UserError)
     async def refused(_: Request, error: UserError) -> Response:
         return answer(422, error.what, error.found, error.remedy)
+
+    @app.exception_handler(TimeoutError)
+    async def late(_: Request, error: TimeoutError) -> Response:
+        return answer(504, "the answer took too long", f"more than {predict.limit:g} s", "send fewer rows")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

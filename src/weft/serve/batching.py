@@ -19,26 +19,32 @@ class Batcher:
         work: rows to answers, one each.
         most: rows of a batch; a request is never cut.
         wait: seconds that a batch is held open for others.
+        limit: seconds until whoever asked hears that it took too long; None: never. A thread cannot be stopped, so what
+            is being worked on is finished, for nobody.
     """
 
-    def __init__(self, work: Work, most: int = 64, wait: float = 0.002) -> None:
-        self.work, self.most, self.wait = work, most, wait
+    def __init__(self, work: Work, most: int = 64, wait: float = 0.002, limit: float | None = None) -> None:
+        self.work, self.most, self.wait, self.limit = work, most, wait, limit
         self.batches = self.rows = 0
         self._thread = ThreadPoolExecutor(1)
         self._queue: asyncio.Queue[tuple[list[Any], asyncio.Future[Any]] | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
 
     async def ask(self, rows: list[Any]) -> list[Any]:
-        """Answers of rows, in their order; what ``work`` raised for them is raised here."""
+        """Answers of rows, in their order; what ``work`` raised for them is raised here.
+
+        Raises:
+            TimeoutError: it took longer than the limit, waiting included.
+        """
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         await self._queue.put((rows, answer))
-        return list(await answer)
+        return list(await asyncio.wait_for(answer, self.limit))
 
     async def alone(self, work: Callable[[], Any]) -> Any:
-        """Something else, by the same thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        """Something else, by the same thread; raises as :meth:`ask`."""
+        return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._thread, work), self.limit)
 
     async def stop(self) -> None:
         """After what is waiting has been answered."""
