@@ -42,7 +42,7 @@ def table(tmp_path: Path) -> Path:
 def test_every_verb_takes_any_name(table: Path, tmp_path: Path) -> None:
     config, store, model = tmp_path / "a [b].yaml", tmp_path / "store", tmp_path / "model [x]"
     weft("init", table, "--out", config, "--target", "y $", "--id", "id")
-    assert set(load_config(config).modalities) == {*TEXTS, "tabular"}
+    assert set(load_config(config).modalities) == {*TEXTS, "likeness", "tabular"}
     assert weft("check", config, "--json")["rows"] == 48
     assert "[/b]" in weft("check", config)
     weft("encode", config, "--out", store, "--quiet")
