@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import compare_ab, peak_memory, set_threads, write_result
+from harness import compare_sides, set_threads, write_result
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -163,11 +163,7 @@ def main() -> None:
     for size in sizes:
         check(size)
         ours, theirs, _ = sides(size)
-        figures[size] = compare_ab(f"fafnet {size}, forward and backward", ours, theirs, repeats=5)
-        for side, label in enumerate(("ours", "reference")):
-            figures[size][label]["memory"] = peak_memory(one_side, size, side, threads=1)
-        memory = [figures[size][label]["memory"]["peak_bytes"] for label in ("ours", "reference")]
-        print(f"  peak memory {memory[0] / 2**20:.0f} MiB of {memory[1] / 2**20:.0f} MiB: {memory[0] / memory[1]:.2f}")
+        figures[size] = compare_sides(f"fafnet {size}, forward and backward", ours, theirs, one_side, size)
     write_result("fafnet", {"figures": figures, "real_time_factor": real_time(sizes)})
 
 

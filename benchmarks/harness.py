@@ -140,6 +140,25 @@ def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, threads: 
     return figures
 
 
+def compare_sides(
+    label: str, ours: Callable[[], Any], theirs: Callable[[], Any], one_side: Callable[..., Callable[[], Any]], key: str
+) -> dict[str, Any]:
+    """:func:`compare_ab` on one thread, with the peak memory of each side in a process of its own, printed.
+
+    Args:
+        label: what is measured.
+        ours, theirs: a step of each.
+        one_side: makes a step alone, of ``key`` and 0 (ours) or 1 (theirs).
+        key: of the size or part.
+    """
+    found = compare_ab(label, ours, theirs, repeats=5)
+    memory = [peak_memory(one_side, key, side, threads=1) for side in (0, 1)]
+    found["ours"]["memory"], found["reference"]["memory"] = memory
+    a, b = (side["peak_bytes"] for side in memory)
+    print(f"  peak memory {a / 2**20:.0f} MiB of {b / 2**20:.0f} MiB: {a / b:.2f}")
+    return found
+
+
 def peak_allocated(call: Callable[[], Any]) -> int:
     """The most bytes of memory that torch held at once for tensors made in a call, its second; on the CPU, exact."""
     call()

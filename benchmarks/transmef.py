@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import compare_ab, peak_memory, set_threads, write_result
+from harness import compare_sides, set_threads, write_result
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -115,11 +115,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for size in sys.argv[1:] or list(SIZES):
         ours, theirs, _ = sides(size)
-        figures[size] = compare_ab(f"transmef {size}, a step of three tasks", ours, theirs, repeats=5)
-        for side, label in enumerate(("ours", "reference")):
-            figures[size][label]["memory"] = peak_memory(one_side, size, side, threads=1)
-        memory = [figures[size][label]["memory"]["peak_bytes"] for label in ("ours", "reference")]
-        print(f"  peak memory {memory[0] / 2**20:.0f} MiB of {memory[1] / 2**20:.0f} MiB: {memory[0] / memory[1]:.2f}")
+        figures[size] = compare_sides(f"transmef {size}, a step of three tasks", ours, theirs, one_side, size)
     write_result("transmef", {"figures": figures})
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import transformers
-from harness import compare_ab, peak_memory, set_threads, write_result
+from harness import compare_sides, set_threads, write_result
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.bridgetower.modeling_bridgetower import BridgeTowerBertCrossLayer
@@ -172,11 +172,7 @@ def main() -> None:
         check(name)
         torch.manual_seed(0)
         ours, theirs, _ = PARTS[name](PUBLISHED, torch.float32)
-        figures[name] = compare_ab(name, ours, theirs, repeats=5)
-        for side, label in enumerate(("ours", "reference")):
-            figures[name][label]["memory"] = peak_memory(one_side, name, side, threads=1)
-        memory = [figures[name][label]["memory"]["peak_bytes"] for label in ("ours", "reference")]
-        print(f"  peak memory {memory[0] / 2**20:.0f} MiB of {memory[1] / 2**20:.0f} MiB: {memory[0] / memory[1]:.2f}")
+        figures[name] = compare_sides(name, ours, theirs, one_side, name)
     write_result("vision_language", {"figures": figures})
 
 
