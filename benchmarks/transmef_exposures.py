@@ -199,7 +199,7 @@ def draw(rows: Sequence[dict[str, np.ndarray]], path: Path, inches: float) -> No
             ax.axis("off")
             if k == 0:
                 ax.set_title(title, fontsize=9)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=60)
 
 
 if __name__ == "__main__":
