@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -29,6 +30,7 @@ from weft.models.outputs import png_bytes
 from weft.serve.app import BYTES, create_app
 from weft.serve.batching import Batcher
 from weft.serve.engine import Engine
+from weft.serve.rows import Reader
 
 QUICK = ("--set", "epochs=2", "--quiet", "--data", "rows=90")
 
@@ -227,6 +229,17 @@ def test_health_figures_and_the_page(engine: Engine) -> None:
     assert 'weft_requests_total{path="/predict",status="200"} 1' in figures.text
     assert "<title>weft</title>" in page.text
     assert {"/predict", "/predict/files", "/embed", "/search", "/health", "/metrics"} <= set(schema.json()["paths"])
+
+
+def test_texts_that_are_compared_are_named_by_their_columns() -> None:
+    table = {"modalities": {"likeness": {"kind": "texts", "columns": ["one", "two"]}}}
+    model = SimpleNamespace(names=("likeness",), encoders={"likeness": {"kind": "texts"}}, table=table)
+    reader = Reader(model)
+    assert reader.rows([{"likeness": {"two": "b", "one": "a"}}]) == [{"likeness": ("a", "b")}]
+    with pytest.raises(UserError, match=r"give \{column: text\}"):
+        reader.rows([{"likeness": "a"}])
+    with pytest.raises(UserError, match="holds nothing"):
+        reader.rows([{"likeness": {"one": "a"}}])
 
 
 def test_a_slow_client_is_refused_and_holds_up_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ WAY_OUT = {
     "text": "give a text",
     "tabular": "give {column: cell}",
     "date": "give {column: date}",
+    "texts": "give {column: text}",
 }
 
 
@@ -45,7 +46,8 @@ class Reader:
             raise UserError("a server reads raw rows", found, "train the model on a store (weft encode) or a table")
         self.kinds: dict[str, str] = {name: model.encoders[name]["kind"] for name in model.names}
         table = (model.table or {}).get("modalities", {})
-        self.columns = {n: self._columns(table.get(n)) for n, kind in self.kinds.items() if kind in ("tabular", "date")}
+        of_columns = [n for n, kind in self.kinds.items() if kind in WAY_OUT and kind_named(kind).several]
+        self.columns = {name: self._columns(table.get(name)) for name in of_columns}
         self.types = {name: (table.get(name) or {}).get("types", {}) for name in self.columns}
         odd = [k for k in self.kinds.values() if k not in ARRAYS and k not in WAY_OUT]
         if odd or any(columns is None for columns in self.columns.values()):
