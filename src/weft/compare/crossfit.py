@@ -10,6 +10,9 @@ has; thresholds of sets and intervals come from the same answers, none of which 
 part, so the figures of the kept model on them are as honest as before; those of the table are of models without dev
 rows.
 
+Rows of a temporal split are dealt like any others: what is kept knows the latest rows, but its weights and thresholds
+are chosen as if the future were like the past.
+
 The fits are jobs of a ledger of their own (``again/``), so they run in several processes and go on where they stopped.
 
 Breiman, "Stacked regressions", Machine Learning 1996; Caruana et al., ICML 2004 (the selection); AutoGluon bags so.
@@ -18,7 +21,7 @@ Breiman, "Stacked regressions", Machine Learning 1996; Caruana et al., ICML 2004
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +38,23 @@ FOLDS, MOST = 5, 16
 FREE = ("rounds", "strength")
 """What every fit finds for itself, on the part it is fitted without."""
 Parts = Sequence[tuple[Job, float]]
+
+
+@dataclass(frozen=True)
+class Again:
+    """A model fitted on train and dev rows.
+
+    Attributes:
+        setup: of its jobs.
+        parts: the jobs, weighed.
+        rows: train and dev rows, ``(n,)``.
+        outputs: out-of-fold outputs ``(n, K)`` of the mean on them.
+    """
+
+    setup: Setup
+    parts: Parts
+    rows: np.ndarray
+    outputs: np.ndarray
 
 
 def inside(setup: Setup, fold: int) -> Setup | None:
@@ -91,11 +111,8 @@ def unseen(inner: Setup, jobs: Sequence[Job]) -> np.ndarray:
     return np.asarray(outputs[np.argsort(rows)])
 
 
-def weighed(inner: Setup, jobs: Iterable[Job]) -> tuple[Parts, np.ndarray, np.ndarray] | None:
-    """The methods that are whole, weighed: their jobs, the rows that are dealt, and out-of-fold outputs of the mean.
-
-    None where no method was fitted without every part.
-    """
+def weighed(inner: Setup, jobs: Iterable[Job]) -> Again | None:
+    """The methods that were fitted without every part, weighed; None where there is no such method."""
     by_method: dict[str, list[Job]] = {}
     for job in jobs:
         result = inner.ledger.get(job)
@@ -109,4 +126,4 @@ def weighed(inner: Setup, jobs: Iterable[Job]) -> tuple[Parts, np.ndarray, np.nd
     n = len(rows)
     weights = select(task, outputs, target, bags=BAGS if n < FEW else 0, loss_alone=by_loss(task, n))
     used = [(job, w / FOLDS) for jobs, w in zip(whole.values(), weights.tolist(), strict=True) if w for job in jobs]
-    return used, rows, task.average(outputs[weights > 0], weights[weights > 0])
+    return Again(inner, used, rows, task.average(outputs[weights > 0], weights[weights > 0]))

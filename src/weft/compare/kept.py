@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from weft.compare.crossfit import Parts
+from weft.compare.crossfit import Again
 from weft.compare.ensembles import Plan, members_of
 from weft.compare.jobs import Setup, run_job
 from weft.compare.ledger import Job
@@ -27,23 +27,6 @@ from weft.models.pretrained import load_model
 from weft.tasks.conformal import Conformal
 
 MARK = "compare.json"
-
-
-@dataclass(frozen=True)
-class Again:
-    """What :mod:`weft.compare.crossfit` found.
-
-    Attributes:
-        setup: of its jobs.
-        parts: the jobs, weighed.
-        rows: train and dev rows.
-        outputs: out-of-fold outputs ``(n, K)`` of the mean on them.
-    """
-
-    setup: Setup
-    parts: Parts
-    rows: np.ndarray
-    outputs: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from weft.compare import crossfit, ensembles
 from weft.compare.comparison import Comparison
 from weft.compare.contributions import Contributions
 from weft.compare.costs import Costs
+from weft.compare.crossfit import Again
 from weft.compare.evidence import Evidence
 from weft.compare.jobs import Setup, choose
-from weft.compare.kept import Again, Kept, keep
+from weft.compare.kept import Kept, keep
 from weft.compare.ledger import Job
 from weft.compare.methods import (
     FIRST_FUSIONS,
@@ -250,8 +251,7 @@ class Rounds:
         self._next_answer, self.display.costs = math.inf, self.costs.at(inner)
         with Crew(inner, self.display) as crew:
             crew.run(jobs, limit)
-        found = crossfit.weighed(inner, jobs)
-        return None if found is None else Again(inner, *found)
+        return crossfit.weighed(inner, jobs)
 
     def _look(self) -> None:
         """Between two jobs: an early answer, when its time has come."""
