@@ -81,7 +81,8 @@ def about(registry: Registry[Any], name: str) -> list[str]:
     """Where a class is written, its options, and the docstring of its file."""
     cls = registry.get(name)
     fields = registry.schema(name).model_fields
-    options = ", ".join(f"`{key}={field.default!r}`" for key, field in fields.items())
+    shown = (key if field.is_required() else f"{key}={field.default!r}" for key, field in fields.items())
+    options = ", ".join(f"`{option}`" for option in shown)
     source = Path(inspect.getfile(cls)).relative_to(Path(__file__).resolve().parents[1])
     module = inspect.getmodule(cls)
     where = f"[{source}](../{source}). Options: {options or 'none'}."

@@ -42,4 +42,6 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert "<mtr>" in formula
     assert "&amp;</m" not in formula  # lines that were not understood
     assert {path.name for path in (tmp_path / "systems").iterdir()} >= set(systems.names())
+    pages = [page.read_text() for page in tmp_path.glob("systems/*/index.html")]
+    assert not any("PydanticUndefined" in page for page in pages)  # an option without a default
     assert "#your-own-table" in (tmp_path / "howto" / "tour" / "index.html").read_text()
