@@ -1,11 +1,14 @@
-# Two commands do everything, each with its own set-up: `make demo` and `make test`.
+# Two commands do everything, each with its own set-up: `make demo` and `make test`; `make dist-check` builds the
+# wheel from the sdist and tries it in an environment that holds nothing else.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
+UV     := UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv
+DIST   := runs/dist
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check dist-check docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/weft compare shapes --data rows=600 --fusions concat,additive,gated,lmf --seeds 3 --set trials=2 \
@@ -20,6 +23,13 @@ check: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+dist-check: $(VENV)/.uv
+	rm -rf $(DIST)
+	$(UV) build --quiet --out-dir $(DIST)
+	$(UV) venv --quiet --python $(PYTHON) $(DIST)/bare
+	$(UV) pip install --quiet --python $(DIST)/bare/bin/python -c constraints.txt "weft[serve] @ file://$$(ls $(CURDIR)/$(DIST)/*.whl)"
+	OMP_NUM_THREADS=1 $(DIST)/bare/bin/python -P tests/installed.py .
+
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
@@ -30,6 +40,10 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.core
 	$(PIP) -e ".[test]"
+	touch $@
+
+$(VENV)/.uv: $(VENV)/.core
+	$(PIP) uv
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.core
