@@ -1,7 +1,12 @@
-"""Five-answer VQA: METER with co-attention, with merged attention, UNITER, and the question alone, in one comparison.
+"""Five-answer VQA: METER's two attentions, UNITER, the best fusion of ``weft compare`` and the question alone, in one
+comparison with one verdict; and the same networks pre-trained on captions first.
 
-``python benchmarks/vqa_meter_uniter.py VQA IMAGE_MODEL OUT [SEEDS] [EPOCHS]``. Small networks over the words of the
-training questions and the frozen cells of one image model; every variant has the same rows, seeds and settings.
+    python benchmarks/vqa_meter_uniter.py FOLDER OUT IMAGE_MODEL TEXT_MODEL [SEEDS] [EPOCHS] [FIRST]
+
+FOLDER holds ``vqa``, ``coco`` and ``flickr8k``. Rows, seeds and settings are the same for all, nothing is tuned.
+*Words*: networks over the words of the training questions and the frozen cells of the image model. *Frozen text*:
+fusions over the same cells and the frozen tokens of the text model. Pre-training: once, on all training captions of
+both sets. SEEDS 0 does that alone; more seeds go on from fewer.
 """
 
 from __future__ import annotations
@@ -9,37 +14,117 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
+from harness import fill_page, set_threads, write_result
 
 from weft.compare.systems import compare_systems
-from weft.data import load_dataset, make_splits
+from weft.data import Dataset, Modality, load_dataset, make_splits
 from weft.files import write_json
 from weft.training.config import TrainConfig
+from weft.training.system_task import fit_system, make_system
 
-METER = {"text": {"layers": 1}, "head_rate": 1.0, "cross_rate": 1.0}
-VARIANTS = {
-    "co-attention": {"fusion": "co", "layers": 2, **METER},
-    "merged attention": {"fusion": "merged", "layers": 4, **METER},
-    "UNITER": {"system": "uniter", "layers": 5, "head_rate": 1.0},
-    "question alone": {"fusion": "text", "layers": 4, **METER},
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "meter_uniter.md"
+SHARED = {"dim": 64, "dropout": 0.2}
+NET = {"heads": 4, "length": 40}
+METER = {**NET, "text": {"layers": 1}, "head_rate": 1.0, "cross_rate": 1.0}
+PRETRAINING: dict[str, tuple[str, dict[str, Any]]] = {
+    "MLM + ITM, METER": ("meter-pairs", {**METER, "fusion": "co", "layers": 2, "objectives": ("mlm", "itm")}),
+    "MLM + ITM, UNITER": ("uniter-pairs", {**NET, "layers": 5, "objectives": {"mlm": 1, "itm": 1}, "wra": 0.0}),
+    "MLM + ITM + WRA, UNITER": ("uniter-pairs", {**NET, "layers": 5, "objectives": {"mlm": 1, "itm": 1}, "wra": 0.1}),
 }
 
 
-def main(root: str, model: str, out: str, seeds: str = "3", epochs: str = "30") -> None:
-    torch.set_num_threads(1)
-    data = load_dataset("vqa", root=Path(root))
-    shared = {"image": f"hf:{model}", "dim": 64, "heads": 4, "dropout": 0.2, "length": 40, "loss": "task"}
-    config = TrainConfig(epochs=int(epochs), batch_size=32, lr=1e-3, warmup=0.1, patience=8, weight_decay=0.05)
-    started = time.monotonic()
-    found = compare_systems(
-        "meter", data, [make_splits(data)], VARIANTS, options=shared, seeds=int(seeds), config=config, folder=Path(out)
+def captions(folder: Path) -> Dataset:
+    """The captions of COCO and Flickr8k under one another; COCO's test part is left out of training too."""
+    parts = [load_dataset(name, root=folder / name) for name in ("coco", "flickr8k")]
+    columns = {
+        name: Modality(kind, [v for part in parts for v in part.modalities[name].values])
+        for name, kind in (("image", "image"), ("text", "text"))
+    }
+    ids = [f"{part.name}/{row}" for part in parts for row in part.ids]
+    group = np.concatenate([np.char.add(f"{part.name}/", part.group.astype(str)) for part in parts])
+    split = np.concatenate([part.split for part in parts])
+    return Dataset("captions", ids, columns, {}, split, group, "retrieval")
+
+
+def pretrained(folder: Path, out: Path, image: str, epochs: int) -> dict[str, Path]:
+    """The models of ``PRETRAINING``, each trained once."""
+    data, made = captions(folder), {}
+    split = make_splits(data)
+    for name, (system, options) in PRETRAINING.items():
+        made[name] = out / name
+        if not (made[name] / "best").is_dir():
+            started = time.process_time()
+            model = make_system(system, data, split.train, image=image, **SHARED, **options)
+            settings = {"epochs": epochs, "batch_size": 64, "lr": 1e-3, "warmup": 0.1, "patience": 0}
+            history = fit_system(model, data, split, settings, made[name], progress=False)
+            losses = {k: round(v, 3) for k, v in history.best.items() if "loss" in k}
+            print(name, len(split.train), "captions", losses, f"{time.process_time() - started:.0f} CPU s", flush=True)
+    return made
+
+
+def variants(image: str, text: str, begin: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    """All that is compared; the first is what the others are tested against."""
+    meter, uniter = (
+        {"image": image, "loss": "task", **METER},
+        {"system": "uniter", "image": image, "loss": "task", **NET},
     )
+    meter = {"system": "meter", **meter}
+    fused = {"image": image, "text": text}
+    found = {
+        "question alone, frozen text": {**fused, "only": "text"},
+        "question alone, words": {**meter, "fusion": "text", "layers": 4},
+        "METER co-attention, words": {**meter, "fusion": "co", "layers": 2},
+        "METER merged attention, words": {**meter, "fusion": "merged", "layers": 4},
+        "UNITER, words": {**uniter, "layers": 5, "head_rate": 1.0},
+        "cross-attention, frozen text": {**fused, "fusion": "cross-attention"},
+        "co-attention, frozen text": {**fused, "fusion": "co-attention", "fusion_options": {"dropout": 0.2}},
+        "merged attention, frozen text": {**fused, "fusion": "merged-attention", "fusion_options": {"dropout": 0.2}},
+    }
+    for name, folder in begin.items():
+        base = found["METER co-attention, words" if "METER" in name else "UNITER, words"]
+        found[f"{name.split(', ')[1]}, after {name.split(', ')[0]}"] = {**base, "begin": str(folder)}
+    return found
+
+
+def main(folder: str, out: str, image: str, text: str, seeds: str = "5", epochs: str = "8", first: str = "5") -> None:
+    set_threads(1)
+    begin = pretrained(Path(folder), Path(out), f"hf:{image}", int(first))
+    if seeds == "0":
+        return
+    data = load_dataset("vqa", root=Path(folder) / "vqa")
+    config = TrainConfig(epochs=int(epochs), batch_size=32, lr=1e-3, warmup=0.1, patience=3, weight_decay=0.05)
+    chosen = variants(f"hf:{image}", f"hf:{text}", begin)
+    started = time.process_time()
+    found = compare_systems(
+        "frozen-fusion", data, [make_splits(data)], chosen, options=SHARED, seeds=int(seeds), config=config,
+        folder=Path(out) / "compare", progress=False,
+    )  # fmt: skip
     write_json(Path(out) / "comparison.json", found.to_dict())
-    for variant, metrics in found.metrics.items():
-        print(variant, {name: [round(v, 4) for v in values] for name, values in metrics.items()})
-    print(found.gains)
-    print(found.sentence, f"{time.monotonic() - started:.0f} s")
+    lines = [
+        "| | accuracy | balanced accuracy | log loss | gain over the first (95 % CI) | p (Holm) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, metrics in found.metrics.items():
+        cells = [np.array(metrics[key]) for key in ("accuracy", "balanced_accuracy", "log_loss")]
+        gain = found.gains.get(name, {}).get(found.primary)
+        tested = (
+            "| | |"
+            if gain is None
+            else f"| {gain['gain']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f}) | {gain['p_holm']:.2g} |"
+        )
+        lines.append(f"| {name} | " + " | ".join(f"{c.mean():.3f} +- {c.std():.3f}" for c in cells) + f" {tested}")
+    lines += [
+        "",
+        f"**{found.sentence}**",
+        "",
+        f"{seeds} seeds, at most {epochs} epochs; pre-training {first} epochs, one seed.",
+    ]
+    fill_page(PAGE, lines)
+    write_result("vqa_meter_uniter", {"metrics": found.metrics, "gains": found.gains, "sentence": found.sentence})
+    print("\n".join(lines), f"\n{time.process_time() - started:.0f} CPU s")
 
 
 if __name__ == "__main__":

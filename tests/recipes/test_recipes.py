@@ -12,7 +12,7 @@ from weft.cli import app
 from weft.errors import UserError
 from weft.recipes.recipe import load_recipe, recipe_names
 
-GIVEN = {"DATA": "data", "IMAGE": "hf:google/mobilenet_v2_1.0_224"}
+GIVEN = {"DATA": "data", "IMAGE": "hf:google/mobilenet_v2_1.0_224", "CLASSES": "classes", "CAPTIONS": "captions"}
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -110,6 +110,11 @@ class Vocabulary:
         found: list[list[int]] = self._tokenizer(list(texts))["input_ids"] if texts else []
         return found
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """What ids stand for."""
+        found: list[str] = self._tokenizer.convert_ids_to_tokens(list(ids))
+        return found
+
     def padded(self, rows: Sequence[Sequence[int]], fill: int | None = None) -> Tokens:
         """Ids ``(B, T)`` int64 and which of them are real."""
         longest = max(map(len, rows))
@@ -163,11 +168,7 @@ class Reader(nn.Module):
 
     def raw(self, data: Dataset, column: str, rows: np.ndarray) -> Tokens:
         """Tokens of the pictures of rows ``(B, N, width)``, as the encoder makes them."""
-        kept, key = KEPT.setdefault(data, {}), canonical([column, self.encoder])
-        if key not in kept:
-            alone = Dataset(data.name, data.ids, {"image": _there(data, column)}, {}, None, None, "retrieval")
-            kept[key] = encode_rows({"image": self.encoder}, alone, progress=False)
-        return kept[key].gather(rows)["image"]
+        return features_of(data, column, self.encoder or {}).gather(rows)["image"]
 
     def pictures(self, data: Dataset, column: str, rows: np.ndarray) -> Tokens:
         """``(n, T, D)`` tokens of the pictures, standardised by what the training rows have."""
@@ -182,32 +183,60 @@ class Reader(nn.Module):
             self.standardise.fit({"image": self.raw(data, column, part)} for part in parts)
 
 
+def features_of(data: Dataset, column: str, spec: dict[str, Any]) -> MemoryFeatures:
+    """Tokens of all values of a column, by the encoder of a :func:`frozen_encoder`, under the name of its kind."""
+    kept, key = KEPT.setdefault(data, {}), canonical([column, spec])
+    if key not in kept:
+        alone = Dataset(data.name, data.ids, {spec["kind"]: _there(data, column)}, {}, None, None, "retrieval")
+        kept[key] = encode_rows({spec["kind"]: spec}, alone, progress=False)
+    return kept[key]
+
+
 def _there(data: Dataset, column: str) -> Any:
-    """The pictures, the first one where there is none: such rows are refused before they are read."""
+    """The values, the first one where there is none: such rows are refused before they are read."""
     modality = data.modalities[column]
     first = next(value for value in modality.values if value is not None)
     return replace(modality, values=[first if value is None else value for value in modality.values])
 
 
-def image_encoder(name: str, sample: Any, pixels: int | None = None) -> tuple[dict[str, Any], int, int]:
-    """What makes frozen picture tokens, as JSON, how many there are of a picture, and their width.
+def frozen_encoder(
+    name: str, kind: str, sample: Any, *, learn_from: Sequence[Any] | None = None, **options: Any
+) -> tuple[dict[str, Any], int, int]:
+    """What makes frozen tokens, as JSON, how many there are of a sample, and their width.
 
     Args:
-        name: ``hf:<folder or hub name>``, or a built-in encoder of images.
-        sample: a picture.
-        pixels: side that pictures are resized to, for models of transformers that take any.
+        name: ``hf:<folder or hub name>``, or a built-in encoder of the kind.
+        kind: ``"image"``, ``"text"``, ...
+        sample: a value.
+        learn_from: values of the training rows, for encoders that learn.
+        options: of the encoder.
     """
     with torch.random.fork_rng([]):  # whatever an encoder draws, the first weights are the same
-        encoder = create_encoder(name, "image", **({} if pixels is None else {"size": pixels}))
+        encoder = create_encoder(name, kind, **options)
+    if learn_from is not None:
+        encoder.fit(learn_from)
     spec = {**(encoder.recipe or {}), "state": encoder.state(), "identity": encoder.identity(), "dtype": "fp32"}
     return spec, len(encoder.encode([sample])[0]), encoder.width
 
 
-def begun(model: nn.Module, other: nn.Module) -> None:
-    """Take over every weight that has the same name and shape in another model."""
-    own = model.state_dict()
-    known = {name: t for name, t in other.state_dict().items() if name in own and own[name].shape == t.shape}
-    model.load_state_dict({**own, **known})
+def image_encoder(name: str, sample: Any, pixels: int | None = None) -> tuple[dict[str, Any], int, int]:
+    """As :func:`frozen_encoder`; ``pixels``: side that pictures are resized to, for models of transformers that take
+    any.
+    """
+    return frozen_encoder(name, "image", sample, **({} if pixels is None else {"size": pixels}))
+
+
+def begun(model: Any, other: Any) -> None:
+    """Take over every weight that has the same name and shape in another model; of tables of words, the rows it has."""
+    own, given = model.state_dict(), other.state_dict()
+    words = other.read.vocabulary.size, model.read.vocabulary.size
+    for name in own.keys() & given.keys():
+        ours, theirs = own[name], given[name]
+        if ours.shape == theirs.shape:
+            own[name] = theirs
+        elif ours.shape[1:] == theirs.shape[1:] and (len(theirs), len(ours)) == words:
+            own[name] = torch.cat([theirs, ours[len(theirs) :]])
+    model.load_state_dict(own)
 
 
 def begin_options(folder: str, kind: type, shared: Sequence[str]) -> tuple[Any, dict[str, Any]]:
@@ -226,7 +255,11 @@ def begin_options(folder: str, kind: type, shared: Sequence[str]) -> tuple[Any, 
 
 
 def settled(
-    options: dict[str, Any], kind: type, shared: Sequence[str], learn: Callable[[], dict[str, Any]]
+    options: dict[str, Any],
+    kind: type,
+    shared: Sequence[str],
+    learn: Callable[[], dict[str, Any]],
+    texts: Iterable[str],
 ) -> tuple[Any, dict[str, Any]]:
     """The model that ``options["begin"]`` names, or None; and all options, those its weights depend on or learned ones.
 
@@ -235,14 +268,24 @@ def settled(
         kind: of models that can be begun from.
         shared: names of the options that weights depend on.
         learn: what the training rows decide.
+        texts: of the training rows: words that a model to begin from does not know follow those it knows.
 
     Raises:
         UserError: as :func:`begin_options`.
     """
     if options.get("begin"):
         other, known = begin_options(options["begin"], kind, shared)
+        if known["vocabulary"]:
+            old = tuple(known["vocabulary"])
+            known["vocabulary"] = (*old, *(word for word in Vocabulary.learn(texts) if word not in old))
         return other, {**options, **known}
     return None, {**options, **learn()}
+
+
+def texts_of(data: Dataset, column: str, rows: np.ndarray) -> list[str]:
+    """The texts of rows, without empty ones."""
+    values = data.modalities[column].values
+    return [values[row] for row in rows if values[row]]
 
 
 class AnswerSystem(TaskSystem):

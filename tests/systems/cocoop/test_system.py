@@ -12,11 +12,16 @@ import torch
 import transformers
 from PIL import Image
 
+from tests.systems.tiny import write_bert
 from tests.systems.verbs import weft
 from weft.data import Dataset, Modality, load_dataset, make_splits
+from weft.encoders import create_encoder
 from weft.errors import UserError
-from weft.models import load_model
+from weft.models import AlignedModel, load_model
+from weft.models.raw import encoder_specs
+from weft.store import encode
 from weft.systems.cocoop import Cocoop, CoopNet, PromptLearner, Prompts, harmonic_mean, tokenise
+from weft.systems.cocoop.aligned import TEMPERATURE
 from weft.systems.cocoop.network import plain_ids
 from weft.training.system_task import fit_system, make_system
 
@@ -135,6 +140,20 @@ def test_memory_of_activations_is_that_of_a_chunk(clip):
     assert 0 < per_prompt < net.ids.shape[1] * width * 4
 
 
+def test_published_size():
+    """CLIP ViT-B/16 under a context of four words and a meta-net: 2,048 + 33,312 weights learned of 149.6 million."""
+    with torch.device("meta"):
+        clip = transformers.CLIPModel(transformers.CLIPConfig(vision_config={"patch_size": 16}, projection_dim=512))
+        learner = PromptLearner(torch.zeros(4, 512), joint=512)
+    assert sum(p.numel() for p in clip.parameters()) == 149_620_737
+    ids = torch.tensor([[49406, 320, 1125, 539, 320, 2368, 269, 49407], [49406, 320, 1125, 539, 320, 1929, 269, 49407]])
+    clip.config.text_config.eos_token_id = 2
+    net = CoopNet(clip, learner, Prompts(ids, (1, 1)), chunk=2).to("meta")
+    assert sum(p.numel() for p in net.parameters() if p.requires_grad) == 35_360
+    assert net.image_features(torch.zeros(3, 3, 224, 224, device="meta")).shape == (3, 512)
+    assert net(torch.zeros(3, 512, device="meta")).shape == (3, 2)
+
+
 def test_base_to_new(clip, tmp_path):
     base = squares(24, ("red_square", "green square"))
     split = make_splits(base)
@@ -208,3 +227,52 @@ def test_the_verbs(clip, tmp_path):
     right = [f"kind_{3 + int(out.argmax())}" for out in asked.predictions(other, rows)] == other.targets["class"][rows]
     assert new["accuracy"] == pytest.approx(right.mean())
     assert isinstance(load_model(tmp_path / "run"), Cocoop)
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An aligner over a tiny BERT and built-in image features, as ``weft align`` leaves it."""
+    folder, bert = tmp_path_factory.mktemp("aligned"), write_bert(tmp_path_factory.mktemp("bert"))
+    data = squares(24)
+    words = [str(name).replace("_", " ").replace("square", "thing") for name in data.targets["class"]]
+    pairs = replace(data, modalities={**data.modalities, "text": Modality("text", words)}, targets={}, task="retrieval")
+    encoders = {"image": create_encoder("image-patches", "image"), "text": create_encoder(f"hf:{bert}", "text")}
+    store = encode(pairs, encoders, folder / "store", dtype="fp32", progress=False)
+    model = AlignedModel.build(
+        dims=store.dims, aligner="two-tower", dim=8, encoders=encoder_specs(store, list(encoders))
+    )
+    model.standardise.fit([store.gather(np.arange(24))])
+    model.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def named(data: Dataset) -> Dataset:
+    """Classes of one word that the tiny BERT knows."""
+    words = [str(name).replace("_", " ").split()[0] for name in data.targets["class"]]
+    return replace(data, targets={"class": np.array(words)})
+
+
+@pytest.mark.parametrize("chunk", [1, 64])
+def test_an_aligner_takes_the_place_of_clip(aligned, tmp_path, chunk):
+    """Untrained, the phrase is the aligner's own search for the sentences; trained, the folder says the same."""
+    data = named(squares(12))
+    net = make_system("cocoop", data, np.arange(12), clip=str(aligned), conditional=False, chunk=chunk)
+    model, names = load_model(aligned), net.answers.labels
+    texts = Modality("text", [f"a photo of a {names[i % 3]}." for i in range(12)])
+    found = model.embed(model.encode(replace(data, modalities={**data.modalities, "text": texts}), progress=False))
+    said = np.stack(list(net.predictions(data, np.arange(12))))
+    np.testing.assert_allclose(said * TEMPERATURE, found["image"] @ found["text"][:3].T, rtol=1e-4, atol=1e-5)
+    more = named(squares(30))
+    split = make_splits(more)
+    taught = make_system("cocoop", more, split.train, clip=str(aligned), chunk=chunk)
+    fit_system(taught, more, split, {"epochs": 2, "batch_size": 4}, tmp_path, progress=False)
+    again = load_model(tmp_path)
+    np.testing.assert_array_equal(list(taught.predictions(more, split.test)), list(again.predictions(more, split.test)))
+    with pytest.raises(UserError, match=r"knows[\s\S]*xylophone"):
+        taught.for_classes(["red", "xylophone"])
+
+
+def test_an_aligner_without_a_text_model_is_refused(tmp_path):
+    AlignedModel.build(dims={"image": 4, "text": 4}, dim=4).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="a text model of transformers"):
+        make_system("cocoop", squares(6), np.arange(6), clip=str(tmp_path))

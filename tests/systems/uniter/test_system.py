@@ -20,9 +20,10 @@ from weft.data import Dataset, Modality, Split, make_splits
 from weft.errors import UserError
 from weft.models import load_model
 from weft.ops.ipot import transport_distance
+from weft.systems.uniter.figures import heat
 from weft.systems.uniter.heads import UniterFor
 from weft.systems.uniter.objectives import UniterForPretraining
-from weft.systems.uniter.regions import grid, read_regions
+from weft.systems.uniter.regions import grid, read_regions, with_area
 from weft.systems.uniter.system import Uniter
 from weft.training.system_task import fit_system, make_system
 
@@ -93,8 +94,10 @@ def test_every_objective_learns_and_questions_begin_from_it(tmp_path: Path) -> N
     assert 0 < found["text->image R@5"] <= 1
     asked = detected(painted(24), tmp_path / "asked")
     answers = make_system("uniter", asked, np.arange(24), begin=str(tmp_path / "pairs"), regions=options["regions"])
+    assert answers.vocabulary[: len(model.vocabulary)] == model.vocabulary
+    assert "what" in answers.vocabulary[len(model.vocabulary) :], "words of the questions get rows of their own"
     for one, other in zip(answers.network.uniter.parameters(), model.network.uniter.parameters(), strict=True):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(one[: len(other)], other)
 
 
 def test_a_step_masks_words_or_regions_and_draws_by_weight() -> None:
@@ -126,6 +129,24 @@ def test_alignment_pulls_matches_and_pushes_others() -> None:
     distance = transport_distance(sequence.text(), sequence.image())
     added = 0.5 * (distance[match == 1].sum() - distance[match == 0].sum()) / 12
     torch.testing.assert_close(with_wra._itm(ids, mask, regions, match), plain._itm(ids, mask, regions, match) + added)
+
+
+def test_the_alignment_is_drawn_over_the_photo(tmp_path: Path) -> None:
+    """The plan is that of the network's own tokens, and its mass is where the figure says."""
+    data = captioned(12)
+    model = make_system("uniter-pairs", data, np.arange(12), **SMALL).eval()
+    for words, plan, places in model.alignment(data, np.arange(4)):
+        assert plan.shape == (len(places), len(words))
+        assert words[0] == "a"
+        np.testing.assert_allclose(plan.sum(axis=0), 1 / (len(words) + 2), rtol=1e-4)
+    model.evaluate(data, np.arange(8), tmp_path)
+    assert len(list(tmp_path.glob("alignment-*.png"))) == 3
+    quarters = grid(4)
+    drawn = heat(np.array([0.1, 0.2, 0.3, 0.4]), quarters, (8, 6))
+    assert drawn[0, 0] == 0.1
+    assert drawn[-1, -1] == 0.4
+    assert drawn[0, -1] == 0.2
+    np.testing.assert_array_equal(heat(np.ones(1), with_area(np.array([[0.0, 0.0, 1.0, 1.0]])), (4, 4)), 0)
 
 
 def test_the_hardest_are_ranked_against() -> None:

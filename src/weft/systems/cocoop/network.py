@@ -43,10 +43,12 @@ class Prompts:
     Attributes:
         ids: ``(C, L)``.
         lengths: tokens of each bare name.
+        start: tokens before the context, 1 or 0; None: 1 in a causal text model, else 0.
     """
 
     ids: Tensor
     lengths: tuple[int, ...]
+    start: int | None = None
 
 
 def tokenise(names: Sequence[str], tokenizer: Any, context: int, length: int, *, phrase: str = "") -> Prompts:
@@ -60,14 +62,14 @@ def tokenise(names: Sequence[str], tokenizer: Any, context: int, length: int, *,
         phrase: words of ``context`` tokens that stand in these places; empty: ``X``.
 
     Raises:
-        UserError: a name without tokens or with the text model's end in it, or a prompt that is too long; by name.
+        UserError: a name without tokens, with unknown ones or the text model's end in it, or a prompt that is too long;
+            by name.
     """
-    end, fill = tokenizer.eos_token_id, tokenizer.pad_token_id
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    (start, end), fill, unknown = ends(tokenizer), tokenizer.pad_token_id, tokenizer.unk_token_id
     places = plain_ids(tokenizer, phrase) if phrase else plain_ids(tokenizer, PLACEHOLDER)[:1] * context
     clean = [" ".join(name.replace("_", " ").split()) for name in names]
     bare = [plain_ids(tokenizer, name) for name in clean]
-    bad = [name for name, ids in zip(names, bare, strict=True) if not ids or end in ids]
+    bad = [name for name, ids in zip(names, bare, strict=True) if not ids or {end, unknown} & set(ids)]
     if bad:
         raise UserError("a class name is words that the tokenizer knows", some(bad), "rename these classes")
     rows = [start + places + plain_ids(tokenizer, f"{name}.") + [end] for name in clean]
@@ -80,7 +82,20 @@ def tokenise(names: Sequence[str], tokenizer: Any, context: int, length: int, *,
         )
     fill = end if fill is None else fill
     ids = torch.tensor([row + [fill] * (length - len(row)) for row in rows])
-    return Prompts(ids, tuple(map(len, bare)))
+    return Prompts(ids, tuple(map(len, bare)), len(start))
+
+
+def ends(tokenizer: Any) -> tuple[list[int], int]:
+    """Ids that begin a text, one or none, and the one that ends it: CLIP's, SigLIP's or BERT's.
+
+    Raises:
+        UserError: the tokenizer has no end.
+    """
+    known = [(tokenizer.bos_token_id, tokenizer.eos_token_id), (tokenizer.cls_token_id, tokenizer.sep_token_id)]
+    first, last = next((pair for pair in known if pair[1] is not None), (None, None))
+    if last is None:
+        raise UserError("a prompt has an end", f"{type(tokenizer).__name__} has none", "take another text model")
+    return [] if first is None else [first], last
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
@@ -182,8 +197,9 @@ class CoopNet(nn.Module):
         self.prompt_learner, self.chunk = learner, chunk
         text: Any = self.clip.config.text_config
         self.causal = text.model_type.startswith("clip")
-        self.start = int(self.causal)
-        length = longest(prompts.ids, text.eos_token_id) if self.causal else length
+        self.start = int(self.causal) if prompts.start is None else prompts.start
+        short = self.causal or getattr(clip, "masked", False)
+        length = longest(prompts.ids, text.eos_token_id) if short else length
         self.register_buffer("ids", prompts.ids[:, :length], persistent=False)
         order = learner.order(prompts.lengths, length, self.start)
         self.register_buffer("order", order, persistent=False)
@@ -229,7 +245,7 @@ class CoopNet(nn.Module):
         def insert(module: nn.Module, inputs: tuple[Tensor], embedded: Tensor) -> Tensor:
             return self.assemble(embedded, contexts[context], self.order[which])
 
-        hook = self.clip.text_model.embeddings.token_embedding.register_forward_hook(insert)
+        hook = self.clip.text_model.get_input_embeddings().register_forward_hook(insert)
         try:
             return pooled(self.clip.get_text_features(input_ids=self.ids[which]))
         finally:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Self
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -21,6 +22,10 @@ from torch import Tensor, nn
 from weft.data import Dataset, read_image
 from weft.encoders.hf import quiet
 from weft.errors import UserError, some
+from weft.files import read_json
+from weft.models.aligned import AlignedModel
+from weft.models.pretrained import load_model
+from weft.systems.cocoop.aligned import AlignedClip
 from weft.systems.cocoop.network import CoopNet, Position, PromptLearner, plain_ids, tokenise
 from weft.tasks.classification import ClassificationTask
 from weft.training.once import Once
@@ -28,6 +33,8 @@ from weft.training.system import Need, TaskSystem, systems, take
 
 FROZEN = "network.clip."
 DEVIATION = 0.02
+KEPT: WeakValueDictionary[str, Once[Tensor]] = WeakValueDictionary()
+"""Image features by the weights that made them, for as long as a model is in use: variants and other classes share."""
 
 
 @systems.register("cocoop")
@@ -35,7 +42,8 @@ class Cocoop(TaskSystem):
     """Images to classes by learned prompts of their names; CoCoOp, Zhou et al. 2022.
 
     Args:
-        clip: a CLIP or SigLIP of transformers with tokenizer and image processor: a folder, or a hub name.
+        clip: a CLIP or SigLIP of transformers with tokenizer and image processor: a folder, or a hub name; or the
+            folder of an aligner of pictures and texts (``weft align``), whose text encoder is one of transformers.
         phrase: words the context begins as; empty: ``context`` random tokens.
         context: how many these are.
         position: of the class name in the prompt.
@@ -81,7 +89,7 @@ class Cocoop(TaskSystem):
         text = model.config.text_config
         if phrase:
             ids = torch.tensor(plain_ids(self.tokenizer, phrase))
-            first = model.text_model.embeddings.token_embedding.weight.data[ids]
+            first = model.text_model.get_input_embeddings().weight.data[ids]
         else:
             first = torch.randn(context, text.hidden_size) * DEVIATION
         names = self.answers.labels
@@ -91,7 +99,7 @@ class Cocoop(TaskSystem):
         learner = PromptLearner(first, joint=joint, position=position)
         prompts = tokenise(names, self.tokenizer, learner.places, text.max_position_embeddings, phrase=phrase)
         self.network = CoopNet(model, learner, prompts, chunk=chunk)
-        self._features: Once[Tensor] = Once(self._encoded, self.rows_at_once)
+        self._features = KEPT.setdefault(self.weights, Once(self._encoded, self.rows_at_once))
 
     def for_classes(self, names: Sequence[str | int | bool]) -> Self:
         """The same prompts around the names of other classes, a model of its own.
@@ -158,6 +166,13 @@ def load_clip(source: str) -> tuple[Any, Any, Any]:
     """
     import transformers
 
+    if (Path(source) / "config.json").is_file() and "format" in read_json(Path(source) / "config.json"):
+        aligned = load_model(source)
+        if not isinstance(aligned, AlignedModel):
+            found = f"{source}: {type(aligned).__name__}"
+            raise UserError("prompts are learned for an aligner of pictures and texts", found, "weft align PAIRS")
+        made = AlignedClip(aligned.eval())
+        return made, made.tokenizer, made.pixels
     try:
         with quiet():
             model, loading = transformers.AutoModel.from_pretrained(
@@ -197,4 +212,5 @@ def fingerprint(model: nn.Module) -> str:
 def width_of(model: Any) -> int:
     """``E``, the width of the space of images and texts."""
     config = model.config
-    return int(config.projection_dim if hasattr(model, "visual_projection") else config.vision_config.hidden_size)
+    joint = getattr(config, "projection_dim", None)
+    return int(config.vision_config.hidden_size if joint is None else joint)

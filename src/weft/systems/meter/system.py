@@ -31,6 +31,7 @@ from weft.systems.image_text import (
     image_encoder,
     repeated,
     settled,
+    texts_of,
 )
 from weft.systems.meter.encoders import ClipTower, Places, TextEncoder
 from weft.systems.meter.masking import NOT_ASKED, hide, mask_patches, mask_whole_words
@@ -147,8 +148,7 @@ def learned(data: Dataset, rows: np.ndarray, columns: dict[str, str], options: d
     """Vocabulary and picture encoder, of the training rows."""
     found: dict[str, Any] = {}
     if not isinstance(options.get("text", {}), str):
-        texts = data.modalities[columns["text"]].values
-        found["vocabulary"] = Vocabulary.learn(texts[row] for row in rows if texts[row])
+        found["vocabulary"] = Vocabulary.learn(texts_of(data, columns["text"], rows))
     image = options.get("image", "image-patches")
     if isinstance(image, str):
         seen = data.modalities[columns["image"]].values
@@ -254,7 +254,13 @@ class Meter(AnswerSystem):
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
         columns, given = cls.columns(data), options
-        other, options = settled(options, MeterPairs, SHARED, lambda: learned(data, rows, columns, given))
+        other, options = settled(
+            options,
+            MeterPairs,
+            SHARED,
+            lambda: learned(data, rows, columns, given),
+            texts_of(data, columns["text"], rows),
+        )
         model = super().fitted(data, rows, **options)
         if other is None:
             model.read.fit(data, columns["image"], rows)
@@ -340,7 +346,13 @@ class MeterPairs(PairSystem):
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
         columns, given = cls.columns(data), options
-        other, options = settled(options, MeterPairs, SHARED, lambda: learned(data, rows, columns, given))
+        other, options = settled(
+            options,
+            MeterPairs,
+            SHARED,
+            lambda: learned(data, rows, columns, given),
+            texts_of(data, columns["text"], rows),
+        )
         model = cls(**options)
         if other is None:
             model.read.fit(data, columns["image"], rows)

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, BertConfig
 
-from weft.data import Dataset
+from weft.data import Dataset, read_image
 from weft.encoders.hf import quiet
 from weft.errors import UserError, did_you_mean, some
-from weft.ops.ipot import transport_distance
+from weft.ops.ipot import cosine_cost, ipot, transport_distance
 from weft.systems.image_text import (
     AnswerSystem,
     PairSystem,
@@ -31,7 +31,9 @@ from weft.systems.image_text import (
     image_encoder,
     repeated,
     settled,
+    texts_of,
 )
+from weft.systems.uniter.figures import draw_alignment
 from weft.systems.uniter.heads import UniterFor, rank_loss
 from weft.systems.uniter.masking import NOT_ASKED, mask_regions, mask_words
 from weft.systems.uniter.network import Compacted
@@ -39,7 +41,7 @@ from weft.systems.uniter.objectives import WRA_WEIGHT, UniterForPretraining, mrc
 from weft.systems.uniter.regions import Regions, cell_classifier, collate, grid, read_regions
 from weft.tokens import Tokens
 from weft.training.phase import Optimizer, Phase
-from weft.training.system import systems
+from weft.training.system import systems, take
 
 SHARED = (
     "image", "pixels", "regions", "text", "dim", "heads", "hidden", "layers", "length", "vocabulary", "encoder",
@@ -47,6 +49,8 @@ SHARED = (
 )  # fmt: skip
 PAPER = "Chen et al. 2020, UNITER (ECCV, arXiv 1909.11740)"
 Count = Annotated[int, Field(ge=1)]
+DRAWN = 3
+"""Rows whose alignment `weft evaluate --figures` draws."""
 TRAINED: dict[str, Any] = {"lr": 8e-5, "warmup": 0.1, "schedule": "linear", "clip": 2.0, "weight_decay": 0.01}
 
 
@@ -83,8 +87,7 @@ def learned(data: Dataset, rows: np.ndarray, columns: dict[str, str], options: d
     """Sizes of a BERT to begin from; vocabulary, what makes regions, and their width, of the training rows."""
     found: dict[str, Any] = bert_sizes(options["text"]) if options.get("text") else {}
     if not options.get("text"):
-        texts = data.modalities[columns["text"]].values
-        found["vocabulary"] = Vocabulary.learn(texts[row] for row in rows if texts[row])
+        found["vocabulary"] = Vocabulary.learn(texts_of(data, columns["text"], rows))
     seen = data.modalities[columns["image"]].values
     first = next(row for row in rows if seen[row] is not None)
     if options.get("regions"):
@@ -206,7 +209,13 @@ class Uniter(AnswerSystem):
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
         columns, given = cls.columns(data), options
-        other, options = settled(options, UniterPairs, SHARED, lambda: learned(data, rows, columns, given))
+        other, options = settled(
+            options,
+            UniterPairs,
+            SHARED,
+            lambda: learned(data, rows, columns, given),
+            texts_of(data, columns["text"], rows),
+        )
         model = super().fitted(data, rows, **options)
         begin(model, data, rows, columns, other)
         return model
@@ -301,7 +310,13 @@ class UniterPairs(PairSystem):
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
         columns, given = cls.columns(data), options
-        other, options = settled(options, UniterPairs, SHARED, lambda: learned(data, rows, columns, given))
+        other, options = settled(
+            options,
+            UniterPairs,
+            SHARED,
+            lambda: learned(data, rows, columns, given),
+            texts_of(data, columns["text"], rows),
+        )
         model = cls(**options)
         begin(model, data, rows, columns, other)
         if other is not None and other.rank_output is None:
@@ -317,6 +332,38 @@ class UniterPairs(PairSystem):
             return self.rank_output(self.network.uniter.pooled(sequence))[:, 0]
         logits = self.network.itm(sequence)
         return logits[:, 1] - logits[:, 0]
+
+    def evaluate(
+        self, data: Dataset, rows: np.ndarray, figures: Path | str | None = None, **options: Any
+    ) -> dict[str, float]:
+        """As any system of pairs; ``figures``: the alignment of words and regions of the first few photos."""
+        found = super().evaluate(data, rows, **options)
+        if figures is not None:
+            self.draw(data, np.asarray(rows)[:DRAWN], Path(figures))
+        return found
+
+    @torch.no_grad()
+    def alignment(self, data: Dataset, rows: np.ndarray) -> list[tuple[list[str], np.ndarray, np.ndarray]]:
+        """Of each row its ``M`` word pieces without the ends, the plan ``(K, M)``, the regions' places ``(K, 7)``."""
+        ids, regions = self.words(data, rows), self.to_device(self.show(data, rows))
+        sequence = self._pass(*self.to_device(self.read.vocabulary.padded(ids)), regions)
+        words, image = sequence.text(), sequence.image()
+        plans = ipot(cosine_cost(words, image), words.mask, image.mask).float().cpu().numpy()
+        found = []
+        for row, pieces in enumerate(ids):
+            count = int(regions.mask[row].sum())
+            named = self.read.vocabulary.pieces(pieces)[1:-1]
+            found.append((named, plans[row, :count, 1 : len(pieces) - 1], regions.places[row, :count].cpu().numpy()))
+        return found
+
+    def draw(self, data: Dataset, rows: np.ndarray, folder: Path) -> list[Path]:
+        """A figure ``alignment-<row>.png`` of each row: the photo, and where the mass of its words goes."""
+        values, files = take(data, self.columns(data)["image"], rows), []
+        self.eval()
+        for row, value, found in zip(rows.tolist(), values, self.alignment(data, rows), strict=True):
+            photo = np.asarray(read_image(value, f"image of row {data.ids[row]!r}"))
+            files.append(draw_alignment(photo, *found, folder, f"alignment-{row}"))
+        return files
 
     def asked(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator, *, every: bool) -> dict[str, Any]:
         names, weights = list(self.objectives), np.array(list(self.objectives.values()), dtype=float)
