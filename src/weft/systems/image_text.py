@@ -223,7 +223,8 @@ def image_encoder(name: str, sample: Any, pixels: int | None = None) -> tuple[di
     """As :func:`frozen_encoder`; ``pixels``: side that pictures are resized to, for models of transformers that take
     any.
     """
-    return frozen_encoder(name, "image", sample, **({} if pixels is None else {"size": pixels}))
+    options: dict[str, Any] = {} if pixels is None else {"size": pixels}
+    return frozen_encoder(name, "image", sample, **options)
 
 
 def begun(model: Any, other: Any) -> None:

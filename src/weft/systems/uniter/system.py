@@ -346,7 +346,8 @@ class UniterPairs(PairSystem):
     def alignment(self, data: Dataset, rows: np.ndarray) -> list[tuple[list[str], np.ndarray, np.ndarray]]:
         """Of each row its ``M`` word pieces without the ends, the plan ``(K, M)``, the regions' places ``(K, 7)``."""
         ids, regions = self.words(data, rows), self.to_device(self.show(data, rows))
-        sequence = self._pass(*self.to_device(self.read.vocabulary.padded(ids)), regions)
+        padded = self.to_device(self.read.vocabulary.padded(ids))
+        sequence = self._pass(padded.values, padded.mask, regions)
         words, image = sequence.text(), sequence.image()
         plans = ipot(cosine_cost(words, image), words.mask, image.mask).float().cpu().numpy()
         found = []
