@@ -182,6 +182,9 @@ def test_a_member_that_time_does_not_allow_is_left_out(tmp_path: Path) -> None:
     jobs = [Job(method, 0, 0) for method in methods]
     assert [job.method.name for job in crossfit.again(setup, jobs, 1e6)] == [m.name for m in methods for _ in range(5)]
     assert [job.method.name for job in crossfit.again(setup, jobs, 0.0)] == ["linear"] * crossfit.FOLDS
+    first = crossfit.again(setup, jobs, 0.0)
+    assert [job.method.name for job in crossfit.again(setup, jobs, 1e6, first)] == ["a (linear)"] * crossfit.FOLDS
+    assert crossfit.again(setup, jobs, 0.0, first) == []
     inner = crossfit.inside(setup, 0)
     assert inner is not None
     parts = crossfit.again(setup, jobs, 1e6)

@@ -15,6 +15,7 @@ from tests.compare.test_compare import FAST, figures_of
 from weft.compare import compare
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
+from weft.compare.prepare import prepare
 from weft.compare.schedule import Crew, next_job
 from weft.store import MemoryFeatures
 
@@ -48,6 +49,30 @@ def test_a_process_that_dies_is_a_failed_row(tmp_path: Path, monkeypatch: pytest
     assert set(failed) == {"b (linear)", "b (boosting)", "linear"}, "linear reads one modality after the other"
     assert all("exit code 7" in str(error) for error in failed.values())
     assert {row.method for row in found.rows if row.status == "done"} >= {"a", "b", "concat"}
+
+
+class Quiet:
+    """A watch that says nothing."""
+
+    def begins(self, job: Job, waiting: list[Job]) -> None: ...
+    def ended(self, job: Job, waiting: list[Job]) -> None: ...
+    def least(self, job: Job) -> float:
+        return 0.0
+
+
+@pytest.mark.slow
+def test_the_same_processes_work_for_another_setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Crew, "helps", False)
+    setups = [prepare(small(rows=60), quick(jobs=2), tmp_path / name) for name in ("one", "two")]
+    jobs = [Job(Method("linear", "linear", part), 0, 0) for part in (("a",), ("b",))]
+    with Crew(setups[0], Quiet()) as crew:
+        assert crew.run(jobs) == []
+        before = [worker.process.pid for worker in crew.workers]
+        crew.move(setups[1])
+        assert crew.run(jobs) == []
+        assert [worker.process.pid for worker in crew.workers] == before
+    for setup in setups:
+        assert all(setup.ledger.finished(job) for job in jobs)
 
 
 def test_a_later_seed_waits_for_the_tuning_of_its_own_method() -> None:

@@ -33,7 +33,7 @@ from weft.data import Split
 from weft.data.splits import deal
 from weft.files import canonical, sha256
 
-FOLDS, MOST = 5, 16
+FOLDS, MOST = 5, 30
 """Parts, and methods at most."""
 FREE = ("rounds", "strength")
 """What every fit finds for itself, on the part it is fitted without."""
@@ -75,24 +75,28 @@ def inside(setup: Setup, fold: int) -> Setup | None:
     )
 
 
-def again(setup: Setup, wanted: Iterable[Job], seconds: float) -> list[Job]:
+def again(setup: Setup, wanted: Iterable[Job], seconds: float, before: Sequence[Job] = ()) -> list[Job]:
     """The jobs that fit others of ``setup`` once per part, one method after the other.
 
     Args:
         setup: of the comparison.
         wanted: jobs that are done, the most wanted first.
-        seconds: what all fits may take, on one process; the first method is in whatever it takes.
+        seconds: what all fits may take, on one process; the first method of all is in whatever it takes.
+        before: jobs of earlier calls, whose methods are left out.
     """
     found: list[Job] = []
+    known = {job.method for job in before}
     for job in wanted:
         result = setup.ledger.get(job)
-        if result is None or result["status"] != "done" or len(found) == MOST * FOLDS:
+        if result is None or result["status"] != "done" or job.method in known:
             continue
+        if len(found) + len(before) == MOST * FOLDS:
+            break
         tried = {
             canonical({k: v for k, v in trial.items() if k not in (*FREE, "dev", "loss")}) for trial in result["trials"]
         }
         takes = FOLDS * result["seconds"] / max(1, len(tried))
-        if found and takes > seconds:
+        if (found or before) and takes > seconds:
             continue
         seconds -= takes
         found += [Job(job.method, 0, part, _given(result["settings"])) for part in range(FOLDS)]

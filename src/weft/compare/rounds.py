@@ -53,14 +53,12 @@ FIRST_ANSWER = 45.0
 """Seconds until the first verdict."""
 QUICK = 499
 """Random draws of the tests of an early verdict."""
-FIGURES, TESTS = 5.0, 1e-4
+FIGURES, TESTS = 7.0, 1e-4
 """CPU seconds of the figures and the report, and of the tests of one method per test row."""
 SHARE = 0.1
 """Of the budget that contributions may take."""
 AGAIN = 0.3
 """Of the budget that fitting the kept model on train and dev rows may take."""
-SHORT = 40.0
-"""Seconds below which it does not pay to start further processes for the last fits."""
 LATER = 5
 
 
@@ -108,7 +106,7 @@ class Rounds:
                 found, missed = self._contributions(self._evidence(QUICK))
                 not_run = self._do(self.jobs(), self.clock.deadline(self._finish() + last))  # what is left over
                 self._ensembles()
-            again = self._again() if config.refit and len(setup.splits) == 1 else None
+                again = self._again() if config.refit and len(setup.splits) == 1 else None
             evidence = self._evidence(config.resamples if self._in_time(self._finish() / 2) else QUICK)
         return self._answer(evidence, found, [job.label for job in [*not_run, *missed]], again)
 
@@ -243,14 +241,12 @@ class Rounds:
             losses = {m: self._loss(m) for m in self.methods if m.family not in ("ensemble", "chance")}
             order = sorted(losses, key=lambda m: (-weights.get(m.name, 0.0), losses[m]))
             wanted = [self.plan[m.name][0] for m in order]
-        limit = self.clock.deadline(self._finish())
-        left = limit - time.monotonic()
-        if left < SHORT:
-            inner = replace(inner, config=setup.config.model_copy(update={"jobs": 1}))
-        jobs = crossfit.again(setup, wanted, left * inner.config.jobs)
+        limit, jobs = self.clock.deadline(self._finish()), list[Job]()
         self._next_answer, self.display.costs = math.inf, self.costs.at(inner)
-        with Crew(inner, self.display) as crew:
-            crew.run(jobs, limit)
+        self.crew.move(inner)
+        while further := crossfit.again(setup, wanted, (limit - time.monotonic()) * setup.config.jobs, jobs):
+            self.crew.run(further, limit)
+            jobs += further
         return crossfit.weighed(inner, jobs)
 
     def _look(self) -> None:

@@ -106,6 +106,12 @@ class Crew:
         for worker in self.workers:
             worker.close()
 
+    def move(self, setup: Setup) -> None:
+        """Work for another setup from now on, in the same processes; only between two calls of :meth:`run`."""
+        self.setup = setup
+        for worker in self.workers:
+            worker.move(setup)
+
     def run(self, jobs: list[Job], deadline: float = math.inf, always: bool = False) -> list[Job]:
         """Do what is not done yet, in order, while there is time; the jobs that never ran.
 
@@ -176,13 +182,22 @@ class _Worker:
         other.close()
 
     def start(self, job: Job, deadline: float | None) -> None:
-        """Hand a job over; to another process, where this one died since its last."""
+        """Hand a job over."""
         self.job = job
+        self._tell((job, deadline))
+
+    def move(self, setup: Setup) -> None:
+        """Work for another setup."""
+        self.setup = setup
+        self._tell(setup)
+
+    def _tell(self, message: Any) -> None:
+        """Say something to the process; to another one, where this one died since its last job."""
         try:
-            self.pipe.send((job, deadline))
+            self.pipe.send(message)
         except BrokenPipeError:
             self._open()
-            self.pipe.send((job, deadline))
+            self.pipe.send(message)
 
     def hear(self) -> Job | None:
         """What the process says: that it is ready, or (the job) that its job ended, or by its end that both did.
@@ -230,8 +245,11 @@ def _work(setup: Setup, pipe: Connection[Any, Any]) -> None:
     pipe.send(None)
     with suppress(EOFError):
         while (message := pipe.recv()) is not None:
-            run_job(setup, *message)
-            pipe.send(None)
+            if isinstance(message, Setup):
+                setup = message
+            else:
+                run_job(setup, *message)
+                pipe.send(None)
 
 
 @contextmanager
