@@ -17,6 +17,7 @@ EXAMPLES = {
     "weft.training.system": "System",
     "weft.compare": "",
     "weft.compare.frames": "compare_frame",
+    "weft.models.push": "push",
     "weft.estimators.aligners": "ClosedFormAligner",
     "weft.estimators.predictors": "WeftClassifier, WeftRegressor",
 }

@@ -24,6 +24,8 @@ _PUBLIC = {
     "AlignedModel": "weft.models",
     "FusedModel": "weft.models",
     "load_model": "weft.models",
+    "load": "weft.models.push",
+    "push": "weft.models.push",
     "train_model": "weft.training",
     "create_encoder": "weft.encoders",
     "Store": "weft.store",

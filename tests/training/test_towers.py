@@ -163,6 +163,11 @@ def test_training_learns_and_the_folder_is_an_ordinary_aligner(
         np.testing.assert_allclose(vectors, ours[name], atol=1e-5)
     weights = (tmp_path / "elsewhere/best/model.safetensors").read_bytes()
     assert b"towers" not in weights, "towers have folders of their own"
+    again.save_pretrained(tmp_path / "copy")  # their folders go along
+    shutil.rmtree(tmp_path / "elsewhere")
+    copied = AlignedModel.from_pretrained(tmp_path / "copy")
+    for name, vectors in copied.embed(copied.encode(data, progress=False)).items():
+        np.testing.assert_allclose(vectors, ours[name], atol=1e-5)
 
 
 def test_a_killed_run_gives_the_same_weights(

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from weft.cli.source import Data, Json, Quiet, Root, Source, repeated
+from weft.cli.source import Data, Json, Model, Quiet, Root, Source, is_store, repeated
 from weft.cli.systems import BatchSize, Judge
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Model folder of `weft fit`, or the winner of `weft compare`.")],
+    model: Model,
     source: Source,
     split: Annotated[
         str,
@@ -87,13 +87,13 @@ def evaluate(
     if system:
         cls = registry.get(system)
         dataset = systems.read_rows(cls, source, root, data)
-        count, metrics = judge_files(cls, model, dataset, split, figures, options)
+        count, metrics = judge_files(cls, Path(model), dataset, split, figures, options)
     elif isinstance(loaded, System):
         dataset = systems.read_rows(type(loaded), source, root, data)
         count, metrics = systems.evaluate(loaded, dataset, split, figures, options, batch_size=batch_size)
     else:
         features: Features
-        if (Path(source) / "manifest.json").is_file():
+        if is_store(source):
             features = Store.open(source)
         else:
             features = loaded.encode(read_source(source, root, data), progress=not (quiet or json))

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from weft.cli.source import Json
+from weft.cli.source import Json, Model
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="Model folder of `weft fit`, or the winner of `weft compare`.")],
+    model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write; FILE.json and FILE.npz are put beside it.")],
     to: Annotated[str, typer.Option(help="onnx or torch-export.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Weights as 8-bit numbers, where the answers stay.")] = False,

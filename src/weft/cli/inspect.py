@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from weft.cli.source import Json
 
 
 def inspect(
-    store: Annotated[Path, typer.Argument(help="Folder written by `weft encode`.")],
+    store: Annotated[str, typer.Argument(help="Folder written by `weft encode`; user/name on the hub, or a URL.")],
     target: Annotated[
         str | None, typer.Option(help="Also report the information of pairs of modalities about this target.")
     ] = None,
@@ -28,15 +27,17 @@ def inspect(
         weft inspect runs/shapes/store --target label
     """
     from weft.cli.output import write_json
+    from weft.places import here
     from weft.store import inspect_store
 
-    report = inspect_store(store)
+    folder = here(store, "dataset")
+    report = inspect_store(folder)
     pairs = []
     if target is not None:
         from weft.compare.information import inspect_target, render
         from weft.store import Store
 
-        pairs = inspect_target(Store.open(store), target)
+        pairs = inspect_target(Store.open(folder), target)
     if json:
         about = {"target": {"column": target, "pairs": [pair.to_dict() for pair in pairs]}} if pairs else {}
         write_json({**report.to_dict(), **about})

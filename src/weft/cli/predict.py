@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from weft.cli.source import Data, Json, Quiet, Root, repeated
+from weft.cli.source import Data, Json, Model, Quiet, Root, repeated
 from weft.cli.systems import BatchSize
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="Model folder of `weft fit`, or the winner of `weft compare`.")],
+    model: Model,
     source: Annotated[
         str, typer.Argument(help="A new table of the same columns (targets may be missing), or a data set.")
     ] = "",

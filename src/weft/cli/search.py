@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from weft.cli.source import Data, Json, Quiet, Root, Source
+from weft.cli.source import Data, Json, Model, Quiet, Root, Source
 
 
 def search(
-    model: Annotated[Path, typer.Argument(help="Folder of an aligner: `weft fit` on retrieval data.")],
+    model: Model,
     source: Source,
     query: Annotated[
         list[str], typer.Option(help="A text or the path of a file. Repeat. Without: evaluate retrieval.")
@@ -61,6 +61,7 @@ def search(
     from weft.models.asked import kinds_of, require_aligner, rows_of, same_encoders, searched
     from weft.models.embed import embed_values
     from weft.models.searching import gallery, measure
+    from weft.places import here
 
     aligner = require_aligner(load_model(model))
     rows = open_rows(source, root, data)
@@ -83,7 +84,7 @@ def search(
                 )
         return
     faiss = factory if approximate else None
-    built = gallery(aligner, model, rows, names, by, chosen, split, index, hubs, faiss, show, say)
+    built = gallery(aligner, here(model), rows, names, by, chosen, split, index, hubs, faiss, show, say)
     asked: list[Any] = [q if kinds[by] == "text" else Path(q) for q in query]
     hits = built.search(embed_values(aligner, by, asked), top)
     answer = [

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from weft.cli.source import Data, Root
+from weft.cli.source import Data, Model, Root
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(help="Model folder of `weft fit`, or the winner of `weft compare`.")],
+    model: Model,
     index: Annotated[Path | None, typer.Option(help="Folder of `weft search --index`, to search in.")] = None,
     source: Annotated[str | None, typer.Option(help="Data set or YAML whose rows are searched in and shown.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,

@@ -21,8 +21,14 @@ def repeated(flag: str, text: str, metavar: str = "KEY=VALUE") -> Any:
     return typer.Option(flag, metavar=metavar, help=f"{text} Repeat.")
 
 
+Model = Annotated[
+    str, typer.Argument(help="Model folder of `weft fit` or `weft compare`; elsewhere: user/name on the hub, or a URL.")
+]
 Source = Annotated[
-    str, typer.Argument(help="A store folder, a YAML written by `weft init`, or a data set (weft list --kind dataset).")
+    str,
+    typer.Argument(
+        help="A store (folder, user/name, URL), a YAML of `weft init`, or a data set (weft list --kind dataset)."
+    ),
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder of a published data set, in its official layout.")]
 Data = Annotated[list[str], repeated("--data", "Option of the data set, e.g. --data rows=900.")]
@@ -76,7 +82,15 @@ def open_rows(source: str, root: Path | None, data: list[str]) -> Store | Datase
     """The features of a store, or the samples of a YAML configuration or a named data set."""
     from weft.store import Store
 
-    return Store.open(source) if (Path(source) / "manifest.json").is_file() else read_source(source, root, data)
+    return Store.open(source) if is_store(source) else read_source(source, root, data)
+
+
+def is_store(source: str) -> bool:
+    """Whether a source is a store, here or elsewhere, see :mod:`weft.places`."""
+    from weft.places import elsewhere
+
+    here = (Path(source) / "manifest.json").is_file()
+    return here or (not source.endswith((".yaml", ".yml")) and elsewhere(source))
 
 
 def said(dataset: Dataset) -> Dataset:
@@ -134,7 +148,7 @@ def open_store(
     from weft.data import make_folds
     from weft.store import Store, encode
 
-    if (Path(source) / "manifest.json").is_file():
+    if is_store(source):
         return Store.open(source)
     dataset = read_source(source, root, data)
     if folds is not None:
@@ -152,7 +166,7 @@ def open_raw(source: str, root: Path | None, data: list[str], chosen: list[str])
     from weft.encoders.tower import Tower
     from weft.training.towers import RawRows
 
-    if (Path(source) / "manifest.json").is_file():
+    if is_store(source):
         raise UserError(
             "encoders train on raw rows", f"{source} is a store of frozen features", "give the data set or the YAML"
         )

@@ -5,6 +5,7 @@ A model folder holds ``model.safetensors`` and ``config.json``, as that of a :cl
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
@@ -46,6 +47,8 @@ class AlignedModel(nn.Module, Pretrained):
     """
 
     format = "AlignedModel/1"
+    own: Mapping[str, Path] = {}
+    """Encoders that came in the model's folder."""
 
     def __init__(
         self,
@@ -168,15 +171,28 @@ class AlignedModel(nn.Module, Pretrained):
 
     def config(self) -> dict[str, Any]:
         """Everything but the weights, as JSON."""
-        return {"dims": self.dims, **self.settings, "encoders": self.encoders, "table": self.table}
+        encoders = dict(self.encoders or {})
+        encoders |= {name: {**encoders[name], "spec": f"{LOCAL}towers/{own.name}"} for name, own in self.own.items()}
+        return {"dims": self.dims, **self.settings, "encoders": encoders or self.encoders, "table": self.table}
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """The encoders that came in the model's folder first, then the files of every model."""
+        for own in self.own.values():
+            place = Path(folder) / "towers" / own.name
+            if place.resolve() != own.resolve():
+                shutil.copytree(own, place, dirs_exist_ok=True)
+        super().save_pretrained(folder)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
-        for spec in (config.get("encoders") or {}).values():
+        found = {}
+        for name, spec in (config.get("encoders") or {}).items():
             own = folder / spec["spec"].removeprefix(LOCAL)
             if spec["spec"].startswith(LOCAL) and own.is_dir():
-                spec["spec"] = f"hf:{own}"
-        return cls(config.pop("dims"), config.pop("aligner"), **config)
+                spec["spec"], found[name] = f"hf:{own}", own
+        model = cls(config.pop("dims"), config.pop("aligner"), **config)
+        model.own = found
+        return model
 
 
 def retrieval_task(features: Features, rows: np.ndarray) -> tuple[RetrievalTask, np.ndarray, dict[str, np.ndarray]]:

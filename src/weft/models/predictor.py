@@ -18,6 +18,7 @@ from weft.models.pooled import PooledInputs
 from weft.models.pretrained import Pretrained
 from weft.models.raw import encode_rows
 from weft.models.rows import choose_target
+from weft.places import here
 from weft.tasks.base import Task
 from weft.tasks.conformal import Conformal
 
@@ -130,7 +131,7 @@ class Predictor(Pretrained):
     def from_pretrained(cls, folder: Path | str) -> Self:
         """The model in a folder, with its thresholds where it has some; see :meth:`Pretrained.from_pretrained`."""
         model = super().from_pretrained(folder)
-        places = [Path(folder) / part / CONFORMAL for part in ("", "best")]
+        places = [place / CONFORMAL for place in (here(folder), model.folder) if place is not None]
         found = next((place for place in places if place.is_file()), None)
         model.conformal = None if found is None else Conformal.from_dict(read_json(found))
         return model

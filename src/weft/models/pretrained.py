@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Self
 from weft.errors import UserError
 from weft.files import read_json, read_tensors, write_json, write_tensors
 from weft.models.seen import Seen
+from weft.places import here
 from weft.registry import Registry
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -33,6 +34,7 @@ class Pretrained(ABC):
 
     Attributes:
         seen: the rows that training has looked at; None where that is not known.
+        folder: where it was read from; None: nowhere.
 
     Class attributes:
         format: registered name and version, ``"FusedModel/1"``.
@@ -42,6 +44,7 @@ class Pretrained(ABC):
     format: ClassVar[str]
     renames: ClassVar[Mapping[str, str]] = {}
     seen: Seen | None = None
+    folder: Path | None = None
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -60,14 +63,35 @@ class Pretrained(ABC):
         """The model without its weights; ``folder`` is where further files of it lie."""
         return cls(**config)
 
-    @classmethod
-    def from_pretrained(cls, folder: Path | str) -> Self:
-        """The model in a folder, or in its ``best/`` where the folder is that of a training run; evaluation mode.
+    def push_to_hub(self, place: str, *, private: bool = False) -> str:
+        """Put the model, with a card written from the evidence beside it, where others load it from.
+
+        Args:
+            place: ``"user/name"`` on the Hugging Face hub, or a URL; see :mod:`weft.places`.
+            private: whether a repository that is created is private.
+
+        Returns:
+            Its address.
 
         Raises:
-            UserError: a file is missing or damaged, holds another class of model, or does not fit the other files.
+            UserError: no right to write there, or it cannot be reached.
         """
-        place, config = _read(Path(folder))
+        from weft.models.push import push
+
+        return push(self, place, private=private)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """The model in a folder, or in its ``best/`` or ``winner/``; evaluation mode.
+
+        Args:
+            folder: a path, the name of a repository (``"user/name"``) or a URL, see :mod:`weft.places`.
+
+        Raises:
+            UserError: a file is missing or damaged, holds another class of model, or does not fit the other files; or
+                the repository or URL cannot be read.
+        """
+        place, config = _read(here(folder))
         found = config.pop("format")
         if found.partition("/")[0] != cls.format.partition("/")[0]:
             raise UserError(
@@ -86,7 +110,7 @@ class Pretrained(ABC):
                 "config.json does not describe a model", f"{place}: {error!r}", "restore it from a copy"
             ) from None
         load_weights(model, place / WEIGHTS, cls.renames)
-        model.seen = Seen.load(place)
+        model.seen, model.folder = Seen.load(place), place
         return model.eval() if hasattr(model, "eval") else model
 
 
@@ -96,10 +120,14 @@ models: Registry[Pretrained] = Registry("model", "weft.models", "weft.systems")
 def load_model(folder: Path | str) -> Any:
     """The model of a folder, by the class that wrote it.
 
+    Args:
+        folder: as for :meth:`Pretrained.from_pretrained`.
+
     Raises:
         UserError: as :meth:`Pretrained.from_pretrained`; or no class of that name is known.
     """
-    return models.get(_read(Path(folder))[1]["format"].partition("/")[0]).from_pretrained(folder)
+    place = here(folder)
+    return models.get(_read(place)[1]["format"].partition("/")[0]).from_pretrained(place)
 
 
 def load_weights(model: Any, path: Path, renames: Mapping[str, str] | None = None) -> None:
@@ -127,9 +155,9 @@ def _renamed(name: str, renames: Mapping[str, str]) -> str:
 
 
 def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Where the model is (the folder, or its ``best/``), and its ``config.json``."""
-    if not (folder / CONFIG).exists() and (folder / "best" / CONFIG).exists():
-        folder = folder / "best"
+    """Where the model is (the folder, or its ``best/`` or ``winner/``), and its ``config.json``."""
+    parts = [folder / part for part in ("", "best", "winner")]
+    folder = next((part for part in parts if (part / CONFIG).exists()), folder)
     config = read_json(folder / CONFIG)
     name, slash, version = str(config.get("format") if isinstance(config, dict) else "").partition("/")
     if not (name and slash and version.isdigit()):

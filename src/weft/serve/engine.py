@@ -16,6 +16,7 @@ from weft.models.predictor import Predictor
 from weft.models.pretrained import load_model
 from weft.models.raw import encode_rows, make_encoder
 from weft.models.searching import gallery
+from weft.places import here
 from weft.retrieval.search import ExactIndex, model_fingerprint
 from weft.serve.rows import Reader
 from weft.store import MemoryFeatures
@@ -25,7 +26,7 @@ class Engine:
     """A model and what it is asked through.
 
     Args:
-        folder: of the model.
+        folder: of the model, or where it lies elsewhere (:mod:`weft.places`).
         index: folder of an index of ``weft search --index``, to search in.
         source: rows to search in and to show, a data set.
 
@@ -33,7 +34,7 @@ class Engine:
         UserError: the model cannot be served, or the index is another model's.
     """
 
-    def __init__(self, folder: Path, index: Path | None = None, source: Any = None) -> None:
+    def __init__(self, folder: Path | str, index: Path | None = None, source: Any = None) -> None:
         self.model = load_model(folder)
         self.reader, self.source = Reader(self.model), source
         self.encoders = {name: make_encoder(name, self.model.encoders[name]) for name in self.model.names}
@@ -49,7 +50,20 @@ class Engine:
         for name in names:
             if name not in self.galleries:
                 by, rows = next(n for n in self.model.names if n != name), np.arange(len(source.ids))
-                made = (self.model, folder, source, [name], by, rows, "all", None, "0", None, False, lambda _: None)
+                made = (
+                    self.model,
+                    here(folder),
+                    source,
+                    [name],
+                    by,
+                    rows,
+                    "all",
+                    None,
+                    "0",
+                    None,
+                    False,
+                    lambda _: None,
+                )
                 self.galleries[name] = gallery(*made)
         self._rows = {} if source is None else {row: i for i, row in enumerate(source.ids)}
 

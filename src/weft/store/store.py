@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from weft.encoders import Encoder, restore_encoder
 from weft.errors import UserError, did_you_mean
 from weft.files import sha256
+from weft.places import here
 from weft.store.block import damage, damaged, map_block
 from weft.store.column import Column
 from weft.store.features import ColumnFeatures
@@ -54,13 +55,14 @@ class Store(ColumnFeatures):
         """Open a finished store.
 
         Args:
-            folder: where it lies.
+            folder: where it lies: a path, the name of a repository of the hub (``"user/name"``) or a URL, see
+                :mod:`weft.places`.
             verify: hash every shard and compare with the manifest, instead of the sizes alone.
 
         Raises:
             UserError: there is no store, it is not finished, or a file is damaged (the message names it).
         """
-        folder = Path(folder)
+        folder = here(folder, "dataset")
         manifest = read_manifest(folder)
         if manifest is None:
             raise UserError(
@@ -85,6 +87,25 @@ class Store(ColumnFeatures):
                 "run encode again: it is cheap",
             )
         return cls(folder, manifest)
+
+    from_pretrained = open
+
+    def push_to_hub(self, place: str, *, private: bool = False) -> str:
+        """Put the store, with a card, where others open it from: features, rows, and raw values that encoders refit on.
+
+        Args:
+            place: ``"user/name"`` on the Hugging Face hub, or a URL; see :mod:`weft.places`.
+            private: whether a repository that is created is private.
+
+        Returns:
+            Its address.
+
+        Raises:
+            UserError: this is a part of the store, no right to write there, or it cannot be reached.
+        """
+        from weft.store.card import push_store
+
+        return push_store(self, place, private=private)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -89,7 +89,9 @@ def train_model(
         fit(model, features, split, settings, folder, progress)
         _measure_sets(model, features, split.dev, Path(folder))
     parts = {"dev": split.dev, "test": split.test}
-    return {part: model.evaluate(features, rows) for part, rows in parts.items() if len(rows)}
+    found = {part: model.evaluate(features, rows) for part, rows in parts.items() if len(rows)}
+    write_json(Path(folder) / "metrics.json", found)
+    return found
 
 
 def _measure_sets(model: FusedModel, features: Features, rows: np.ndarray, folder: Path) -> None:
