@@ -38,10 +38,33 @@ class Lines(Progress):
         self.console.print(f"{task.description}  {task.completed:.0f}{of}{left}", markup=False, highlight=False)
 
 
+class Silent(Progress):
+    """Progress that nobody sees; it costs nothing to make, so every request to a server can have one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def start(self) -> None:
+        """Nothing."""
+
+    stop = start
+
+    def add_task(self, *args: Any, **options: Any) -> TaskID:
+        """A task that is not kept."""
+        return TaskID(0)
+
+    def update(self, task_id: TaskID, *args: Any, **changes: Any) -> None:
+        """Nothing."""
+
+    advance = update
+
+
 def progress_bar(wanted: bool = True) -> Progress:
     """A context manager: ``task = bar.add_task(name, total=n)``, then ``bar.advance(task)``; silent unless wanted."""
+    if not wanted:
+        return Silent()
     console = Console(stderr=True)
-    if wanted and not console.is_terminal:
+    if not console.is_terminal:
         return Lines(console)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not wanted)
+    return Progress(*columns, console=console)

@@ -123,7 +123,7 @@ def test_a_batch_that_fails_is_asked_row_by_row() -> None:
         return [row * 2 for row in rows]
 
     async def run() -> list[Any]:
-        batcher = Batcher(work, most=8, wait=0.05)
+        batcher = Batcher(work, most=8)
         found = await asyncio.gather(*(batcher.ask([n]) for n in (1, -1, 3)), return_exceptions=True)
         await batcher.stop()
         return found
@@ -214,6 +214,73 @@ def test_forty_malformed_requests_are_forty_clear_refusals(engine: Engine) -> No
         assert 400 <= response.status_code < 500, (request[1], str(request[2])[:200], response.text[:300])
         assert {"what", "found", "remedy"} == set(response.json()), str(request[2])[:200]
         assert "root:" not in response.text
+
+
+def test_garbage_and_slow_clients_among_many_change_no_answer(engine: Engine) -> None:
+    """Sixteen clients ask four times each, while forty others send garbage and eight send their bytes one by one."""
+    captions = [
+        f"a {size} {colour} {shape}" for size in ("small", "large") for colour in ("red", "blue") for shape in "ab"
+    ]
+
+    async def run() -> tuple[list[httpx.Response], list[httpx.Response], list[httpx.Response], httpx.Response]:
+        transport = httpx.ASGITransport(app=create_app(engine), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+
+            async def good(number: int) -> list[httpx.Response]:
+                bodies = [{"rows": {"caption": captions[(number + k) % len(captions)]}} for k in range(4)]
+                return [await client.post("/predict", json=body) for body in bodies]
+
+            async def drops(caption: str) -> AsyncIterator[bytes]:
+                for byte in json.dumps({"rows": {"caption": caption}}).encode():
+                    yield bytes([byte])
+                    await asyncio.sleep(0)
+
+            async def slow(caption: str) -> httpx.Response:
+                return await client.post(
+                    "/predict", content=drops(caption), headers={"Content-Type": "application/json"}
+                )
+
+            garbage = [client.request(method, path, **options) for method, path, options in malformed()]
+            groups = [[good(n) for n in range(16)], garbage, [slow(c) for c in captions]]
+            found = await asyncio.gather(*(asyncio.gather(*group) for group in groups))
+            return [one for four in found[0] for one in four], found[1], found[2], await client.get("/metrics")
+
+    answered, refused, dripped, figures = asyncio.run(run())
+    alone = dict(zip(captions, talk(engine, *(asked(c) for c in captions)), strict=True))
+    for number, response in enumerate(answered):
+        caption = captions[(number // 4 + number % 4) % len(captions)]
+        assert same(response, alone[caption]), caption
+    assert all(same(response, alone[caption]) for caption, response in zip(captions, dripped, strict=True))
+    assert {response.status_code // 100 for response in refused} == {4}
+    assert f'weft_requests_total{{path="/predict",status="200"}} {len(answered) + len(dripped)}' in figures.text
+
+
+def asked(caption: str) -> tuple[str, str, dict[str, Any]]:
+    return "POST", "/predict", {"json": {"rows": {"caption": caption}}}
+
+
+def same(one: httpx.Response, two: httpx.Response) -> bool:
+    """Whether two answers are equal, up to the rounding of a batch of another size."""
+    a, b = (response.json()["answers"][0] for response in (one, two))
+    p, q = (list(answer["probability"].values()) for answer in (a, b))
+    return a["prediction"] == b["prediction"] and np.allclose(p, q, atol=1e-6)
+
+
+def test_a_lone_request_leaves_the_server_deaf_only_where_the_last_was_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads_of(quick: float) -> list[bool]:
+        monkeypatch.setattr("weft.serve.batching.QUICK", quick)
+
+        async def run() -> list[bool]:
+            batcher = Batcher(lambda rows: [threading.current_thread() is threading.main_thread()] * len(rows))
+            found = [(await batcher.ask([n]))[0] for n in range(3)]
+            found.append((await batcher.ask([1, 2]))[0])
+            await batcher.stop()
+            return found
+
+        return asyncio.run(run())
+
+    assert threads_of(60.0) == [False, True, True, False]
+    assert threads_of(0.0) == [False] * 4
 
 
 def test_health_figures_and_the_page(engine: Engine) -> None:

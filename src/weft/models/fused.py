@@ -203,13 +203,15 @@ class FusedModel(nn.Module, Predictor):
         features = select(features, self.names)
         refuse_empty_rows(features, rows)
         device, training = next(self.parameters()).device, self.training
-        self.eval()
+        if training:
+            self.eval()
         parts = [np.zeros((0, self.task.outputs), dtype=np.float32)]
         for start in range(0, len(rows), batch_size):
             batch = features.gather(rows[start : start + batch_size])
             outputs = self({name: Tokens(*(t.to(device) for t in tokens)) for name, tokens in batch.items()})
             parts.append(outputs.cpu().numpy())
-        self.train(training)
+        if training:
+            self.train()
         return np.concatenate(parts)
 
     def config(self) -> dict[str, Any]:

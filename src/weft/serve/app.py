@@ -60,35 +60,58 @@ class Query(BaseModel):
     top: int = Field(12, ge=1, le=TOP)
 
 
-class Limits:
-    """Reads a whole body before the application sees the request, and refuses what is too large or too slow."""
+class Door:
+    """What every request passes: it is counted, and its whole body is read before the application sees it, so that
+    what is too large or too slow is refused.
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    Args:
+        app: the application.
+        counts: requests by path and status.
+        spent: seconds by path.
+    """
+
+    def __init__(self, app: Any, counts: Counter[tuple[str, int]], spent: dict[str, float]) -> None:
+        self.app, self.counts, self.spent = app, counts, spent
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        parts, size, until = [], 0, time.monotonic() + SECONDS
-        more = True
-        while more:
-            try:
-                message = await asyncio.wait_for(receive(), max(until - time.monotonic(), 0.001))
-            except TimeoutError:
-                await answer(408, "the request came too slowly", f"more than {SECONDS:g} s", "send less")(
-                    scope, receive, send
-                )
-                return
-            if message["type"] == "http.disconnect":
-                return
-            parts.append(message.get("body", b""))
-            size, more = size + len(parts[-1]), message.get("more_body", False)
-            if size > BYTES:
-                await answer(413, "the body is too large", f"more than {BYTES:,} bytes", "send fewer rows")(
-                    scope, receive, send
-                )
-                return
+        began, status = time.perf_counter(), 500
+
+        async def heard(message: Any) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            if scope["method"] in ("POST", "PUT", "PATCH"):
+                await self._whole(scope, receive, heard)
+            else:
+                await self.app(scope, receive, heard)
+        finally:
+            path = getattr(scope.get("route"), "path", "other")
+            self.counts[path, status] += 1
+            self.spent[path] = self.spent.get(path, 0.0) + time.perf_counter() - began
+
+    async def _whole(self, scope: Any, receive: Any, send: Any) -> None:
+        parts, size, more = [], 0, True
+        try:
+            async with asyncio.timeout(SECONDS):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return
+                    parts.append(message.get("body", b""))
+                    size, more = size + len(parts[-1]), message.get("more_body", False)
+                    if size > BYTES:
+                        found, remedy = f"more than {BYTES:,} bytes", "send fewer rows"
+                        await answer(413, "the body is too large", found, remedy)(scope, receive, send)
+                        return
+        except TimeoutError:
+            found = f"more than {SECONDS:g} s"
+            await answer(408, "the request came too slowly", found, "send less")(scope, receive, send)
+            return
         whole = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
 
         async def replay() -> Any:
@@ -103,12 +126,12 @@ def answer(status: int, what: str, found: str, remedy: str) -> Response:
     return Response(content, status, media_type="application/json")
 
 
-def create_app(engine: Engine, *, most: int = 64, wait: float = 0.002) -> FastAPI:
-    """The application around an engine; ``most`` rows and ``wait`` seconds make a batch."""
+def create_app(engine: Engine, *, most: int = 64) -> FastAPI:
+    """The application around an engine; at ``most`` so many rows make a batch."""
     counts: Counter[tuple[str, int]] = Counter()
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = {}
     works = (engine.predict, engine.explain, engine.embed)
-    batchers = predict, explain, embed = tuple(Batcher(work, most, wait, SECONDS) for work in works)
+    batchers = predict, explain, embed = tuple(Batcher(work, most, SECONDS) for work in works)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -116,22 +139,10 @@ def create_app(engine: Engine, *, most: int = 64, wait: float = 0.002) -> FastAP
         for batcher in batchers:
             await batcher.stop()
 
+    images = [name for name, kind in engine.reader.kinds.items() if kind == "image"]
     app = FastAPI(title="weft", description=f"A {type(engine.model).__name__}.", lifespan=life)
 
-    @app.middleware("http")
-    async def count(request: Request, call_next: Any) -> Any:
-        began, status = time.perf_counter(), 500
-        try:
-            response = await call_next(request)
-            status = response.status_code
-        finally:
-            route = request.scope.get("route")
-            path = getattr(route, "path", "other")
-            counts[path, status] += 1
-            spent[path] += time.perf_counter() - began  # type: ignore[assignment]
-        return response
-
-    app.add_middleware(Limits)
+    app.add_middleware(Door, counts=counts, spent=spent)
 
     @app.exception_handler(UserError)
     async def refused(_: Request, error: UserError) -> Response:
@@ -151,10 +162,13 @@ def create_app(engine: Engine, *, most: int = 64, wait: float = 0.002) -> FastAP
     async def http(_: Request, error: HTTPException) -> Response:
         return answer(error.status_code, str(error.detail), f"status {error.status_code}", "see /docs")
 
-    def read(rows: Any) -> list[dict[str, Any]]:
+    async def read(rows: Any) -> list[dict[str, Any]]:
+        """By a thread where there are images: unpacking one takes as long as a hundred other rows."""
         listed = [rows] if isinstance(rows, dict) else rows
         if not 1 <= len(listed) <= ROWS:
             raise UserError(f"1 to {ROWS} rows at once", f"{len(listed)} rows", "send them in parts")
+        if any(name in row for row in listed for name in images):
+            return await asyncio.to_thread(engine.reader.rows, listed)
         return engine.reader.rows(listed)
 
     def need(can: bool, what: str) -> None:
@@ -168,7 +182,7 @@ def create_app(engine: Engine, *, most: int = 64, wait: float = 0.002) -> FastAP
     @app.post("/predict", responses=ERRORS)
     async def predict_rows(body: Rows) -> dict[str, Any]:
         """The prediction for one row or many; an image is ``{"base64": "..."}``."""
-        return await predicted(await asyncio.to_thread(read, body.rows), body.explain)
+        return await predicted(await read(body.rows), body.explain)
 
     async def form(request: Request) -> tuple[dict[str, Any], bool]:
         row: dict[str, Any] = {}
@@ -209,18 +223,18 @@ def create_app(engine: Engine, *, most: int = 64, wait: float = 0.002) -> FastAP
     async def predict_files(request: Request) -> dict[str, Any]:
         """One row as a form: ``row`` is its JSON, files are images named as their modality."""
         row, why = await form(request)
-        return await predicted(await asyncio.to_thread(read, row), why)
+        return await predicted(await read(row), why)
 
     @app.post("/embed", responses=ERRORS)
     async def embed_rows(body: Values) -> dict[str, Any]:
         """Unit vectors of every modality of every row."""
-        rows = await asyncio.to_thread(read, body.rows)
+        rows = await read(body.rows)
         need(engine.embeds, "embed")
         return {"embeddings": await embed.ask(rows)}
 
     async def found(row: dict[str, Any], find: str | None, top: int) -> dict[str, Any]:
         need(engine.embeds, "search")
-        rows = await asyncio.to_thread(read, row)
+        rows = await read(row)
         return await embed.alone(lambda: engine.search(rows[0], find, top))
 
     @app.post("/search", responses=ERRORS)

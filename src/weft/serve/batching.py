@@ -1,8 +1,16 @@
-"""Requests that wait at the same time are answered by one forward pass."""
+"""Requests that wait at the same time are answered by one forward pass.
+
+Nothing waits for company: while a batch is worked on the next one gathers, so batches are as large as the server is
+busy, and a lone request is answered at once. Work goes to a thread, so that the server answers for its health and
+keeps its time limit while a model thinks; a lone request after a batch that took next to nothing does not, since two
+changes of thread would take as long.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +18,8 @@ from typing import Any
 from weft.errors import UserError
 
 Work = Callable[[list[Any]], Sequence[Any]]
+QUICK = 0.002
+"""Seconds of work that the server may be deaf for."""
 
 
 class Batcher:
@@ -18,14 +28,14 @@ class Batcher:
     Args:
         work: rows to answers, one each.
         most: rows of a batch; a request is never cut.
-        wait: seconds that a batch is held open for others.
         limit: seconds until whoever asked hears that it took too long; None: never. A thread cannot be stopped, so what
             is being worked on is finished, for nobody.
     """
 
-    def __init__(self, work: Work, most: int = 64, wait: float = 0.002, limit: float | None = None) -> None:
-        self.work, self.most, self.wait, self.limit = work, most, wait, limit
+    def __init__(self, work: Work, most: int = 64, limit: float | None = None) -> None:
+        self.work, self.most, self.limit = work, most, limit
         self.batches = self.rows = 0
+        self._last = math.inf  # seconds that the last batch took
         self._thread = ThreadPoolExecutor(1)
         self._queue: asyncio.Queue[tuple[list[Any], asyncio.Future[Any]] | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
@@ -54,23 +64,14 @@ class Batcher:
         self._thread.shutdown()
 
     async def _run(self) -> None:
-        loop, over = asyncio.get_running_loop(), False
-        while not over:
-            first = await self._queue.get()
-            if first is None:
-                return
-            batch, count, until = [first], len(first[0]), loop.time() + self.wait
-            while count < self.most and not over:
-                try:
-                    left = until - loop.time()
-                    more = self._queue.get_nowait() if left <= 0 else await asyncio.wait_for(self._queue.get(), left)
-                except (asyncio.QueueEmpty, TimeoutError):
+        while (first := await self._queue.get()) is not None:
+            batch, count = [first], len(first[0])
+            while count < self.most and not self._queue.empty():
+                if (more := self._queue.get_nowait()) is None:
+                    self._queue.put_nowait(None)  # the end comes after this batch
                     break
-                if more is None:
-                    over = True
-                else:
-                    batch.append(more)
-                    count += len(more[0])
+                batch.append(more)
+                count += len(more[0])
             await self._answer([(rows, future) for rows, future in batch if not future.done()])
 
     async def _answer(self, batch: list[tuple[list[Any], asyncio.Future[Any]]]) -> None:
@@ -79,8 +80,10 @@ class Batcher:
             return
         rows = [row for part, _ in batch for row in part]
         self.batches, self.rows = self.batches + 1, self.rows + len(rows)
+        began, quick = time.perf_counter(), len(rows) == 1 and self._last < QUICK
         try:
-            answers = list(await self.alone(lambda: self.work(rows)))
+            answers = list(self.work(rows) if quick else await self.alone(lambda: self.work(rows)))
+            self._last = time.perf_counter() - began
         except Exception as error:
             if len(batch) > 1 and isinstance(error, UserError):
                 for one in batch:

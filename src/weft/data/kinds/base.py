@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from weft.errors import UserError, did_you_mean, some
+from weft.errors import UserError, some
 from weft.registry import Registry
 
 
@@ -144,8 +144,6 @@ def kind_named(name: str) -> Kind:
     Raises:
         UserError: there is no such kind.
     """
-    if name not in kinds.names():
-        raise UserError("unknown kind of modality", f"kind={name!r}", did_you_mean(name, kinds.names(), "kinds"))
     return kinds.get(name)()
 
 
