@@ -11,6 +11,7 @@ from weft.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from weft.data import Dataset
+    from weft.data.failure import OnError
     from weft.encoders import Encoder
     from weft.store import Store
     from weft.training.towers import RawRows
@@ -56,7 +57,7 @@ def settings(pairs: list[str], option: str) -> dict[str, Any]:
     return parsed
 
 
-def read_source(source: str, root: Path | None, data: list[str]) -> Dataset:
+def read_source(source: str, root: Path | None, data: list[str], on_error: OnError = "stop") -> Dataset:
     """The samples of a YAML configuration or a named data set.
 
     Raises:
@@ -68,7 +69,7 @@ def read_source(source: str, root: Path | None, data: list[str]) -> Dataset:
         from weft.data import load_config, read_table
 
         config = load_config(source)
-        return said(read_table(config.table, config))
+        return said(read_table(config.table, config, on_error=on_error))
     if source not in datasets.names():
         raise UserError(
             "the source is neither a store, nor a YAML file, nor a data set",

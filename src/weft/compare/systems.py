@@ -45,7 +45,7 @@ from weft.files import replacing
 from weft.models.outputs import from_array, to_array
 from weft.models.pretrained import load_model
 from weft.models.seen import Seen
-from weft.store.encode import raw_fingerprint
+from weft.store.unique import raw_fingerprint
 from weft.tasks.judge import Judge
 from weft.training.config import TrainConfig
 from weft.training.system import System, systems

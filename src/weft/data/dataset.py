@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from weft.data.failure import Failure
 from weft.data.files import require_files
 from weft.data.kinds import kind_named
 from weft.errors import UserError, did_you_mean, some
@@ -79,6 +80,7 @@ class Dataset:
         table: JSON of the :class:`~weft.data.table_config.TableConfig` it was read by; models keep it to read new ones.
         time: ``(N,)`` seconds, for a ``temporal`` split; None where rows have no order.
         notes: what reading the data found and a person should know.
+        failures: cells that could not be read and count as absent; their rows may be left out.
 
     Raises:
         UserError: no rows or modalities, unequal lengths, duplicate ids, a row without any modality, an unknown split,
@@ -96,6 +98,7 @@ class Dataset:
     table: dict[str, Any] | None = None
     time: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.ids or not self.modalities:

@@ -287,7 +287,8 @@ def require_files(name: str, ids: Sequence[str], values: Sequence[Any]) -> None:
         raise UserError(
             f"modality {name!r}: {len(gone)} of {len(ids)} rows name a file that does not exist",
             f"rows {some(row for row, _ in gone)}; the first is {gone[0][1]}",
-            "paths are relative to the folder of the table or data set; restore the files, or empty the cells",
+            "paths are relative to the folder of the table or data set; restore the files, or empty the cells "
+            "(encode --on-error skip leaves out what cannot be read)",
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,8 @@ import numpy as np
 from weft.data.cells import LARGEST, as_category, as_number, is_blank, learn_type, read_cell, says_blank
 from weft.data.columns import Columns, as_list
 from weft.data.dataset import SPLITS, Dataset, Modality
-from weft.data.kinds import Place, kind_named
+from weft.data.failure import Failure, OnError
+from weft.data.kinds import Kind, Place, kind_named
 from weft.data.splits import Split, make_splits
 from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
 from weft.data.targets import reads_of
@@ -32,7 +33,7 @@ FEW_CLASSES = 20
 EPOCH = datetime(1970, 1, 1)
 
 
-def read_table(source: Any, config: TableConfig, *, require_target: bool = True) -> Dataset:
+def read_table(source: Any, config: TableConfig, *, require_target: bool = True, on_error: OnError = "stop") -> Dataset:
     """Read a table as its configuration says.
 
     How cells are read (``types``), and the classes of a target, are what the configuration says, else what the training
@@ -45,6 +46,8 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True)
         config: what the columns are.
         require_target: False for prediction on new rows: target, split, group and id may then be missing or say
             anything, and a modality may be absent in every row.
+        on_error: ``"skip"``: a cell that is no value of its kind, or names a file that is not there, counts as absent,
+            rows with nothing left are left out, and both are in the ``failures`` of the data set.
 
     Raises:
         UserError: a missing column, duplicate ids, a missing file, an empty modality, a ragged or non-finite array, a
@@ -58,14 +61,18 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True)
         rows.split = _split_names(rows, _parts(rows, config.splits))
     teachers = _teachers(rows, config) if require_target else np.arange(len(rows))
     modalities, chosen = {}, {}
+    failures: list[Failure] = []
+    skipped = failures if on_error == "skip" else None
     for name, modality in config.modalities.items():
-        chosen[name], modalities[name] = _modality(columns, name, modality, rows, teachers)
+        chosen[name], modalities[name] = _modality(columns, name, modality, rows, teachers, skipped)
     empty = [name for name, modality in modalities.items() if not modality.presence.any()]
     if empty and require_target:
         used = {name: config.modalities[name].names for name in empty}
         raise UserError(
             f"{path}: modality {empty[0]!r} is empty in every row", f"columns {used}", "remove the modality"
         )
+    if skipped is not None:
+        rows, modalities = _with_something(rows, modalities, skipped)
     labels = config.labels
     if reads_of(config.task) == "sets" and rows.labels:
         labels = list(next(iter(rows.labels.values())))
@@ -83,8 +90,46 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True)
         table=learned.model_dump(mode="json"),
         time=rows.time,
         notes=tuple(rows.notes),
+        failures=tuple(failures),
     )
     return dataset if rows.kept is None else dataset.take(rows.kept)
+
+
+def read_more(source: Any, table: Mapping[str, Any], on_error: OnError = "stop") -> Dataset:
+    """Rows to add to others, read as those were: by their types and labels; classes that they did not have are new.
+
+    Args:
+        source: as of :func:`read_table`.
+        table: of the data set that the others are.
+        on_error: as of :func:`read_table`.
+
+    Raises:
+        UserError: as :func:`read_table`.
+    """
+    config = TableConfig(**{**table, "table": str(source), "splits": None})
+    columns, classes = Columns(source), {}
+    for name, known in config.classes.items():
+        cells = [] if name not in columns.names else columns.cells(name, "target")
+        found = {as_class(cell, known) for cell in cells if cell is not None} - set(known)
+        classes[name] = [*known, *sorted(found, key=str)]
+    return read_table(source, config.model_copy(update={"classes": classes}), on_error=on_error)
+
+
+def _with_something(
+    rows: _Rows, modalities: dict[str, Modality], failures: list[Failure]
+) -> tuple[_Rows, dict[str, Modality]]:
+    """The rows that have any modality, of those that are kept; the others are failures."""
+    there = np.any([modality.presence for modality in modalities.values()], axis=0)
+    said = {failure.row for failure in failures}
+    empty = [rows.ids[row] for row in np.flatnonzero(~there) if rows.ids[row] not in said]
+    failures.extend(Failure(row, next(iter(modalities)), "", "every cell of the row is empty") for row in empty)
+    if rows.kept is not None:
+        there &= np.isin(np.arange(len(rows)), rows.kept)
+    if not there.any():
+        found = f"{len(failures)} cells; the first, row {failures[0].row!r}: {failures[0].why}"
+        raise UserError("no row has anything that can be read", found, "mend the table")
+    keep = np.flatnonzero(there)
+    return rows.take(keep), {name: modality.take(keep) for name, modality in modalities.items()}
 
 
 @dataclass
@@ -198,7 +243,12 @@ def _ids(columns: Columns, column: str | None) -> list[str]:
 
 
 def _modality(
-    columns: Columns, name: str, config: ModalityConfig, rows: _Rows, teachers: np.ndarray
+    columns: Columns,
+    name: str,
+    config: ModalityConfig,
+    rows: _Rows,
+    teachers: np.ndarray,
+    failures: list[Failure] | None,
 ) -> tuple[ModalityConfig, Modality]:
     """The modality, and its configuration with the types that were learned."""
     kind = kind_named(config.kind)
@@ -210,7 +260,24 @@ def _modality(
         }
         config = config.model_copy(update={"types": types})
     place = Place(name, config.names, rows.ids, columns.path.parent, dict(config.types), rows.notes)
-    return config, Modality(config.kind, kind.convert(cells, place), tuple(config.names) if kind.typed else ())
+    try:
+        values = kind.convert(cells, place)
+    except UserError:
+        if failures is None:
+            raise
+        values = list(_one_by_one(kind, cells, place, failures))
+    return config, Modality(config.kind, values, tuple(config.names) if kind.typed else ())
+
+
+def _one_by_one(kind: Kind, cells: Sequence[Sequence[Any]], place: Place, failures: list[Failure]) -> Iterator[Any]:
+    """Each row's value, None where it is none; that is a failure."""
+    for row, *own in zip(place.ids, *cells, strict=True):
+        try:
+            yield kind.convert([[cell] for cell in own], replace(place, ids=[row]))[0]
+        except UserError as error:
+            shown = ", ".join(str(cell)[:200] for cell in own)
+            failures.append(Failure(row, place.modality, shown, f"{error.what}: {error.found}"))
+            yield None
 
 
 def _split(columns: Columns, column: str, ids: list[str]) -> np.ndarray:
@@ -284,7 +351,7 @@ def _read_target(columns: Columns, column: str, config: TableConfig, rows: _Rows
     if config.labels:
         rows.labels[column] = tuple(config.labels)
     classes = np.unique(rows.targets[column]).tolist()
-    if len(classes) < 2:
+    if len({*classes, *config.classes.get(column, ())}) < 2:
         raise UserError(
             f"{columns.path}: target {column!r} has only one class",
             f"{classes[0]!r} in all {len(ids)} rows",

@@ -24,8 +24,25 @@ def encoders_of(dataset: Dataset, config: TableConfig | None, chosen: Mapping[st
         if name not in dataset.modalities:
             raise UserError("--encoder names no modality", name, did_you_mean(name, dataset.modalities, "modalities"))
         named[name] = (spec, {})
-    found = {}
+    found: dict[str, Encoder] = {}
     for name, modality in dataset.modalities.items():
         spec, options = named.get(name, (default_encoder(modality.kind), {}))
         found[name] = create_encoder(spec, modality.kind, **options)
+    return found
+
+
+def encoders_like(made: Mapping[str, Mapping[str, Any]], chosen: Mapping[str, str]) -> dict[str, Encoder]:
+    """The encoders of a store again, of what its manifest says of each modality, or those that are chosen instead.
+
+    Raises:
+        UserError: an encoder was built by hand, so nobody knows how.
+    """
+    found = {}
+    for name, entry in made.items():
+        recipe = entry["recipe"]
+        if recipe is None and name not in chosen:
+            remedy = f"name it: --encoder {name}=..."
+            raise UserError(f"the encoder of {name!r} cannot be made again", "it was built by hand", remedy)
+        spec, options = (chosen[name], {}) if name in chosen else (recipe["spec"], recipe["options"])
+        found[name] = create_encoder(spec, entry["kind"], **options)
     return found

@@ -111,8 +111,8 @@ def values_of(rows: Store | Dataset, name: str) -> tuple[np.ndarray, str]:
         UserError: there is no such modality.
     """
     from weft.data import Dataset
-    from weft.store.encode import unique_values
     from weft.store.files import content_hash
+    from weft.store.unique import unique_values
 
     if not isinstance(rows, Dataset):
         return rows._columns[name].pointer, str(rows.manifest["modalities"][name]["address"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ from weft.encoders import Encoder, restore_encoder
 from weft.errors import UserError, did_you_mean
 from weft.progress import progress_bar
 from weft.store import Features, MemoryFeatures, Store
-from weft.store.encode import Run, unique_values
 from weft.store.files import DTYPES
+from weft.store.run import Run
+from weft.store.unique import unique_values
 
 
 def encoder_specs(features: Features, names: Sequence[str]) -> dict[str, Any] | None:
@@ -86,10 +86,11 @@ def encode_rows(
             unique = unique_values(name, dataset)
             task = bar.add_task(name, total=len(unique.values))
             ready = make_encoder(name, spec) if encoders is None else encoders[name]
-            encoding = Run(Path(), {}, name, ready, unique, dataset.ids, batch_size)
-            dims[name] = encoding.encoder.width
-            values = encoding.encode_values(0, len(unique.values), spec["dtype"], bar, task)
-            values = [torch.from_numpy(v).to(DTYPES[spec["dtype"]]).float().numpy() for v in values]
+            dims[name] = ready.width
+            found = Run(name, ready, unique, dataset.ids, batch_size).encode(
+                range(len(unique.values)), spec["dtype"], bar, task
+            )
+            values = [torch.from_numpy(v).to(DTYPES[spec["dtype"]]).float().numpy() for v in found if v is not None]
             modalities[name] = [None if at < 0 else values[at] for at in unique.pointer.tolist()]
     return MemoryFeatures(
         dataset.ids, modalities, dataset.targets, dataset.split, dataset.group, dataset.task, dataset.labels, dims

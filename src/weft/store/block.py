@@ -1,10 +1,11 @@
-"""The features of one modality on disk: two files that grow shard by shard and are read as one block.
+"""The features of one modality on disk: files that grow shard by shard and are read as one block.
 
-``<modality>/values.safetensors`` holds ``values`` ``(sum T, D)`` in fp16, bf16 or fp32, and
-``<modality>/lengths.safetensors`` holds ``lengths`` ``(n,)`` int64, the number of tokens of each value. Their headers
-have one size whatever they say, so a shard is written at the end of what is there. The manifest is the truth: it lists
-the shards that are finished, each with its tokens, its values and the SHA-256 of its bytes; what lies behind them in a
-file is the rest of a run that was killed, and is written over.
+``<modality>/values.safetensors`` holds ``values`` ``(sum T, D)`` in fp16, bf16 or fp32,
+``<modality>/lengths.safetensors`` holds ``lengths`` ``(n,)`` int64, the number of tokens of each value, and
+``<modality>/digests.safetensors`` holds ``digests`` ``(n, 32)`` uint8, the hash of the content that each was made from.
+Their headers have one size whatever they say, so a shard is written at the end of what is there. The manifest is the
+truth: it lists the shards that are finished, each with its tokens, its values and the SHA-256 of its bytes; what lies
+behind them in a file is the rest of a run that was killed, and is written over.
 """
 
 from __future__ import annotations
@@ -25,14 +26,22 @@ from weft.errors import UserError
 from weft.files import sync_folder
 from weft.store.files import DTYPES, FORMAT
 
-VALUES, LENGTHS = "values.safetensors", "lengths.safetensors"
+VALUES, LENGTHS, DIGESTS = "values.safetensors", "lengths.safetensors", "digests.safetensors"
 HEADER = 512
-NAMES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32", "int64": "I64"}
+NAMES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32", "int64": "I64", "uint8": "U8"}
 CHUNK = 1 << 24
 
 
-def write_shard(folder: Path, entry: dict[str, Any], index: int, values: Sequence[np.ndarray]) -> None:
+def write_shard(
+    folder: Path, entry: dict[str, Any], index: int, values: Sequence[np.ndarray], digests: Sequence[str]
+) -> None:
     """Write the values ``(T_i, D)`` of a shard at their place, synced, and list it in the modality's ``entry``.
+
+    Args:
+        folder: of the modality.
+        entry: its part of the manifest.
+        index: of a shard that is made anew, or the number of shards for a new one.
+        values, digests: what it holds, and the hash of what each was made from.
 
     Raises:
         UserError: a shard that is made anew has other lengths than before.
@@ -40,22 +49,38 @@ def write_shard(folder: Path, entry: dict[str, Any], index: int, values: Sequenc
     block = torch.from_numpy(np.concatenate(values)).to(DTYPES[entry["dtype"]])
     lengths = torch.tensor([len(value) for value in values])
     shard = {"values": len(lengths), "tokens": len(block), "sha256": digest(block, lengths)}
-    old = entry["shards"][index]
-    if old is not None and (old["values"], old["tokens"]) != (shard["values"], shard["tokens"]):
+    old = entry["shards"][index] if index < len(entry["shards"]) else shard
+    if (old["values"], old["tokens"]) != (shard["values"], shard["tokens"]):
         raise UserError(
             f"shard {index} of {folder.name} is made anew with other lengths",
             f"{shard['tokens']} tokens instead of {old['tokens']}: the encoder does not repeat itself",
             "encode into another folder",
         )
-    entry["shards"][index] = shard
+    entry["shards"][index:] = [shard, *entry["shards"][index + 1 :]]
     (values_at, lengths_at), totals = place(entry, index), place(entry, len(entry["shards"]))
     write_at(folder / VALUES, block, values_at, totals[0], entry)
     write_at(folder / LENGTHS, lengths, lengths_at, totals[1], entry)
+    write_at(folder / DIGESTS, as_bytes(digests), lengths_at, totals[1], entry)
+
+
+def as_bytes(digests: Sequence[str]) -> Tensor:
+    """SHA-256 in hex as ``(n, 32)`` uint8."""
+    return torch.frombuffer(bytearray.fromhex("".join(digests)), dtype=torch.uint8).view(-1, 32)
+
+
+def read_digests(folder: Path, entry: dict[str, Any]) -> list[str]:
+    """The hash of the content of every value of a modality, as far as the file has them."""
+    try:
+        content = (folder / DIGESTS).read_bytes()[HEADER:].hex()
+    except OSError:
+        return []
+    values = min(len(content) // 64, place(entry, len(entry["shards"]))[1])
+    return [content[start : start + 64] for start in range(0, 64 * values, 64)]
 
 
 def place(entry: dict[str, Any], index: int) -> tuple[int, int]:
-    """Tokens and values before shard ``index``, those that were never made not counted."""
-    before = [shard for shard in entry["shards"][:index] if shard is not None]
+    """Tokens and values before shard ``index``."""
+    before = entry["shards"][:index]
     return sum(shard["tokens"] for shard in before), sum(shard["values"] for shard in before)
 
 
@@ -77,8 +102,12 @@ def write_at(path: Path, rows: Tensor, first: int, total: int, entry: dict[str, 
 
 def header(name: str, total: int, entry: dict[str, Any]) -> bytes:
     """The first bytes of a file, padded with spaces to their fixed size."""
-    dtype, shape = (entry["dtype"], [total, entry["width"]]) if name == VALUES else ("int64", [total])
-    size = int(np.prod(shape)) * (DTYPES[dtype].itemsize if name == VALUES else 8)
+    dtype, shape = {
+        VALUES: (entry["dtype"], [total, entry["width"]]),
+        LENGTHS: ("int64", [total]),
+        DIGESTS: ("uint8", [total, 32]),
+    }[name]
+    size = int(np.prod(shape)) * {**DTYPES, "int64": torch.int64, "uint8": torch.uint8}[dtype].itemsize
     tensor = {"dtype": NAMES[dtype], "shape": shape, "data_offsets": [0, size]}
     text = json.dumps({"__metadata__": {"format": FORMAT}, name.partition(".")[0]: tensor}).encode()
     return (HEADER - 8).to_bytes(8, "little") + text.ljust(HEADER - 8)
@@ -98,7 +127,8 @@ def digest(block: Tensor, lengths: Tensor) -> str:
 
 def repair_headers(folder: Path, entry: dict[str, Any]) -> None:
     """Write the headers again where they do not say what the manifest says."""
-    for name, total in zip((VALUES, LENGTHS), place(entry, len(entry["shards"])), strict=True):
+    tokens, values = place(entry, len(entry["shards"]))
+    for name, total in ((VALUES, tokens), (LENGTHS, values), (DIGESTS, values)):
         if not (folder / name).is_file():
             continue
         with (folder / name).open("r+b") as file:
@@ -115,8 +145,6 @@ def damage(folder: Path, entry: dict[str, Any], verify: bool) -> Iterator[tuple[
     width = entry["width"] * DTYPES[entry["dtype"]].itemsize
     ends = (HEADER, HEADER)
     for index, shard in enumerate(entry["shards"]):
-        if shard is None:
-            continue
         starts, ends = ends, (ends[0] + shard["tokens"] * width, ends[1] + shard["values"] * 8)
         if sizes[0] < ends[0] or sizes[1] < ends[1]:
             yield index, f"the files end at {sizes[0]} and {sizes[1]} bytes, it at {ends[0]} and {ends[1]}"

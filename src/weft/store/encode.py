@@ -5,42 +5,50 @@ are kept in the order of their first row, ``shard_rows`` per shard. Inside a sha
 first; no batch spans two shards, so every shard has the same bytes whether or not the run was interrupted before it.
 A store that is there is checked by its hashes first, and what is missing or damaged is made. Of two processes that
 encode into one folder the second waits, and finds everything there.
+
+New rows are appended: their values come into new shards behind those that are there, whose bytes stay, under the
+encoders as they are. The table of rows and the manifest that belongs to it are written last.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from weft.data import make_splits
 from weft.data.dataset import Dataset
-from weft.encoders import BadValue, Encoder
+from weft.data.failure import Failure, OnError
+from weft.encoders import Encoder
 from weft.errors import UserError, did_you_mean, some
-from weft.files import canonical, lock, sha256, write_bytes
+from weft.files import canonical, lock, sha256, write_bytes, write_json
 from weft.progress import progress_bar
-from weft.store.block import damage, repair_headers, write_shard
-from weft.store.features import rows_content
+from weft.store.block import DIGESTS, as_bytes, damage, place, read_digests, repair_headers, write_at, write_shard
 from weft.store.files import (
     DTYPES,
+    FAILED,
     FORMAT,
     ROWS,
     VERSION,
-    content_hash,
     modality_folder,
+    read_failures,
     read_manifest,
-    rows_bytes,
     write_manifest,
 )
 from weft.store.refit import fitted_on, write_raw
+from weft.store.rows import RowTable
+from weft.store.run import Run
 from weft.store.store import Store
+from weft.store.unique import Unique, unique_values, values_digest
 
 LOCK = ".lock"
+SKIP = "; or leave out what cannot be read: --on-error skip (on_error='skip')"
 
 
 @dataclass
@@ -72,9 +80,17 @@ class ModalityReport:
 
 @dataclass
 class EncodeReport:
-    """What :func:`encode` did, by modality."""
+    """What :func:`encode` did.
+
+    Attributes:
+        modalities: by modality.
+        failures: the cells that could not be read, those of rows that are in the store from before included.
+        left_out: ids of rows that are not in the store, as no modality of theirs could be read.
+    """
 
     modalities: dict[str, ModalityReport] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON."""
@@ -82,21 +98,6 @@ class EncodeReport:
             name: {**vars(report), "reused": report.reused, "per_second": report.per_second}
             for name, report in self.modalities.items()
         }
-
-
-@dataclass(frozen=True)
-class Unique:
-    """The different values of a modality.
-
-    Attributes:
-        values: in the order of their first row.
-        digests: hash of each one's content.
-        pointer: ``(N,)`` the value of each row, -1 where absent.
-    """
-
-    values: list[Any]
-    digests: list[str]
-    pointer: np.ndarray
 
 
 def encode(
@@ -109,8 +110,10 @@ def encode(
     batch_size: int = 32,
     progress: bool = True,
     train_rows: np.ndarray | None = None,
+    on_error: OnError = "stop",
+    append: bool = False,
 ) -> Store:
-    """Encode the modalities of a data set into a store, or finish one that was begun.
+    """Encode the modalities of a data set into a store, finish one that was begun, or add new rows to one.
 
     Args:
         dataset: the samples.
@@ -122,9 +125,16 @@ def encode(
         progress: show a bar, or print a line now and then where the output is no terminal.
         train_rows: the rows an encoder may learn from; None: the training rows of :func:`weft.data.make_splits`, as
             every verb takes them by default. Other splits and folds fit again: see :meth:`Store.fitted`.
+        on_error: what a value that cannot be read does. ``"stop"``: it ends the run with an error that names its row;
+            finished shards stay, and the next run goes on there. ``"skip"``: the modality is absent in its row, a row
+            with nothing left is left out, and ``store.report.failures`` and ``failed.json`` say which and why. The next
+            run tries these again.
+        append: keep the rows that are in the store and add those of ``dataset`` whose ids are new. Encoders are taken
+            as they are, never fitted again; rows that are there already have to be the same. A store that is not there
+            is made.
 
     Returns:
-        The store, opened; ``store.report`` says what was encoded, how fast, and what was there already.
+        The store, opened; ``store.report`` says what was encoded, how fast, what was there already and what failed.
 
     Raises:
         UserError: unknown modality or dtype, an encoder for another kind, a value that cannot be read (its row is
@@ -133,116 +143,44 @@ def encode(
     folder = Path(folder)
     check_arguments(dataset, encoders, dtype, shard_rows, batch_size)
     names = [name for name in dataset.modalities if name in encoders]
-    unique = {name: unique_values(name, dataset) for name in names}
-    rows = training_rows(dataset, train_rows)
+    report = EncodeReport(failures=[failure for failure in dataset.failures if failure.modality in names])
+    skipped = report.failures if on_error == "skip" else None
+    runs = {
+        name: Run(name, encoders[name], unique_values(name, dataset, skipped), dataset.ids, batch_size, skipped, SKIP)
+        for name in names
+    }
+    teachers = training_rows(dataset, train_rows)
     check_folder(folder)
-    report = EncodeReport()
-    data = rows_bytes(
-        dataset.ids, dataset.targets, dataset.split, dataset.group, {name: u.pointer for name, u in unique.items()}
-    )
     with lock(folder / LOCK):
         before = read_manifest(folder)
-        for name in names:
-            known = None if before is None else before["modalities"].get(name)
-            if not take_state(encoders[name], unique[name], rows, known):
-                values = dataset.modalities[name].values
-                encoders[name].fit([values[row] for row in rows if values[row] is not None])
-        manifest = new_manifest(dataset, encoders, unique, dtype, shard_rows, data, rows)
+        old = None if before is None or before["rows"] is None else RowTable.read(folder, before)
         if before is not None:
-            keep_finished(folder, manifest, before)
-        write_manifest(folder, manifest)
-        write_bytes(folder / ROWS, data)
+            check_known(runs, dtype, before)
+            append = append and check_added(dataset, before, old)
+        for name, run in runs.items():
+            known = None if before is None else before["modalities"][name]
+            learn(run, teachers, known, fixed=append)
+        if before is None:
+            kinds = {name: dataset.modalities[name].kind for name in names}
+            manifest = new_manifest(runs, kinds, dtype, shard_rows, teachers)
+            write_manifest(folder, manifest)
+        else:
+            manifest = before
+            check_values(runs, folder, manifest, old, append=append)
+            flag_damage(folder, manifest)
         with progress_bar(progress) as bar:
-            for name in names:
-                entry = manifest["modalities"][name]
-                (folder / entry["folder"]).mkdir(exist_ok=True)
-                if entry["fitted"] is not None:
-                    write_raw(folder / entry["folder"], entry["kind"], unique[name].values)
-                present = int((unique[name].pointer >= 0).sum())
-                report.modalities[name] = ModalityReport(present, len(unique[name].values))
-                task = bar.add_task(name, total=len(unique[name].values))
-                run = Run(folder, manifest, name, encoders[name], unique[name], dataset.ids, batch_size)
-                run.finish(report.modalities[name], bar, task)
+            for name, run in runs.items():
+                where = folder / manifest["modalities"][name]["folder"]
+                where.mkdir(exist_ok=True)
+                if refits(run.encoder):
+                    values = dict(zip(run.unique.digests, run.unique.values, strict=True))
+                    write_raw(where, manifest["modalities"][name]["kind"], values)
+                report.modalities[name] = ModalityReport(int((run.unique.pointer >= 0).sum()), len(run.unique.values))
+                make_shards(folder, manifest, run, report.modalities[name], bar)
+        finish(folder, manifest, dataset, runs, teachers, old if append else None, report)
         opened = Store.open(folder)
     opened.report = report
     return opened
-
-
-@dataclass(frozen=True)
-class Run:
-    """The encoding of one modality into its shards."""
-
-    folder: Path
-    manifest: dict[str, Any]
-    name: str
-    encoder: Encoder
-    unique: Unique
-    ids: Sequence[str]
-    batch_size: int
-
-    def finish(self, report: ModalityReport, bar: Progress, task: TaskID) -> None:
-        """Make every shard that is not there, and list it in the manifest."""
-        entry = self.manifest["modalities"][self.name]
-        size = entry["shard_rows"]
-        for index, done in enumerate(entry["shards"]):
-            first, last = index * size, min((index + 1) * size, len(self.unique.values))
-            if done is None or done["sha256"] is None:
-                start = time.perf_counter()
-                values = self.encode_values(first, last, entry["dtype"], bar, task)
-                write_shard(self.folder / entry["folder"], entry, index, values)
-                write_manifest(self.folder, self.manifest)
-                report.encoded += last - first
-                report.seconds += time.perf_counter() - start
-            bar.update(task, completed=last)
-        repair_headers(self.folder / entry["folder"], entry)
-
-    def encode_values(self, first: int, last: int, dtype: str, bar: Progress, task: TaskID) -> list[np.ndarray]:
-        """The values ``first .. last - 1`` as ``(T, D)`` arrays, encoded in batches of like length.
-
-        Raises:
-            UserError: a value cannot be encoded (its rows are named), or the result is what :meth:`check` refuses.
-        """
-        values = self.unique.values[first:last]
-        order = np.argsort(-self.encoder.lengths(values), kind="stable")
-        out: list[np.ndarray] = [np.empty(0)] * len(values)
-        for begin in range(0, len(order), self.batch_size):
-            batch = order[begin : begin + self.batch_size]
-            try:
-                encoded = self.encoder.encode([values[i] for i in batch])
-            except BadValue as error:
-                what = f"modality {self.name!r}, {self.rows_of(first + int(batch[error.index]))}: {error.what}"
-                raise UserError(what, error.found, error.remedy) from error
-            for i, array in zip(batch, encoded, strict=True):
-                out[i] = self.check(array, first + int(i), dtype)
-            bar.advance(task, len(batch))
-        return out
-
-    def check(self, array: np.ndarray, value: int, dtype: str) -> np.ndarray:
-        """Refuse what an encoder must not return: not ``(T, D)``, NaN or infinite, or beyond the range of the dtype."""
-        if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] != self.encoder.width:
-            raise UserError(
-                f"the encoder of {self.name!r} returns (T, {self.encoder.width}) arrays with T >= 1",
-                f"shape {array.shape} for {self.rows_of(value)}",
-                "correct the encoder",
-            )
-        if not np.isfinite(array).all():
-            raise UserError(
-                f"the encoder of {self.name!r} gave NaN or infinite features",
-                f"{self.rows_of(value)}",
-                "look at that value; with half-precision autocast, use precision='bf16' or 'fp32'",
-            )
-        most = float(np.abs(array).max())
-        if dtype == "fp16" and most > float(np.finfo(np.float16).max):
-            raise UserError(
-                f"features of {self.name!r} do not fit dtype 'fp16'",
-                f"{most:.4g} in {self.rows_of(value)}; the largest fp16 is 65504",
-                "encode with dtype='bf16' or 'fp32'",
-            )
-        return np.asarray(array, dtype=np.float32)
-
-    def rows_of(self, value: int) -> str:
-        """The ids of the rows that hold a value, for messages."""
-        return f"row {some([self.ids[row] for row in np.flatnonzero(self.unique.pointer == value)])}"
 
 
 def check_arguments(
@@ -280,109 +218,6 @@ def training_rows(dataset: Dataset, rows: np.ndarray | None) -> np.ndarray:
         return known
 
 
-def take_state(encoder: Encoder, unique: Unique, rows: np.ndarray, before: dict[str, Any] | None) -> bool:
-    """Take over what an encoder learned from the same values before; False where it has to learn."""
-    if (
-        before is None
-        or before.get("fitted") != fitted_on(unique.pointer, rows)
-        or before["encoder"] != encoder.identity()
-    ):
-        return False
-    if before["values"] != values_digest(unique):
-        return False
-    encoder.load_state(before["state"])
-    return True
-
-
-def values_digest(unique: Unique) -> str:
-    """Hash of the different values, in order."""
-    return sha256("\n".join(unique.digests).encode())
-
-
-def unique_values(name: str, dataset: Dataset) -> Unique:
-    """The different values of a modality, by content.
-
-    Raises:
-        UserError: a file cannot be read; its row is named.
-    """
-    seen: dict[str, int] = {}
-    files: dict[Path, str] = {}
-    values: list[Any] = []
-    pointer = np.full(len(dataset.ids), -1, dtype=np.int64)
-    for row, value in enumerate(dataset.modalities[name].values):
-        if value is None:
-            continue
-        try:
-            digest = files.get(value) if isinstance(value, Path) else None
-            digest = digest or content_hash(value)
-        except OSError as error:
-            raise UserError(
-                f"modality {name!r}, row {dataset.ids[row]!r}: the file cannot be read",
-                f"{value}: {error.strerror or error}",
-                "put the file there, or leave the cell empty: a missing modality is allowed",
-            ) from error
-        if isinstance(value, Path):
-            files[value] = digest
-        if digest not in seen:
-            seen[digest] = len(values)
-            values.append(value)
-        pointer[row] = seen[digest]
-    return Unique(values, list(seen), pointer)
-
-
-def raw_fingerprint(dataset: Dataset, names: Sequence[str] | None = None) -> str:
-    """Hash of raw rows: the values of some or all modalities, files by their bytes, and ids, targets, split, group."""
-    unique = {name: unique_values(name, dataset) for name in names or dataset.modalities}
-    return content_hash(([(n, u.digests, u.pointer) for n, u in unique.items()], rows_content(dataset)))
-
-
-def new_manifest(
-    dataset: Dataset,
-    encoders: dict[str, Encoder],
-    unique: dict[str, Unique],
-    dtype: str,
-    shard_rows: int,
-    data: bytes,
-    rows: np.ndarray,
-) -> dict[str, Any]:
-    """The manifest of a store in which no shard is finished."""
-    modalities = {}
-    for name, values in unique.items():
-        encoder = encoders[name]
-        content = {
-            "encoder": encoder.identity(),
-            "state": encoder.state(),
-            "dtype": dtype,
-            "values": values_digest(values),
-        }
-        modalities[name] = {
-            **content,
-            "address": sha256(canonical(content)),
-            "recipe": encoder.recipe,
-            "kind": dataset.modalities[name].kind,
-            "fitted": fitted_on(values.pointer, rows) if encoder.refits and encoder.recipe is not None else None,
-            "folder": modality_folder(name),
-            "width": encoder.width,
-            "count": len(values.values),
-            "shard_rows": shard_rows,
-            "shards": [None] * -(-len(values.values) // shard_rows),
-        }
-    addresses = {name: entry["address"] for name, entry in modalities.items()}
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "name": dataset.name,
-        "task": dataset.task,
-        "labels": {name: list(names) for name, names in dataset.labels.items()},
-        "table": dataset.table,
-        "targets": list(dataset.targets),
-        "order": list(unique),
-        "rows": {"count": len(dataset.ids), "sha256": sha256(data)},
-        "address": sha256(canonical({"rows": sha256(data), "modalities": addresses})),
-        "modalities": modalities,
-    }
-
-
 def check_folder(folder: Path) -> None:
     """Refuse a folder that holds something else."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -396,33 +231,266 @@ def check_folder(folder: Path) -> None:
             )
 
 
-def keep_finished(folder: Path, manifest: dict[str, Any], before: dict[str, Any]) -> None:
-    """Take over the shards of the store that is there, if it is the same one; refuse to mix two.
-
-    Raises:
-        UserError: the folder holds other modalities, other encoders, another dtype or other values.
-    """
-    if set(before["modalities"]) != set(manifest["modalities"]):
-        raise UserError(
-            "the folder holds a store of other modalities",
-            f"{some(before['modalities'])}, now {some(manifest['modalities'])}",
-            "give another folder; a store is subset when it is read: store.subset(names)",
-        )
-    for name, entry in manifest["modalities"].items():
-        old = before["modalities"][name]
-        if old["address"] != entry["address"]:
-            part = next(key for key in ("encoder", "dtype", "values", "state") if old[key] != entry[key])
-            said = {
-                "encoder": "was made with another encoder",
-                "dtype": "has another dtype",
-                "values": "holds features of other values",
-                "state": "was fitted on other training rows",
-            }
-            raise UserError(
-                f"the store in this folder {said[part]}: modality {name!r}",
-                f"{old[part]} there, {entry[part]} now" if part in ("encoder", "dtype") else f"{folder}",
-                "give another folder, or delete this one",
-            )
-        entry["shard_rows"], entry["shards"] = old["shard_rows"], old["shards"]
+def flag_damage(folder: Path, manifest: dict[str, Any]) -> None:
+    """Mark the shards that are not what was written: they are to be made anew."""
+    for entry in manifest["modalities"].values():
         for index, _ in list(damage(folder / entry["folder"], entry, verify=True)):
             entry["shards"][index]["sha256"] = None
+
+
+def check_added(dataset: Dataset, before: dict[str, Any], old: RowTable | None) -> bool:
+    """Whether rows are added: the store is finished. One that is not is finished first, by the rows it was begun with.
+
+    Raises:
+        UserError: the table of rows is damaged, or the rows are not of the store's kind.
+    """
+    if before["rows"] is None:
+        return False
+    if old is None:
+        raise UserError(
+            f"the table of rows {ROWS} is damaged, so none can be added", "other bytes than the manifest says",
+            "encode all rows that are in the store again, not appending: it is cheap",
+        )  # fmt: skip
+    drawn = (before["table"] or {}).get("splits")
+    labels = {name: list(names) for name, names in dataset.labels.items()}
+    if drawn is not None and old.split is not None:
+        raise UserError(
+            "the split of this store was drawn over all its rows, so rows cannot be added",
+            f"splits: {drawn}",
+            "encode all rows into another folder, or write the split as a column",
+        )
+    if (dataset.task, labels) != (before["task"], before["labels"]):
+        found = f"{before['task']} {before['labels']} there, {dataset.task} {labels} now"
+        raise UserError("rows that are added have the task and labels of the store", found, "read them as those were")
+    old.check_facts(RowTable.of(dataset, {}))
+    return True
+
+
+def check_known(runs: dict[str, Run], dtype: str, before: dict[str, Any]) -> None:
+    """Refuse to mix two stores.
+
+    Raises:
+        UserError: the folder holds other modalities, other encoders or another dtype.
+    """
+    known = before["modalities"]
+    if set(known) != set(runs):
+        raise UserError(
+            "the folder holds a store of other modalities",
+            f"{some(known)}, now {some(runs)}",
+            "give another folder; a store is subset when it is read: store.subset(names)",
+        )
+    for name, run in runs.items():
+        now = {"encoder": run.encoder.identity(), "dtype": dtype}
+        for part, said in (("encoder", "was made with another encoder"), ("dtype", "has another dtype")):
+            if canonical(known[name][part]) != canonical(now[part]):
+                raise other_store(said, name, f"{known[name][part]} there, {now[part]} now")
+
+
+def other_store(said: str, name: str, found: str) -> UserError:
+    """The error for a folder whose store is not the one that is asked for."""
+    remedy = "give another folder, or delete this one; rows with new ids are added with --append (append=True)"
+    return UserError(f"the store in this folder {said}: modality {name!r}", found, remedy)
+
+
+def learn(run: Run, teachers: np.ndarray, known: dict[str, Any] | None, *, fixed: bool) -> None:
+    """Fit an encoder, or take over what it learned from the same values before; ``fixed``: from whatever it learned."""
+    if known is not None and (fixed or known["taught"] == run.unique.taught(teachers)):
+        run.encoder.load_state(known["state"])
+    else:
+        run.fit(teachers)
+
+
+def new_manifest(
+    runs: dict[str, Run], kinds: dict[str, str], dtype: str, shard_rows: int, teachers: np.ndarray
+) -> dict[str, Any]:
+    """The manifest of a store in which no shard is finished."""
+    modalities: dict[str, dict[str, Any]] = {
+        name: {
+            "encoder": run.encoder.identity(),
+            "state": run.encoder.state(),
+            "dtype": dtype,
+            "values": values_digest([]),
+            "address": None,
+            "recipe": run.encoder.recipe,
+            "kind": kinds[name],
+            "taught": run.unique.taught(teachers),
+            "fitted": None,
+            "folder": modality_folder(name),
+            "width": run.encoder.width,
+            "count": 0,
+            "shard_rows": shard_rows,
+            "shards": [],
+        }
+        for name, run in runs.items()
+    }
+    return {"format": FORMAT, "version": VERSION, "rows": None, "modalities": modalities}
+
+
+def check_values(
+    runs: dict[str, Run], folder: Path, manifest: dict[str, Any], old: RowTable | None, *, append: bool
+) -> None:
+    """Refuse rows that are not those of the store, or, where rows are added, rows of its ids that are not the same.
+
+    What failed before may be there now.
+
+    Raises:
+        UserError: other values, or an encoder that learned other things from them.
+    """
+    failed = {(failure.row, failure.modality) for failure in read_failures(folder)}
+    for name, run in runs.items():
+        entry, unique = manifest["modalities"][name], run.unique
+        stored = stored_digests(folder / entry["folder"], entry, unique)
+        if append and old is not None:
+            here = old.places(list(run.ids))
+            there = np.array([*stored, ""])[old.pointers[name]]
+            now = np.array([*unique.digests, ""])[unique.pointer]
+            other = [
+                row
+                for row, place, digest in zip(run.ids, here, now, strict=True)
+                if place >= 0 and digest not in ("", there[place]) and (row, name) not in failed
+            ]
+            if other:
+                raise UserError(
+                    f"rows that are in the store hold something else now: modality {name!r}",
+                    f"rows {some(other)}",
+                    "give new rows ids of their own (an id column in the YAML), or encode all rows into another folder",
+                )
+            continue
+        used = set(stored) if old is None else {stored[value] for value in old.pointers[name] if value >= 0}
+        missing = used - set(unique.digests)
+        fresh = set() if old is None else set(unique.digests) - set(stored)
+        unknown = [
+            row
+            for row, value in zip(run.ids, unique.pointer, strict=True)
+            if value >= 0 and unique.digests[value] in fresh and (row, name) not in failed
+        ]
+        if missing or unknown:
+            raise other_store("holds features of other values", name, f"{folder}")
+        if canonical(entry["state"]) != canonical(run.encoder.state()):
+            raise other_store("was fitted on other training rows", name, f"{folder}")
+
+
+def stored_digests(folder: Path, entry: dict[str, Any], unique: Unique) -> list[str]:
+    """What the values of a modality were made from; a file of digests that is damaged is made again from the rows."""
+    stored = read_digests(folder, entry)
+    if values_digest(stored) != entry["values"]:
+        stored = unique.digests[: place(entry, len(entry["shards"]))[1]]
+        if values_digest(stored) != entry["values"]:
+            found = f"{folder / DIGESTS}: other bytes than the manifest says"
+            raise UserError("a file of the store is damaged", found, "restore it, or encode into another folder")
+        write_at(folder / DIGESTS, as_bytes(stored), 0, len(stored), entry)
+    return stored
+
+
+def make_shards(folder: Path, manifest: dict[str, Any], run: Run, report: ModalityReport, bar: Progress) -> None:
+    """Make every shard that is damaged or not there, and list it in the manifest.
+
+    Raises:
+        UserError: a shard is damaged, and its values are not among these rows.
+    """
+    entry, unique = manifest["modalities"][run.name], run.unique
+    where, size = folder / entry["folder"], entry["shard_rows"]
+    stored, position = read_digests(where, entry), {digest: i for i, digest in enumerate(unique.digests)}
+    known, first = set(stored), 0
+    work: list[tuple[int | None, list[int]]] = []
+    for number, shard in enumerate(entry["shards"]):
+        held = stored[first : first + shard["values"]]
+        first += shard["values"]
+        if shard["sha256"] is None:
+            if not all(digest in position for digest in held):
+                found = f"shard {number} of {where}, and its values are not among these rows"
+                raise UserError("a shard is damaged", found, "encode all rows again, not the new ones alone")
+            work.append((number, [position[digest] for digest in held]))
+    new = [i for i, digest in enumerate(unique.digests) if digest not in known]
+    groups = [list(group) for _, group in groupby(new, key=lambda i: i // size)]
+    work += [(None, group) for group in groups]
+    made = hashlib.sha256("\n".join(stored).encode())
+    task = bar.add_task(run.name, total=len(unique.values), completed=len(unique.values) - sum(len(w) for _, w in work))
+    for index, places in work:
+        start = time.perf_counter()
+        arrays = run.encode(places, entry["dtype"], bar, task)
+        good = [(array, unique.digests[i]) for array, i in zip(arrays, places, strict=True) if array is not None]
+        if not good:
+            continue
+        values, digests = zip(*good, strict=True)
+        write_shard(where, entry, len(entry["shards"]) if index is None else index, values, digests)
+        if index is None:
+            made.update((b"\n" if stored else b"") + "\n".join(digests).encode())
+            stored += digests
+            entry["values"] = made.hexdigest()
+        write_manifest(folder, manifest)
+        report.encoded += len(good)
+        report.seconds += time.perf_counter() - start
+    repair_headers(where, entry)
+
+
+def finish(
+    folder: Path,
+    manifest: dict[str, Any],
+    dataset: Dataset,
+    runs: dict[str, Run],
+    teachers: np.ndarray,
+    old: RowTable | None,
+    report: EncodeReport,
+) -> None:
+    """Write what failed, the manifest of the finished store, and its table of rows.
+
+    Raises:
+        UserError: nothing of a modality could be read.
+    """
+    pointers = {}
+    for name, run in runs.items():
+        entry = manifest["modalities"][name]
+        at = {digest: value for value, digest in enumerate(read_digests(folder / entry["folder"], entry))}
+        places = np.array([*(at.get(digest, -1) for digest in run.unique.digests), -1], dtype=np.int64)
+        pointers[name] = places[run.unique.pointer]
+        bad = [failure for failure in report.failures if failure.modality == name]
+        if bad and not at:
+            what = f"nothing of modality {name!r} could be read"
+            raise UserError(
+                what, f"{len(bad)} rows; the first, {bad[0].row!r}: {bad[0].value}: {bad[0].why}", "mend these"
+            )
+        if old is None:
+            entry["taught"] = run.unique.taught(teachers)
+            entry["fitted"] = fitted_on(pointers[name], teachers) if refits(run.encoder) else None
+        entry["count"] = len(at)
+        content = {key: entry[key] for key in ("encoder", "state", "dtype", "values")}
+        entry["address"] = sha256(canonical(content))
+    rows = RowTable.of(dataset, pointers)
+    failed_in = {failure.row for failure in report.failures}
+    lost = np.array([row in failed_in for row in rows.ids]) & ~rows.present()
+    rows = rows.take(np.flatnonzero(~lost))
+    if old is None:
+        manifest |= {
+            "name": dataset.name,
+            "task": dataset.task,
+            "labels": {name: list(names) for name, names in dataset.labels.items()},
+            "table": dataset.table,
+            "targets": list(dataset.targets),
+            "order": list(runs),
+        }
+    else:
+        now = set(dataset.ids)
+        report.failures[:0] = [failure for failure in read_failures(folder) if failure.row not in now]
+        rows = old.plus(rows)
+        if manifest["table"] is not None and dataset.table is not None:
+            manifest["table"]["classes"] = dataset.table["classes"]
+    data = rows.to_bytes()
+    kept, addresses = set(rows.ids), {name: entry["address"] for name, entry in manifest["modalities"].items()}
+    report.left_out = list(dict.fromkeys(failure.row for failure in report.failures if failure.row not in kept))
+    before = manifest["rows"]["sha256"] if old is not None else sha256(data)
+    manifest["rows"] = {"count": len(rows.ids), "sha256": sha256(data)}
+    manifest["rows"] |= {"before": before} if before != sha256(data) else {}
+    manifest["address"] = sha256(canonical({"rows": sha256(data), "modalities": addresses}))
+    if report.failures:
+        failed = [failure.to_dict() for failure in report.failures]
+        write_json(folder / FAILED, {"failures": failed, "left_out": report.left_out})
+    else:
+        (folder / FAILED).unlink(missing_ok=True)
+    write_manifest(folder, manifest)
+    write_bytes(folder / ROWS, data)
+
+
+def refits(encoder: Encoder) -> bool:
+    """Whether other training rows need this encoder fitted again, and it can be made again."""
+    return encoder.refits and encoder.recipe is not None

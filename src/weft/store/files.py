@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from weft.data.failure import Failure
 from weft.errors import UserError
-from weft.files import write_bytes
+from weft.files import read_json, write_bytes
 
-FORMAT, VERSION = "weft-store", 2
-MANIFEST, ROWS = "manifest.json", "rows.parquet"
+FORMAT, VERSION = "weft-store", 3
+MANIFEST, ROWS, FAILED = "manifest.json", "rows.parquet", "failed.json"
 ORIENTATION = 0x0112
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -132,6 +133,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         remedy = f"this version of weft reads {FORMAT} {VERSION}; encode again into another folder"
         raise UserError("a store of another format", f"{path}: {known[0]} {known[1]}", remedy)
     return manifest
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """The cells that could not be read when a store was made; none where all could."""
+    path = folder / FAILED
+    return [Failure(**found) for found in read_json(path)["failures"]] if path.is_file() else []
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -79,6 +79,7 @@ class StoreReport:
         neighbours: ``{"a, b": {"overlap", "chance", "k", "rows"}}``: how far two modalities agree on who is near whom
             (:mod:`weft.ops.neighbours`), over training rows, one of a group, at most ``MOST_NEIGHBOURS``.
         bytes: size on disk, all files.
+        failures: ``{modality: rows}`` whose cell could not be read, by ``failed.json``.
     """
 
     folder: str
@@ -95,6 +96,7 @@ class StoreReport:
     group_leaks: int
     neighbours: dict[str, dict[str, float]]
     bytes: int
+    failures: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON."""
@@ -131,6 +133,7 @@ class StoreReport:
             notes.add_row(f"nearest neighbours that {pair} share", text)
         broken = {name: facts.not_finite for name, facts in self.modalities.items() if facts.not_finite}
         notes.add_row("entries that are NaN or infinite", counts(broken))
+        notes.add_row("cells that could not be read", counts(self.failures))
         return Group(made, seen, there, notes)
 
 
@@ -182,6 +185,7 @@ def inspect_store(folder: str | Path) -> StoreReport:
         group_leaks=group_leaks(store.group, split),
         neighbours=shared_neighbours(store),
         bytes=sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file()),
+        failures=dict(Counter(failure.modality for failure in store.failures)),
     )
 
 

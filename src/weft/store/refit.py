@@ -10,7 +10,7 @@ Encoders that learn nothing, or scales alone, are never touched.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from weft.data.kinds import kind_named
 from weft.encoders import BadValue, Encoder, create_encoder
 from weft.errors import UserError
 from weft.files import canonical, read_json, read_tensors, sha256, write_bytes, write_tensors
+from weft.store.block import read_digests
 from weft.store.files import DTYPES
 
 Refitted = tuple[dict[str, Tensor], dict[str, Any]]
@@ -35,10 +36,13 @@ def fitted_on(pointer: np.ndarray, rows: np.ndarray) -> str:
     return sha256(np.ascontiguousarray(found[found >= 0]).tobytes())
 
 
-def write_raw(folder: Path, kind: str, values: Sequence[Any]) -> None:
-    """Keep the values of a modality."""
-    one = kind_named(kind)
-    write_bytes(folder / RAW, json.dumps([one.pack(value) for value in values], ensure_ascii=False).encode())
+def write_raw(folder: Path, kind: str, values: Mapping[str, Any]) -> None:
+    """Keep values of a modality by the hash of their content, beside those that are kept already."""
+    one, path = kind_named(kind), folder / RAW
+    before = read_json(path) if path.exists() else {}
+    kept = {**before, **{digest: one.pack(value) for digest, value in values.items() if digest not in before}}
+    if kept != before:
+        write_bytes(path, json.dumps(kept, ensure_ascii=False).encode())
 
 
 def refit(folder: Path, name: str, entry: dict[str, Any], pointer: np.ndarray, rows: np.ndarray) -> Refitted:
@@ -50,7 +54,8 @@ def refit(folder: Path, name: str, entry: dict[str, Any], pointer: np.ndarray, r
         if about["address"] == entry["address"] and about["fitted"] == made:
             return tensors, _entry(entry, made, json.loads(about["state"]), tensors["values"])
     kind = kind_named(entry["kind"])
-    values = [kind.unpack(packed) for packed in read_json(folder / entry["folder"] / RAW)]
+    packed = read_json(folder / entry["folder"] / RAW)
+    values = [kind.unpack(packed[digest]) for digest in read_digests(folder / entry["folder"], entry)]
     encoder = create_encoder(entry["recipe"]["spec"], entry["kind"], **entry["recipe"]["options"])
     known = pointer[np.asarray(rows, dtype=np.int64)]
     encoder.fit([values[value] for value in known[known >= 0]])

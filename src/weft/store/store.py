@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from weft.data.failure import Failure
 from weft.encoders import Encoder, restore_encoder
 from weft.errors import UserError, did_you_mean
 from weft.files import sha256
@@ -17,7 +18,7 @@ from weft.places import here
 from weft.store.block import damage, damaged, map_block
 from weft.store.column import Column
 from weft.store.features import ColumnFeatures
-from weft.store.files import MANIFEST, ROWS, content_hash, read_manifest, to_numpy
+from weft.store.files import MANIFEST, ROWS, content_hash, read_failures, read_manifest, to_numpy
 from weft.store.refit import fitted_on, refit
 
 if TYPE_CHECKING:
@@ -69,12 +70,11 @@ class Store(ColumnFeatures):
                 "there is no feature store here", f"no {MANIFEST} in {folder}", "make one with weft.encode()"
             )
         for name, entry in manifest["modalities"].items():
-            finished = sum(shard is not None and shard["sha256"] is not None for shard in entry["shards"])
-            wanted = len(entry["shards"])
-            if finished < wanted:
+            finished = sum(shard["sha256"] is not None for shard in entry["shards"])
+            if manifest["rows"] is None or finished < len(entry["shards"]):
                 raise UserError(
                     f"the store is not finished: modality {name!r}",
-                    f"{finished} of {wanted} shards in {folder}",
+                    f"{finished} shards in {folder}",
                     "run encode again with the same settings: it goes on where it stopped",
                 )
             for index, found in damage(folder / entry["folder"], entry, verify):
@@ -106,6 +106,11 @@ class Store(ColumnFeatures):
         from weft.store.card import push_store
 
         return push_store(self, place, private=private)
+
+    @property
+    def failures(self) -> list[Failure]:
+        """The cells that could not be read when the store was made with ``on_error="skip"``."""
+        return read_failures(self.folder)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from weft.data import Dataset, Split
 from weft.models.seen import Seen
 from weft.registry import check_options
-from weft.store.encode import raw_fingerprint
+from weft.store.unique import raw_fingerprint
 from weft.training.config import TrainConfig
 from weft.training.loop import History, run
 from weft.training.system import System, systems

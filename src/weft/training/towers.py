@@ -27,8 +27,8 @@ from weft.encoders.tower import Tower
 from weft.errors import UserError, did_you_mean, some
 from weft.models.aligned import LOCAL, AlignedModel
 from weft.store import Features
-from weft.store.encode import raw_fingerprint, unique_values
 from weft.store.files import content_hash
+from weft.store.unique import raw_fingerprint, unique_values
 from weft.tokens import Tokens
 from weft.training.aligned_task import AlignedTask
 from weft.training.batches import Batches
