@@ -39,7 +39,7 @@ ZERO: dict[str, dict[str, Any]] = {"zero-shot": {"conditional": False}, **METHOD
 def align(folder: Path, out: Path, image: str, text: str) -> None:
     """The dual encoder, and how well it finds photos and captions."""
     data = load_dataset("flickr8k", root=folder / "flickr8k")
-    encoders = {"image": create_encoder(f"hf:{image}", "image"), "text": create_encoder(f"hf:{text}", "text")}
+    encoders = {"image": create_encoder(f"hf:{image}", "image", size=160), "text": create_encoder(f"hf:{text}", "text")}
     store = encode(data, encoders, out / "store", progress=False)
     split = make_splits(store)
     specs = encoder_specs(store, list(encoders))

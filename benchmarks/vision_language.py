@@ -26,7 +26,7 @@ from transformers.models.bridgetower.modeling_bridgetower import BridgeTowerBert
 from weft.allocator import keep_freed_memory
 from weft.fusion.bert import BertLayer, load_official
 from weft.fusion.co_attention import step as co_step
-from weft.systems.nlxgpt.network import Decoder, next_token_loss
+from weft.systems.nlxgpt.network import Decoder
 from weft.systems.uniter.network import UniterNet
 from weft.tokens import Tokens
 
@@ -129,8 +129,7 @@ def nlxgpt(sizes: Sizes, dtype: torch.dtype) -> tuple[Run, Run, list[nn.Module]]
     labels = torch.where(torch.arange(40) < 9, -100, ids)
 
     def ours() -> Tensor:
-        out = own(ids, segments, Tokens(image, torch.ones(4, 196, dtype=torch.bool)))
-        return next_token_loss(out.logits, labels).mean()
+        return own.loss(ids, segments, Tokens(image, torch.ones(4, 196, dtype=torch.bool)), labels).mean()
 
     def plainly() -> Tensor:
         logits = theirs(ids, token_type_ids=segments, encoder_hidden_states=image).logits

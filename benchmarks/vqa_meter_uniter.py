@@ -26,7 +26,7 @@ from weft.training.config import TrainConfig
 from weft.training.system_task import fit_system, make_system
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "meter_uniter.md"
-SHARED = {"dim": 64, "dropout": 0.2}
+SHARED: dict[str, Any] = {"dim": 64, "dropout": 0.2, "pixels": 160}
 NET = {"heads": 4, "length": 40}
 METER = {**NET, "text": {"layers": 1}, "head_rate": 1.0, "cross_rate": 1.0}
 PRETRAINING: dict[str, tuple[str, dict[str, Any]]] = {
@@ -58,7 +58,7 @@ def pretrained(folder: Path, out: Path, image: str, epochs: int) -> dict[str, Pa
         if not (made[name] / "best").is_dir():
             started = time.process_time()
             model = make_system(system, data, split.train, image=image, **SHARED, **options)
-            settings = {"epochs": epochs, "batch_size": 64, "lr": 1e-3, "warmup": 0.1, "patience": 0}
+            settings = {"epochs": epochs, "batch_size": 64, "lr": 1e-3, "warmup": 0.1, "patience": 0, "monitor": "loss"}
             history = fit_system(model, data, split, settings, made[name], progress=False)
             losses = {k: round(v, 3) for k, v in history.best.items() if "loss" in k}
             print(name, len(split.train), "captions", losses, f"{time.process_time() - started:.0f} CPU s", flush=True)
@@ -89,7 +89,7 @@ def variants(image: str, text: str, begin: dict[str, Path]) -> dict[str, dict[st
     return found
 
 
-def main(folder: str, out: str, image: str, text: str, seeds: str = "5", epochs: str = "8", first: str = "5") -> None:
+def main(folder: str, out: str, image: str, text: str, seeds: str = "5", epochs: str = "8", first: str = "4") -> None:
     set_threads(1)
     begin = pretrained(Path(folder), Path(out), f"hf:{image}", int(first))
     if seeds == "0":

@@ -125,11 +125,13 @@ def keys_of(mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
 
     Returns:
         Which keys a query may see, ``(B, 1, 1, K)`` bool, all of them in a row without any; and which rows have some,
-        ``(B, 1, 1)``: what the others receive is for :func:`where_there` to drop.
+        ``(B, 1, 1)``: what the others receive is for :func:`where_there` to drop. None for the second where all have.
     """
     if full(mask):
         return None, None
     there = mask.any(dim=1)[:, None, None]
+    if type(mask) is Tensor and mask.is_cpu and not recorded() and bool(there.all()):
+        return mask[:, None, None], None
     return (mask.unsqueeze(1) | ~there).unsqueeze(1), there
 
 

@@ -9,7 +9,7 @@ import torch
 from tests.golden.cases import golden, load
 from weft.ops.sampling import nucleus
 from weft.systems.nlxgpt.metrics import attack_score
-from weft.systems.nlxgpt.network import ConceptHead, Decoder, Marks, generate, next_token_loss
+from weft.systems.nlxgpt.network import ConceptHead, Decoder, Marks, generate
 from weft.systems.nlxgpt.sequence import Sequences, majority, spoken, word_tokenizer
 from weft.tokens import Tokens
 
@@ -44,7 +44,7 @@ def test_decoder(path):
     torch.testing.assert_close(found.logits, out["logits"], **TIGHT)
     torch.testing.assert_close(found.attentions[0], out["self_attn_0"], **TIGHT)
     torch.testing.assert_close(found.cross_attentions[0], out["cross_attn_0"], **TIGHT)
-    loss = next_token_loss(found.logits, given["labels"]).mean()
+    loss = net.loss(given["input_ids"], given["token_type_ids"], whole(image), given["labels"], **boxes).mean()
     torch.testing.assert_close(loss, out["loss"], **TIGHT)
     loss.backward()
     grads = {n: p.grad for n, p in net.named_parameters()} | {"encoder_hidden_states": image.grad}

@@ -7,18 +7,20 @@ what the message calls the sample, e.g. ``"modality 'photo', row 'a17'"``.
 from __future__ import annotations
 
 import io
+import json
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from weft.errors import UserError, some
 
+T = TypeVar("T")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
@@ -301,4 +303,25 @@ def images_of(folder: Path, layout: str) -> list[Path]:
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
     if not found:
         raise UserError("a folder of the official layout is missing or empty", str(folder), f"expected {layout}")
+    return found
+
+
+def json_lines(path: Path, read: Callable[[Any], T], layout: str) -> list[T]:
+    """What ``read`` makes of the JSON object in each line of a file.
+
+    Args:
+        path: of the file.
+        read: raises KeyError, IndexError, TypeError or ValueError for an object that is not as it should be.
+        layout: what is expected, for the message.
+
+    Raises:
+        UserError: naming the line.
+    """
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            found.append(read(json.loads(line)))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            where = f"{path.name}, line {number}: {error!r}"
+            raise UserError(f"a line of {path.name} is not as published", where, f"expected {layout}") from None
     return found

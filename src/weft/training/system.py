@@ -362,7 +362,7 @@ class TaskSystem(System):
     :meth:`inputs` and ``forward``, outputs ``(B, K)`` of them.
     """
 
-    writes = "label"
+    writes: ClassVar[Output] = "label"
     judge = "classification"
 
     def __init__(self, task: dict[str, Any]) -> None:
@@ -371,8 +371,10 @@ class TaskSystem(System):
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
+        if options.get("task"):
+            return cls(**options)
         target = data.targets[cls.columns(data)["label"]]
-        return cls(**{"task": create_task(data.task, target[rows]).config(), **options})
+        return cls(**{**options, "task": create_task(data.task, target[rows]).config()})
 
     @abstractmethod
     def inputs(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> tuple[Any, ...]:

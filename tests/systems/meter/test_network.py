@@ -12,6 +12,8 @@ from transformers.models.bridgetower.modeling_bridgetower import BridgeTowerBert
 
 from weft.errors import UserError
 from weft.fusion.bert import BertLayer, load_official
+from weft.systems.meter.codes import Codes, patches_of
+from weft.systems.meter.decoder import Decoder, hide_spans
 from weft.systems.meter.encoders import ClipTower, TextEncoder
 from weft.systems.meter.masking import hide, mask_patches, mask_whole_words
 from weft.systems.meter.network import MeterNet
@@ -197,3 +199,52 @@ def test_ranking_begins_as_matching() -> None:
     torch.testing.assert_close(net.rank_output(c)[:, 0], net.itm_score["fc"](c)[:, 1])
     scores = torch.tensor([[2.0, 0.0, 1.0]])
     assert rank_loss(scores).item() == pytest.approx(-2 + torch.tensor([2.0, 0, 1]).exp().sum().log().item())
+
+
+def test_the_decoder_hears_the_memory_and_what_was_before() -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(20, 8, 8, 2, 16, 2, 0.0).eval()
+    ids, mask = torch.randint(1, 20, (2, 6)), torch.ones(2, 6, dtype=torch.bool)
+    memory = Tokens(torch.randn(2, 5, 8), torch.arange(5) < torch.tensor([[5], [3]]))
+    said = decoder(ids, mask, memory)
+    later = decoder(torch.cat([ids[:, :4], ids[:, 4:].flip(1) % 19 + 1], dim=1), mask, memory)
+    torch.testing.assert_close(said[:, :4], later[:, :4])
+    assert not torch.allclose(said[:, 5], later[:, 5], atol=1e-3)
+    other = memory.values.clone()
+    other[1, 3:] = 100.0
+    torch.testing.assert_close(said, decoder(ids, mask, Tokens(other, memory.mask)))
+    assert not torch.allclose(said, decoder(ids, mask, Tokens(memory.values + 1, memory.mask)), atol=1e-3)
+
+
+def test_hidden_spans_and_the_rest_are_the_text() -> None:
+    for seed in range(40):
+        for length in (1, 2, 5, 20, 45):
+            for share in (0.15, 0.5, 1.0):
+                pieces = list(range(10, 10 + length))
+                shown, said = hide_spans(pieces, Random(seed), mask=0, share=share)
+                spans: list[list[int]] = []
+                for piece in said:
+                    if piece:
+                        spans[-1].append(piece)
+                    else:
+                        spans.append([])
+                assert all(spans)
+                hidden = iter(spans)
+                assert [p for piece in shown for p in (next(hidden) if piece == 0 else [piece])] == pieces
+                assert sum(map(len, spans)) == max(1, round(share * length))
+                assert "00" not in "".join("0" if piece == 0 else "1" for piece in shown)
+
+
+def test_codes_are_the_nearest_means() -> None:
+    torch.manual_seed(0)
+    centres = torch.tensor([[0.0, 0, 0], [9, 0, 0], [0, 9, 0]])
+    patches = centres.repeat_interleave(20, dim=0) + 0.1 * torch.randn(60, 3)
+    codes = Codes(3, 3)
+    codes.fit(patches)
+    found = codes(patches.view(6, 10, 3)).flatten()
+    for row, patch in enumerate(patches):
+        assert int(found[row]) == min(range(3), key=lambda k: float((codes.means[k] - patch).norm()))
+    assert len({int(found[20 * k]) for k in range(3)}) == 3
+    image = torch.randn(2, 3, 8, 8)
+    taken = patches_of(image, 4)
+    torch.testing.assert_close(taken[1, 2], image[1, :, 4:8, 0:4].flatten())

@@ -134,6 +134,58 @@ def test_what_a_step_asks() -> None:
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
+def test_masked_patches_by_codes(tmp_path: Path) -> None:
+    """Codes of patches, of pixels or of frozen tokens: learned of the training rows, kept, and found again."""
+    data = captioned(80)
+    for image, pixels, less in ((TOWER, 16, 0.5), ("image-patches", None, 1.0)):
+        options = {**SMALL, **EVEN, "image": image, "pixels": pixels, "objectives": ("mim-codes",), "codes": 6}
+        model = make_system("meter-pairs", data, np.arange(60), **options)
+        batch = model.batch(data, np.arange(60, 80))
+        before = model.loss(batch).item()
+        folder = tmp_path / str(type(image))
+        fit_system(
+            model,
+            data,
+            Split(np.arange(60), np.arange(60, 70), np.arange(70, 80)),
+            {**FAST, "epochs": 30},
+            folder,
+            progress=False,
+        )
+        assert model.loss(batch).item() < less * before
+        assert torch.equal(load_model(folder).codebook.means, model.codebook.means)
+        begun = make_system("meter-pairs", data, np.arange(5), begin=str(folder), objectives=("mim-codes",), codes=6)
+        assert torch.equal(begun.codebook.means, model.codebook.means)
+    with pytest.raises(UserError, match="ask for fewer codes"):
+        make_system("meter-pairs", data, np.arange(4), **{**SMALL, "objectives": ("mim-codes",), "codes": 1000})
+
+
+def test_a_decoder_answers_and_writes_hidden_spans(tmp_path: Path) -> None:
+    data = captioned(80)
+    split = Split(np.arange(60), np.arange(60, 70), np.arange(70, 80))
+    options = {**SMALL, **EVEN, "decoder": 1}
+    pairs = make_system("meter-pairs", data, split.train, **options, objectives=("mlm", "itm", "rank"))
+    asked = pairs.batch(data, np.arange(60, 80))
+    ids, mask, _, labels, said, there = asked["mlm"]
+    vocabulary = pairs.read.vocabulary
+    for row in range(len(ids)):
+        whole = pairs.words(data, np.array([60 + row]))[0]
+        written = labels[row][labels[row] != -100].tolist()
+        assert written[-1] == vocabulary.last
+        assert said[row][there[row]].tolist() == [vocabulary.first, *written[:-1]]
+        assert written.count(vocabulary.mask) == ids[row].tolist().count(vocabulary.mask)
+        kept = [i for i in ids[row][mask[row]].tolist() if i != vocabulary.mask]
+        assert sorted(kept + [i for i in written[:-1] if i != vocabulary.mask]) == sorted(whole)
+    before = pairs.losses(asked)["mlm"].item()
+    fit_system(pairs, data, split, FAST, tmp_path, progress=False)
+    assert pairs.losses(asked)["mlm"].item() < 0.75 * before
+    questions = painted(150)
+    parts = make_splits(questions)
+    model = make_system("meter", questions, parts.train, begin=str(tmp_path), dropout=0.0, **EVEN)
+    assert model.decoder == 1
+    fit_system(model, questions, parts, {**FAST, "epochs": 20}, progress=False)
+    assert model.evaluate(questions, parts.test)["accuracy"] > 0.7
+
+
 def test_soft_scores_of_several_annotators() -> None:
     data = painted(6)
     given = np.array([["red"] * k + ["blue"] * (5 - k) for k in range(6)])

@@ -100,6 +100,63 @@ def test_captions_come_first(trained, tmp_path):
     assert net.longest == 16
 
 
+def test_concepts_come_before_the_question(trained, tmp_path):
+    """The likeliest names of the picture, without segments; the model's folder needs no other."""
+    data, split, _, _ = trained
+    names = ["red_sheet", "green_sheet", "blue_sheet", "dark"]
+    marks = np.array([[why.endswith(n.split("_")[0]) for n in names[:3]] + [i % 5 == 0] for i, why in enumerate(
+        data.modalities["explanation"].values
+    )])  # fmt: skip
+    pictures = Dataset(
+        "seen", data.ids, {"image": data.modalities["image"]}, {"concept": marks.astype(float)}, None, None,
+        "multilabel", labels={"concept": tuple(names)},
+    )  # fmt: skip
+    tagger = make_system("nlx-gpt-concepts", pictures, split.train)
+    fit_system(tagger, pictures, split, {"epochs": 15, "batch_size": 12, "lr": 5e-3}, tmp_path / "c", progress=False)
+    assert tagger.evaluate(pictures, split.test)["average_precision"] > 0.6
+    told = tagger.told(data, split.test)
+    why = [data.modalities["explanation"].values[row].split()[-1] for row in split.test]
+    assert np.mean([text.split()[0] == colour for text, colour in zip(told, why, strict=True)]) > 0.8
+    options = {"longest": 16, "steps": 10, "concepts": str(tmp_path / "c")}
+    net = make_system("nlx-gpt", data, split.train, **options)
+    row = net.row(data, int(split.test[0]), None)
+    seen = net.build.concepts(net.told(data, int(split.test[0])))
+    assert row.ids[: len(seen)] == seen
+    assert set(row.labels[: len(seen)]) == {-100}
+    assert net.build.text(seen).split()[:2] == told[0].split()[:2]
+    assert net.marks.because is None
+    fit_system(net, data, split, QUICK, tmp_path / "m", progress=False)
+    before = {name: p.clone() for name, p in net.tagger.state_dict().items()}
+    assert all(torch.equal(p, before[name]) for name, p in tagger.state_dict().items()), "concepts are frozen"
+    said = list(net.predictions(data, split.test))
+    assert np.mean([spoken(text)[1].endswith(colour) for text, colour in zip(said, why, strict=True)]) > 0.8
+    for file in (tmp_path / "c").rglob("*.safetensors"):
+        file.unlink()
+    assert list(load_model(tmp_path / "m").predictions(data, split.test)) == said
+    with pytest.raises(UserError, match="told by a model of them"):
+        make_system("nlx-gpt", data, split.train, concepts=str(tmp_path / "m"))
+    columns = {"image": data.modalities["image"], "caption": data.modalities["explanation"]}
+    captions = Dataset("captions", data.ids, columns, {}, None, None, "captions")
+    with pytest.raises(UserError, match="come before a question"):
+        make_system("nlx-gpt-captions", captions, split.train, concepts=str(tmp_path / "m"))
+
+
+def test_the_loss_is_that_of_all_logits():
+    """Computed at labels alone, it is the cross-entropy of the whole; a row without labels has none."""
+    torch.manual_seed(0)
+    net = Decoder({**SMALL, "vocab_size": 9, "n_positions": 8}, 8).double().eval()
+    ids, image = torch.randint(0, 9, (3, 6)), Tokens(torch.randn(3, 2, 8).double(), torch.ones(3, 2, dtype=torch.bool))
+    labels = ids.where(torch.rand(3, 6) < 0.6, -100)
+    labels[2] = -100
+    logits = net(ids, None, image).logits
+    whole = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    found = net.loss(ids, None, image, labels)
+    torch.testing.assert_close(found.mean(), whole)
+    assert found[2] == 0
+    assert net(ids, None, image, last=True).logits.shape == (3, 1, 9)
+    torch.testing.assert_close(net(ids, None, image, last=True).logits[:, 0], logits[:, -1])
+
+
 def test_a_gpt2_of_transformers(trained, tmp_path):
     """Its weights are there, its tokenizer gets the marks, and the folder can do without it."""
     data, split, _, _ = trained

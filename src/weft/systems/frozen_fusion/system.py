@@ -28,6 +28,7 @@ class FrozenFusion(TaskSystem):
 
     Args:
         image, text: encoders, ``hf:<folder or hub name>`` or built-in ones.
+        pixels: side that pictures are resized to, for models of transformers that take any; None: their own.
         fusion, fusion_options: a registered fusion.
         dim: width of the fused vector.
         only: one of the two alone.
@@ -44,6 +45,7 @@ class FrozenFusion(TaskSystem):
         *,
         image: str = "image-patches",
         text: str = "hashed-text",
+        pixels: Annotated[int, Field(ge=1)] | None = None,
         fusion: str = "concat",
         fusion_options: dict[str, Any] | None = None,
         dim: Annotated[int, Field(ge=1)] = 128,
@@ -55,7 +57,8 @@ class FrozenFusion(TaskSystem):
         dims: dict[str, int] | None = None,
     ) -> None:
         super().__init__(task or {})
-        self.image, self.text, self.fusion, self.fusion_options = image, text, fusion, fusion_options or {}
+        self.image, self.text, self.pixels = image, text, pixels
+        self.fusion, self.fusion_options = fusion, fusion_options or {}
         self.dim, self.only, self.hidden, self.dropout = dim, only, hidden, dropout
         self.encoders, self.dims = encoders or {}, dims or dict.fromkeys(ROLES, 1)
         settings: dict[str, Any] = {"fusion_options": self.fusion_options, "hidden": hidden, "dropout": dropout}
@@ -63,17 +66,20 @@ class FrozenFusion(TaskSystem):
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
-        columns, encoders, dims = cls.columns(data), {}, {}
-        for role, name in (
-            ("image", options.get("image", "image-patches")),
-            ("text", options.get("text", "hashed-text")),
-        ):
+        columns = cls.columns(data)
+        encoders: dict[str, Any] = {}
+        dims: dict[str, int] = {}
+        sizes: dict[str, Any] = {} if options.get("pixels") is None else {"size": options["pixels"]}
+        sides: tuple[tuple[str, str, dict[str, Any]], ...] = (
+            ("image", "image-patches", sizes),
+            ("text", "hashed-text", {}),
+        )
+        for role, default, given in sides:
             if options.get("only") in (None, role):
-                values = [value for value in data.modalities[columns[role]].values if value is not None]
-                seen = [data.modalities[columns[role]].values[row] for row in rows]
-                encoders[role], _, dims[role] = frozen_encoder(
-                    name, role, values[0], learn_from=[value for value in seen if value is not None]
-                )
+                every = data.modalities[columns[role]].values
+                seen = [every[row] for row in rows if every[row] is not None]
+                name = options.get(role, default)
+                encoders[role], _, dims[role] = frozen_encoder(name, role, seen[0], learn_from=seen, **given)
         model = super().fitted(data, rows, **{**options, "encoders": encoders, "dims": dims})
         parts = np.array_split(rows, -(-len(rows) // 64))
         model.network.standardise.fit(model.inputs(data, part)[0] for part in parts)

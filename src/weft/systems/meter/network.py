@@ -7,7 +7,8 @@ r"""METER's network: two encoders in full, co-attention (or merged attention) ov
 Parameters carry the names of the published checkpoints, but for the biases of keys, which cancel in the softmax and are
 left out. With ``fusion="merged"`` one sequence ``[x; y]`` goes through the layers of ``merged-attention`` (from the
 text of the paper; the published code has none). Without an image the question is answered alone: merged attention over
-``x``, and zeros for the second half of ``c``.
+``x``, and zeros for the second half of ``c``. With a ``decoder`` (:mod:`.decoder`, reconstructed) ``c`` ``(B, H)`` is
+what it says at the first token of the text.
 
 Cost: ``32 H^2`` weights per layer of co-attention, ``12 H^2`` per merged one, beside the encoders.
 
@@ -35,14 +36,14 @@ from weft.tokens import Tokens, concatenate, everywhere, mean_pool
 
 
 class Joint(NamedTuple):
-    """``text`` ``(B, L, H)``, ``image`` ``(B, N, H)`` after fusion, and ``cls`` ``(B, 2H)``."""
+    """``text`` ``(B, L, H)``, ``image`` ``(B, N, H)`` after fusion; ``cls`` ``(B, 2H)``, of a decoder ``(B, H)``."""
 
     text: Tensor
     image: Tensor
     cls: Tensor
 
 
-HEADS = ("mlm", "itm", "mim", "vqa", "nlvr2", "snli", "rank")
+HEADS = ("mlm", "itm", "mim", "mim_codes", "vqa", "nlvr2", "snli", "rank")
 Kind = Literal["co", "merged"]
 
 
@@ -58,6 +59,7 @@ class MeterNet(nn.Module):
         dropout: in co-attention.
         mean_image: pool the mean of the image tokens (Swin), not the first (CLIP).
         fusion: ``"co"`` or ``"merged"``.
+        decoder: over the fused tokens; None: encoder-only.
     """
 
     cross_modal_text_transform: nn.Linear
@@ -68,6 +70,8 @@ class MeterNet(nn.Module):
     cross_modal_text_pooler: nn.ModuleDict
     cross_modal_image_pooler: nn.ModuleDict
     nlvr2_classifier: nn.Sequential
+    mim_score: nn.Sequential
+    mim_codes_score: nn.Sequential
     rank_output: nn.Linear
 
     def __init__(
@@ -84,8 +88,11 @@ class MeterNet(nn.Module):
         dropout: float = 0.1,
         mean_image: bool = False,
         fusion: Kind = "co",
+        decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.cross_modal_decoder = decoder
+        inner = (1 if decoder else 2) * dim
         self.mean_image, self.fusion = mean_image, fusion
         self.text_transformer = text
         self.vit_model = nn.ModuleDict({"visual": image})
@@ -103,14 +110,14 @@ class MeterNet(nn.Module):
             if name == "mlm":
                 self.mlm_score = MlmHead(dim, out)
             elif name == "itm":
-                self.itm_score = nn.ModuleDict({"fc": nn.Linear(2 * dim, out)})
-            elif name == "mim":
-                self.mim_score = region_head(dim, out)
+                self.itm_score = nn.ModuleDict({"fc": nn.Linear(inner, out)})
+            elif name in ("mim", "mim_codes"):
+                self.add_module(f"{name}_score", region_head(dim, out))
             elif name == "rank":
-                self.rank_output = nn.Linear(2 * dim, out)
+                self.rank_output = nn.Linear(inner, out)
             elif name in HEADS:
-                inner = 4 * dim if name == "nlvr2" else 2 * dim
-                self.add_module(f"{name}_classifier", classifier(inner, 2 * dim, out))
+                wide = 2 * inner if name == "nlvr2" else inner
+                self.add_module(f"{name}_classifier", classifier(wide, 2 * dim, out))
             else:
                 raise UserError("METER has no such head", repr(name), f"choose among {', '.join(HEADS)}")
 
@@ -120,6 +127,19 @@ class MeterNet(nn.Module):
         Raises:
             UserError: there is no image, and the layers are those of co-attention.
         """
+        x, y = self.join(ids, mask, image, image_type)
+        if self.cross_modal_decoder is not None:
+            said = self.cross_modal_decoder(ids[:, :1], mask[:, :1], concatenate([x, y]))
+            return Joint(x.values, y.values, said[:, 0])
+        cls = torch.tanh(self.cross_modal_text_pooler["dense"](x.values[:, 0]))
+        if image is None:
+            return Joint(x.values, y.values, torch.cat([cls, torch.zeros_like(cls)], dim=1))
+        first = mean_pool(y) if self.mean_image else y.values[:, 0]
+        other = torch.tanh(self.cross_modal_image_pooler["dense"](first))
+        return Joint(x.values, y.values, torch.cat([cls, other], dim=1))
+
+    def join(self, ids: Tensor, mask: Tensor, image: Tensor | Tokens | None, image_type: int = 1) -> list[Tokens]:
+        """Text ``(B, L, H)`` and image ``(B, N, H)`` after fusion; arguments as of ``forward``."""
         kinds = self.token_type_embeddings.weight
         x = Tokens(self.cross_modal_text_transform(self.text_transformer(ids, mask)) + kinds[0], mask)
         y = Tokens(x.values[:, :0], mask[:, :0])
@@ -128,13 +148,7 @@ class MeterNet(nn.Module):
             y = Tokens(self.cross_modal_image_transform(seen.values) + kinds[image_type], seen.mask)
         elif self.fusion == "co":
             raise UserError("co-attention needs an image", "none", "use fusion='merged' for text alone")
-        x, y = self.fuse(x, y)
-        cls = torch.tanh(self.cross_modal_text_pooler["dense"](x.values[:, 0]))
-        if image is None:
-            return Joint(x.values, y.values, torch.cat([cls, torch.zeros_like(cls)], dim=1))
-        first = mean_pool(y) if self.mean_image else y.values[:, 0]
-        other = torch.tanh(self.cross_modal_image_pooler["dense"](first))
-        return Joint(x.values, y.values, torch.cat([cls, other], dim=1))
+        return self.fuse(x, y)
 
     def see(self, image: Tensor | Tokens) -> Tokens:
         """The image's tokens ``(B, N, D_v)``, as they enter."""

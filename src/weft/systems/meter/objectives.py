@@ -6,9 +6,9 @@ With ``t``, ``y`` the text and image after fusion and ``c`` the pooled pair (:mo
 * ITM: cross-entropy of ``Linear(c)``, the image another one, drawn at random, in half of the rows.
 * MIM, which the paper tries and finds to hurt, in-batch: of all patches of the batch, which is the hidden one?
   :math:`\mathrm{softmax}(\cos(\mathrm{head}(y), v) / \tau)` over the projected patches ``v`` of the whole images, which
-  get no gradient; :math:`\tau = 0.1`. Its head is not published and is ours. The other variant, by codes of DALL-E's
-  code book, is not here.
-
+  get no gradient; :math:`\tau = 0.1`. Its head is not published and is ours.
+* MIM by codes, the other variant, found to hurt as well: cross-entropy of ``head(y)`` over the codes of hidden patches
+  (:mod:`.codes`).
 * rank: cross-entropy of the scores of one right and several wrong texts; the head is at first the second row of ITM's.
 * answers: binary cross-entropy against soft scores.
 
@@ -53,6 +53,11 @@ def in_batch_mim_loss(net: MeterNet, joint: Joint, whole: Tokens, hidden: Tensor
         patches = F.normalize(net.cross_modal_image_transform(whole.values[whole.mask]), dim=-1)
     guess = F.normalize(net.mim_score(joint.image[hidden]), dim=-1)
     return F.cross_entropy(guess @ patches.T / TEMPERATURE, hidden[whole.mask].nonzero()[:, 0])
+
+
+def code_mim_loss(net: MeterNet, image: Tensor, codes: Tensor, hidden: Tensor) -> Tensor:
+    """The code of each hidden patch: image tokens ``(B, N, H)`` after fusion, codes ``(B, N)``, hidden ``(B, N)``."""
+    return F.cross_entropy(net.mim_codes_score(image[hidden]), codes[hidden])
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 ``image`` is a frozen encoder whose tokens are made once, or a CLIP tower that is trained along; ``text`` a BERT or
 RoBERTa of transformers, or a fresh one over the words of the training texts. Weights learn at three rates: those of
 the encoders at ``lr``, of fusion ``cross_rate`` and of heads ``head_rate`` times that, as published; norms and biases
-do not decay. RandAugment is not done.
+do not decay. RandAugment is not done. ``decoder`` is the encoder-decoder variant, reconstructed (:mod:`.decoder`).
 """
 
 from __future__ import annotations
@@ -33,18 +33,20 @@ from weft.systems.image_text import (
     settled,
     texts_of,
 )
+from weft.systems.meter.codes import MOST, Codes, patches_of
+from weft.systems.meter.decoder import Decoder, hide_spans
 from weft.systems.meter.encoders import ClipTower, Places, TextEncoder
 from weft.systems.meter.masking import NOT_ASKED, hide, mask_patches, mask_whole_words
-from weft.systems.meter.network import MeterNet
-from weft.systems.meter.objectives import begin_ranking, in_batch_mim_loss, mlm_loss, rank_loss
-from weft.tokens import Tokens, everywhere
+from weft.systems.meter.network import Joint, MeterNet
+from weft.systems.meter.objectives import begin_ranking, code_mim_loss, in_batch_mim_loss, mlm_loss, rank_loss
+from weft.tokens import Tokens, concatenate, everywhere
 from weft.training.phase import Optimizer, Phase
 from weft.training.system import systems
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SHARED = (
-    "image", "pixels", "text", "fusion", "dim", "heads", "hidden", "layers", "length", "vocabulary", "encoder", "width",
-    "cells",
+    "image", "pixels", "text", "fusion", "dim", "heads", "hidden", "layers", "decoder", "length", "vocabulary",
+    "encoder", "width", "cells",
 )  # fmt: skip
 PAPER = "Dou et al. 2022, METER (CVPR, arXiv 2111.02387)"
 WRONG_TEXTS = 15
@@ -132,6 +134,11 @@ def build(system: Any, outputs: Mapping[str, int]) -> MeterNet:
     )
     kind: Any = "merged" if system.fusion == "text" else system.fusion
     sizes = system.dim, system.heads, system.hidden, system.layers
+    decoder = None
+    if system.decoder:
+        inner = system.hidden or 4 * system.dim
+        stack = system.dim, system.heads, inner, system.decoder, system.dropout
+        decoder = Decoder(vocabulary.size, system.length + 2, *stack)
     return MeterNet(
         text,
         tower,
@@ -141,6 +148,7 @@ def build(system: Any, outputs: Mapping[str, int]) -> MeterNet:
         dropout=system.dropout,
         mean_image=bool(encoder),
         fusion=kind,
+        decoder=decoder,
     )
 
 
@@ -182,7 +190,15 @@ def square(image: Any, side: int) -> Tensor:
 
 def optimizer(network: nn.Module, head_rate: float, cross_rate: float) -> Optimizer:
     """Rates by name: heads, all of ``cross_modal``, the rest (the ranking head among it, as published)."""
-    heads = ("vqa_classifier", "nlvr2_classifier", "snli_classifier", "mlm_score", "itm_score", "mim_score")
+    heads = (
+        "vqa_classifier",
+        "nlvr2_classifier",
+        "snli_classifier",
+        "mlm_score",
+        "itm_score",
+        "mim_score",
+        "mim_codes_score",
+    )
     named = list(network.named_parameters())
     cross = [p for name, p in named if "cross_modal" in name]
     return Optimizer(
@@ -204,6 +220,7 @@ class Meter(AnswerSystem):
             hidden, layers}``.
         fusion: ``co`` or ``merged`` attention, or the ``text`` alone.
         dim, heads, hidden, layers, dropout: of fusion; the paper compares 12 merged layers with 6 of co-attention.
+        decoder: layers of a decoder over the fused tokens, reconstructed; 0: encoder-only.
         length: most word pieces of a text; ``cut``: longer ones are cut, not refused.
         loss: ``bce`` against soft scores of the answers (VQA), or that of the ``task`` (SNLI-VE).
         head_rate, cross_rate: what the learning rate of heads and of fusion is multiplied by.
@@ -226,6 +243,7 @@ class Meter(AnswerSystem):
         heads: Count = 12,
         hidden: Count | None = None,
         layers: Count = 6,
+        decoder: Annotated[int, Field(ge=0)] = 0,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
         length: Annotated[int, Field(ge=3)] = 50,
         cut: bool = False,
@@ -242,6 +260,7 @@ class Meter(AnswerSystem):
         super().__init__(task or {})
         self.image, self.pixels, self.text, self.fusion = image, pixels, text or {}, fusion
         self.dim, self.heads, self.hidden, self.layers, self.dropout = dim, heads, hidden, layers, dropout
+        self.decoder = decoder
         self.length, self.cut, self.loss_kind = length, cut, loss
         self.head_rate, self.cross_rate, self.begin = head_rate, cross_rate, begin
         self.vocabulary, self.encoder, self.width, self.cells = vocabulary, encoder, width, cells
@@ -282,7 +301,7 @@ class Meter(AnswerSystem):
         return [Phase("loss", self.loss, optimizer(self.network, self.head_rate, self.cross_rate))]
 
 
-OBJECTIVES = ("mlm", "itm", "mim", "rank")
+OBJECTIVES = ("mlm", "itm", "mim", "mim-codes", "rank")
 
 
 @systems.register("meter-pairs")
@@ -290,10 +309,11 @@ class MeterPairs(PairSystem):
     """Pre-training and retrieval on pictures with texts: masked words, matching, masked patches, ranking.
 
     Args:
-        objectives: of ``mlm`` (whole words), ``itm``, ``mim`` (in-batch), ``rank`` (one right and 15 wrong texts);
-            every step does all of them.
-        image, pixels, text, fusion, dim, heads, hidden, layers, dropout, length, cut, head_rate, cross_rate, begin: see
-            :class:`Meter`; the paper pre-trains with both rates at 5.
+        objectives: of ``mlm`` (whole words; spans under a decoder), ``itm``, ``mim`` (in-batch), ``mim-codes`` and
+            ``rank`` (one right and 15 wrong texts); every step does all of them.
+        codes: of ``mim-codes``; the paper has 8192.
+        image, pixels, text, fusion, dim, heads, hidden, layers, decoder, dropout, length, cut, head_rate, cross_rate,
+            begin: see :class:`Meter`; the paper pre-trains with both rates at 5.
         vocabulary, encoder, width, cells: learned.
     """
 
@@ -308,6 +328,7 @@ class MeterPairs(PairSystem):
         self,
         *,
         objectives: tuple[str, ...] = ("mlm", "itm"),
+        codes: Annotated[int, Field(ge=2)] = 256,
         image: str | Sizes = "image-patches",
         pixels: Count | None = None,
         text: str | Sizes | None = None,
@@ -316,6 +337,7 @@ class MeterPairs(PairSystem):
         heads: Count = 12,
         hidden: Count | None = None,
         layers: Count = 6,
+        decoder: Annotated[int, Field(ge=0)] = 0,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
         length: Annotated[int, Field(ge=3)] = 50,
         cut: bool = False,
@@ -334,12 +356,17 @@ class MeterPairs(PairSystem):
             raise UserError("METER has no such objective", found, did_you_mean(found, OBJECTIVES, "objectives"))
         self.objectives, self.image, self.pixels, self.text, self.fusion = objectives, image, pixels, text or {}, fusion
         self.dim, self.heads, self.hidden, self.layers, self.dropout = dim, heads, hidden, layers, dropout
+        self.decoder = decoder
         self.length, self.cut, self.head_rate, self.cross_rate = length, cut, head_rate, cross_rate
         self.begin, self.vocabulary = begin, vocabulary
         self.encoder, self.width, self.cells = encoder, width, cells
         size = Vocabulary(self.text if isinstance(self.text, str) else "", vocabulary).size
-        outputs = {"mlm": size, "itm": 2, "mim": dim, "rank": 1}
-        self.network = build(self, {name: outputs[name] for name in OBJECTIVES if name in (*objectives, "itm")})
+        outputs = {"mlm": size, "itm": 2, "mim": dim, "mim-codes": codes, "rank": 1}
+        chosen = [name for name in OBJECTIVES if name in (*objectives, "itm")]
+        self.network = build(self, {name.replace("-", "_"): outputs[name] for name in chosen})
+        self.codes, self.codebook = codes, None
+        if "mim-codes" in objectives:
+            self.codebook = Codes(codes, width if encoder else 3 * self._side() ** 2)
         if "rank" in objectives:
             begin_ranking(self.network)
 
@@ -360,6 +387,11 @@ class MeterPairs(PairSystem):
             begun(model, other)
             if "rank" in model.objectives and "rank" not in other.objectives:
                 begin_ranking(model.network)
+        if model.codebook is not None and (other is None or other.codebook is None):
+            some_rows = rows[:: max(1, len(rows) * model._patches(model.show(data, rows[:1])).shape[1] // MOST)]
+            parts = np.array_split(some_rows, -(-len(some_rows) // 64))
+            seen = [patches_of(model.show(data, part), model._side()).flatten(0, 1) for part in parts]
+            model.codebook.fit(torch.cat(seen))
         return model
 
     def show(self, data: Dataset, rows: np.ndarray) -> Tensor | Tokens:
@@ -378,7 +410,13 @@ class MeterPairs(PairSystem):
         dice = Random(int(rng.integers(2**62)))
         image, words = self.show(data, rows), vocabulary.padded(ids)
         for name in self.objectives:
-            if name == "mlm":
+            if name == "mlm" and self.decoder:
+                spans = [hide_spans(row[1:-1], dice, mask=vocabulary.mask) for row in ids]
+                shown = [[row[0], *masked, row[-1]] for row, (masked, _) in zip(ids, spans, strict=True)]
+                said = vocabulary.padded([[row[0], *words] for row, (_, words) in zip(ids, spans, strict=True)])
+                labels = [[*words, row[-1]] for row, (_, words) in zip(ids, spans, strict=True)]
+                found[name] = (*vocabulary.padded(shown), image, vocabulary.padded(labels, NOT_ASKED).values, *said)
+            elif name == "mlm":
                 hidden = [
                     mask_whole_words(
                         row[1:-1], dice, mask=vocabulary.mask, ordinary=vocabulary.ordinary,
@@ -393,9 +431,8 @@ class MeterPairs(PairSystem):
                 match = rng.permutation(np.arange(len(rows)) < (len(rows) + 1) // 2)
                 drawn = self.show(data, np.where(match, rows, self.others(data, rows, rng)))
                 found[name] = (*words, drawn, torch.from_numpy(match.astype(np.int64)))
-            elif name == "mim":
-                hidden_patches = mask_patches(self._patches(image), dice)
-                found[name] = (*words, image, hidden_patches)
+            elif name in ("mim", "mim-codes"):
+                found[name] = (*words, image, mask_patches(self._patches(image), dice))
             else:
                 wrong = np.stack([self.others(data, rows, rng) for _ in range(WRONG_TEXTS)], axis=1)
                 texts = self.words(data, np.concatenate([rows[:, None], wrong], axis=1).reshape(-1))
@@ -403,12 +440,15 @@ class MeterPairs(PairSystem):
         return found
 
     def losses(self, asked: dict[str, Any]) -> dict[str, Tensor]:
-        return {name: getattr(self, f"_{name}")(*inputs) for name, inputs in asked.items()}
+        return {name: getattr(self, "_" + name.replace("-", "_"))(*inputs) for name, inputs in asked.items()}
 
     def phases(self) -> list[Phase]:
         return [Phase("loss", self.loss, optimizer(self.network, self.head_rate, self.cross_rate))]
 
-    def _mlm(self, ids: Tensor, mask: Tensor, image: Tensor | Tokens, labels: Tensor) -> Tensor:
+    def _mlm(self, ids: Tensor, mask: Tensor, image: Tensor | Tokens, labels: Tensor, *said: Tensor) -> Tensor:
+        if self.network.cross_modal_decoder is not None:
+            memory = concatenate(self.network.join(ids, mask, image))
+            return mlm_loss(self.network.mlm_score(self.network.cross_modal_decoder(*said, memory)), labels)
         return mlm_loss(self.network.mlm_score(self.network(ids, mask, image).text), labels)
 
     def _itm(self, ids: Tensor, mask: Tensor, image: Tensor | Tokens, match: Tensor) -> Tensor:
@@ -416,14 +456,29 @@ class MeterPairs(PairSystem):
         return F.cross_entropy(head(self.network(ids, mask, image).cls), match)
 
     def _mim(self, ids: Tensor, mask: Tensor, image: Tensor | Tokens, hidden: Tensor) -> Tensor:
+        joint = self._spoilt(ids, mask, image, hidden)
         if isinstance(image, Tokens):
-            spoilt: Tensor | Tokens = Tokens(hide(image.values, hidden), image.mask)
-            return in_batch_mim_loss(self.network, self.network(ids, mask, spoilt), image, hidden)
-        tower: Any = self.network.vit_model["visual"]
-        joint = self.network(ids, mask, hide(image, hidden, tower.patch))
+            return in_batch_mim_loss(self.network, joint, image, hidden)
         whole = self.network.see(image)
         patches = Tokens(whole.values[:, 1:], whole.mask[:, 1:])  # without the class token
-        return in_batch_mim_loss(self.network, joint._replace(image=joint.image[:, 1:]), patches, hidden)
+        return in_batch_mim_loss(self.network, joint, patches, hidden)
+
+    def _mim_codes(self, ids: Tensor, mask: Tensor, image: Tensor | Tokens, hidden: Tensor) -> Tensor:
+        assert self.codebook is not None
+        codes = self.codebook(patches_of(image, self._side()))
+        return code_mim_loss(self.network, self._spoilt(ids, mask, image, hidden).image, codes, hidden)
+
+    def _spoilt(self, ids: Tensor, mask: Tensor, image: Tensor | Tokens, hidden: Tensor) -> Joint:
+        """What becomes of text and image without its hidden patches; of a tower without its class token."""
+        if isinstance(image, Tokens):
+            return self.network(ids, mask, Tokens(hide(image.values, hidden), image.mask))
+        joint = self.network(ids, mask, hide(image, hidden, self._side()))
+        return joint._replace(image=joint.image[:, 1:])
+
+    def _side(self) -> int:
+        """Pixels along a patch of the tower; 0 without one."""
+        tower: Any = self.network.vit_model["visual"]
+        return getattr(tower, "patch", 0)
 
     def _rank(self, ids: Tensor, mask: Tensor, image: Tensor | Tokens) -> Tensor:
         cls = self.network(ids, mask, repeated(image, 1 + WRONG_TEXTS)).cls
@@ -432,5 +487,4 @@ class MeterPairs(PairSystem):
     def _patches(self, image: Tensor | Tokens) -> Tensor:
         if isinstance(image, Tokens):
             return image.mask
-        tower: Any = self.network.vit_model["visual"]
-        return everywhere(len(image), (image.shape[-1] // tower.patch) ** 2, device=image.device)
+        return everywhere(len(image), (image.shape[-1] // self._side()) ** 2, device=image.device)

@@ -1,10 +1,11 @@
 """Answers with explanations: ``weft fit VQA-X --system nlx-gpt``, pre-trained by ``--system nlx-gpt-captions``.
 
 Readers of the published sets (:mod:`.reader`) and a drawn one (:mod:`.drawn`), texts and their segments
-(:mod:`.sequence`), the decoder and the concept head (:mod:`.network`), judge (:mod:`.metrics`) and protocols
-(:mod:`.protocols`), held together in :mod:`.system`.
+(:mod:`.sequence`), the decoder and the concept head (:mod:`.network`), which ``--system nlx-gpt-concepts`` trains
+(:mod:`.concepts`), judge (:mod:`.metrics`) and protocols (:mod:`.protocols`), held together in :mod:`.system`.
 """
 
+from weft.systems.nlxgpt.concepts import Concepts
 from weft.systems.nlxgpt.drawn import ShapeQuestions
 from weft.systems.nlxgpt.metrics import ExplanationJudge, attack_score
 from weft.systems.nlxgpt.network import ConceptHead, Decoder, generate
@@ -13,6 +14,6 @@ from weft.systems.nlxgpt.reader import ActX, ESnliVe, VqaX
 from weft.systems.nlxgpt.system import CaptionGpt, NlxGpt
 
 __all__ = [
-    "ActX", "CaptionGpt", "ConceptHead", "Decoder", "ESnliVe", "ExplainPredict", "ExplanationJudge", "NlxGpt",
-    "RetrievalAttack", "ShapeQuestions", "VqaX", "attack_score", "generate",
+    "ActX", "CaptionGpt", "ConceptHead", "Concepts", "Decoder", "ESnliVe", "ExplainPredict", "ExplanationJudge",
+    "NlxGpt", "RetrievalAttack", "ShapeQuestions", "VqaX", "attack_score", "generate",
 ]  # fmt: skip

@@ -79,9 +79,10 @@ class Decoder(nn.Module):
         *,
         boxes: Tensor | None = None,
         box_numbers: Tensor | None = None,
+        last: bool = False,
         **options: Any,
     ) -> Any:
-        """What GPT-2 gives, and ``logits`` ``(B, T, V)``.
+        """What GPT-2 gives, and ``logits`` ``(B, T, V)``, or of the last token alone, ``(B, 1, V)``.
 
         Args:
             ids: ``(B, T)`` tokens; padding on the right needs no mask.
@@ -89,8 +90,40 @@ class Decoder(nn.Module):
             image: features ``(B, P, D)``.
             boxes: ``(B, T, 8)``, zeros where a token has none.
             box_numbers: ``(B, T)`` tokens.
+            last: whether only the last token's logits are wanted.
             options: of ``GPT2Model.forward``.
         """
+        out = self.read(ids, segments, image, boxes=boxes, box_numbers=box_numbers, **options)
+        out["logits"] = out.last_hidden_state[:, -1 if last else 0 :] @ self.transformer.wte.weight.T
+        return out
+
+    def loss(self, ids: Tensor, segments: Tensor | None, image: Tokens, labels: Tensor, **options: Any) -> Tensor:
+        """Loss of each row ``(B,)``; their mean is that over all tokens of the batch whose label is not -100.
+
+        Args:
+            ids, segments, image, options: as of :meth:`forward`.
+            labels: ``(B, T)`` tokens; logits are computed where there is one.
+        """
+        hidden = self.read(ids, segments, image, **options).last_hidden_state
+        labels = labels[:, 1:]
+        asked = labels != IGNORED
+        logits = hidden[:, :-1][asked] @ self.transformer.wte.weight.T
+        losses = F.cross_entropy(logits, labels[asked], reduction="none")
+        sums = losses.new_zeros(len(ids)).index_add(0, asked.nonzero()[:, 0], losses)
+        return sums * len(ids) / asked.sum().clamp(min=1)
+
+    def read(
+        self,
+        ids: Tensor,
+        segments: Tensor | None,
+        image: Tokens,
+        *,
+        boxes: Tensor | None = None,
+        box_numbers: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        """What GPT-2 gives; arguments as of :meth:`forward`."""
+        options.setdefault("use_cache", False)
         if self.box_embed is not None and boxes is not None and box_numbers is not None:
             word = self.transformer.wte
             there = (boxes.sum(dim=-1, keepdim=True) != 0).to(boxes.dtype)
@@ -100,21 +133,12 @@ class Decoder(nn.Module):
         seen = self.project(image.values)
         if self.place is not None:
             seen = seen + self.place[torch.arange(seen.shape[1]).clamp(max=len(self.place) - 1)]
-        out = self.transformer(
+        return self.transformer(
             token_type_ids=segments,
             encoder_hidden_states=seen,
             encoder_attention_mask=None if bool(image.mask.all()) else image.mask.long(),
             **options,
         )
-        out["logits"] = out.last_hidden_state @ self.transformer.wte.weight.T
-        return out
-
-
-def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Loss of each row ``(B,)``; their mean is the mean over all tokens of the batch whose label is not -100."""
-    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none")
-    counted = (labels[:, 1:] != IGNORED).sum().clamp(min=1)
-    return losses.sum(dim=1) * len(labels) / counted
 
 
 @dataclass(frozen=True)
@@ -172,6 +196,7 @@ def generate(
         out = decoder(
             ids[:, -new:], segments[:, -new:] if segmented else None, image, attention_mask=there,
             position_ids=(there.cumsum(dim=1) - 1).clamp(min=0)[:, -new:], past_key_values=past, use_cache=cache,
+            last=cache,
         )  # fmt: skip
         past = out.past_key_values if cache else None
         token = next_token(out.logits[:, -1], temperature=temperature, top_p=top_p)

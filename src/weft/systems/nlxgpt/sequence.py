@@ -15,6 +15,8 @@ from weft.tasks.captions import lines
 PAD, QUESTION, ANSWER, EXPLANATION = SPECIAL = ("<pad>", "<question>", "<answer>", "<explanation>")
 END = "<|endoftext|>"
 BECAUSE = "because"
+TOLD = 20
+"""Tokens that concepts take at most, as published; and how many are told."""
 ROOM = 8
 """Tokens that a question leaves, at the least, for its answer."""
 
@@ -98,18 +100,28 @@ class Sequences:
         found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
-    def explained(self, question: str, answer: str, explanation: str) -> Row:
-        """A row to train on. Without a question it begins at ``<bos>``."""
+    def explained(self, question: str, answer: str, explanation: str, concepts: str = "") -> Row:
+        """A row to train on. Without a question it begins at ``<bos>``; concepts come before all, and count beside the
+        longest.
+        """
         ids, segments = self._start(question, f"the answer is {answer}")
         why = [*self.tokens(f" {BECAUSE} {explanation}"), self.end]
-        asked = segments.count(self.question) + 1
+        asked, seen = segments.count(self.question) + 1, self.concepts(concepts)
         labels = [IGNORED] * asked + ids[asked:] + why
         segments = segments + [self.explanation] * len(why)
-        return Row((ids + why)[: self.longest], labels[: self.longest], segments[: self.longest])
+        first = [IGNORED] * len(seen), [self.question] * len(seen)
+        parts = zip((seen, *first), (ids + why, labels, segments), strict=True)
+        return Row(*(before + part[: self.longest] for before, part in parts))
 
-    def prompt(self, question: str) -> tuple[list[int], list[int]]:
-        """What a text is asked for by: the question and "the answer is", and their segments."""
-        return self._start(question, "the answer is")
+    def prompt(self, question: str, concepts: str = "") -> tuple[list[int], list[int]]:
+        """What a text is asked for by: concepts, the question and "the answer is", and their segments."""
+        ids, segments = self._start(question, "the answer is")
+        seen = self.concepts(concepts)
+        return seen + ids, [self.question] * len(seen) + segments
+
+    def concepts(self, text: str) -> list[int]:
+        """The first tokens of concepts, at most :data:`TOLD`."""
+        return self.tokens(text)[:TOLD] if text else []
 
     def caption(self, text: str) -> Row:
         """A caption to train on, without segments."""

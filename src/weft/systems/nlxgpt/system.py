@@ -23,10 +23,12 @@ from weft.encoders import create_encoder, restore_encoder
 from weft.encoders.hf import quiet
 from weft.errors import UserError
 from weft.models.pretrained import load_model
+from weft.systems.nlxgpt.concepts import Concepts
 from weft.systems.nlxgpt.metrics import Said
-from weft.systems.nlxgpt.network import Decoder, Marks, generate, next_token_loss
+from weft.systems.nlxgpt.network import Decoder, Marks, generate
 from weft.systems.nlxgpt.sequence import (
     SPECIAL,
+    TOLD,
     Row,
     Sequences,
     majority,
@@ -38,6 +40,7 @@ from weft.systems.nlxgpt.sequence import (
 from weft.tasks.captions import lines
 from weft.tokens import Tokens, pad
 from weft.training.once import Once
+from weft.training.phase import Optimizer, Phase
 from weft.training.system import Need, System, systems, take
 
 TOKENIZER = "tokenizer"
@@ -56,7 +59,10 @@ class Teller(System):
         temperature, top_p: how tokens are drawn; 0: the most probable one.
         places: image tokens learn where they are; for encoders whose tokens do not say it, as those without weights.
         blind: the picture is withheld (its features are zeros): what the words alone say.
-        gpt2, encoder: learned: the decoder's settings, and the encoder with what it fitted.
+        concepts: folder of a model of ``nlx-gpt-concepts``, whose 20 likeliest names are put before the question; there
+            are no segments then, as published for e-SNLI-VE.
+        gpt2, encoder, seen_by: learned: the decoder's settings, the encoder with what it fitted, and the settings of
+            the model of concepts, which is kept along.
     """
 
     writes = "text"
@@ -75,14 +81,21 @@ class Teller(System):
         top_p: Annotated[float, Field(gt=0, le=1)] | None = None,
         places: bool = False,
         blind: bool = False,
+        concepts: str | None = None,
+        seen_by: dict[str, Any] | None = None,
         gpt2: dict[str, Any] | None = None,
         encoder: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.decoder, self.vision, self.start = decoder, vision, start
         self.longest, self.steps, self.temperature, self.top_p = longest, steps, temperature, top_p
-        self.places, self.blind = places, blind
-        self.gpt2, self.encoder = gpt2 or {**SMALL, "vocab_size": 1, "n_positions": 2 * longest}, encoder
+        self.places, self.blind, self.concepts = places, blind, concepts
+        self.seen_by = seen_by
+        self.tagger = Concepts(**seen_by).requires_grad_(False) if seen_by else None
+        self._told: Once[str] = Once(
+            lambda data, rows: self.tagger.told(data, rows) if self.tagger else [""] * len(rows)
+        )
+        self.gpt2, self.encoder = gpt2 or {**SMALL, "vocab_size": 1, "n_positions": 2 * longest + TOLD}, encoder
         eye = (
             restore_encoder("image", encoder, "this model was trained with")
             if encoder
@@ -90,10 +103,11 @@ class Teller(System):
         )
         width, tokens = encoder["shape"] if encoder else (1, 1)
         self.network = Decoder(self.gpt2, width, places=tokens if places else 0)
-        if longest + steps > self.network.positions:
+        more = TOLD if seen_by else 0
+        if more + longest + steps > self.network.positions:
             raise UserError(
                 "a text does not fit the positions of the decoder",
-                f"longest={longest}, steps={steps}, {self.network.positions} positions",
+                f"longest={longest}, steps={steps}, {more} of concepts, {self.network.positions} positions",
                 "ask for shorter texts",
             )
         if top_p is not None and temperature == 0:
@@ -109,8 +123,18 @@ class Teller(System):
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
-        if options.get("start"):
-            return cls._from_model(data, rows, options)
+        tagger = load_concepts(options["concepts"]) if options.get("concepts") else None
+        if tagger is not None:
+            options["seen_by"] = tagger.config()
+        words = cls._words(data, rows, tagger)
+        model = cls._from_model(words, options) if options.get("start") else cls._fresh(data, rows, words, options)
+        if tagger is not None and model.tagger is not None:
+            model.tagger.load_state_dict(tagger.state_dict())
+        return model
+
+    @classmethod
+    def _fresh(cls, data: Dataset, rows: np.ndarray, words: list[str], options: dict[str, Any]) -> Self:
+        """The decoder of transformers, or a small one over the words."""
         image = cls.columns(data)["image"]
         values = [v for v in (data.modalities[image].values[row] for row in rows) if v is not None]
         eye = create_encoder(options.get("vision", "image-patches"), "image")
@@ -119,8 +143,8 @@ class Teller(System):
         kept["shape"] = eye.encode(values[:1])[0].shape[::-1] if values else (eye.width, 1)
         longest = options.get("longest", 40)
         if options.get("decoder") is None:
-            tokenizer, state = word_tokenizer(cls._words(data, rows)), None
-            gpt2 = {**SMALL, "vocab_size": len(tokenizer), "n_positions": longest + options.get("steps", 20)}
+            tokenizer, state = word_tokenizer(words), None
+            gpt2 = {**SMALL, "vocab_size": len(tokenizer), "n_positions": TOLD + longest + options.get("steps", 20)}
         else:
             tokenizer, gpt2, state = load_gpt2(options["decoder"])
         model = cls(**{**options, "gpt2": gpt2, "encoder": kept})
@@ -130,7 +154,7 @@ class Teller(System):
         return model
 
     @classmethod
-    def _from_model(cls, data: Dataset, rows: np.ndarray, options: dict[str, Any]) -> Self:
+    def _from_model(cls, heard: list[str], options: dict[str, Any]) -> Self:
         """The decoder of another model, with rows for the words it does not know."""
         other = load_model(options["start"])
         if not isinstance(other, Teller):
@@ -143,7 +167,7 @@ class Teller(System):
         if other.decoder is None:
             known = tokenizer.get_vocab()
             words = sorted(known, key=known.__getitem__)[len(SPECIAL) + 2 :]
-            tokenizer = word_tokenizer([*words, *(w for w in cls._words(data, rows) if w not in known)])
+            tokenizer = word_tokenizer([*words, *(word for word in heard if word not in known)])
             other.network.transformer.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         gpt2 = {**other.gpt2, "vocab_size": len(tokenizer)}
         given = {name: getattr(other, name) for name in ("decoder", "vision", "longest", "steps", "places")}
@@ -153,9 +177,11 @@ class Teller(System):
         return model
 
     @classmethod
-    def _words(cls, data: Dataset, rows: np.ndarray) -> list[str]:
-        """The vocabulary: every word of the training texts, at the start of a text and after a blank."""
+    def _words(cls, data: Dataset, rows: np.ndarray, tagger: Concepts | None = None) -> list[str]:
+        """The vocabulary: every word of the training texts and concepts, at the start of a text and after a blank."""
         found = {word for row in rows for text in cls.texts(data, int(row)) for word in text.split()}
+        if tagger is not None:
+            found |= {word for name in tagger.answers.labels for word in str(name).replace("_", " ").split()}
         found |= {"the", "answer", "is", "because"}
         return sorted(found) + sorted(f"Ġ{word}" for word in found)
 
@@ -174,8 +200,11 @@ class Teller(System):
 
     @property
     def marks(self) -> Marks:
-        """Where texts end and segments change."""
-        return self.build.marks
+        """Where texts end and segments change; under concepts there are no segments."""
+        return self.build.marks if self.tagger is None else Marks(self.build.marks.stop)
+
+    def phases(self) -> list[Phase]:
+        return [Phase("loss", self.loss, Optimizer(list(self.network.parameters())))]
 
     def batch(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, Any]:
         made = self.build.padded([self.row(data, int(row), rng) for row in rows])
@@ -184,7 +213,7 @@ class Teller(System):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         segments = None if self.marks.because is None else batch["segments"]
-        return next_token_loss(self.network(batch["ids"], segments, batch["image"]).logits, batch["labels"])
+        return self.network.loss(batch["ids"], segments, batch["image"], batch["labels"])
 
     def predict(self, data: Dataset, rows: np.ndarray) -> list[str]:
         return self.answers(data, rows)
@@ -197,6 +226,10 @@ class Teller(System):
             self.network, prompts, image, self.marks, steps=self.steps, temperature=self.temperature, top_p=self.top_p
         )
         return [self.build.text(ids) for ids in found]
+
+    def told(self, data: Dataset, row: int) -> str:
+        """The concepts of the picture of a row, if there are any."""
+        return self._told(data, np.array([row]))[0]
 
     def features(self, data: Dataset, rows: np.ndarray) -> list[np.ndarray]:
         """Features ``(P, D)`` of each picture, computed once."""
@@ -252,10 +285,11 @@ class NlxGpt(Teller):
         cells = self._cells(data, row)
         why = lines(cells["explanation"])
         chosen = why[rng.integers(len(why))] if rng else why[0]
-        return self.build.explained(cells["question"], majority(cells["answer"]), plain_explanation(chosen))
+        answer, why_plain = majority(cells["answer"]), plain_explanation(chosen)
+        return self.build.explained(cells["question"], answer, why_plain, self.told(data, row))
 
     def prompt(self, data: Dataset, row: int) -> tuple[list[int], list[int] | None]:
-        return self.build.prompt(self.question(data, row))
+        return self.build.prompt(self.question(data, row), self.told(data, row))
 
     def question(self, data: Dataset, row: int) -> str:
         """That of a row."""
@@ -279,6 +313,12 @@ class CaptionGpt(Teller):
     variants = {"captions": {}, "without the picture": {"blind": True}}
 
     @classmethod
+    def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
+        if options.get("concepts"):
+            raise UserError("concepts come before a question", options["concepts"], "give them to nlx-gpt")
+        return super().fitted(data, rows, **options)
+
+    @classmethod
     def texts(cls, data: Dataset, row: int) -> list[str]:
         cell = data.modalities[cls.columns(data)["caption"]].values[row]
         return [plain_explanation(line) for line in lines(cell)]
@@ -293,6 +333,19 @@ class CaptionGpt(Teller):
     @property
     def marks(self) -> Marks:
         return Marks(self.build.marks.stop)
+
+
+def load_concepts(folder: str) -> Concepts:
+    """A model of concepts.
+
+    Raises:
+        UserError: the folder holds another one.
+    """
+    model = load_model(folder)
+    if not isinstance(model, Concepts):
+        remedy = "weft fit SOURCE --system nlx-gpt-concepts"
+        raise UserError("concepts are told by a model of them", f"{folder}: {type(model).__name__}", remedy)
+    return model
 
 
 def load_gpt2(source: str) -> tuple[Any, dict[str, Any], dict[str, Tensor]]:

@@ -7,9 +7,11 @@ A step of pre-training does one of the objectives, drawn by their weights, and m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -51,6 +53,9 @@ PAPER = "Chen et al. 2020, UNITER (ECCV, arXiv 1909.11740)"
 Count = Annotated[int, Field(ge=1)]
 DRAWN = 3
 """Rows whose alignment `weft evaluate --figures` draws."""
+TABLE = "embeddings.token_type_embeddings.weight"
+TYPES = 2
+"""Rows of the table of types: text and picture."""
 TRAINED: dict[str, Any] = {"lr": 8e-5, "warmup": 0.1, "schedule": "linear", "clip": 2.0, "weight_decay": 0.01}
 
 
@@ -75,7 +80,8 @@ def set_up(system: Any) -> BertConfig:
         vocab_size=vocabulary.size, hidden_size=system.dim, num_hidden_layers=system.layers,
         num_attention_heads=system.heads, intermediate_size=system.hidden or 4 * system.dim,
         hidden_dropout_prob=system.dropout, attention_probs_dropout_prob=system.dropout,
-        max_position_embeddings=512 if system.text else system.length,
+        max_position_embeddings=512 if system.text else system.length * getattr(system, "parts", 1),
+        type_vocab_size=TYPES + len(getattr(system, "more_types", ())),
     )  # fmt: skip
     if system.length > config.max_position_embeddings:
         found = f"length={system.length}, positions {config.max_position_embeddings}"
@@ -83,11 +89,13 @@ def set_up(system: Any) -> BertConfig:
     return config
 
 
-def learned(data: Dataset, rows: np.ndarray, columns: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
+def learned(
+    data: Dataset, rows: np.ndarray, columns: dict[str, str], options: dict[str, Any], texts: Sequence[str]
+) -> dict[str, Any]:
     """Sizes of a BERT to begin from; vocabulary, what makes regions, and their width, of the training rows."""
     found: dict[str, Any] = bert_sizes(options["text"]) if options.get("text") else {}
     if not options.get("text"):
-        found["vocabulary"] = Vocabulary.learn(texts_of(data, columns["text"], rows))
+        found["vocabulary"] = Vocabulary.learn(texts)
     seen = data.modalities[columns["image"]].values
     first = next(row for row in rows if seen[row] is not None)
     if options.get("regions"):
@@ -112,9 +120,11 @@ def region_file(folder: str, picture: Any, row: str) -> Path:
     return Path(folder) / f"{Path(picture).stem}.npz"
 
 
-def show(system: Any, data: Dataset, rows: np.ndarray, classifier: nn.Linear | None = None) -> Regions:
-    """The regions ``(n, K, F)`` of rows."""
-    column = system.columns(data, target=False)["image"]
+def show(
+    system: Any, data: Dataset, rows: np.ndarray, classifier: nn.Linear | None = None, column: str | None = None
+) -> Regions:
+    """The regions ``(n, K, F)`` of rows; of another column of pictures, where one is named."""
+    column = column or system.columns(data, target=False)["image"]
     if system.regions:
         values = data.modalities[column].values
         return collate([
@@ -131,14 +141,19 @@ def show(system: Any, data: Dataset, rows: np.ndarray, classifier: nn.Linear | N
 
 def begin(system: Any, data: Dataset, rows: np.ndarray, columns: dict[str, str], other: Any) -> None:
     """First weights: of another model, or of a BERT; means and scales of the training rows."""
+    own, more = system.network.uniter, list(getattr(system, "more_types", ()))
     if other is not None:
         begun(system, other)
-        return
-    system.read.fit(data, columns["image"], rows)
-    if system.text:
+        given = other.network.uniter.state_dict()
+    else:
+        system.read.fit(data, columns["image"], rows)
+        if not system.text:
+            return
         with quiet():
-            bert = AutoModel.from_pretrained(system.text, use_safetensors=True).float()
-        system.network.uniter.load_state_dict(bert.state_dict(), strict=False)
+            given = AutoModel.from_pretrained(system.text, use_safetensors=True).float().state_dict()
+        own.load_state_dict({name: tensor for name, tensor in given.items() if name != TABLE}, strict=False)
+    with torch.no_grad():
+        own.get_parameter(TABLE).copy_(torch.cat([given[TABLE][:TYPES], given[TABLE][more]]))
 
 
 def bert_sizes(text: str) -> dict[str, int]:
@@ -171,6 +186,12 @@ class Uniter(AnswerSystem):
     trained_with = {**TRAINED, "epochs": 10, "batch_size": 512}
     variants = {"uniter": {}}
     paper = PAPER
+    head: ClassVar[str] = "vqa"
+    """One of :data:`weft.systems.uniter.heads.HEADS`."""
+    more_types: ClassVar[tuple[int, ...]] = ()
+    """Rows of the table of types beyond two, by the row each is at first a copy of."""
+    parts: ClassVar[int] = 1
+    """Texts of ``length`` that stand in one sequence."""
 
     def __init__(
         self,
@@ -200,7 +221,16 @@ class Uniter(AnswerSystem):
         self.dim, self.heads, self.hidden, self.layers, self.dropout = dim, heads, hidden, layers, dropout
         self.length, self.cut, self.loss_kind, self.head_rate, self.begin = length, cut, loss, head_rate, begin
         self.vocabulary, self.encoder, self.width, self.classes = vocabulary, encoder, width, classes
-        self.network = UniterFor(set_up(self), width, "vqa", self.answers.outputs)
+        self.network = UniterFor(set_up(self), width, self.head, self.head_outputs())
+
+    def head_outputs(self) -> int | None:
+        """Of the head; None: its own number."""
+        return self.answers.outputs
+
+    @classmethod
+    def texts(cls, data: Dataset, columns: dict[str, str], rows: np.ndarray) -> list[str]:
+        """All that is read of the training rows ``(n,)``, of which the vocabulary is learned."""
+        return texts_of(data, columns["text"], rows)
 
     def config(self) -> dict[str, Any]:
         kept = ("cut", "dropout", "head_rate", "begin", "task")
@@ -208,14 +238,10 @@ class Uniter(AnswerSystem):
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
-        columns, given = cls.columns(data), options
-        other, options = settled(
-            options,
-            UniterPairs,
-            SHARED,
-            lambda: learned(data, rows, columns, given),
-            texts_of(data, columns["text"], rows),
-        )
+        columns = cls.columns(data)
+        texts = cls.texts(data, columns, rows)
+        learn = partial(learned, data, rows, columns, options, texts)
+        other, options = settled(options, UniterPairs, SHARED, learn, texts)
         model = super().fitted(data, rows, **options)
         begin(model, data, rows, columns, other)
         return model
@@ -309,14 +335,10 @@ class UniterPairs(PairSystem):
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
-        columns, given = cls.columns(data), options
-        other, options = settled(
-            options,
-            UniterPairs,
-            SHARED,
-            lambda: learned(data, rows, columns, given),
-            texts_of(data, columns["text"], rows),
-        )
+        columns = cls.columns(data)
+        texts = texts_of(data, columns["text"], rows)
+        learn = partial(learned, data, rows, columns, options, texts)
+        other, options = settled(options, UniterPairs, SHARED, learn, texts)
         model = cls(**options)
         begin(model, data, rows, columns, other)
         if other is not None and other.rank_output is None:
@@ -324,7 +346,7 @@ class UniterPairs(PairSystem):
         return model
 
     def show(self, data: Dataset, rows: np.ndarray) -> Regions:
-        return show(self, data, rows, *self._classifier)
+        return show(self, data, rows, next(iter(self._classifier), None))
 
     def score(self, words: Tokens, pictures: Regions) -> Tensor:
         sequence = self._pass(*words, pictures)
