@@ -25,6 +25,12 @@ torch.set_num_threads(1)
 keep_freed_memory()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Copies of what lies at URLs are kept in a folder of the tests."""
+    os.environ["WEFT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests start first, so that no process is left alone with one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

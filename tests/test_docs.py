@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from weft.training.system import systems
 
@@ -29,6 +31,24 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
     missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
     assert not missing
+
+
+def test_the_citation_file_has_what_its_schema_requires() -> None:
+    """cff 1.2.0: required keys, types; and what the package says of itself."""
+    found = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cff-version", "message", "title", "authors"} <= found.keys()
+    known = "cff-version message title authors type version license abstract keywords date-released doi url contact"
+    assert found.keys() <= {*known.split(), "repository-code", "identifiers", "references", "preferred-citation"}
+    assert re.fullmatch(r"1\.(1\.0|2\.0)", found["cff-version"])
+    assert found["type"] in ("software", "dataset")
+    entity, person = {"name"}, {"family-names", "given-names"}
+    assert found["authors"]
+    assert all(isinstance(a, dict) and (entity <= a.keys() or person & a.keys()) for a in found["authors"])
+    texts = [found[key] for key in ("message", "title", "abstract", "version") if key in found]
+    assert all(isinstance(text, str) and text.strip() for text in texts)
+    assert len(found["keywords"]) == len(set(found["keywords"])) > 0
+    assert (found["version"], found["license"]) == (project["version"], project["license"])
 
 
 @pytest.mark.slow

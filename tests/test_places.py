@@ -13,6 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import known_implementations
 
 import weft
+from tests.cli.test_aligned_verbs import weft as run
 from tests.models.test_classical import linear
 from tests.store.samples import toy
 from weft.encoders import create_encoder, default_encoder
@@ -157,3 +158,53 @@ def test_a_path_is_a_folder_here_whatever_it_looks_like(tmp_path: Path, monkeypa
     assert not elsewhere("/runs/shapes")
     assert not elsewhere("../runs")
     assert elsewhere("s3://bucket")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    lines = ["a,b,price", *(f"{i},{i % 7},{2 * i}" for i in range(60))]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    (tmp_path / "weft.yaml").write_text(
+        "table: table.csv\ntarget: price\ntask: regression\n"
+        "modalities:\n  a: {kind: tabular, columns: [a]}\n  b: {kind: tabular, columns: [b]}\n"
+    )
+    return tmp_path / "weft.yaml"
+
+
+def test_verbs_write_to_urls_and_read_from_them(table: Path, memory: MemoryFileSystem, tmp_path: Path) -> None:
+    fit = ("--fusion", "concat", "--dim", 4, "--set", "epochs=1", "-q")
+    run("encode", table, "-o", "memory://out/store", "-q")
+    run("encode", table, "-o", tmp_path / "store", "-q")
+    assert Store.open("memory://out/store").fingerprint == Store.open(tmp_path / "store").fingerprint
+    run("fit", "memory://out/store", *fit, "-o", "memory://out/model")
+    run("fit", tmp_path / "store", *fit, "-o", tmp_path / "model")
+    run("predict", "memory://out/model", tmp_path / "table.csv", "-o", "memory://out/there.csv", "-q")
+    run("predict", tmp_path / "model", tmp_path / "table.csv", "-o", tmp_path / "here.csv", "-q")
+    assert memory.cat("/out/there.csv") == (tmp_path / "here.csv").read_bytes()
+    assert not [path for path in memory.find("/out") if Path(path).name.startswith(".") and Path(path).name != OWN]
+    with pytest.raises(UserError, match="results are written here or to a URL"):
+        run("fit", tmp_path / "store", *fit, "-o", "hub://me/model")
+
+
+def test_a_verb_that_fails_writes_nothing_and_one_that_cannot_write_does_not_begin(
+    table: Path, memory: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="unknown fusion"):
+        run("fit", table, "--fusion", "kontcat", "--store", tmp_path / "store", "-o", "memory://out/model", "-q")
+    assert memory.find("/out/model") == [f"/out/model/{OWN}"]
+    memory.pipe_file("/photos/cat.png", b"cat")
+    with pytest.raises(UserError, match="only what weft published"):
+        run("encode", table, "-o", "memory://photos", "-q")
+    put = MemoryFileSystem.put_file
+
+    def full(self: Any, path: str, *arguments: Any, **options: Any) -> None:
+        if path.endswith("rows.parquet"):
+            raise OSError("the bucket is full")
+        put(self, path, *arguments, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", full)
+    with pytest.raises(UserError, match=r"the bucket is full[\s\S]*the results are in ") as caught:
+        run("encode", table, "-o", "memory://out/store", "-q")
+    assert len(Store.open(Path(caught.value.remedy.rpartition(" in ")[2]))) == 60
+    with pytest.raises(UserError, match="no feature store"):
+        Store.open("memory://out/store")

@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.hub import Hub
+
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -54,11 +56,11 @@ def serve(text: str, folder: Path, environment: dict[str, str]) -> None:
         server.wait(20)
 
 
-def run(page: Path, folder: Path) -> None:
+def run(page: Path, folder: Path, **variables: str) -> None:
     """Every step of a page in a folder of its own."""
     (folder / "examples").symlink_to(ROOT / "examples")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **variables}
     for kind, text in steps(page):
         if text.startswith("weft serve "):
             serve(text, folder, environment)
@@ -82,4 +84,5 @@ def test_readme_runs_as_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", HOW_TOS, ids=lambda page: page.stem)
 def test_how_tos_run_as_written(page: Path, tmp_path: Path) -> None:
     assert steps(page)
-    run(page, tmp_path)
+    with Hub() as hub:
+        run(page, tmp_path, **(hub.environment("me", str(tmp_path / "hf")) if page.stem == "sharing" else {}))

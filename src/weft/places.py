@@ -8,8 +8,8 @@ One rule, for every verb and every function that takes a place as text; a :class
   for the scheme is installed.
 
 :func:`here` makes any of these a folder of this machine, which is read as every other is. :func:`publish` writes a
-finished folder. A bucket renames nothing, so :func:`publish` takes the file by which the folder is known away first and
-puts it back last: whoever reads in between finds no model, and never half of one.
+finished folder, :func:`results` what a verb writes. A bucket renames nothing, so the files by which folders are known
+(:data:`MARKS`) are taken away first and put back last: whoever reads in between finds no model, and never half of one.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from weft.hub import FILES, Kind, Repo, commit, fetch
 
 OWN = ".weft"
 """Says that all files at a URL are those of a folder that weft published, and may be replaced."""
+MARKS = ("config.json", "manifest.json", "comparison.json")
 
 
 def cache() -> Path:
@@ -67,13 +68,12 @@ def here(place: str | Path, *kinds: Kind) -> Path:
         raise UserError(f"no such folder here, and {error.what}", f"{place}; {error.found}", remedy) from error
 
 
-def publish(files: Mapping[str, Path], place: str, mark: str, kind: Kind, *, private: bool = False) -> str:
+def publish(files: Mapping[str, Path], place: str, kind: Kind, *, private: bool = False) -> str:
     """Write a folder to a repository, or to a URL.
 
     Args:
         files: ``{path in it: file here}``; what an older version has besides is taken away.
         place: ``user/name``, ``hub://user/name`` or a URL.
-        mark: the file by which readers know the folder; it is written last.
         kind: of a repository.
         private: whether a repository that is created is private.
 
@@ -90,21 +90,75 @@ def publish(files: Mapping[str, Path], place: str, mark: str, kind: Kind, *, pri
         return commit(Repo(repo.name, kind, repo.revision), files, f"weft {kind}", private=private)
     if "://" not in place:
         raise UserError("this is not a place elsewhere", place, "give user/name, or a URL such as s3://bucket/folder")
-    with _said(place), NamedTemporaryFile() as empty:
-        system, root = _system(place)
+    _claim(place)
+    _replace(files, place)
+    return place
+
+
+@contextmanager
+def results(url: str, *, folder: bool) -> Iterator[Path]:
+    """A place of this machine to write results to; what is there at the end is put at the URL, if all went well.
+
+    It is the same place for the same URL, so that what was killed goes on where it stopped.
+
+    Args:
+        url: where to.
+        folder: whether the result is a folder, or one file with what lies beside it under its name (``FILE.json``).
+
+    Raises:
+        UserError: the URL holds something else, or cannot be written; the message says where the results are.
+    """
+    if Repo.of(url) is not None:
+        raise UserError(
+            "results are written here or to a URL", url, "write them here, then: weft push FOLDER user/name"
+        )
+    if folder:
+        _claim(url)
+    made = cache() / "results" / sha256(url.encode())[:16]
+    made.mkdir(parents=True, exist_ok=True)
+    place = made / (url.rstrip("/").rpartition("/")[2] or "result")
+    yield place
+    try:
+        if place.is_dir():
+            _claim(url)
+            found = {path.relative_to(place).as_posix(): path for path in place.rglob("*") if path.is_file()}
+            _replace({name: path for name, path in found.items() if not path.name.startswith(".")}, url)
+        else:
+            with _said(url):
+                system, root = _system(url)
+                for path in made.glob(f"{place.name}*"):
+                    system.put_file(str(path), root + path.name.removeprefix(place.name))
+    except UserError as error:
+        raise UserError(error.what, error.found, f"{error.remedy}; the results are in {place}") from error
+
+
+def _claim(url: str) -> None:
+    """Make a URL that of a folder that weft publishes, and may replace."""
+    with _said(url), NamedTemporaryFile() as empty:
+        system, root = _system(url)
         system.invalidate_cache()
         old = set(system.find(root))
         if old and f"{root}/{OWN}" not in old:
-            found = f"{place} holds {len(old)} files"
+            found = f"{url} holds {len(old)} files"
             raise UserError("only what weft published is replaced", found, "give the URL of a new or empty folder")
         system.put_file(empty.name, f"{root}/{OWN}")
-        if f"{root}/{mark}" in old:
-            system.rm_file(f"{root}/{mark}")
-        for name in sorted(files, key=lambda name: (name == mark, name)):
+
+
+def _replace(files: Mapping[str, Path], url: str) -> None:
+    """Put these files, and no others, at a URL; those by which folders are known go first and come last."""
+    with _said(url):
+        system, root = _system(url)
+        system.invalidate_cache()
+        old = set(system.find(root))
+        for path in old:
+            if path.rpartition("/")[2] in MARKS:
+                system.rm_file(path)
+        for name in sorted(files, key=lambda name: (name.rpartition("/")[2] in MARKS, -name.count("/"), name)):
             system.put_file(str(files[name]), f"{root}/{name}")
-        for path in old - {f"{root}/{name}" for name in (*files, OWN)}:
-            system.rm_file(path)
-    return place
+        gone = old - {f"{root}/{name}" for name in (*files, OWN)}
+        for path in gone:
+            if path.rpartition("/")[2] not in MARKS:
+                system.rm_file(path)
 
 
 def _fetch(url: str) -> Path:

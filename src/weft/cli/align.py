@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from weft.cli.source import Data, Encoders, Json, Quiet, Root, Source, StoreFolder, repeated
+from weft.cli.source import Data, Encoders, Json, Quiet, Root, Source, StoreFolder, out_option, repeated
 
 
 def align(
     source: Source,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Result folder (default runs/SOURCE/align).")] = None,
+    out: Annotated[Path | None, out_option("Result folder (default runs/SOURCE/align).")] = None,
     aligners: Annotated[
         str | None,
         typer.Option(help="Comma-separated names (weft list --kind aligner; default: five that suit most)."),

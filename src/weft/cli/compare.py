@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weft.cli.source import Data, Encoders, Json, Modalities, Quiet, Root, Source, StoreFolder, repeated
+from weft.cli.source import Data, Encoders, Json, Modalities, Quiet, Root, Source, StoreFolder, out_option, repeated
 from weft.cli.systems import Judge, Name
 
 if TYPE_CHECKING:
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 def compare(
     source: Source,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Result folder (default runs/SOURCE/compare).")
-    ] = None,
+    out: Annotated[Path | None, out_option("Result folder (default runs/SOURCE/compare).")] = None,
     fusions: Annotated[
         str | None,
         typer.Option(help="Comma-separated names or patterns, late and hybrid too (default: all that suit the data)."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from weft.cli.source import Data, Encoders, Json, Quiet, Root, Source
+from weft.cli.source import Data, Encoders, Json, Quiet, Root, Source, out_option
 
 if TYPE_CHECKING:
     from weft.data import Dataset, Failure
@@ -19,7 +19,7 @@ SHOWN = 20
 
 def encode(
     source: Source,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Store folder (default runs/SOURCE/store).")] = None,
+    out: Annotated[Path | None, out_option("Store folder (default runs/SOURCE/store).")] = None,
     root: Root = None,
     data: Data = [],
     encoder: Encoders = [],

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from weft.cli.source import Json, Model
+from weft.cli.source import Json, Model, out_option
 
 
 def export(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; FILE.json and FILE.npz are put beside it.")],
+    out: Annotated[Path, out_option("File to write; FILE.json and FILE.npz are put beside it.", folder=False)],
     to: Annotated[str, typer.Option(help="onnx or torch-export.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Weights as 8-bit numbers, where the answers stay.")] = False,
     json: Json = False,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from weft.cli.source import Data, Encoders, Json, Modalities, Quiet, Root, Source, StoreFolder, repeated
+from weft.cli.source import Data, Encoders, Json, Modalities, Quiet, Root, Source, StoreFolder, out_option, repeated
 from weft.cli.systems import Name
 
 Settings = Annotated[list[str], repeated("--set", "Training setting, e.g. lr=0.001, epochs=50.")]
@@ -15,7 +15,7 @@ Settings = Annotated[list[str], repeated("--set", "Training setting, e.g. lr=0.0
 
 def fit(
     source: Source,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Model folder (default runs/SOURCE/FUSION).")] = None,
+    out: Annotated[Path | None, out_option("Model folder (default runs/SOURCE/FUSION).")] = None,
     fusion: Annotated[str, typer.Option(help="Operator (weft list), or an aligner for retrieval data.")] = "",
     dim: Annotated[int, typer.Option(help="Dimension of the fused vector.")] = 128,
     option: Annotated[list[str], repeated("--option", "Option of the operator or system.")] = [],

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from weft.cli.source import Data, Json, Root
+from weft.cli.source import Data, Json, Root, out_option
 
 
 def forecast(
@@ -20,7 +20,7 @@ def forecast(
     change: Annotated[bool, typer.Option(help="The target is the change since the last step.")] = False,
     root: Root = None,
     data: Data = [],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for forecast.json and the figures.")] = None,
+    out: Annotated[Path | None, out_option("Folder for forecast.json and the figures.")] = None,
     json: Json = False,
 ) -> None:
     """What a forecast has to beat: errors of simple forecasts, and of a comparison's methods on the same test rows.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from weft.cli.source import Data, Json, Model, Quiet, Root, repeated
+from weft.cli.source import Data, Json, Model, Quiet, Root, out_option, repeated
 from weft.cli.systems import BatchSize
 
 
@@ -17,7 +17,7 @@ def predict(
         str, typer.Argument(help="A new table of the same columns (targets may be missing), or a data set.")
     ] = "",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="CSV of id, prediction, probabilities; or a folder of files.")
+        Path | None, out_option("CSV of id, prediction, probabilities; or a folder of files.", folder=False)
     ] = None,
     row: Annotated[list[str], repeated("--row", 'Instead: a row, e.g. "text: a red circle".', "YAML")] = [],
     split: Annotated[str, typer.Option(help="Rows by role in training: train, dev, test, new; or all.")] = "all",

@@ -31,6 +31,21 @@ Source = Annotated[
         help="A store (folder, user/name, URL), a YAML of `weft init`, or a data set (weft list --kind dataset)."
     ),
 ]
+
+
+def out_option(text: str, *, folder: bool = True) -> Any:
+    """The option --out: a path, or a URL, to which the results go when the verb has ended well."""
+
+    def place(context: typer.Context, value: str | None) -> Path | None:
+        if value is None or "://" not in value or context.resilient_parsing:
+            return None if value is None else Path(value)
+        from weft.places import results
+
+        return context.with_resource(results(value, folder=folder))
+
+    return typer.Option("--out", "-o", help=text, metavar="PATH", parser=str, callback=place)
+
+
 Root = Annotated[Path | None, typer.Option(help="Folder of a published data set, in its official layout.")]
 Data = Annotated[list[str], repeated("--data", "Option of the data set, e.g. --data rows=900.")]
 Encoders = Annotated[list[str], repeated("--encoder", "e.g. image=hf:facebook/dinov2-small.", "MODALITY=NAME")]

@@ -64,4 +64,4 @@ def push(what: Pretrained | Store | str | Path, place: str, *, private: bool = F
         evidence = evidence_of(found.folder)
         (folder / CARD).write_text(model_card(found, place, evidence), encoding="utf-8")
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        return publish({**evidence.files, **files}, place, CONFIG, "model", private=private)
+        return publish({**evidence.files, **files}, place, "model", private=private)

@@ -51,7 +51,7 @@ def push_store(store: Store, place: str, *, private: bool = False) -> str:
             files[name].write_text(text, encoding="utf-8")
         files[MANIFEST] = Path(stage) / MANIFEST
         write_json(files[MANIFEST], without_paths(store.manifest))
-        return publish(files, place, MANIFEST, "dataset", private=private)
+        return publish(files, place, "dataset", private=private)
 
 
 def store_card(store: Store, place: str) -> str:
