@@ -5,10 +5,12 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
+import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.golden.cases import golden, load
+from weft.errors import UserError
 from weft.systems.merlot_reserve.network import (
     AudioEncoder,
     SpanEncoder,
@@ -18,9 +20,11 @@ from weft.systems.merlot_reserve.network import (
     centred,
     from_flax,
     grid,
+    turn,
     turned,
 )  # fmt: skip
 from weft.systems.merlot_reserve.pretrain import LARGEST, MerlotNet, Pairs, Videos, Words, contrastive, scaled
+from weft.systems.merlot_reserve.system import MerlotReserve
 
 TIGHT = {"rtol": 0, "atol": 1e-10}
 
@@ -71,7 +75,7 @@ def test_coordinates(path):
     theta_1d = angles(t["sin1d_coords"], 16)
     both = torch.stack([theta_1d.cos(), theta_1d.sin()]).repeat_interleave(2, dim=-1)
     torch.testing.assert_close(both, t["sin1d"].view_as(both), **TIGHT)
-    torch.testing.assert_close(turned(t["qk"], theta, "official"), t["qk_rotated"], **TIGHT)
+    torch.testing.assert_close(turned(t["qk"], turn(theta, "official")), t["qk_rotated"], **TIGHT)
 
 
 @golden("merlot", only=("vision",))
@@ -182,7 +186,7 @@ def test_pretraining(path):
         audio_patch=m["audio_patch_size"], audio_tokens=m["audio_token_length"], frames=m["audio_seq_length"],
         width=m["hidden_size"], head=m["size_per_head"],
         layers=(m["vit_num_layers"], m["audio_num_layers"], m["span_num_layers"], m["joint_num_layers"]),
-        length=data["seq_len"], kept=data["num_text_spans_to_include"],
+        kept=data["num_text_spans_to_include"],
     ).double()  # fmt: skip
     net.load_state_dict(from_flax(formula(case)))
 
@@ -214,6 +218,25 @@ def test_pretraining(path):
     check_gradients(case, net, {})
 
 
+@golden("merlot", only=("pretrain",))
+def test_published_weights_make_a_system(path):
+    case = load(path)
+    state, m = formula(case), case.config["config"]["model"]
+    sizes = {
+        "grid": tuple(m["output_grid"]),
+        "mels": 64,
+        "frames": m["audio_seq_length"],
+        "seconds": 5.0,
+        "rate": 22050,
+    }
+    found = MerlotReserve.from_official(state, **sizes, hop=588, fft=1536, pieces=m["audio_token_length"])
+    for name, tensor in from_flax(state).items():
+        torch.testing.assert_close(found.network.get_parameter(name).double(), tensor, rtol=1e-6, atol=1e-6)
+    assert (found.width, found.head, found.rotary) == (m["hidden_size"], m["size_per_head"], "official")
+    with pytest.raises(UserError, match="names and shapes of the published"):
+        MerlotReserve.from_official(dict(list(state.items())[:-3]), **sizes)
+
+
 def test_turned_correctly():
     """The correct rotation keeps lengths, and products depend on differences alone; the official one does not."""
     torch.manual_seed(0)
@@ -222,8 +245,8 @@ def test_turned_correctly():
     for rotary in ("correct", "official"):
         for start in (0.0, 0.3):
             theta = [angles(torch.tensor([[[start + shift]]], dtype=torch.float64), 32) for shift in (0.0, 0.2)]
-            a, b = turned(q, theta[0], rotary), turned(k, theta[1], rotary)
+            a, b = (turned(x, turn(t, rotary)) for x, t in zip((q, k), theta, strict=True))
             products[rotary, start] = (a * b).sum()
     torch.testing.assert_close(products["correct", 0.0], products["correct", 0.3])
-    torch.testing.assert_close(turned(q, theta[1], "correct").norm(), q.norm())
+    torch.testing.assert_close(turned(q, turn(theta[1], "correct")).norm(), q.norm())
     assert not torch.isclose(products["official", 0.0], products["official", 0.3])

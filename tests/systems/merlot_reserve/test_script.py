@@ -105,9 +105,7 @@ def test_a_step_of_what_was_built():
         Words(*(torch.stack(part) for part in zip(*(getattr(one, name) for one in built), strict=True)))
         for name in ("text2audio", "audio2text", "matching", "random_text")
     ]
-    net = MerlotNet(
-        60, patch=12, grid=(2, 4), audio_tokens=2, frames=8, width=32, head=16, layers=(1, 1, 1, 1), length=60, kept=6
-    )
+    net = MerlotNet(60, patch=12, grid=(2, 4), audio_tokens=2, frames=8, width=32, head=16, layers=(1, 1, 1, 1), kept=6)
     batch = Videos(
         torch.rand(2, 4 * 8, 12), torch.rand(2, 12 * 8, 65), *kinds, torch.stack([one.text_spans for one in built]),
         torch.zeros(2, 4, dtype=torch.long),

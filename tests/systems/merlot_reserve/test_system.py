@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional as F
 
 from weft.data import Dataset, Modality, load_dataset, make_splits
 from weft.errors import UserError
 from weft.models import load_model
+from weft.systems.merlot_reserve.optimizer import OfficialAdam, OfficialOptimizer
 from weft.systems.merlot_reserve.pretrain import AUDIOSPAN, MASK
 from weft.systems.merlot_reserve.system import LeftOutSpan, MerlotReserve
+from weft.training.config import TrainConfig
 from weft.training.system_task import fit_system, make_system
 
 SMALL = {"width": 16, "head": 8, "layers": (1, 1, 1, 1)}
@@ -56,6 +60,91 @@ def test_a_collapsed_encoder_gains_nothing():
     outputs = np.concatenate([np.ones((4, 2)), words], axis=1)
     found = LeftOutSpan(words=1).metrics(outputs, None)
     assert found["accuracy"] == found["chance"] == 6 / 16
+
+
+def test_a_batch_is_learned_by_heart(data):
+    """Six videos: every word that is asked for is found, of all words of the batch."""
+    rows = np.arange(6)
+    torch.manual_seed(0)
+    net = make_system("merlot-reserve", data, rows).train()
+    batch, moves = net.batch(data, rows, np.random.default_rng(0)), torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(60):
+        moves.zero_grad()
+        net.loss(batch).backward()
+        moves.step()
+    with torch.no_grad():
+        x, y, _ = net.network(batch)[0]["stuff_to_span"]
+        spans = batch.text_spans.flatten(0, 1).unique(dim=0)
+        said = F.normalize(net.network.spoken(spans), dim=1)
+    words, nearest = (spans[(F.normalize(part, dim=1) @ said.T).argmax(dim=1)] for part in (y, x))
+    asked = words.any(dim=1)
+    assert asked.sum() > 30
+    assert (nearest == words).all(dim=1)[asked].float().mean() > 0.95
+
+
+@pytest.mark.parametrize("find", ["words", "sound", "frame"])
+def test_what_is_found(data, find):
+    """What is asked for is beside what is said; neither depends on the rows beside it, and sound is not given away."""
+    net = make_system("merlot-reserve", data, np.arange(10), find=find, **SMALL)
+    found = np.stack(list(net.predictions(data, np.arange(6))))
+    assert found.shape == (6, 2 * 16 + net.words)
+    each = np.concatenate([list(net.predictions(data, np.array([row]))) for row in range(6)])
+    np.testing.assert_allclose(each, found, atol=1e-5)
+    if find == "frame":
+        blind = with_column(data, "video", np.zeros((4, 16, 16, 3), np.uint8))
+        other = np.stack(list(net.predictions(blind, np.arange(1))))
+        np.testing.assert_allclose(other[:, :16], found[:1, :16], atol=1e-6, err_msg="frames are not given")
+        assert not np.allclose(other[:, 16:32], found[:1, 16:32])
+    if find == "sound":
+        deaf = with_column(data, "audio", (np.zeros(16000, np.float32), 4000))
+        other = np.stack(list(net.predictions(deaf, np.arange(1))))
+        np.testing.assert_allclose(other[:, :16], found[:1, :16], atol=1e-6, err_msg="sound is not given")
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_the_published_optimiser_by_hand(half):
+    torch.manual_seed(0)
+    matrix, vector = torch.nn.Parameter(torch.randn(2, 3)), torch.nn.Parameter(torch.randn(3))
+    build = OfficialOptimizer([matrix, vector], layers=[(0.5, [vector])]).build(TrainConfig(lr=0.1, weight_decay=0.2))
+    groups = build.param_groups
+    moves = OfficialAdam([{k: g[k] for k in ("params", "weight_decay")} for g in groups], 0.1, half=half)
+    wanted = {id(p): p.detach().double().clone() for p in (matrix, vector)}
+    kept = {
+        id(p): [torch.zeros_like(w), torch.zeros_like(w)]
+        for p, w in zip((matrix, vector), wanted.values(), strict=True)
+    }
+    for step in range(5):
+        for p, decay in ((matrix, 0.2), (vector, 0.0)):
+            p.grad = torch.randn_like(p)
+            p.grad.view(-1)[0] = torch.nan if step == 2 else 1.0
+            g, (m, v), w = p.grad.double().nan_to_num(0.0), kept[id(p)], wanted[id(p)]
+            m.mul_(0.9).add_(0.1 * g)
+            v.mul_(0.98).add_(0.02 * g**2)
+            w -= 0.1 * (m / (v.sqrt() + 1e-6) + decay * w)
+        moves.step()
+    assert {tuple(g["params"][0].shape): g["factor"] for g in groups if g["params"]} == {(2, 3): 1.0, (3,): 0.5}
+    for p in (matrix, vector):
+        torch.testing.assert_close(p.double(), wanted[id(p)], atol=0.05 if half else 1e-5, rtol=0)
+        assert moves.state[p]["m"].dtype == (torch.bfloat16 if half else torch.float32)
+
+
+def test_the_published_optimiser_trains(data, tmp_path):
+    split = make_splits(data)
+    net = make_system("merlot-reserve", data, split.train, adam="official", **SMALL)
+    history = fit_system(net, data, split, {"epochs": 2, "batch_size": 8, "lr": 1e-3}, tmp_path, progress=False)
+    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
+
+
+def test_the_spectrogram_is_that_of_transformers():
+    from transformers.audio_utils import spectrogram, window_function
+
+    net, rng = MerlotReserve(**SMALL, vocabulary=["x"]), np.random.default_rng(0)
+    samples = rng.normal(size=4 * net.rate).astype(np.float32)
+    window = window_function(net.fft, "hann")
+    mel = spectrogram(samples[: net.rate], window, net.fft, net.hop, power=2.0, mel_filters=net._filters).T
+    gap = (len(mel) - 3 * net.frames) // 4
+    wanted = np.log(mel[gap : gap + net.frames] + 0.1) - np.log(0.1)
+    np.testing.assert_allclose(net._mels(samples)[: net.frames, :-1], wanted, atol=1e-5)
 
 
 def test_what_ablations_leave_out(data):

@@ -5,12 +5,13 @@ published code; subtitles, spans and the builder of the sequences (:mod:`.script
 together in :mod:`.system`.
 """
 
+from weft.systems.merlot_reserve.digits import DigitScripts
 from weft.systems.merlot_reserve.network import AudioEncoder, SpanEncoder, Transformer, VisionEncoder, from_flax
 from weft.systems.merlot_reserve.pretrain import MerlotNet, Videos, Words
 from weft.systems.merlot_reserve.system import LeftOutSpan, MerlotReserve
 from weft.systems.merlot_reserve.world import MadeScripts
 
 __all__ = [
-    "AudioEncoder", "LeftOutSpan", "MadeScripts", "MerlotNet", "MerlotReserve", "SpanEncoder", "Transformer", "Videos",
-    "VisionEncoder", "Words", "from_flax",
+    "AudioEncoder", "DigitScripts", "LeftOutSpan", "MadeScripts", "MerlotNet", "MerlotReserve", "SpanEncoder",
+    "Transformer", "Videos", "VisionEncoder", "Words", "from_flax",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ ROTARY = 32
 """Most entries of a head that know their coordinates."""
 HIGHEST = 5.0
 MASKED = -1e10
+SHARP = 1.702
 SPAN = 16
 """Coordinates of words in a span, and of segments in a video, are in units of this."""
 
@@ -58,32 +59,47 @@ def angles(coordinates: Tensor, entries: int) -> Tensor:
     return (coordinates[..., None] * 2.0**exponents * math.pi).flatten(-2)
 
 
-def turned(x: Tensor, theta: Tensor, rotary: Rotary) -> Tensor:
-    """Queries or keys ``(B, T, heads, d)`` under angles ``(B, T, r / 2)``; entries after ``r`` stay."""
-    cos, sin = (part[..., None, :] for part in (theta.cos(), theta.sin()))
-    known, rest = x[..., : 2 * theta.shape[-1]], x[..., 2 * theta.shape[-1] :]
-    even, odd = known[..., 0::2], known[..., 1::2]
+class Turn(NamedTuple):
+    """Factors of entries, and of their neighbours in a pair (None: not needed), each ``(..., 1, r)``."""
+
+    own: Tensor
+    other: Tensor | None
+
+
+def turn(theta: Tensor, rotary: Rotary) -> Turn:
+    """The factors of angles ``(..., r / 2)``."""
+
+    def woven(even: Tensor, odd: Tensor) -> Tensor:
+        return torch.stack([even, odd], dim=-1).flatten(-2).unsqueeze(-2)
+
+    cos, sin = theta.cos(), theta.sin()
     if rotary == "official":
-        pairs = even * (sin - cos), odd * (sin + cos)
-    else:
-        pairs = even * cos - odd * sin, odd * cos + even * sin
-    return torch.cat([torch.stack(pairs, dim=-1).flatten(-2), rest], dim=-1)
+        return Turn(woven(sin - cos, sin + cos), None)
+    return Turn(woven(cos, cos), woven(-sin, sin))
+
+
+def turned(x: Tensor, by: Turn) -> Tensor:
+    """Queries or keys ``(B, T, heads, d)``; entries after ``r`` stay."""
+    known = x[..., : by.own.shape[-1]]
+    found = known * by.own
+    if by.other is not None:
+        found = found + known.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) * by.other
+    return found if known.shape == x.shape else torch.cat([found, x[..., known.shape[-1] :]], dim=-1)
 
 
 class Attention(nn.Module):
     """Self-attention; the projection of its output has no bias."""
 
-    def __init__(self, width: int, head: int, rotary: Rotary) -> None:
+    def __init__(self, width: int, head: int) -> None:
         super().__init__()
-        self.head, self.rotary = head, rotary
+        self.head = head
         self.qkv, self.attn_proj = nn.Linear(width, 3 * width), nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, theta: Tensor | None, mask: Tensor | None) -> Tensor:
-        """``x`` ``(B, T, H)``, angles ``(B, T, r / 2)``, ``mask`` ``(B, T, T)`` bool, True where a row hears."""
+    def forward(self, x: Tensor, places: Turn | None, bias: Tensor | None) -> Tensor:
+        """``x`` ``(B, T, H)``, ``places`` of ``(B, T)``, ``bias`` ``(B, 1, T, T)`` of what a row hears."""
         q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head)).unbind(2)
-        if theta is not None:
-            q, k = (turned(part, theta, self.rotary) for part in (q, k))
-        bias = None if mask is None else torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, MASKED).unsqueeze(1)
+        if places is not None:
+            q, k = (turned(part, places) for part in (q, k))
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         projected: Tensor = self.attn_proj(found.transpose(1, 2).flatten(2))
@@ -98,21 +114,20 @@ class Mlp(nn.Module):
         self.intermediate, self.out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.intermediate(x)
-        found: Tensor = self.out(inner * torch.sigmoid(1.702 * inner))
+        found: Tensor = self.out(F.silu(SHARP * self.intermediate(x)) / SHARP)
         return found
 
 
 class Block(nn.Module):
     """Attention and perceptron, each behind a norm and beside the identity."""
 
-    def __init__(self, width: int, head: int, rotary: Rotary) -> None:
+    def __init__(self, width: int, head: int) -> None:
         super().__init__()
         self.pre_attn_ln, self.pre_mlp_ln = (nn.LayerNorm(width, eps=1e-5) for _ in range(2))
-        self.attention_layer, self.mlp_layer = Attention(width, head, rotary), Mlp(width)
+        self.attention_layer, self.mlp_layer = Attention(width, head), Mlp(width)
 
-    def forward(self, x: Tensor, theta: Tensor | None, mask: Tensor | None) -> Tensor:
-        x = x + self.attention_layer(self.pre_attn_ln(x), theta, mask)
+    def forward(self, x: Tensor, places: Turn | None, bias: Tensor | None) -> Tensor:
+        x = x + self.attention_layer(self.pre_attn_ln(x), places, bias)
         found: Tensor = x + self.mlp_layer(self.pre_mlp_ln(x))
         return found
 
@@ -136,9 +151,9 @@ class Transformer(nn.Module):
             raise UserError(
                 "the width is a multiple of the size of a head", f"width={width}, head={head}", "change one"
             )
-        self.entries = min(ROTARY, head)
+        self.entries, self.rotary = min(ROTARY, head), rotary
         self.pre_ln, self.final_ln = (nn.LayerNorm(width, eps=1e-5) for _ in range(2))
-        self.layers = nn.ModuleList(Block(width, head, rotary) for _ in range(layers))
+        self.layers = nn.ModuleList(Block(width, head) for _ in range(layers))
         self.pe = nn.Parameter(torch.randn(places, width) * 0.02) if places else None
 
     def forward(self, x: Tensor, coordinates: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -149,12 +164,13 @@ class Transformer(nn.Module):
             coordinates: ``(T, axes)`` or ``(B, T, axes)``.
             mask: ``(B, T, T)`` bool, True where a row hears a column.
         """
-        theta = None if coordinates is None else angles(coordinates.to(x).expand(len(x), -1, -1), self.entries)
-        if theta is None and self.pe is not None:
+        places = None if coordinates is None else turn(angles(coordinates.to(x), self.entries), self.rotary)
+        bias = None if mask is None else torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, MASKED).unsqueeze(1)
+        if places is None and self.pe is not None:
             x = x + self.pe[: x.shape[1]]
         x = self.pre_ln(x)
         for block in self.layers:
-            x = block(x, theta, mask)
+            x = block(x, places, bias)
         found: Tensor = self.final_ln(x)
         return found
 

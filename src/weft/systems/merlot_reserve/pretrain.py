@@ -28,7 +28,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from weft.systems.merlot_reserve.network import SPAN, AudioEncoder, Rotary, SpanEncoder, Transformer, VisionEncoder
+from weft.ops.contrastive import gather_with_grad, world_size
+from weft.systems.merlot_reserve.network import (
+    SPAN,
+    Attention,
+    AudioEncoder,
+    Rotary,
+    SpanEncoder,
+    Transformer,
+    VisionEncoder,
+)
 
 PAD, START, END, MASK, MASKAUDIO, AUDIOSPAN, LTOVPOOL = range(7)
 SUBSEGMENTS = 3
@@ -54,7 +63,7 @@ class Videos:
         images: patches ``(B, S * h * w, patch)``.
         audio: spectrograms of the spans, one after the other, ``(B, S * SUBSEGMENTS * frames, features)``.
         text2audio, audio2text: ``(B, groups, L)``.
-        matching, random_text: ``(B, 1, length)``; their unused pointers are 0 and -1.
+        matching, random_text: ``(B, 1, L)``; their unused pointers are 0 and -1.
         text_spans: ``(B, n, words)``, of text2audio, audio2text and random_text in this order.
         source: ``(B, S)`` which film a segment is of; segments of different films do not hear each other.
     """
@@ -87,8 +96,12 @@ class MerlotNet(nn.Module):
         frames: of the spectrogram of a span.
         width, head, rotary: see :class:`~weft.systems.merlot_reserve.network.Transformer`.
         layers: of the encoders of frames, sound, spans and all together.
-        length: tokens of a sequence with everything in it.
         kept: spans of words that are asked for, per video.
+        units: segments and tokens in which places of the joint encoder are counted: about as many as a sequence has,
+            since places that are small parts of them look alike.
+        scale: ``s`` of all losses at first.
+        gain: times the first weights of what attention adds to a token. A few tokens that all start as themselves say
+            nothing of what they hear, and small networks take long to leave that.
     """
 
     def __init__(
@@ -105,12 +118,14 @@ class MerlotNet(nn.Module):
         width: int = 768,
         head: int = 64,
         layers: tuple[int, int, int, int] = (12, 12, 4, 12),
-        length: int = 640,
         kept: int = 48,
         rotary: Rotary = "official",
+        units: tuple[int, int] = (SPAN, TOKENS),
+        scale: float = 1.0,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.frames, self.audio_tokens, self.length, self.kept = frames, audio_tokens, length, kept
+        self.frames, self.audio_tokens, self.kept, self.units = frames, audio_tokens, kept, units
         vision, audio, span, joint = layers
         self.token_encoder = nn.Embedding(vocabulary, width)
         nn.init.normal_(self.token_encoder.weight, std=0.02)
@@ -122,7 +137,10 @@ class MerlotNet(nn.Module):
         self.span_encoder = SpanEncoder(width, span, head=head, rotary=rotary)
         self.joint_transformer = Transformer(width, joint, head=head, rotary=rotary)
         self.head = nn.Linear(width, width)
-        self.contrastive_scales = nn.Parameter(torch.ones(3))
+        self.contrastive_scales = nn.Parameter(torch.full((3,), scale))
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.attn_proj.weight.data *= gain
 
     def forward(self, batch: Videos, draw: Tensor | None = None) -> tuple[dict[str, Pairs], Tensor]:
         """Pairs of the three losses, and the kind of the sequence that asks for each span, an index of ``KINDS``.
@@ -134,25 +152,23 @@ class MerlotNet(nn.Module):
         videos, segments = batch.source.shape
         groups = batch.text2audio.ids.shape[1]
         each = segments // groups
-        seen, _, frames = self.vision_encoder(batch.images.unflatten(1, (segments, -1)).flatten(0, 1))
-        heard, _, sound = self.audio_encoder(batch.audio.unflatten(1, (-1, self.frames)).flatten(0, 1))
-        heard, sound = heard.unflatten(0, (videos, -1)), sound.unflatten(0, (videos, -1))
+        seen, heard, frames, sound = self.encoded(batch)
+        seen, frames = seen.flatten(0, 1), frames.flatten(0, 1)
         frames = frames.view(videos * groups, each, *frames.shape[1:])
         source = batch.source.view(videos * groups, each)
 
-        kinds = (batch.text2audio, batch.audio2text, batch.matching, batch.random_text)
+        kinds: list[Words] = [batch.text2audio, batch.audio2text, batch.matching, batch.random_text]
         prepared = [
             self.prepared(words, sound, frames, source)
             if place < 2
             else self.prepared(words, sound, counted=place == 2)
             for place, words in enumerate(kinds)
         ]
-        x, coordinates, mask = (torch.cat(part) for part in zip(*prepared, strict=True))
-        out = self.head(self.joint_transformer(x, coordinates, mask))
-        outs = [
-            part[:, : words.ids.shape[2]].unflatten(0, (videos, -1))
-            for part, words in zip(out.split([w.ids.shape[0] * w.ids.shape[1] for w in kinds]), kinds, strict=True)
-        ]
+        outs = []
+        for alike in (slice(0, 2), slice(2, 4)):
+            parts = (torch.cat(part) for part in zip(*prepared[alike], strict=True))
+            out = self.head(self.joint_transformer(*parts)).unflatten(0, (2, videos, -1))
+            outs += [part[:, :, : one.ids.shape[2]] for part, one in zip(out, kinds[alike], strict=True)]
 
         found = {"imgs_to_audio": Pairs(outs[2][batch.matching.ids == LTOVPOOL], seen)}
         asking = (batch.text2audio.ids == MASKAUDIO).to(out)
@@ -169,14 +185,14 @@ class MerlotNet(nn.Module):
             ordered[1][:, chosen:].flatten(0, 1),
         )
         spans = batch.text_spans
-        vectors = torch.zeros(*spans.shape[:2], out.shape[2], dtype=out.dtype, device=out.device)
+        vectors = torch.zeros(*spans.shape[:2], out.shape[-1], dtype=out.dtype, device=out.device)
         there = torch.zeros(spans.shape[:2], dtype=torch.bool, device=out.device)
         kind = torch.zeros(spans.shape[:2], dtype=torch.long, device=out.device)
-        for number, (words, part) in enumerate(
+        for number, (asks, part) in enumerate(
             zip((kinds[0], kinds[1], kinds[3]), (outs[0], outs[1], outs[3]), strict=True)
         ):
-            asking = ((words.ids == MASK) & (words.text_ptr >= 0)).to(out)
-            pointer = words.text_ptr.clamp(min=0)
+            asking = ((asks.ids == MASK) & (asks.text_ptr >= 0)).to(out)
+            pointer = asks.text_ptr.clamp(min=0)
             vectors = vectors + _gathered(part, asking, pointer, spans.shape[1])
             asked = torch.zeros_like(vectors[:, :, 0]).scatter_add_(1, pointer.flatten(1), asking.flatten(1)) > 0
             there, kind = there | asked, torch.where(asked, number, kind)
@@ -184,21 +200,33 @@ class MerlotNet(nn.Module):
         rank = there * PRESENT + (kind < 2) * FROM_VIDEO - (-draw.log()).log()
         best = rank.flatten().topk(min(self.kept * videos, rank.numel())).indices
         words_of = spans.flatten(0, 1)[best]
-        y = self.span_encoder(self.token_encoder(words_of), words_of != PAD)
-        found["stuff_to_span"] = Pairs(vectors.flatten(0, 1)[best], y)
+        found["stuff_to_span"] = Pairs(vectors.flatten(0, 1)[best], self.spoken(words_of))
         return found, kind.flatten()[best]
 
-    def asked(self, batch: Videos, own: slice) -> Tensor:
-        """The output ``(B, H)`` at the only ``MASK`` of ``text2audio`` ``(B, 1, L)``, beside frames of its group."""
-        videos, segments = batch.source.shape
-        _, _, frames = self.vision_encoder(batch.images.unflatten(1, (segments, -1)).flatten(0, 1))
-        _, _, sound = self.audio_encoder(batch.audio.unflatten(1, (-1, self.frames)).flatten(0, 1))
-        x, coordinates, mask = self.prepared(
-            batch.text2audio, sound.unflatten(0, (videos, -1)), frames.unflatten(0, (videos, -1))[:, own],
-            batch.source[:, own],
-        )  # fmt: skip
-        out = self.head(self.joint_transformer(x, coordinates, mask))
-        return out[:, : batch.text2audio.ids.shape[2]][batch.text2audio.ids[:, 0] == MASK]
+    def encoded(self, batch: Videos) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Frames ``(B, S, H)`` and sound ``(B, 3 S, H)``, each in one vector, then in several ``(..., n, H)``."""
+        segments = batch.source.shape[1]
+        seen, _, frames = self.vision_encoder(batch.images.unflatten(1, (segments, -1)).flatten(0, 1))
+        heard, _, sound = self.audio_encoder(batch.audio.unflatten(1, (-1, self.frames)).flatten(0, 1))
+        one, two, three, four = (part.unflatten(0, (len(batch.source), -1)) for part in (seen, heard, frames, sound))
+        return one, two, three, four
+
+    def asked(
+        self, words: Words, mark: int, sound: Tensor, frames: Tensor | None = None, source: Tensor | None = None
+    ) -> Tensor:
+        """The outputs ``(B, H)`` at the only ``mark`` that asks (has a pointer) in sequences ``(B, 1, L)``.
+
+        The rest is that of :meth:`prepared`, counted where there are no frames.
+        """
+        prepared = self.prepared(words, sound, frames, source, counted=frames is None)
+        out: Tensor = self.head(self.joint_transformer(*prepared))
+        return out[:, : words.ids.shape[2]][(words.ids[:, 0] == mark) & (words.text_ptr[:, 0] >= 0)]
+
+    def spoken(self, ids: Tensor) -> Tensor:
+        """Vectors ``(..., H)`` of spans of words ``(..., n)``, padded."""
+        flat = ids.flatten(0, -2)
+        found: Tensor = self.span_encoder(self.token_encoder(flat), flat != PAD)
+        return found.unflatten(0, ids.shape[:-1])
 
     def prepared(
         self,
@@ -209,7 +237,7 @@ class MerlotNet(nn.Module):
         *,
         counted: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors ``(B groups, length, H)``, their coordinates ``(..., 4)``, who hears whom ``(..., length, length)``.
+        """Words and frames ``(B groups, T, H)``, their coordinates ``(..., 4)``, who hears whom ``(..., T, T)``.
 
         Args:
             words: the sequences.
@@ -226,23 +254,20 @@ class MerlotNet(nn.Module):
         x = torch.where((ids == AUDIOSPAN)[..., None], pieces.gather(1, place), self.token_encoder(ids))
         each = 1 if frames is None else frames.shape[1]
         segment = (ids == LTOVPOOL).cumsum(dim=1) if counted else audio_ptr // SUBSEGMENTS % each
-        index = torch.arange(1, ids.shape[1] + 1, device=ids.device).expand_as(ids) / TOKENS
+        index = torch.arange(1, ids.shape[1] + 1, device=ids.device).expand_as(ids) / self.units[1]
         nothing = torch.zeros_like(index)
-        coordinates = torch.stack([nothing, nothing, segment / SPAN, index], dim=-1)
+        coordinates = torch.stack([nothing, nothing, segment / self.units[0], index], dim=-1)
         valid = ids != PAD
         film = torch.zeros_like(ids) if source is None else source.gather(1, segment)
         if frames is not None and source is not None:
             rows, segments, squares, _ = frames.shape
             where = self.vision_encoder.places().to(coordinates)[None].expand(segments, -1, -1)
-            when = (torch.arange(segments, device=ids.device) / SPAN)[:, None, None].expand(-1, squares, 1)
+            when = (torch.arange(segments, device=ids.device) / self.units[0])[:, None, None].expand(-1, squares, 1)
             own = torch.cat([where, when.to(where), torch.zeros_like(when).to(where)], dim=-1).flatten(0, 1)
             x = torch.cat([x, frames.flatten(1, 2)], dim=1)
             coordinates = torch.cat([coordinates, own.expand(rows, -1, -1)], dim=1)
             valid = torch.cat([valid, valid.new_ones(rows, segments * squares)], dim=1)
             film = torch.cat([film, source.repeat_interleave(squares, dim=1)], dim=1)
-        rest = self.length - x.shape[1]
-        x, coordinates = (nn.functional.pad(part, (0, 0, 0, rest)) for part in (x, coordinates))
-        valid, film = nn.functional.pad(valid, (0, rest)), nn.functional.pad(film, (0, rest))
         mask = valid[:, :, None] & valid[:, None, :] & (film[:, :, None] == film[:, None, :])
         return x, coordinates, mask
 
@@ -264,7 +289,12 @@ def scaled(pairs: Pairs, log_scale: Tensor) -> Pairs:
 
 
 def contrastive(pairs: Pairs) -> Tensor:
-    """The symmetric loss (a scalar) of the module's equation, of scaled vectors ``(n, D)``."""
+    """The symmetric loss (a scalar) of the module's equation, of scaled vectors ``(n, D)``.
+
+    It is that of the rows of all processes, the same on each; the mean of their gradients is that of one process.
+    """
+    if world_size() > 1:
+        pairs = Pairs(*(None if rows is None else gather_with_grad(rows)[0] for rows in pairs))  # type: ignore[arg-type]
     x, y, extra = pairs
     own = (x * y).sum(dim=-1)
     others = y if extra is None else torch.cat([y, extra])

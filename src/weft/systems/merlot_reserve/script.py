@@ -189,9 +189,9 @@ def build(
     targets = (targets + spans + [[]] * written_spans)[: 2 * asked + written_spans]
     table = torch.tensor([(target + [PAD] * words)[:words] for target in targets])
     return Sequences(
-        _stacked(said, length), _stacked(heard, length),
-        _stacked([_trimmed(_matching(script, prefix, pieces, rng), joint)], joint),
-        _stacked([random[:joint]], joint), table,
+        stacked(said, length), stacked(heard, length),
+        stacked([_trimmed(_matching(script, prefix, pieces, rng), joint)], joint),
+        stacked([random[:joint]], joint), table,
     )  # fmt: skip
 
 
@@ -272,7 +272,8 @@ def _trimmed(tokens: list[Token], length: int) -> list[Token]:
     return kept
 
 
-def _stacked(sequences: Sequence[Sequence[Token]], length: int) -> Words:
+def stacked(sequences: Sequence[Sequence[Token]], length: int) -> Words:
+    """Sequences ``(n, length)``, padded."""
     filled = [[*sequence, *[(PAD, 0, -1)] * (length - len(sequence))] for sequence in sequences]
     ids, sound, text = torch.tensor(filled).unbind(dim=2)
     return Words(ids, sound, text)

@@ -1,10 +1,12 @@
 """MERLOT Reserve as a system: videos with sound and subtitles, trained to find what was left out.
 
-A prediction is what the network says of one span of a video, the words of which it is not given, beside what it says of
-the words: two unit vectors and the ids of the words, one after the other. The judge asks how often the words are the
-nearest of those of all rows.
+A prediction is what the network says of one span of a video, the words of which it is not given (or its sound, or its
+frame: ``find``), beside what it says of the words: two unit vectors and the ids of the words, one after the other. The
+judge asks how often the words are the nearest of those of all rows.
 
-The published optimiser (Adam without bias correction, betas .9 and .98, decay of matrices) is AdamW here.
+What a small network needs otherwise than the published one, to learn in minutes: places counted in units of its own
+length (``units``), a temperature that moves faster than the weights (``scale_rate``), attention that is heard from the
+start (``gain``).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -25,13 +27,26 @@ from weft.data.files import read_frames
 from weft.encoders.audio import read_clip
 from weft.errors import UserError
 from weft.systems.images import resized
-from weft.systems.merlot_reserve.network import Rotary
-from weft.systems.merlot_reserve.pretrain import AUDIOSPAN, MASK, PAD, SUBSEGMENTS, MerlotNet, Videos, Words
-from weft.systems.merlot_reserve.script import Script, build, spans_of, subtitles
+from weft.systems.merlot_reserve.network import Rotary, from_flax
+from weft.systems.merlot_reserve.optimizer import BETAS, OfficialOptimizer
+from weft.systems.merlot_reserve.pretrain import (
+    AUDIOSPAN,
+    LTOVPOOL,
+    MASK,
+    MASKAUDIO,
+    PAD,
+    START,
+    SUBSEGMENTS,
+    MerlotNet,
+    Videos,
+    Words,
+)
+from weft.systems.merlot_reserve.script import Script, Token, build, spans_of, stacked, subtitles
 from weft.tasks.base import tasks
 from weft.tasks.captions import words
 from weft.tasks.judge import Judge
 from weft.training.once import Once
+from weft.training.phase import Optimizer, Phase
 from weft.training.system import Gather, Need, Scatter, System, alone, systems, take, whole
 
 FIRST = 10
@@ -83,7 +98,8 @@ class MerlotReserve(System):
     """Frames, sound and words of videos; MERLOT Reserve, Zellers et al. 2022.
 
     Published: ``segments=16 groups=2 seconds=5 rate=22050 fft=1536 hop=588 mels=64 frames=60 pieces=6 patch=16
-    grid=[12, 20] width=768 head=64 layers=[12, 12, 4, 12] length=160 joint=640``.
+    grid=[12, 20] width=768 head=64 layers=[12, 12, 4, 12] length=160 joint=640 units=[16, 1024]
+    scale=1 scale_rate=1 gain=1 adam=official``, trained with ``lr=4e-4 weight_decay=0.1 batch_size=1024 clip=0``.
 
     Args:
         segments, groups: of a video; longer videos are cut into so many parts of equal length.
@@ -94,15 +110,19 @@ class MerlotReserve(System):
         patch, grid: side of a patch in pixels, patches of a column and of a row.
         width, head, layers, rotary: see :class:`~weft.systems.merlot_reserve.pretrain.MerlotNet`.
         length, joint: tokens of a sequence with frames beside it, and of a whole one.
+        units, scale, gain: see :class:`~weft.systems.merlot_reserve.pretrain.MerlotNet`.
         words: most words of a span.
+        adam: ``"official"``: that of :mod:`~weft.systems.merlot_reserve.optimizer`; ``"usual"``: AdamW.
+        scale_rate: times the learning rate, for ``scale``.
         see, hear, script: with frames; with sound; segments hear each other. Without: for comparison.
+        find: what a prediction says of a span that was left out: its ``"words"``, its ``"sound"``, or the ``"frame"``.
         vocabulary: learned.
     """
 
     reads = {"video": Need("video"), "audio": Need("audio"), "subtitles": Need("text")}
     writes = "embedding"
     judge = "left-out-span"
-    trained_with = {"lr": 4e-4, "weight_decay": 0.1, "epochs": 10, "batch_size": 32}
+    trained_with = {"lr": 3e-3, "weight_decay": 0.01, "epochs": 10, "batch_size": 16, "warmup": 0.1}
     variants = {
         "merlot-reserve": {}, "no frames": {"see": False}, "no sound": {"hear": False}, "no script": {"script": False},
     }  # fmt: skip
@@ -120,18 +140,24 @@ class MerlotReserve(System):
         mels: int = 24,
         frames: int = 16,
         pieces: int = 2,
-        patch: int = 4,
-        grid: tuple[int, int] = (4, 4),
+        patch: int = 8,
+        grid: tuple[int, int] = (2, 2),
         width: int = 64,
-        head: int = 32,
-        layers: tuple[int, int, int, int] = (1, 1, 1, 2),
-        length: int = 24,
-        joint: int = 64,
+        head: int = 16,
+        layers: tuple[int, int, int, int] = (1, 1, 1, 1),
+        length: int = 16,
+        joint: int = 32,
+        units: tuple[int, int] = (4, 32),
+        scale: float = 2.0,
+        scale_rate: float = 3.0,
+        gain: float = 3.0,
         words: int = 4,
-        rotary: Rotary = "official",
+        rotary: Rotary = "correct",
+        adam: Literal["usual", "official"] = "usual",
         see: bool = True,
         hear: bool = True,
         script: bool = True,
+        find: Literal["words", "sound", "frame"] = "words",
         vocabulary: list[str] | None = None,
     ) -> None:
         super().__init__()
@@ -141,7 +167,8 @@ class MerlotReserve(System):
         self.mels, self.frames, self.pieces, self.patch, self.grid = mels, frames, pieces, patch, grid
         self.width, self.head, self.layers, self.length, self.joint = width, head, layers, length, joint
         self.words, self.rotary, self.see, self.hear, self.script = words, rotary, see, hear, script
-        self.vocabulary = vocabulary or []
+        self.vocabulary, self.units, self.scale, self.scale_rate = vocabulary or [], units, scale, scale_rate
+        self.gain, self.adam, self.find = gain, adam, find
         windows = 1 + int(seconds * rate) // hop
         if windows < SUBSEGMENTS * frames:
             raise UserError(
@@ -151,8 +178,8 @@ class MerlotReserve(System):
             )
         self.network = MerlotNet(
             FIRST + len(self.vocabulary), patch=3 * patch * patch, grid=grid, features=mels + 1, audio_tokens=pieces,
-            frames=frames, width=width, head=head, layers=layers, length=joint, kept=SUBSEGMENTS * segments,
-            rotary=rotary,
+            frames=frames, width=width, head=head, layers=layers, kept=SUBSEGMENTS * segments,
+            rotary=rotary, units=units, scale=scale, gain=gain,
         )  # fmt: skip
         self._ids = {word: FIRST + i for i, word in enumerate(self.vocabulary)}
         self._scripts: Once[tuple[Tensor, Tensor, Script]] = Once(
@@ -167,6 +194,44 @@ class MerlotReserve(System):
         if not counted:
             raise UserError("the subtitles have words", f"none in {len(rows)} training rows", "check the column")
         return cls(**{**options, "vocabulary": sorted(counted)})
+
+    @classmethod
+    def from_official(
+        cls, state: Mapping[str, Tensor], vocabulary: Sequence[str] | None = None, **options: Any
+    ) -> Self:
+        """The published network from its weights, named ``a.b.kernel``; sizes that their shapes show are read there.
+
+        Args:
+            state: all tensors of the pre-trained model.
+            vocabulary: of ids from 10 on, as the published tokenizer has them; None: their numbers.
+            options: those that no shape shows: ``grid``, ``frames``, ``pieces``, spectrogram and segments.
+
+        Raises:
+            UserError: names or shapes are not those of the published network.
+        """
+        try:
+            weights = from_flax(state)
+            bodies = [f"{kind}_encoder.transformer.body.layers." for kind in ("vision", "audio", "span")]
+            numbers = [
+                [int(name.removeprefix(body).partition(".")[0]) for name in weights if name.startswith(body)]
+                for body in (*bodies, "joint_transformer.layers.")
+            ]
+            vision, audio, span, both = (1 + max(some) for some in numbers)
+            count, width = weights["token_encoder.weight"].shape
+            head = next(v.shape[-1] for n, v in state.items() if n.endswith("qkv.kernel"))
+            patch = round((weights["vision_encoder.embedding.weight"].shape[1] / 3) ** 0.5)
+            known = list(vocabulary) if vocabulary is not None else [str(i) for i in range(FIRST, count)]
+            options = {"units": (16, 1024), "rotary": "official", "gain": 1.0, "scale": 1.0, **options}
+            found = cls(
+                vocabulary=known, width=width, head=head, patch=patch, layers=(vision, audio, span, both), **options
+            )
+            found.network.load_state_dict(weights)
+        except (KeyError, IndexError, RuntimeError, StopIteration, ValueError) as error:
+            raise UserError(
+                "weights have the names and shapes of the published network", f"{len(state)} tensors: {error}",
+                "give all of a checkpoint, and the options that no shape shows as it was trained",
+            ) from error  # fmt: skip
+        return found.eval()
 
     def batch(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> Videos:
         rng = rng or np.random.default_rng(0)
@@ -187,6 +252,12 @@ class MerlotReserve(System):
         spans = torch.stack([one.text_spans for one in built])
         return self._videos([(images, audio) for images, audio, _ in read], kinds, spans)
 
+    def phases(self) -> list[Phase]:
+        made = OfficialOptimizer if self.adam == "official" else Optimizer
+        faster = [(self.scale_rate, [self.network.contrastive_scales])]
+        moves = made(list(self.parameters()), betas=BETAS, layers=faster)
+        return [Phase("loss", self.loss, moves)]
+
     def loss(self, batch: Videos) -> Tensor:
         losses = self.network.losses(self.network(batch)[0])
         if not self.hear:
@@ -203,33 +274,33 @@ class MerlotReserve(System):
         return {"loss": loss, "score": float(self.make_judge().scores(found, None).mean())}
 
     def predict(self, data: Dataset, rows: np.ndarray) -> Sequence[np.ndarray]:
-        """A span in the second half is left out; the sound around it, the words elsewhere and the frames are given."""
+        """What is said of a span of the second half, or of the frame of its segment, beside what it is.
+
+        For words the sound around them, the words elsewhere and the frames are given; for sound the words elsewhere and
+        the frames; for a frame the words of all segments.
+        """
         read = self._scripts(data, rows)
-        each = SUBSEGMENTS * self.segments // self.groups
-        group = self.groups // 2
-        asked, targets = [], []
-        for row, (_, _, script) in zip(rows, read, strict=True):
-            inside = range(group * each, (group + 1) * each)
-            middle = [span for span in inside if script.ids[span] and span % SUBSEGMENTS == int(row) % SUBSEGMENTS]
-            middle = middle or [span for span in inside if script.ids[span]] or [inside[0]]
-            span = middle[len(middle) // 2]
-            tokens = [
-                (MASK, span, 0) if other == span and first else (token, other, -1)
-                for other in inside
-                for first, token in self._told(script, other, span)
-            ][: self.length]
-            asked.append(tokens + [(PAD, 0, -1)] * (self.length - len(tokens)))
-            target = [t for word in script.ids[span] for t in word][: self.words]
-            targets.append(target + [PAD] * (self.words - len(target)))
-        ids, sound, text = torch.tensor(asked).unbind(dim=2)
-        one = Words(ids[:, None], sound[:, None], text[:, None])
-        batch = self.to_device(self._videos([(i, a) for i, a, _ in read], [one] * 4, torch.tensor(targets)[:, None]))
-        x = self.network.asked(
-            batch, slice(group * self.segments // self.groups, (group + 1) * self.segments // self.groups)
-        )
-        y = self.network.span_encoder(self.network.token_encoder(batch.text_spans[:, 0]), batch.text_spans[:, 0] != PAD)
-        ids = batch.text_spans[:, 0].to(x)
-        return list(torch.cat([F.normalize(x, dim=-1), F.normalize(y, dim=-1), ids], dim=-1).float().cpu().numpy())
+        chosen = [self._chosen(script, int(row)) for row, (_, _, script) in zip(rows, read, strict=True)]
+        batch = self.to_device(self._videos([(images, audio) for images, audio, _ in read], *self._nothing(len(rows))))
+        seen, heard, frames, sound = self.network.encoded(batch)
+        numbers, own = torch.from_numpy(np.asarray(rows)), self._half()
+        if self.find == "frame":
+            words = self._one([self._pooled(s, span) for (_, _, s), span in zip(read, chosen, strict=True)])
+            x = self.network.asked(words, LTOVPOOL, sound)
+            y = seen[torch.arange(len(rows)), [span // SUBSEGMENTS for span in chosen]]
+        else:
+            mark = MASK if self.find == "words" else MASKAUDIO
+            words = self._one([self._told(s, span) for (_, _, s), span in zip(read, chosen, strict=True)])
+            x = self.network.asked(words, mark, sound, frames[:, own], batch.source[:, own])
+            y = heard[torch.arange(len(rows)), chosen]
+        ids = F.pad(numbers[:, None] + FIRST, (0, self.words - 1))
+        if self.find == "words":
+            ids = self._padded(
+                [[t for w in s.ids[span] for t in w] for (_, _, s), span in zip(read, chosen, strict=True)]
+            )
+            y = self.network.spoken(ids.to(x.device))
+        found = [F.normalize(x, dim=-1), F.normalize(y, dim=-1), ids.to(x)]
+        return list(torch.cat(found, dim=-1).float().cpu().numpy())
 
     def make_judge(self, **options: Any) -> Judge:
         return LeftOutSpan(words=self.words)
@@ -238,13 +309,52 @@ class MerlotReserve(System):
     def truth(cls, data: Dataset, rows: np.ndarray, seen: Any = None) -> None:
         """Nothing: a prediction holds the words it is to find."""
 
-    def _told(self, script: Script, other: int, span: int) -> list[tuple[bool, int]]:
-        """What is given of a span: sound in the segment of the one that is asked for, words in the others."""
-        if other == span:
-            return [(True, MASK)]
-        if self.hear and other // SUBSEGMENTS == span // SUBSEGMENTS:
-            return [(False, AUDIOSPAN)] * self.pieces
-        return [(False, token) for word in script.ids[other] for token in word]
+    def _half(self) -> slice:
+        """The segments of the group that is asked about."""
+        each = self.segments // self.groups
+        return slice(self.groups // 2 * each, (self.groups // 2 + 1) * each)
+
+    def _chosen(self, script: Script, row: int) -> int:
+        """The span that is left out of a row: one with words, of the third that the row's number says."""
+        inside = range(SUBSEGMENTS * self._half().start, SUBSEGMENTS * self._half().stop)
+        able = [span for span in inside if script.ids[span] and span % SUBSEGMENTS == row % SUBSEGMENTS]
+        able = able or [span for span in inside if script.ids[span]] or [inside[0]]
+        return able[len(able) // 2]
+
+    def _told(self, script: Script, asked: int) -> list[Token]:
+        """A group with a span left out; for its words, the rest of its segment is given in sound."""
+        found: list[Token] = []
+        for span in range(SUBSEGMENTS * self._half().start, SUBSEGMENTS * self._half().stop):
+            if span == asked:
+                found += [(MASK, span, 0), *([(MASKAUDIO, span, 0)] if self.find == "sound" else [])]
+            elif self.find == "words" and self.hear and span // SUBSEGMENTS == asked // SUBSEGMENTS:
+                found += [(AUDIOSPAN, span, -1)] * self.pieces
+            else:
+                found += [(token, span, -1) for word in script.ids[span] for token in word]
+        return found
+
+    def _pooled(self, script: Script, asked: int) -> list[Token]:
+        """All words; the mark before those of the asked span's segment is the one whose frame is wanted."""
+        found: list[Token] = [(START, 0, -1)]
+        for span, said in enumerate(script.ids):
+            if span % SUBSEGMENTS == 0:
+                found.append((LTOVPOOL, span, 0 if span // SUBSEGMENTS == asked // SUBSEGMENTS else -1))
+            found += [(token, span, -1) for word in said for token in word]
+        return found
+
+    def _one(self, tokens: Sequence[Sequence[Token]]) -> Words:
+        """Sequences ``(B, 1, L)``, as long as the longest."""
+        found = stacked(tokens, max(map(len, tokens)))
+        return self.to_device(Words(*(part[:, None] for part in found)))
+
+    def _padded(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Spans of words ``(n, words)``; longer ones are cut."""
+        return torch.tensor([(list(one) + [PAD] * self.words)[: self.words] for one in ids])
+
+    def _nothing(self, rows: int) -> tuple[list[Words], Tensor]:
+        """No sequences, where there are none to train on."""
+        empty = torch.zeros(rows, 1, 0, dtype=torch.long)
+        return [Words(empty, empty, empty)] * 4, empty
 
     def _videos(self, read: Sequence[tuple[Tensor, Tensor]], kinds: Sequence[Words], spans: Tensor) -> Videos:
         images, audio = (torch.stack(part) for part in zip(*read, strict=True))
@@ -293,15 +403,15 @@ class MerlotReserve(System):
 
     def _mels(self, samples: np.ndarray) -> Tensor:
         """``log(mel + .1) - log .1`` of three spans of each segment, with equal gaps, and the speed."""
-        from transformers.audio_utils import spectrogram, window_function
-
-        window, size = window_function(self.fft, "hann"), int(self.seconds * self.rate)
+        window, size = np.hanning(self.fft + 1)[:-1], int(self.seconds * self.rate)
         found = []
         for segment in range(self.segments):
             middle = int((segment + 0.5) * len(samples) / self.segments)
             start = max(0, min(middle - size // 2, len(samples) - size))
             part = np.pad(samples[start : start + size], (0, max(0, size - len(samples))))
-            mel = spectrogram(part, window, self.fft, self.hop, power=2.0, mel_filters=self._filters).T
+            padded = np.pad(part, self.fft // 2, mode="reflect")
+            windows = np.lib.stride_tricks.sliding_window_view(padded, self.fft)[:: self.hop] * window
+            mel = np.square(np.abs(np.fft.rfft(windows))) @ self._filters
             gap = (len(mel) - SUBSEGMENTS * self.frames) // (SUBSEGMENTS + 1)
             for third in range(SUBSEGMENTS):
                 begin = gap + third * (self.frames + gap)
