@@ -10,7 +10,7 @@ import typer
 
 from weft.cli.source import Data, Json, Root
 
-EXTRAS = {"audio": "soundfile", "ann": "faiss-cpu", "log": "tensorboard"}
+EXTRAS = {"audio": "soundfile", "video": "imageio-ffmpeg", "ann": "faiss-cpu", "log": "tensorboard"}
 PACKAGES = ("weft", "torch", "transformers", "accelerate", "numpy", "scikit-learn", "pyarrow", "safetensors")
 
 

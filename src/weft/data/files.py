@@ -6,6 +6,7 @@ what the message calls the sample, e.g. ``"modality 'photo', row 'a17'"``.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import struct
@@ -18,12 +19,17 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from weft.data import ffmpeg
+from weft.data.ffmpeg import Undecoded, even
+from weft.data.remote import Remote, local
 from weft.errors import UserError, some
 
 T = TypeVar("T")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+DAMAGED_WAV = (ValueError, OSError, EOFError, struct.error)
 DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+SOUNDFILE_SUFFIXES = frozenset({".flac", ".ogg", ".mp3", ".aiff", ".aif"})
+AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | {".wav", ".m4a", ".aac", ".opus", ".wma"}
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 RANGES = (255, 4095, 65535)
 """Largest values of 8, 12 and 16 bits."""
@@ -53,14 +59,20 @@ def is_file(path: Path) -> bool:
 
 
 @contextmanager
-def _reading(kind: str, path: Path, where: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turn what a decoder raises into a :class:`UserError` that names the file and the row."""
+def _reading(kind: str, value: Any, where: str, errors: tuple[type[Exception], ...]) -> Iterator[Path]:
+    """The file of a path or an address; what a decoder raises becomes a :class:`UserError` that names it and the row.
+
+    A damaged one that was fetched is taken out of the cache.
+    """
+    path = local(value, where)
     if not is_file(path):
         raise UserError(f"{where}: the {kind} file is missing", str(path), "restore the file, or empty the cell")
     try:
-        yield
+        yield path
     except errors as error:
-        found = f"{path} ({path.stat().st_size} bytes): {error}"
+        found = f"{value} ({path.stat().st_size} bytes): {error}"
+        if isinstance(value, Remote):
+            path.unlink(missing_ok=True)
         remedy = "copy the file again, or empty the cell so that the modality counts as absent there"
         raise UserError(f"{where}: the {kind} file cannot be read (truncated or damaged)", found, remedy) from error
 
@@ -72,7 +84,7 @@ def read_image(value: Any, where: str = "image") -> Image.Image:
     the largest value, or 0..1 for fractions.
 
     Args:
-        value: a path, a :class:`Crop` of one, a PIL image, or an ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` or
+        value: a path or address, a :class:`Crop` of one, a PIL image, or an ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` or
             ``(H, W, 4)`` uint8 array.
         where: what messages call the sample.
 
@@ -93,12 +105,11 @@ def read_image(value: Any, where: str = "image") -> Image.Image:
         return _rgb(Image.fromarray(flat), where)
     if isinstance(value, Image.Image):
         return _rgb(value, where)
-    path = Path(value)
-    with _reading("image", path, where, DAMAGED_IMAGE), Image.open(path) as image:
+    with _reading("image", value, where, DAMAGED_IMAGE) as path, Image.open(path) as image:
         return _rgb(image, where)
 
 
-def read_grey(path: Path, where: str = "image") -> np.ndarray:
+def read_grey(path: str | Path, where: str = "image") -> np.ndarray:
     """One grey image at its own precision, upright: ``(H, W)`` float32 in the units of the file.
 
     8 bits give 0..255, 16 and 32 bits (depth in millimetres, disparity) what is stored; colours become luma.
@@ -106,7 +117,7 @@ def read_grey(path: Path, where: str = "image") -> np.ndarray:
     Raises:
         UserError: the file is missing, truncated or no image.
     """
-    with _reading("image", path, where, DAMAGED_IMAGE), Image.open(path) as image:
+    with _reading("image", path, where, DAMAGED_IMAGE) as file, Image.open(file) as image:
         upright = ImageOps.exif_transpose(image)
         wide = upright.mode.startswith(("I", "F"))
         return np.asarray(upright if wide else upright.convert("L")).astype(np.float32)
@@ -154,32 +165,29 @@ def read_frames(value: Any, most: int, where: str = "video") -> np.ndarray:
     """Frames of a video, evenly taken: ``(T, H, W, 3)`` uint8, ``T <= most``.
 
     Args:
-        value: an array ``(T, H, W[, 1 | 3 | 4])`` uint8 or a path: ``.npy``, an animated GIF, WebP or PNG, or another
-            video, which PyAV (``pip install av``) decodes.
+        value: an array ``(T, H, W[, 1 | 3 | 4])`` uint8, or a path or address: ``.npy``, an animated GIF, WebP or PNG,
+            or another video, which :mod:`weft.data.ffmpeg` decodes.
         most: frames wanted.
         where: what messages call the sample.
 
     Raises:
-        UserError: the file is missing, damaged, or needs PyAV; or the array has another shape.
+        UserError: the file is missing, damaged, or needs ffmpeg; or the array has another shape.
     """
     if isinstance(value, np.ndarray):
         frames: Any = value
-    elif Path(value).suffix.lower() == ".npy":
-        frames = read_array(Path(value), where)
-    elif Path(value).suffix.lower() in VIDEO_SUFFIXES:
-        frames = _decoded(Path(value), most, where)
+    elif (path := local(value, where)).suffix.lower() == ".npy":
+        frames = read_array(path, where)
+    elif path.suffix.lower() in VIDEO_SUFFIXES:
+        program = ffmpeg.program("a video", where, path)
+        with _reading("video", value, where, (Undecoded, *DAMAGED_IMAGE)):
+            frames = ffmpeg.frames(program, path, most)
     else:
-        with _reading("video", Path(value), where, DAMAGED_IMAGE), Image.open(value) as image:
-            frames = [_frame(image, i, where) for i in _even(getattr(image, "n_frames", 1), most)]
+        with _reading("video", value, where, DAMAGED_IMAGE), Image.open(path) as image:
+            frames = [_frame(image, i, where) for i in even(getattr(image, "n_frames", 1), most)]
     if not len(frames) or np.ndim(frames[0]) not in (2, 3):
         found = f"shape {np.shape(frames)}"
         raise UserError(f"{where}: a video is (T, H, W) or (T, H, W, 3) uint8", found, "give one image per frame")
-    return np.stack([np.asarray(read_image(np.asarray(frames[i]), where)) for i in _even(len(frames), most)])
-
-
-def _even(count: int, most: int) -> list[int]:
-    """At most ``most`` numbers below ``count``, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
+    return np.stack([np.asarray(read_image(np.asarray(frames[i]), where)) for i in even(len(frames), most)])
 
 
 def _frame(image: Image.Image, number: int, where: str) -> np.ndarray:
@@ -187,35 +195,23 @@ def _frame(image: Image.Image, number: int, where: str) -> np.ndarray:
     return np.asarray(_rgb(image, where))
 
 
-def _decoded(path: Path, most: int, where: str) -> list[np.ndarray]:
-    try:
-        import av
-    except ImportError as error:
-        remedy = "pip install av, or write the frames as an animated WebP or as .npy (T, H, W, 3)"
-        raise UserError(f"{where}: reading {path.suffix} needs PyAV", str(path), remedy) from error
-    with _reading("video", path, where, (av.FFmpegError, OSError, ValueError)), av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return [frames[i] for i in _even(len(frames), most)]
-
-
 def read_audio(value: Any, where: str = "audio") -> tuple[np.ndarray, int]:
     """One recording as mono float32 samples ``(n,)`` in [-1, 1] and its rate in Hz.
 
     Args:
-        value: a path, or ``(samples (n,) or (n, channels), rate)``; integer samples of 8, 16 or 32 bits are scaled by
-            their type, unsigned ones around their middle.
+        value: a path or address, or ``(samples (n,) or (n, channels), rate)``; integer samples of 8, 16 or 32 bits are
+            scaled by their type, unsigned ones around their middle.
         where: what messages call the sample.
 
     Raises:
         UserError: the file is missing, truncated or no audio, it is empty, samples are NaN or infinite, integers whose
-            range nobody knows (Python ints, 64 bits), or more channels than samples. Files other than WAV need the
-            extra ``audio``.
+            range nobody knows (Python ints, 64 bits), or more channels than samples. FLAC, MP3 and Ogg need the extra
+            ``audio`` or ffmpeg, others (M4A, Opus, the sound of a video) ffmpeg.
     """
     if isinstance(value, tuple):
         samples, rate = np.asarray(value[0]), int(value[1])
     else:
-        path = Path(value)
-        rate, samples = _read_wav(path, where) if path.suffix.lower() == ".wav" else _read_soundfile(path, where)
+        rate, samples = _read_sound(value, where)
     if samples.dtype.kind in "iu" and samples.dtype.itemsize <= 4:
         half = 2.0 ** (8 * samples.dtype.itemsize - 1)
         samples = ((samples.astype(np.float64) - (half if samples.dtype.kind == "u" else 0)) / half).astype(np.float32)
@@ -232,14 +228,34 @@ def read_audio(value: Any, where: str = "audio") -> tuple[np.ndarray, int]:
     return (samples.mean(axis=1) if samples.ndim == 2 else samples), rate
 
 
-def _read_wav(path: Path, where: str) -> tuple[int, np.ndarray]:
+def _read_sound(value: Any, where: str) -> tuple[int, np.ndarray]:
+    """Rate and samples of a file: WAV by SciPy, what soundfile knows by it where it is there, others by ffmpeg."""
+    path = local(value, where)
+    suffix = path.suffix.lower()
+    if suffix == ".wav":
+        with _reading("audio", value, where, DAMAGED_WAV):
+            return _wav(path.read_bytes())
+    if suffix in SOUNDFILE_SUFFIXES and importlib.util.find_spec("soundfile") is not None:
+        import soundfile
+
+        with _reading("audio", value, where, (RuntimeError, OSError)):
+            samples, rate = soundfile.read(path, dtype="float32")
+            return rate, samples
+    program = ffmpeg.program("sound", where, path)
+    with _reading("audio", value, where, (Undecoded, *DAMAGED_WAV)):
+        return _wav(ffmpeg.sound(program, path))
+
+
+def _wav(content: bytes) -> tuple[int, np.ndarray]:
     from scipy.io import wavfile
 
-    damaged = (ValueError, OSError, EOFError, struct.error, wavfile.WavFileWarning)
-    with _reading("audio", path, where, damaged), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=wavfile.WavFileWarning)  # chunks of metadata
         warnings.filterwarnings("error", "Reached EOF", category=wavfile.WavFileWarning)
-        return wavfile.read(io.BytesIO(_with_length(path.read_bytes())))
+        try:
+            return wavfile.read(io.BytesIO(_with_length(content)))
+        except wavfile.WavFileWarning as error:
+            raise ValueError(str(error)) from error
 
 
 def _with_length(content: bytes) -> bytes:
@@ -255,17 +271,6 @@ def _with_length(content: bytes) -> bytes:
             return content[:4] + riff + content[8 : place + 4] + data + content[place + 8 :]
         place += 8 + size + size % 2
     return content
-
-
-def _read_soundfile(path: Path, where: str) -> tuple[int, np.ndarray]:
-    try:
-        import soundfile
-    except ImportError as error:
-        remedy = "pip install 'weft[audio]', or convert to WAV"
-        raise UserError(f"{where}: reading {path.suffix} needs soundfile", str(path), remedy) from error
-    with _reading("audio", path, where, (RuntimeError, OSError)):
-        samples, rate = soundfile.read(path, dtype="float32")
-        return rate, samples
 
 
 def read_array(path: Path, where: str = "array") -> np.ndarray:

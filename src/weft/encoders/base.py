@@ -15,6 +15,7 @@ import numpy as np
 
 from weft.data.kinds import kind_named
 from weft.data.kinds import kinds as all_kinds
+from weft.data.remote import Remote, local
 from weft.errors import UserError
 from weft.registry import Registry
 
@@ -73,6 +74,16 @@ class Encoder(ABC):
         Raises:
             BadValue: a value cannot be read; it carries the position in the batch.
         """
+
+    def prepare(self, value: Any) -> Any:
+        """What :meth:`encode` takes instead of a value: its file fetched, read and decoded, all that needs no model.
+
+        It runs in threads, ahead of the encoder. Default: the value, a remote file fetched.
+
+        Raises:
+            UserError: the value cannot be read.
+        """
+        return local(value, "file") if isinstance(value, Remote) else value
 
     def lengths(self, values: Sequence[Any]) -> np.ndarray:
         """``(n,)`` relative lengths; values of like length share a batch. Default: all equal."""
@@ -161,20 +172,22 @@ def default_encoder(kind: str) -> str:
 
 def read_each(values: Sequence[Any], read: Callable[[Any], V]) -> list[V]:
     """``read`` applied to every value; a failure becomes a :class:`BadValue` that knows its position."""
-    out = []
-    for index, value in enumerate(values):
-        try:
-            out.append(read(value))
-        except UserError as error:
-            raise BadValue(index, error.what, error.found, error.remedy) from error
-        except (OSError, ValueError, TypeError, EOFError, SyntaxError) as error:
-            raise BadValue(
-                index,
-                f"a value of type {type(value).__name__} cannot be read",
-                f"{shown(value)}: {type(error).__name__}: {error}",
-                "repair or replace it, or leave the cell empty: a missing modality is allowed",
-            ) from error
-    return out
+    return [read_one(index, value, read) for index, value in enumerate(values)]
+
+
+def read_one(index: int, value: Any, read: Callable[[Any], V]) -> V:
+    """``read`` applied to the value at ``index`` of a batch; a failure becomes a :class:`BadValue`."""
+    try:
+        return read(value)
+    except UserError as error:
+        raise BadValue(index, error.what, error.found, error.remedy) from error
+    except (OSError, ValueError, TypeError, EOFError, SyntaxError) as error:
+        raise BadValue(
+            index,
+            f"a value of type {type(value).__name__} cannot be read",
+            f"{shown(value)}: {type(error).__name__}: {error}",
+            "repair or replace it, or leave the cell empty: a missing modality is allowed",
+        ) from error
 
 
 def shown(value: Any) -> str:

@@ -14,7 +14,6 @@ Source: Spinello and Arras, "People detection in RGB-D data" (histograms of orie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -43,6 +42,10 @@ class DepthPatches(Encoder):
         self, *, grid: Annotated[int, Field(ge=1, le=64)] = 7, bins: Annotated[int, Field(ge=2, le=36)] = 8
     ) -> None:
         self.grid, self.bins, self.width = grid, bins, bins + 4
+
+    def prepare(self, value: Any) -> np.ndarray:
+        """The distances."""
+        return _distances(value)
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
         """``(G * G, D)`` per map, row-major."""
@@ -78,9 +81,7 @@ class DepthPatches(Encoder):
 
 
 def _distances(value: Any) -> np.ndarray:
-    depth = (
-        np.asarray(value, dtype=np.float64) if isinstance(value, np.ndarray | Image.Image) else read_grey(Path(value))
-    )
+    depth = np.asarray(value, dtype=np.float64) if isinstance(value, np.ndarray | Image.Image) else read_grey(value)
     if depth.ndim != 2 or depth.size == 0:
         raise UserError("a depth map is (H, W)", f"shape {depth.shape}", "give one channel of distances")
     return depth

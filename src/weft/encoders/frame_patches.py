@@ -40,6 +40,10 @@ class FramePatches(Encoder):
         self.frames, self.image = frames, ImagePatches(grid=grid, bins=bins)
         self.width = 2 * self.image.width
 
+    def prepare(self, value: Any) -> np.ndarray:
+        """The frames, in the size they are looked at."""
+        return np.stack([np.asarray(self.image.prepare(frame)) for frame in read_frames(value, self.frames)])
+
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
         """``(T, D)`` per video."""
         return read_each(values, lambda value: self._tokens(read_frames(value, self.frames)))

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from weft.data.files import read_image
@@ -314,6 +315,10 @@ class PretrainedImage(Pretrained):
         self.size, self.views = size, views
         super().__init__(model=model, output=output, revision=revision, device=device, precision=precision, layer=layer)
 
+    def prepare(self, value: Any) -> Image.Image:
+        """The image."""
+        return read_image(value)
+
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
         """``(tokens, D)`` per image."""
         found = [self._run({"pixel_values": pixels}) for pixels in self._views(values)]
@@ -372,6 +377,10 @@ class PretrainedAudio(Pretrained):
 
     kinds = ("audio",)
     processor_class, tower = "AutoFeatureExtractor", "audio_model"
+
+    def prepare(self, value: Any) -> tuple[np.ndarray, int]:
+        """The clip at the model's rate."""
+        return read_clip(value, self.processor.sampling_rate), self.processor.sampling_rate
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
         """``(tokens, D)`` per clip."""

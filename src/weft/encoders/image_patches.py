@@ -45,6 +45,11 @@ class ImagePatches(Encoder):
     ) -> None:
         self.grid, self.bins = grid, bins
         self.width = 4 * bins + 6
+        self.size = (grid * PATCH, grid * PATCH)
+
+    def prepare(self, value: Any) -> Image.Image:
+        """The image, in the size it is looked at."""
+        return read_image(value).resize(self.size, Image.Resampling.BILINEAR)
 
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
         """``(G * G, D)`` per image, row-major."""
@@ -52,7 +57,7 @@ class ImagePatches(Encoder):
 
     def _tokens(self, image: Image.Image) -> np.ndarray:
         side = self.grid * PATCH
-        resized = image.resize((side, side), Image.Resampling.BILINEAR)
+        resized = image.resize(self.size, Image.Resampling.BILINEAR)
         pixels = np.asarray(resized, dtype=np.float32) / 255
         dy, dx = np.gradient(pixels.mean(axis=2))
         bin_of = (np.arctan2(dy, dx) % np.pi / np.pi * self.bins).astype(np.int64) % self.bins

@@ -51,6 +51,10 @@ class LogMel(Encoder):
         self.size, self.hop = round(rate * WINDOW_SECONDS), round(rate * HOP_SECONDS)
         self.filters = mel_filters(mels, self.size, rate)
 
+    def prepare(self, value: Any) -> tuple[np.ndarray, int]:
+        """The clip at the encoder's rate."""
+        return read_clip(value, self.rate), self.rate
+
     def encode(self, values: Sequence[Any]) -> list[np.ndarray]:
         """``(T, 2 mels)`` per clip."""
         return read_each(values, lambda value: self._tokens(read_clip(value, self.rate)))

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from rich.progress import Progress, TaskID
 
 from weft.data.failure import Failure
+from weft.data.remote import AT_ONCE, Remote
 from weft.encoders import BadValue, Encoder
-from weft.encoders.base import shown
+from weft.encoders.base import read_one, shown
 from weft.errors import UserError, some
 from weft.store.unique import Unique
+
+MOST_READERS = 8
+"""Threads that decode ahead, at most."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +69,51 @@ class Run:
         """
         order = np.argsort(-self.encoder.lengths([self.unique.values[place] for place in places]), kind="stable")
         out: list[np.ndarray | None] = [None] * len(places)
-        for begin in range(0, len(order), self.batch_size):
-            batch = order[begin : begin + self.batch_size].tolist()
-            for at, array in self._batch(batch, places):
-                out[at] = self.check(array, places[at], dtype)
-            bar.advance(task, len(batch))
+        sizes = [min(self.batch_size, len(order) - begin) for begin in range(0, len(order), self.batch_size)]
+        with closing(self._ready([places[at] for at in order])) as ready:
+            for number, size in enumerate(sizes):
+                begin = number * self.batch_size
+                batch = list(zip(order[begin : begin + size].tolist(), islice(ready, size), strict=True))
+                for at, array in self._batch([pair for pair in batch if pair[1] is not None], places):
+                    out[at] = self.check(array, places[at], dtype)
+                bar.advance(task, size)
         return out
 
-    def _batch(self, batch: list[int], places: Sequence[int]) -> list[tuple[int, np.ndarray]]:
+    def _ready(self, places: Sequence[int]) -> Generator[Any]:
+        """The values, read and decoded in threads a batch ahead of the encoder; None for a failure."""
+        values = [self.unique.values[place] for place in places]
+        remote = any(isinstance(value, Remote) for value in values)
+        if not remote and type(self.encoder).prepare is Encoder.prepare:
+            yield from values
+            return
+        threads = AT_ONCE if remote else min(MOST_READERS, os.cpu_count() or 1)
+        with ThreadPoolExecutor(threads, thread_name_prefix="weft-read") as pool:
+            waiting: deque[tuple[int, Future[Any]]] = deque()
+            ahead = zip(places, values, strict=True)
+            try:
+                while True:
+                    for place, value in islice(ahead, max(self.batch_size, threads) - len(waiting)):
+                        waiting.append((place, pool.submit(read_one, 0, value, self.encoder.prepare)))
+                    if not waiting:
+                        return
+                    place, future = waiting.popleft()
+                    try:
+                        yield future.result()
+                    except BadValue as error:
+                        self._refuse(place, error)
+                        yield None
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _batch(self, batch: list[tuple[int, Any]], places: Sequence[int]) -> list[tuple[int, np.ndarray]]:
         """Results of the values that can be encoded, each with its position."""
         while batch:
             try:
-                arrays = self.encoder.encode([self.unique.values[places[at]] for at in batch])
-                return list(zip(batch, arrays, strict=True))
+                arrays = self.encoder.encode([value for _, value in batch])
+                return [(at, array) for (at, _), array in zip(batch, arrays, strict=True)]
             except BadValue as error:
-                self._refuse(places[batch[error.index]], error)
-                batch = [at for number, at in enumerate(batch) if number != error.index]
+                self._refuse(places[batch[error.index][0]], error)
+                del batch[error.index]
         return []
 
     def _refuse(self, place: int, error: UserError) -> None:

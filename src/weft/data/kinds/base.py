@@ -181,12 +181,14 @@ def check_arrays(name: str, ids: Sequence[str], values: Sequence[Any], kind: str
 
 
 def paths(cells: Sequence[Any], place: Place) -> list[Any]:
-    """Cells as paths relative to the table; a struct with ``bytes``, as Hugging Face writes images, as that image.
+    """Cells as paths relative to the table, or addresses; a struct with ``bytes``, as Hugging Face writes images, as
+    that image.
 
     Raises:
         UserError: a cell that names no file, an embedded image that cannot be read, or files that do not exist.
     """
     from weft.data.files import open_image, require_files
+    from weft.data.remote import Remote, is_address
 
     values: list[Any] = []
     for row, cell in zip(place.ids, cells, strict=True):
@@ -194,8 +196,8 @@ def paths(cells: Sequence[Any], place: Place) -> list[Any]:
         if isinstance(cell, dict) and cell.get("bytes") is not None:
             values.append(open_image(cell["bytes"], where))
         elif cell is None or isinstance(cell, str | dict):
-            path = cell.get("path") if isinstance(cell, dict) else cell
-            values.append(place.folder / path if path else None)
+            path = (cell.get("path") if isinstance(cell, dict) else cell) or ""
+            values.append(Remote(path.strip()) if is_address(path) else place.folder / path if path else None)
         else:
             raise UserError(f"{where}: a file is named by its path", repr(cell)[:80], "give a path")
     require_files(place.modality, place.ids, values)
@@ -203,5 +205,8 @@ def paths(cells: Sequence[Any], place: Place) -> list[Any]:
 
 
 def has_suffix(cell: Any, suffixes: frozenset[str]) -> bool:
-    """Whether a cell is the name of a file with one of these endings."""
-    return isinstance(cell, str) and len(cell) < 1024 and Path(cell.strip()).suffix.lower() in suffixes
+    """Whether a cell is the name or address of a file with one of these endings."""
+    if not isinstance(cell, str) or len(cell) >= 1024:
+        return False
+    name = cell.partition("?")[0].partition("#")[0] if cell.strip().lower().startswith("http") else cell
+    return Path(name.strip()).suffix.lower() in suffixes

@@ -1,4 +1,4 @@
-"""Moving pictures: a path (animated GIF, WebP or PNG, ``.npy``, a folder of frames; others need PyAV), or an array."""
+"""Moving pictures: a path (animated GIF, WebP or PNG, ``.npy``, others by ffmpeg), or an array."""
 
 from __future__ import annotations
 
