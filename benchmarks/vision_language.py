@@ -1,13 +1,14 @@
 """METER, UNITER and NLX-GPT beside plain transformers implementations of the same networks; UNITER's compaction beside
 padding. Forward and backward, published widths, two layers of each stack, one thread.
 
-    python benchmarks/vision_language.py [meter] [uniter] [nlxgpt]
+    python benchmarks/vision_language.py [meter] [uniter] [uniter-alike] [nlxgpt]
 
 Both sides have the same weights and give the same values, forward and backward (checked in float64 at a small size; the
 vocabulary's and the encoders' parts are the same modules and left out of METER). Plain means: for METER BridgeTower's
 layers, which come from METER; for UNITER ``BertEncoder`` over words and regions padded side by side; for NLX-GPT
 ``GPT2LMHeadModel`` with cross-attention. Captions and regions of the UNITER rows are as long as real ones: 8 to 24 word
-pieces; 10 to 100 regions, as its detector gives (rows drawn, seed 0).
+pieces; 10 to 100 regions, as its detector gives (rows drawn, seed 0); ``uniter-alike`` takes eight rows of like length,
+the middle of 64, as its published batches are made.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def meter(sizes: Sizes, dtype: torch.dtype) -> tuple[Run, Run, list[nn.Module]]:
     return backward(ours, [own]), backward(theirs, [plain_layers]), [own, plain_layers]
 
 
-def uniter(sizes: Sizes, dtype: torch.dtype) -> tuple[Run, Run, list[nn.Module]]:
-    """The trunk: rows compacted, against words and regions padded side by side."""
+def uniter(sizes: Sizes, dtype: torch.dtype, drawn: int = 8) -> tuple[Run, Run, list[nn.Module]]:
+    """The trunk: rows compacted, against words and regions padded side by side; eight of ``drawn`` rows."""
     dim, heads, hidden, layers = sizes
     torch.manual_seed(0)
     config = transformers.BertConfig(
@@ -94,7 +95,10 @@ def uniter(sizes: Sizes, dtype: torch.dtype) -> tuple[Run, Run, list[nn.Module]]
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     net = UniterNet(config, 2048 if dim == 768 else 16).to(dtype)
-    words, regions = torch.randint(8, 25, (8,)), torch.randint(10, 101, (8,))
+    lengths = torch.Generator().manual_seed(0)
+    words, regions = (torch.randint(*ends, (drawn,), generator=lengths) for ends in ((8, 25), (10, 101)))
+    middle = (words + regions).argsort()[drawn // 2 - 4 : drawn // 2 + 4]
+    words, regions = words[middle], regions[middle]
     ids_mask, seen = (torch.arange(int(n.max())) < n[:, None] for n in (words, regions))
     ids = torch.randint(1, 200, ids_mask.shape) * ids_mask
     features = torch.randn(*seen.shape, net.img_embeddings.img_linear.in_features, dtype=dtype)
@@ -112,6 +116,11 @@ def uniter(sizes: Sizes, dtype: torch.dtype) -> tuple[Run, Run, list[nn.Module]]
 
     print(f"  places of a row: {int((words + regions).max())} compacted, {ids.shape[1] + seen.shape[1]} padded")
     return backward(ours, [net]), backward(padded, [net]), [net]
+
+
+def uniter_alike(sizes: Sizes, dtype: torch.dtype) -> tuple[Run, Run, list[nn.Module]]:
+    """The same, of rows of like length."""
+    return uniter(sizes, dtype, drawn=64)
 
 
 def nlxgpt(sizes: Sizes, dtype: torch.dtype) -> tuple[Run, Run, list[nn.Module]]:
@@ -141,6 +150,7 @@ def nlxgpt(sizes: Sizes, dtype: torch.dtype) -> tuple[Run, Run, list[nn.Module]]
 PARTS: dict[str, Callable[[Sizes, torch.dtype], tuple[Run, Run, list[nn.Module]]]] = {
     "meter": meter,
     "uniter": uniter,
+    "uniter-alike": uniter_alike,
     "nlxgpt": nlxgpt,
 }
 

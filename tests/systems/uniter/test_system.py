@@ -241,6 +241,29 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         make_system("uniter", painted(12), np.arange(12), **{**SMALL, "length": 600, "text": str(write_bert(tmp_path))})
 
 
+def test_rows_that_cannot_be_read_or_judged_are_named() -> None:
+    """A text longer than the positions, answers outside the vocabulary, a question without an answer, no picture."""
+    data = painted(24)
+    model = make_system("uniter", data, np.arange(24), **SMALL)
+    texts = ["what " * 30, *data.modalities["text"].values[1:]]
+    long = replace(data, modalities={**data.modalities, "text": Modality("text", texts)})
+    with pytest.raises(UserError, match=r"at most 12 word pieces[\s\S]*q0: 32"):
+        model.evaluate(long, np.arange(24))
+    pairs = make_system("uniter-pairs", captioned(24), np.arange(24), **SMALL)
+    with pytest.raises(UserError, match=r"at most 12 word pieces[\s\S]*q0: 32"):
+        pairs.check(replace(long, targets={}, task="retrieval"), np.arange(24))
+    for answer, said in (
+        ("mauve", "'q0: mauve'; known: 'blue', 'dark'"),
+        ("", r"every question has an answer[\s\S]*q0"),
+    ):
+        other = replace(data, targets={"answer": np.array([answer, *data.targets["answer"][1:]])})
+        with pytest.raises(UserError, match=said):
+            model.evaluate(other, np.arange(24))
+    blind = replace(data.modalities["image"], values=[None, *data.modalities["image"].values[1:]])
+    with pytest.raises(UserError, match=r"reads 'image' of every row[\s\S]*q0"):
+        list(model.predictions(replace(data, modalities={**data.modalities, "image": blind}), np.arange(24)))
+
+
 def test_the_verbs(data_root: Path, tmp_path: Path) -> None:
     source = ["vqa", "--root", data_root / "vqa", "--data", "answers=[bed, 4]"]
     small = [f"--option={key}={value}" for key, value in {**SMALL, "length": 30}.items()]
