@@ -228,14 +228,14 @@ def image_encoder(name: str, sample: Any, pixels: int | None = None) -> tuple[di
 
 
 def begun(model: Any, other: Any) -> None:
-    """Take over every weight that has the same name and shape in another model; of tables of words, the rows it has."""
+    """Take over every weight of another model with the same name and shape; of tables of words or types, its rows."""
     own, given = model.state_dict(), other.state_dict()
     words = other.read.vocabulary.size, model.read.vocabulary.size
     for name in own.keys() & given.keys():
         ours, theirs = own[name], given[name]
         if ours.shape == theirs.shape:
             own[name] = theirs
-        elif ours.shape[1:] == theirs.shape[1:] and (len(theirs), len(ours)) == words:
+        elif ours.shape[1:] == theirs.shape[1:] and ((len(theirs), len(ours)) == words or "token_type" in name):
             own[name] = torch.cat([theirs, ours[len(theirs) :]])
     model.load_state_dict(own)
 

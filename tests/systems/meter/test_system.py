@@ -186,6 +186,29 @@ def test_a_decoder_answers_and_writes_hidden_spans(tmp_path: Path) -> None:
     assert model.evaluate(questions, parts.test)["accuracy"] > 0.7
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_text_about_two_pictures(frozen: bool, tmp_path: Path) -> None:
+    """Is the other one dark? From pairs, the second picture's type begins as the first one's."""
+    data, rng = painted(120), np.random.default_rng(2)
+    images = data.modalities["image"].values
+    order = rng.permutation(len(data))
+    columns = {**data.modalities, "other": Modality("image", [images[k] for k in order])}
+    columns["text"] = Modality("text", ["the other photo is dark paint"] * len(data))
+    dark = np.array([str(bool(images[k].mean() < 60)) for k in order])
+    data = replace(data, modalities=columns, targets={"label": dark})
+    split = make_splits(data)
+    options = {**SMALL, **EVEN, **({"image": "image-patches", "pixels": None} if frozen else {})}
+    model = make_system("meter-two", data, split.train, **options)
+    fit_system(model, data, split, FAST, tmp_path / "two", progress=False)
+    common = np.mean(dark[split.test] == "False")
+    assert model.evaluate(data, split.test)["accuracy"] > max(common, 1 - common) + 0.1
+    assert load_model(tmp_path / "two").evaluate(data, split.test) == model.evaluate(data, split.test)
+    make_system("meter-pairs", captioned(12), np.arange(12), **options).save_pretrained(tmp_path / "pairs")
+    begun = make_system("meter-two", data, split.train, begin=str(tmp_path / "pairs"))
+    table = load_model(tmp_path / "pairs").network.token_type_embeddings.weight
+    torch.testing.assert_close(begun.network.token_type_embeddings.weight, table[[0, 1, 1]])
+
+
 def test_soft_scores_of_several_annotators() -> None:
     data = painted(6)
     given = np.array([["red"] * k + ["blue"] * (5 - k) for k in range(6)])

@@ -168,7 +168,7 @@ class MeterNet(nn.Module):
             h = layer(h)
         return [Tokens(h.values[:, :cut], x.mask), Tokens(h.values[:, cut:], y.mask)]
 
-    def nlvr2(self, ids: Tensor, mask: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    def nlvr2(self, ids: Tensor, mask: Tensor, first: Tensor | Tokens, second: Tensor | Tokens) -> Tensor:
         """Logits ``(B, 2)`` of a sentence about two images."""
         passes = [self(ids, mask, image, k).cls for k, image in ((1, first), (2, second))]
         return self.nlvr2_classifier(torch.cat(passes, dim=1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from random import Random
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -144,6 +144,7 @@ def build(system: Any, outputs: Mapping[str, int]) -> MeterNet:
         tower,
         (wide, seen),
         *sizes,
+        types=getattr(system, "types", 2),
         outputs=outputs,
         dropout=system.dropout,
         mean_image=bool(encoder),
@@ -165,11 +166,11 @@ def learned(data: Dataset, rows: np.ndarray, columns: dict[str, str], options: d
     return found
 
 
-def show(system: Any, data: Dataset, rows: np.ndarray) -> Tensor | Tokens:
+def show(system: Any, data: Dataset, rows: np.ndarray, column: str | None = None) -> Tensor | Tokens:
     """Pictures of rows ``(n,)``: tokens of the frozen encoder, or pixels: the middle square, with CLIP's mean and
-    deviation.
+    deviation. ``column``: another one of pictures.
     """
-    column = system.columns(data, target=False)["image"]
+    column = column or system.columns(data, target=False)["image"]
     if system.read.encoder is not None:
         return system.read.pictures(data, column, rows)
     return torch.stack([
@@ -231,6 +232,8 @@ class Meter(AnswerSystem):
     trained_with = {"lr": 5e-6, "epochs": 10, "batch_size": 512, "warmup": 0.1, "schedule": "linear", "clip": 0.0}
     variants = {"co-attention": {"fusion": "co"}, "merged": {"fusion": "merged"}, "text alone": {"fusion": "text"}}
     paper = PAPER
+    head: ClassVar[str] = "vqa"
+    types: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -264,7 +267,7 @@ class Meter(AnswerSystem):
         self.length, self.cut, self.loss_kind = length, cut, loss
         self.head_rate, self.cross_rate, self.begin = head_rate, cross_rate, begin
         self.vocabulary, self.encoder, self.width, self.cells = vocabulary, encoder, width, cells
-        self.network = build(self, {"vqa": self.answers.outputs})
+        self.network = build(self, {self.head: self.answers.outputs})
 
     def config(self) -> dict[str, Any]:
         kept = ("cut", "dropout", "head_rate", "cross_rate", "begin", "task")
