@@ -25,7 +25,7 @@ from tests.training.problems import build, pairs, xor
 from weft.compare import compare
 from weft.encoders import create_encoder, default_encoder
 from weft.errors import UserError
-from weft.files import read_json
+from weft.files import read_json, write_json
 from weft.models.aligned_ensemble import AlignedEnsemble
 from weft.models.boosted import BoostedModel, boost
 from weft.models.ensemble import EnsembleModel
@@ -128,6 +128,7 @@ def test_every_kind_of_model_comes_back_as_it_was(kind: str, hub: Hub) -> None:
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(value, theirs[name]) for name, value in ours.items())
     assert type(type(model).from_pretrained("hub://me/kept")) is type(model)
+    assert huggingface_hub.metadata_load(again.folder / "README.md")["library_name"] == "weft"
     assert {Path(name).suffix for name in hub.files("models/me/kept")} <= {".json", ".safetensors", ".txt", ".md", ""}
 
 
@@ -292,3 +293,17 @@ def test_verbs_take_the_address_as_they_take_a_folder(hub: Hub, result: Path, st
     run("fit", "me/rows", "--fusion", "concat", "--dim", 4, "--set", "epochs=1", "-o", tmp_path / "fit")
     run("push", tmp_path / "fit", "me/fit")
     assert run("evaluate", "hub://me/fit", "me/rows") == run("evaluate", tmp_path / "fit", store.folder)
+
+
+def test_an_encoder_outside_the_folder_of_a_model_is_not_taken_along(hub: Hub, tmp_path: Path) -> None:
+    """A model of somebody else that names a folder of this machine as its own."""
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/key.json").write_text("{}")
+    model, _ = aligner(False)
+    model.save_pretrained(tmp_path / "model")
+    spec = {"spec": "hf:./../secrets", "kind": "image", "options": {}, "state": {}, "identity": {}, "dtype": "fp32"}
+    write_json(
+        tmp_path / "model/config.json", {**read_json(tmp_path / "model/config.json"), "encoders": {"image": spec}}
+    )
+    weft.push(tmp_path / "model", "me/model")
+    assert not [name for name in hub.files("models/me/model") if "key" in name]

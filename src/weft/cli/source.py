@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,11 +41,19 @@ def out_option(text: str, *, folder: bool = True) -> Any:
     def place(context: typer.Context, value: str | None) -> Path | None:
         if value is None or "://" not in value or context.resilient_parsing:
             return None if value is None else Path(value)
-        from weft.places import results
-
-        return context.with_resource(results(value, folder=folder))
+        return context.with_resource(_at_url(value, folder))
 
     return typer.Option("--out", "-o", help=text, metavar="PATH", parser=str, callback=place)
+
+
+@contextmanager
+def _at_url(url: str, folder: bool) -> Iterator[Path]:
+    from weft.cli.output import say
+    from weft.places import results
+
+    with results(url, folder=folder) as place:
+        yield place
+    say(f"put at {url}")
 
 
 Root = Annotated[Path | None, typer.Option(help="Folder of a published data set, in its official layout.")]

@@ -188,7 +188,8 @@ class AlignedModel(nn.Module, Pretrained):
         found = {}
         for name, spec in (config.get("encoders") or {}).items():
             own = folder / spec["spec"].removeprefix(LOCAL)
-            if spec["spec"].startswith(LOCAL) and own.is_dir():
+            inside = own.resolve().is_relative_to(folder.resolve())
+            if spec["spec"].startswith(LOCAL) and own.is_dir() and inside:
                 spec["spec"], found[name] = f"hf:{own}", own
         model = cls(config.pop("dims"), config.pop("aligner"), **config)
         model.own = found

@@ -6,7 +6,6 @@ Evidence is what verbs leave: ``comparison.json``, ``table.md`` and ``figures/``
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.files import read_json
+from weft.hub import Repo
 from weft.models.seen import PARTS
 from weft.store.card import address, bullets, encoder_cells, encoder_limits, table, title_of
 
@@ -149,11 +149,21 @@ def _measured(evidence: Evidence) -> list[str]:
 
 def _modalities(model: Any) -> list[str]:
     specs: Mapping[str, Any] | None = getattr(model, "encoders", None)
-    if specs is None:
+    if specs is None and not hasattr(model, "dims"):
         options = {k: v for k, v in model.config().items() if isinstance(v, str | int | float | bool)}
-        return ["## Options", f"```json\n{json.dumps(options, indent=1)}\n```"] if not hasattr(model, "dims") else []
+        head = ("option", "value", "licence, where it is a model")
+        return ["## Options", *table(head, [_option(*option) for option in options.items()])] if options else []
+    if specs is None:
+        return []
     rows = [(n, s["kind"], str(model.dims[n]), *encoder_cells(s)) for n, s in specs.items() if n in model.dims]
     return ["## Modalities", *table(("modality", "kind", "width", "encoder", "licence of the encoder"), rows)]
+
+
+def _option(name: str, value: Any) -> tuple[str, str, str]:
+    """An option of a system; a model by its name, and not by where it lies here."""
+    if isinstance(value, str) and (Path(value).is_dir() or (Repo.of(value) and "://" not in value)):
+        return (name, *encoder_cells({"spec": f"hf:{value}"}))
+    return name, f"`{value}`", ""
 
 
 def _data(model: Any, evidence: Evidence) -> list[str]:
