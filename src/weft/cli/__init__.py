@@ -13,6 +13,7 @@ from weft.cli import (
     check,
     compare,
     encode,
+    encoders,
     evaluate,
     export,
     fit,
@@ -41,7 +42,13 @@ app = typer.Typer(
 )
 
 VERBS: dict[str, dict[str, Callable[..., None]]] = {
-    "Data": {"init": init.init, "check": check.check, "encode": encode.encode, "inspect": inspect.inspect},
+    "Data": {
+        "init": init.init,
+        "check": check.check,
+        "encode": encode.encode,
+        "encoders": encoders.encoders,
+        "inspect": inspect.inspect,
+    },
     "Models": {
         "compare": compare.compare,
         "fit": fit.fit,

@@ -7,7 +7,7 @@ all rows, by ridge regressions that have not seen the row they answer for, and c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,28 +102,42 @@ def measure_signal(task: Task, name: str, parts: Sequence[tuple[Any, ...]], draw
     return Signal(name, task.sensitive, observed, chance, p, sum(sizes), chance + sign * (Z_SIDE + Z_POWER) * spread)
 
 
-def out_of_fold(task: Task, x: np.ndarray, target: np.ndarray, group: np.ndarray | None) -> np.ndarray | None:
+def out_of_fold(
+    task: Task,
+    x: np.ndarray | Callable[[np.ndarray], np.ndarray],
+    target: np.ndarray,
+    group: np.ndarray | None,
+) -> np.ndarray | None:
     """Outputs of ridge regressions on pooled features ``(n, D)``, each row by one that has not seen it.
 
     Classes and labels are regressed as zeros and ones. None where there are too few rows or groups for five folds.
+
+    Args:
+        task: what is asked.
+        x: features; or what gives them to ``(n,)`` bool, the rows that an encoder may learn from.
+        target: ``(n, ...)``.
+        group: ``(n,)``; rows of one group are in one fold.
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import PredefinedSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if len(x) < 50 or (group is not None and len(np.unique(group)) < FOLDS):
+    if len(target) < 50 or (group is not None and len(np.unique(group)) < FOLDS):
         return None
     y = task.response(target)
     hot = np.eye(len(task.labels))[y] if task.estimator == "classifier" else np.asarray(y, dtype=np.float64)
-    steps = [StandardScaler(), RidgeCV(np.logspace(0, 6, 7))]
     place = even_folds(y, group)
-    most = min(WIDE, len(x) - int(np.bincount(place).max()))
-    if x.shape[1] > most:
-        steps.insert(1, PCA(most, random_state=0))
-    folds = PredefinedSplit(place)
-    values = cross_val_predict(make_pipeline(*steps), x.astype(np.float64), hot, cv=folds).reshape(len(x), -1)
+    most = min(WIDE, len(target) - int(np.bincount(place).max()))
+    values = np.zeros((len(target), hot.reshape(len(target), -1).shape[1]))
+    for fold in range(FOLDS):
+        seen = place != fold
+        features = (x(seen) if callable(x) else x).astype(np.float64)
+        steps = [StandardScaler(), RidgeCV(np.logspace(0, 6, 7))]
+        if features.shape[1] > most:
+            steps.insert(1, PCA(most, random_state=0))
+        model = make_pipeline(*steps).fit(features[seen], hot[seen])
+        values[~seen] = model.predict(features[~seen]).reshape(int((~seen).sum()), -1)
     if task.estimator != "regressor":
         values = np.clip(values, 1e-3, 1 - 1e-3)
     return task.from_estimator(values / values.sum(axis=1, keepdims=True) if task.estimator == "classifier" else values)
