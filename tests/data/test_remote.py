@@ -237,3 +237,34 @@ def test_a_table_of_addresses(server: Server, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert [failure["row"] for failure in json.loads(done.stdout)["failed"]] == ["r7"]
     assert Store.open(tmp_path / "s").presence.sum() == 47
+
+
+def test_texts_in_files(server: Server, tmp_path: Path) -> None:
+    """A column of names of text files, here or elsewhere, is what they say; one name among words is a word."""
+    (tmp_path / "a.txt").write_text("the first", encoding="utf-8")
+    (tmp_path / "b.md").write_bytes("\ufeffthe second".encode())
+    (tmp_path / "empty.txt").write_text(" ")
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
+
+    def read(cells: list[str | None], **options: Any) -> Dataset:
+        rows = [{"id": i, "note": cell, "n": 1.5, "label": "ab"[i % 2]} for i, cell in enumerate(cells)]
+        (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        (tmp_path / "t.yaml").write_text(
+            "table: t.jsonl\nid: id\ntarget: label\ntask: classification\nmodalities:\n"
+            "  note: {kind: text, column: note}\n  n: {kind: tabular, columns: [n]}\n"
+        )
+        config = load_config(tmp_path / "t.yaml")
+        return read_table(config.table, config, **options)
+
+    address = f"{server.root}/page/1.txt"
+    data = read(["a.txt", " b.md ", None, "empty.txt", address, "a.txt"])
+    texts = ["the first", "the second", None, None, "<html>not here</html>", "the first"]
+    assert data.modalities["note"].values == texts
+    assert read(["a.txt", "see b.md", None, "c", "d"]).modalities["note"].values[0] == "a.txt"
+    with pytest.raises(UserError, match=r"(?s)row '1': the text file is missing.*c\.txt"):
+        read(["a.txt", "c.txt", "a.txt"])
+    data = read(["a.txt", "c.txt", "bad.txt", f"{server.root}/gone/1.txt"], on_error="skip")
+    assert [failure.row for failure in data.failures] == ["1", "2", "3"]
+    assert "HTTP 404" in data.failures[2].why
+    (tmp_path / "t.csv").write_text("note,label\n" + "a.txt,x\nb.md,y\n" * 10)
+    assert guess_table(tmp_path / "t.csv").modalities["note"].kind == "text"

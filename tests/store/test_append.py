@@ -125,12 +125,21 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         add(replace(data, targets={**data.targets, "count": np.where(np.arange(40) == 3, -1, np.arange(40))}))
     with pytest.raises(UserError, match="task and labels"):
         add(replace(data, labels={"tags": ("p", "q", "z")}))
-    drawn = {"splits": {"method": "temporal"}, "classes": {}}
-    encode(replace(old, table=drawn), {"text": Letters()}, tmp_path / "drawn", **QUIET)
-    with pytest.raises(UserError, match="drawn over all its rows"):
-        encode(replace(data, table=drawn), {"text": Letters()}, tmp_path / "drawn", append=True, **QUIET)
     assert before == (blocks(folder), (folder / "rows.parquet").read_bytes())
     assert Store.open(folder).ids == old.ids
+
+
+@pytest.mark.parametrize(("method", "part"), [("grouped", "train"), ("temporal", "test")])
+def test_a_split_that_was_drawn_stays(tmp_path: Path, method: str, part: str) -> None:
+    """Rows of a group that is there (two rows make one) go with it, others to the part that spoils nothing."""
+    data = toy(40)
+    drawn = {"splits": {"method": method}, "classes": {}}
+    split = np.array(["train", "train", "test", "dev", "test"] * 5)
+    old = replace(data.take(np.arange(25)), table=drawn, split=split)
+    encode(old, {"text": Letters()}, tmp_path / "s", **QUIET)
+    store = encode(replace(data, table=drawn), {"text": Letters()}, tmp_path / "s", append=True, **QUIET)
+    assert store.split[:25].tolist() == split.tolist()
+    assert store.split[25:].tolist() == ["test", *[part] * 14]
 
 
 def test_failures_and_new_rows_go_together(tmp_path: Path) -> None:

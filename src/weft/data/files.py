@@ -30,6 +30,7 @@ DAMAGED_WAV = (ValueError, OSError, EOFError, struct.error)
 DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 SOUNDFILE_SUFFIXES = frozenset({".flac", ".ogg", ".mp3", ".aiff", ".aif"})
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | {".wav", ".m4a", ".aac", ".opus", ".wma"}
+TEXT_SUFFIXES = frozenset({".txt", ".md"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 RANGES = (255, 4095, 65535)
 """Largest values of 8, 12 and 16 bits."""
@@ -271,6 +272,20 @@ def _with_length(content: bytes) -> bytes:
             return content[:4] + riff + content[8 : place + 4] + data + content[place + 8 :]
         place += 8 + size + size % 2
     return content
+
+
+def read_text(value: Any, where: str = "text") -> str:
+    """The text of a file, UTF-8.
+
+    Args:
+        value: a path or address.
+        where: what messages call the sample.
+
+    Raises:
+        UserError: the file is missing, or no UTF-8.
+    """
+    with _reading("text", value, where, (OSError, ValueError)) as path:
+        return path.read_text(encoding="utf-8-sig")
 
 
 def read_array(path: Path, where: str = "array") -> np.ndarray:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -156,6 +156,8 @@ def encode(
         old = None if before is None or before["rows"] is None else RowTable.read(folder, before)
         if before is not None:
             check_known(runs, dtype, before)
+            if append and old is not None:
+                dataset = as_there(dataset, before, old)
             append = append and check_added(dataset, before, old)
         for name, run in runs.items():
             known = None if before is None else before["modalities"][name]
@@ -238,6 +240,18 @@ def flag_damage(folder: Path, manifest: dict[str, Any]) -> None:
             entry["shards"][index]["sha256"] = None
 
 
+def as_there(dataset: Dataset, before: dict[str, Any], old: RowTable) -> Dataset:
+    """The rows to add, with a split where that of the store was drawn and not read from a column.
+
+    A row of a group that is there belongs to its part. Others train, so that the test rows stay what they were; where
+    the split is by time they are test rows, since training must not see what is later.
+    """
+    drawn = (before["table"] or {}).get("splits")
+    if drawn is None or old.split is None:
+        return dataset
+    return replace(dataset, split=old.split_for(dataset, "test" if drawn["method"] == "temporal" else "train"))
+
+
 def check_added(dataset: Dataset, before: dict[str, Any], old: RowTable | None) -> bool:
     """Whether rows are added: the store is finished. One that is not is finished first, by the rows it was begun with.
 
@@ -251,14 +265,7 @@ def check_added(dataset: Dataset, before: dict[str, Any], old: RowTable | None) 
             f"the table of rows {ROWS} is damaged, so none can be added", "other bytes than the manifest says",
             "encode all rows that are in the store again, not appending: it is cheap",
         )  # fmt: skip
-    drawn = (before["table"] or {}).get("splits")
     labels = {name: list(names) for name, names in dataset.labels.items()}
-    if drawn is not None and old.split is not None:
-        raise UserError(
-            "the split of this store was drawn over all its rows, so rows cannot be added",
-            f"splits: {drawn}",
-            "encode all rows into another folder, or write the split as a column",
-        )
     if (dataset.task, labels) != (before["task"], before["labels"]):
         found = f"{before['task']} {before['labels']} there, {dataset.task} {labels} now"
         raise UserError("rows that are added have the task and labels of the store", found, "read them as those were")

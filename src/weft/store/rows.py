@@ -72,6 +72,18 @@ class RowTable:
         at = {row: place for place, row in enumerate(self.ids)}
         return np.array([at.get(row, -1) for row in ids], dtype=np.int64)
 
+    def split_for(self, dataset: Dataset, part: str) -> np.ndarray | None:
+        """``(n,)`` parts of rows: as they have here, else as their group has, else ``part``."""
+        if self.split is None:
+            return None
+        found = np.full(len(dataset.ids), part, dtype="<U5")
+        if self.group is not None and dataset.group is not None:
+            known = dict(zip(self.group.tolist(), self.split.tolist(), strict=True))
+            found = np.array([known.get(group, part) for group in dataset.group.tolist()], dtype="<U5")
+        here = self.places(dataset.ids)
+        found[here >= 0] = self.split[here[here >= 0]]
+        return found
+
     def check_facts(self, other: RowTable) -> None:
         """Refuse rows to add that say other things of themselves, or, where they are there already, something else.
 

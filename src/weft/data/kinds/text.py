@@ -1,12 +1,15 @@
-"""Text: a non-empty str."""
+"""Text: a non-empty str; a column whose cells all name ``.txt`` or ``.md`` files is what these say."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from weft.data.kinds.base import Kind, Place, kinds, refuse, share
+from weft.data.files import TEXT_SUFFIXES, read_text
+from weft.data.kinds.base import Kind, Place, has_suffix, kinds, refuse, share
+from weft.data.remote import AT_ONCE, Remote, is_address
 
 LONG = 3
 """A text has more words than this."""
@@ -25,11 +28,18 @@ class Text(Kind):
     transformers = "hf-text"
 
     def convert(self, columns: Sequence[Sequence[Any]], place: Place) -> list[Any]:
-        """Cells as they are written."""
-        return [None if cell is None or not str(cell).strip() else str(cell) for cell in columns[0]]
+        """Cells as they are written; the files that all of them name, several at a time where they are elsewhere."""
+        there = [(row, cell) for row, cell in zip(place.ids, columns[0], strict=True) if not says_nothing(cell)]
+        if there and all(names_file(cell) for _, cell in there):
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                found = dict(pool.map(lambda pair: (pair[0], _content(pair[0], pair[1], place)), there))
+            return [found.get(row) for row in place.ids]
+        return [None if says_nothing(cell) else str(cell) for cell in columns[0]]
 
     def looks(self, cells: Sequence[Any], folder: Path) -> float:
         """Sure where most cells have several words; else what is left when no other kind is surer."""
+        if len(cells) and all(map(names_file, cells)):
+            return 1.0
         several = share(cells, lambda cell: isinstance(cell, str) and len(cell.split()) > LONG)
         return 0.95 if several > 0.5 else max(0.1, 0.5 * several)
 
@@ -41,3 +51,20 @@ class Text(Kind):
     def pack(self, value: Any) -> Any:
         """The text; halves of surrogate pairs, which UTF-8 does not know, are replaced."""
         return str(value).encode("utf-8", "replace").decode()
+
+
+def says_nothing(cell: Any) -> bool:
+    """Whether a cell is empty."""
+    return cell is None or not str(cell).strip()
+
+
+def names_file(cell: Any) -> bool:
+    """Whether a cell is the path or address of a text file, in one word."""
+    return has_suffix(cell, TEXT_SUFFIXES) and len(cell.split()) == 1
+
+
+def _content(row: str, cell: str, place: Place) -> str | None:
+    """What the file of a cell says; None where that is nothing."""
+    name, where = cell.strip(), f"modality {place.modality!r}, row {row!r}"
+    text = read_text(Remote(name) if is_address(name) else place.folder / name, where)
+    return text if text.strip() else None
