@@ -1,5 +1,6 @@
 # Two commands do everything, each with its own set-up: `make demo` and `make test`; `make dist-check` builds the
-# wheel from the sdist and tries it in an environment that holds nothing else.
+# wheel from the sdist and tries it in an environment that holds nothing else; `make browser` clicks through the page of
+# `weft serve` and needs a Chromium.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,7 +9,7 @@ UV     := UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv
 DIST   := runs/dist
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check dist-check docs clean
+.PHONY: demo test check dist-check browser docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/weft compare shapes --data rows=600 --fusions concat,additive,gated,lmf --seeds 3 --set trials=2 \
@@ -30,6 +31,9 @@ dist-check: $(VENV)/.uv
 	$(UV) pip install --quiet --python $(DIST)/bare/bin/python -c constraints.txt "weft[serve] @ file://$$(ls $(CURDIR)/$(DIST)/*.whl)"
 	OMP_NUM_THREADS=1 $(DIST)/bare/bin/python -P tests/installed.py .
 
+browser: $(VENV)/.browser
+	OMP_NUM_THREADS=1 $(BIN)/python tests/browser/page.py runs/browser
+
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
@@ -44,6 +48,10 @@ $(VENV)/.test: $(VENV)/.core
 
 $(VENV)/.uv: $(VENV)/.core
 	$(PIP) uv
+	touch $@
+
+$(VENV)/.browser: $(VENV)/.test
+	$(PIP) playwright
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.core

@@ -180,6 +180,11 @@ def resident(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
+def median(values: list[float]) -> float:
+    """To three figures."""
+    return float(f"{np.median(values):.3g}")
+
+
 def sides(folder: Path) -> tuple[str, str]:
     """What each server runs."""
     model, here = str(folder / "model"), str(Path(__file__).resolve().parent)
@@ -188,10 +193,10 @@ def sides(folder: Path) -> tuple[str, str]:
     return weft, f"import sys; sys.path.insert(0, {here!r}); {other}"
 
 
-def speed(folder: Path) -> list[dict[str, Any]]:
+def speed(folder: Path) -> dict[str, dict[str, Any]]:
     """Both sides at each number of clients."""
     ours, theirs = sides(folder)
-    sent, found = requests(), []
+    sent, found = requests(), {}
     with server(ours) as a, server(theirs) as b:
         for request in sent[:8]:
             said = [asyncio.run(one(port, request))["answers"][0] for port, _ in (a, b)]
@@ -210,23 +215,16 @@ def speed(folder: Path) -> list[dict[str, Any]]:
                     rates[side].append(len(took) / (time.perf_counter() - began))
                     spent[side].append(1000 * (cpu(pid) - before) / len(took))
                     late[side].append(1000 * float(np.percentile(took, 99)))
-            figures: dict[str, Any] = {"clients": clients}
+            figures: dict[str, Any] = {}
             for side, name in enumerate(("weft serve", "bare")):
-                figures[name] = {
-                    "requests per second": spread(rates[side]),
-                    "p99 ms": spread(late[side]),
-                    "cpu ms per request": spread(spent[side]),
-                }
-            figures["ratio"] = spread([x / y for x, y in zip(*rates, strict=True)])
-            figures["ratio by cpu"] = spread([y / x for x, y in zip(*spent, strict=True)])
-            found.append(figures)
-            said = [f"{folder.name}, {clients} clients"]
-            for name in ("weft serve", "bare"):
-                rate, p99, ms = (figures[name][k]["median"] for k in figures[name])
-                said.append(f"{name} {rate:.0f}/s, p99 {p99:.1f} ms, cpu {ms:.2f} ms")
-            r, c = figures["ratio"], figures["ratio by cpu"]
-            said.append(f"ratio {r['median']:.2f} ({r['q1']:.2f} to {r['q3']:.2f}), by CPU {c['median']:.2f}")
-            print("; ".join(said), flush=True)
+                figures[f"{name}: requests per second"] = median(rates[side])
+                figures[f"{name}: p99 ms"] = median(late[side])
+                figures[f"{name}: cpu ms per request"] = median(spent[side])
+            ratio = spread([x / y for x, y in zip(*rates, strict=True)])
+            figures["ratio"] = [round(ratio[key], 2) for key in ("q1", "median", "q3")]
+            figures["ratio by CPU"] = round(spread([y / x for x, y in zip(*spent, strict=True)])["median"], 2)
+            found[f"{folder.name}, {clients} clients"] = figures
+            print(f"{folder.name}, {clients} clients: {', '.join(f'{k} {v}' for k, v in figures.items())}", flush=True)
     return found
 
 
@@ -251,7 +249,7 @@ def main(parts: list[str]) -> None:
         for name, fusion in MODELS.items():
             make_model(Path(place) / name, fusion)
             if "speed" in parts:
-                figures[name] = speed(Path(place) / name)
+                figures |= speed(Path(place) / name)
         if "memory" in parts:
             figures["memory"] = memory(Path(place) / "gated")
     write_result("serving", figures)

@@ -18,8 +18,8 @@ from typing import Any
 from weft.errors import UserError
 
 Work = Callable[[list[Any]], Sequence[Any]]
-QUICK = 0.002
-"""Seconds of work that the server may be deaf for."""
+QUICK = 0.005
+"""CPU seconds of work that the server may be deaf for."""
 
 
 class Batcher:
@@ -35,7 +35,7 @@ class Batcher:
     def __init__(self, work: Work, most: int = 64, limit: float | None = None) -> None:
         self.work, self.most, self.limit = work, most, limit
         self.batches = self.rows = 0
-        self._last = math.inf  # seconds that the last batch took
+        self._last = math.inf  # CPU seconds of the last batch
         self._thread = ThreadPoolExecutor(1)
         self._queue: asyncio.Queue[tuple[list[Any], asyncio.Future[Any]] | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
@@ -55,6 +55,12 @@ class Batcher:
     async def alone(self, work: Callable[[], Any]) -> Any:
         """Something else, by the same thread; raises as :meth:`ask`."""
         return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._thread, work), self.limit)
+
+    def _timed(self, rows: list[Any]) -> list[Any]:
+        began = time.thread_time()
+        answers = list(self.work(rows))
+        self._last = time.thread_time() - began
+        return answers
 
     async def stop(self) -> None:
         """After what is waiting has been answered."""
@@ -80,10 +86,9 @@ class Batcher:
             return
         rows = [row for part, _ in batch for row in part]
         self.batches, self.rows = self.batches + 1, self.rows + len(rows)
-        began, quick = time.perf_counter(), len(rows) == 1 and self._last < QUICK
+        quick = len(rows) == 1 and self._last < QUICK
         try:
-            answers = list(self.work(rows) if quick else await self.alone(lambda: self.work(rows)))
-            self._last = time.perf_counter() - began
+            answers = self._timed(rows) if quick else await self.alone(lambda: self._timed(rows))
         except Exception as error:
             if len(batch) > 1 and isinstance(error, UserError):
                 for one in batch:
