@@ -140,6 +140,8 @@ def test_what_a_url_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         known_implementations, "lake", {"class": "no_such_package.Lake", "err": "Install no-such-package"}
     )
+    with pytest.raises(UserError, match="neither a model nor a store"):
+        weft.load("nowhere")
     with pytest.raises(UserError, match="there is nothing at this URL"):
         weft.load("memory://nowhere")
     with pytest.raises(UserError, match=r"not installed[\s\S]*no-such-package"):
@@ -181,7 +183,10 @@ def test_verbs_write_to_urls_and_read_from_them(table: Path, memory: MemoryFileS
     run("predict", "memory://out/model", tmp_path / "table.csv", "-o", "memory://out/there.csv", "-q")
     run("predict", tmp_path / "model", tmp_path / "table.csv", "-o", tmp_path / "here.csv", "-q")
     assert memory.cat("/out/there.csv") == (tmp_path / "here.csv").read_bytes()
-    assert not [path for path in memory.find("/out") if Path(path).name.startswith(".") and Path(path).name != OWN]
+    assert (tmp_path / "model/last").is_dir()
+    assert not [path for path in memory.find("/out") if "/last/" in path or path.endswith(".lock")]
+    run("encode", table, "-o", f"file://{tmp_path}/where", "-q")
+    assert Store.open(tmp_path / "where").fingerprint == Store.open(tmp_path / "store").fingerprint
     with pytest.raises(UserError, match="results are written here or to a URL"):
         run("fit", tmp_path / "store", *fit, "-o", "hub://me/model")
 

@@ -28,6 +28,8 @@ from weft.hub import FILES, Kind, Repo, commit, fetch
 
 OWN = ".weft"
 """Says that all files at a URL are those of a folder that weft published, and may be replaced."""
+WORK = ("jobs", "again", "last", "indexes")
+"""Folders of what is needed only to go on where a run stopped: they are neither put at a URL nor fetched."""
 MARKS = ("config.json", "manifest.json", "comparison.json")
 
 
@@ -98,6 +100,7 @@ def publish(files: Mapping[str, Path], place: str, kind: Kind, *, private: bool 
 @contextmanager
 def results(url: str, *, folder: bool) -> Iterator[Path]:
     """A place of this machine to write results to; what is there at the end is put at the URL, if all went well.
+    ``file://`` names the place itself.
 
     It is the same place for the same URL, so that what was killed goes on where it stopped.
 
@@ -112,6 +115,9 @@ def results(url: str, *, folder: bool) -> Iterator[Path]:
         raise UserError(
             "results are written here or to a URL", url, "write them here, then: weft push FOLDER user/name"
         )
+    if _is_local(url):
+        yield Path(_system(url)[1])
+        return
     if folder:
         _claim(url)
     made = cache() / "results" / sha256(url.encode())[:16]
@@ -122,7 +128,7 @@ def results(url: str, *, folder: bool) -> Iterator[Path]:
         if place.is_dir():
             _claim(url)
             found = {path.relative_to(place).as_posix(): path for path in place.rglob("*") if path.is_file()}
-            _replace({name: path for name, path in found.items() if not path.name.startswith(".")}, url)
+            _replace({name: path for name, path in found.items() if _is_result(name)}, url)
         else:
             with _said(url):
                 system, root = _system(url)
@@ -188,8 +194,13 @@ def _listed(system: Any, root: str) -> dict[str, str]:
     """``{path below root: what changes with its content}`` of the files that weft reads."""
     system.invalidate_cache()
     names = [path.removeprefix(root).lstrip("/") for path in system.find(root)]
-    known = [name for name in names if any(fnmatch(name, form) for form in FILES) and ".." not in Path(name).parts]
+    known = [name for name in names if any(fnmatch(name, form) for form in FILES) and _is_result(name)]
     return {name: system.ukey(f"{root}/{name}") for name in known}
+
+
+def _is_result(name: str) -> bool:
+    parts = Path(name).parts
+    return parts[0] not in WORK and ".." not in parts and not parts[-1].startswith(".")
 
 
 def _system(url: str) -> tuple[Any, str]:

@@ -23,6 +23,8 @@ def load(place: str | Path) -> Any:
         UserError: there is neither, it is damaged, or it cannot be reached.
     """
     folder = here(place, "model", "dataset")
+    if not folder.is_dir():
+        raise UserError("there is neither a model nor a store", f"no folder {folder}", "check the path")
     return Store.open(folder) if (folder / MANIFEST).is_file() else load_model(folder)
 
 
