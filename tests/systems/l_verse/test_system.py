@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +12,16 @@ from torch.nn import functional as F
 
 from tests.systems.verbs import weft
 from weft.data import Dataset, Modality, load_dataset, make_splits
+from weft.encoders import create_encoder, default_encoder
 from weft.errors import UserError
 from weft.models import load_model
+from weft.models.aligned import AlignedModel
+from weft.store import encode
 from weft.systems.l_verse.augvae import AugVae
 from weft.systems.l_verse.biart import GEN, PAD, REF, WORDS, BiArt
 from weft.systems.l_verse.codebook import Codebook, nearest
+from weft.systems.text_to_image.judge import embed_pairs
+from weft.training import train_model
 from weft.training.system_task import fit_system, make_system
 
 SMALL = {"size": 16, "pyramid": [8, 4], "hidden": 8, "z": 8, "dim": 8, "codes": 32, "groups": 4}
@@ -114,6 +122,73 @@ def test_streams_by_hand():
                 w = 1.0 if stream.roles[row, t] == GEN else 0.5
                 total, weights = total + w * F.cross_entropy(logits[row, t - 1], token), weights + w
         torch.testing.assert_close(loss, total / weights)
+
+
+@torch.no_grad()
+def test_guidance():
+    """1: none; 0: what is drawn without a reference; the logits in between and beyond lie on a line, by hand."""
+    torch.manual_seed(0)
+    net = BiArt(5, 7, 3, 4, width=16, layers=2, heads=2).eval()
+    prompt = net.draw(torch.tensor([[2, 3, PAD], [4, 5, 6]]))
+    empty = net.emptied(prompt)
+    assert empty.ids.tolist() == [[net.soc, PAD, PAD, PAD, net.soi]] * 2
+    torch.testing.assert_close(net.go_on(prompt, temperature=0, guidance=0), net.go_on(empty, temperature=0))
+    for cache in (True, False):
+        found = net.go_on(prompt, temperature=0, guidance=3.0, cache=cache)
+        given, without = prompt, empty
+        for step in range(4):
+            with_it, l0 = net(given)[0][:, -1], net(without)[0][:, -1]
+            codes = (l0 + 3 * (with_it - l0))[:, net.first_code : net.soc].argmax(dim=1)
+            assert codes.tolist() == found[:, step].tolist()
+            given, without = (net._joined(s, codes[:, None] + net.first_code, GEN, 5 + step) for s in (given, without))
+
+
+def test_the_most_alike_candidate_is_kept(folders, tmp_path):
+    """Candidates are what single draws are; the aligner chooses among them."""
+    data, split, root = folders
+    encoders = {
+        name: create_encoder(default_encoder(kind), kind) for name, kind in (("image", "image"), ("text", "text"))
+    }
+    store = encode(data, encoders, tmp_path / "store", progress=False)
+    train_model(store, "two-tower", tmp_path / "aligner", dim=8, config={"epochs": 2}, progress=False)
+    verse = load_model(root / "verse")
+    with pytest.raises(UserError, match="chooses among several"):
+        make_system("l-verse", data, split.train, start=str(root / "verse"), candidates=3)
+    several = make_system(
+        "l-verse", data, split.train, start=str(root / "verse"), candidates=3, aligner=str(tmp_path / "aligner")
+    )
+    rows, several = split.test[:4], several.eval()
+    torch.manual_seed(5)
+    drawn = np.stack([verse.predict(data, rows) for _ in range(3)])
+    torch.manual_seed(5)
+    kept = np.stack(several.predict(data, rows))
+    texts = [data.modalities["text"].values[row] for row in rows]
+    aligner = AlignedModel.from_pretrained(tmp_path / "aligner")
+    vectors = [embed_pairs(aligner, list(pictures), texts, ("image", "text")) for pictures in drawn]
+    likeness = np.stack([(a * b).sum(axis=1) for a, b in vectors])
+    np.testing.assert_array_equal(kept, drawn[likeness.argmax(axis=0), range(4)])
+
+
+def test_what_is_told(folders):
+    """Texts that are longer than their block, and a codebook that is nearly dead."""
+    data, split, root = folders
+    long = replace(
+        data,
+        modalities={**data.modalities, "text": Modality("text", ["red " * 30, *data.modalities["text"].values[1:]])},
+    )
+    verse = load_model(root / "verse")
+    with pytest.warns(UserWarning, match=r"more than longest=4 words are cut, up to 30 in 1 of 3 rows: 'r0'"):
+        verse.check(long, np.arange(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        verse.check(data, np.arange(3))
+        alive = load_model(root / "whole").validate(data, split.dev, 8)
+    assert alive["codes"] > 1
+    dead = load_model(root / "whole")
+    for book in dead.network.codebooks:
+        book.weight[1:] = 1e5
+    with pytest.warns(UserWarning, match=r"nearly dead: 1 of 32 codes are in use for 9 pictures"):
+        dead.validate(data, split.dev, 8)
 
 
 def test_dead_codes_come_back():

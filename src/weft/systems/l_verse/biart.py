@@ -125,6 +125,11 @@ class BiArt(nn.Module):
         start = self._joined(None, F.pad(codes + self.first_code, (1, 0), value=self.soi), REF, self.text + 1)
         return self._joined(start, torch.full_like(codes[:, :1], self.soc), GEN, 0)
 
+    def emptied(self, stream: Stream) -> Stream:
+        """The same without what the reference says: its words or codes are padding, its start token stays."""
+        inside = (stream.roles == REF) & (stream.ids != self.soc) & (stream.ids != self.soi)
+        return stream._replace(ids=stream.ids.masked_fill(inside, PAD))
+
     def loss(self, stream: Stream, reference: float) -> Tensor:
         """Loss of each sequence ``(B,)``, its mean weighted over tokens; padding counts nothing."""
         logits = self(stream)[0][:, :-1]
@@ -141,13 +146,18 @@ class BiArt(nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        guidance: float = 1.0,
         cache: bool = True,
     ) -> Tensor:
         """The block after a prompt: codes ``(B, picture)`` after :meth:`draw`, words ``(B, <=text)`` after :meth:`say`.
 
+        With guidance :math:`g`, logits are :math:`l_0 + g (l - l_0)`, where :math:`l_0` are those after an empty
+        reference (Ho and Salimans 2022, arXiv 2207.12598).
+
         Args:
             stream: the prompt.
             temperature, top_k, top_p: see :func:`~weft.ops.sampling.next_token`.
+            guidance: 1: none; a model that was trained with empty references can be told to heed them more.
             cache: keep keys and values; the tokens are the same without.
         """
         drawing = bool((stream.ids[:, -1] == self.soi).all())
@@ -157,17 +167,23 @@ class BiArt(nn.Module):
             allowed[self.first_code : self.soc] = True
         else:
             allowed[UNKNOWN + 1 : self.first_code] = allowed[self.eoc] = True
-        past, done, found, given = None, torch.zeros(len(stream.ids), dtype=torch.bool), [], stream
+        rows = len(stream.ids)
+        if guidance != 1:
+            stream = Stream(*(torch.cat(pair) for pair in zip(stream, self.emptied(stream), strict=True)))
+        past, done, found, given = None, torch.zeros(rows, dtype=torch.bool), [], stream
         for step in range(steps):
             logits, past = self(given, past, cache)
-            last = logits[:, -1].masked_fill(~allowed, -torch.inf)
+            last = logits[:rows, -1]
+            if guidance != 1:
+                last = logits[rows:, -1] + guidance * (last - logits[rows:, -1])
+            last = last.masked_fill(~allowed, -torch.inf)
             token = next_token(last, temperature=temperature, top_k=top_k, top_p=top_p)
             done = done.to(token.device) | (token == self.eoc)
             found.append(torch.where(done, PAD, token))
             if done.all():
                 break
             place = (self.text + 2 if drawing else 1) + step
-            longer = self._joined(stream, token[:, None], GEN, place)
+            longer = self._joined(stream, token.repeat(len(stream.ids) // rows)[:, None], GEN, place)
             given = Stream(*(part[:, -1:] for part in longer)) if cache else longer
             stream = longer
         tokens = torch.stack(found, dim=1)

@@ -7,6 +7,7 @@ each goes on from a folder of the other by ``start``.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, Self
@@ -18,20 +19,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weft.data import Dataset
-from weft.errors import UserError
+from weft.errors import UserError, some
+from weft.models.aligned import AlignedModel
 from weft.models.pretrained import load_model
 from weft.models.seen import Seen
 from weft.systems.l_verse.augvae import AugVae
 from weft.systems.l_verse.biart import UNKNOWN, WORDS, BiArt, Places
 from weft.systems.l_verse.codebook import Init
-from weft.systems.text_to_image.judge import Asked
+from weft.systems.text_to_image.judge import Asked, embed_pairs
 from weft.systems.text_to_image.pairs import pixels_of
 from weft.tasks.base import tasks
 from weft.tasks.captions import lines, words
 from weft.tasks.judge import Judge
 from weft.training.once import Once
-from weft.training.system import Gather, Need, Scatter, System, alone, systems, whole
+from weft.training.system import Gather, Need, Scatter, System, alone, systems, take, whole
 
+FEW = 0.05
+"""A codebook of which the dev rows use a smaller share is nearly dead."""
 PAPER = "Kim et al. 2022, L-Verse (CVPR, arXiv 2111.11133)"
 TEXT = "text"
 
@@ -144,6 +148,22 @@ class AugVaeSystem(System):
     def truth(cls, data: Dataset, rows: np.ndarray, seen: Seen | None = None) -> Original:
         return Original(data, rows, cls.columns(data)["image"])
 
+    def validate(
+        self, data: Dataset, rows: np.ndarray, batch_size: int, scatter: Scatter = alone, gather: Gather = whole
+    ) -> dict[str, float]:
+        """As of every system, with the codes that the dev rows use; few of them are told."""
+        found = super().validate(data, rows, batch_size, scatter, gather)
+        mine, size = scatter(np.arange(len(rows))), 4 * batch_size
+        parts = [rows[mine[start : start + size]] for start in range(0, len(mine), size)]
+        codes = [self.network.encoded(self.to_device(self.batch(data, part))) for part in parts]
+        used = len(gather(torch.cat(codes), len(rows)).unique())
+        if used < FEW * self.codes:
+            warnings.warn(
+                f"the codebook is nearly dead: {used} of {self.codes} codes are in use for {len(rows)} pictures; "
+                "init=data revives codes in training, and fewer codes are easier to fill", stacklevel=2,
+            )  # fmt: skip
+        return {**found, "codes": float(used)}
+
     def codes_of(self, data: Dataset, rows: np.ndarray) -> list[Tensor]:
         """Codes ``(T,)`` of the picture of each row, in evaluation mode."""
         self.eval()
@@ -160,7 +180,10 @@ class Verse(System):
         width, layers, heads, dropout, segments, places: see :class:`~weft.systems.l_verse.biart.BiArt`.
         longest: words of a text; longer ones are cut.
         reference: weight of the loss on the reference block.
-        temperature, top_k, top_p: how tokens are drawn, see :func:`~weft.ops.sampling.next_token`.
+        temperature, top_k, top_p, guidance: how tokens are drawn, see :meth:`~weft.systems.l_verse.biart.BiArt.go_on`.
+        empty: share of the training rows whose reference is left empty, for guidance.
+        candidates: pictures drawn of every text, of which the one that is most like the text is kept.
+        aligner: folder of any aligner of picture and text, which says how alike they are.
         vocabulary, vae: learned: the words of the training rows, and the autoencoder's settings.
     """
 
@@ -184,6 +207,10 @@ class Verse(System):
         temperature: Annotated[float, Field(ge=0)] = 1.0,
         top_k: Annotated[int, Field(ge=1)] | None = None,
         top_p: Annotated[float, Field(gt=0, le=1)] | None = None,
+        guidance: Annotated[float, Field(ge=0)] = 1.0,
+        empty: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        candidates: Annotated[int, Field(ge=1)] = 1,
+        aligner: str | None = None,
         vocabulary: list[str] | None = None,
         vae: dict[str, Any] | None = None,
     ) -> None:
@@ -192,7 +219,13 @@ class Verse(System):
             codes, start, width, layers, heads, dropout
         )  # fmt: skip
         self.segments, self.places, self.longest, self.reference = segments, places, longest, reference
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.temperature, self.top_k, self.top_p, self.guidance, self.empty = temperature, top_k, top_p, guidance, empty
+        self.candidates, self.aligner = candidates, aligner
+        if candidates > 1 and aligner is None:
+            raise UserError(
+                "somebody chooses among several candidates", f"candidates={candidates}, no aligner",
+                "aligner=FOLDER, of weft align on pictures and texts",
+            )  # fmt: skip
         self.vocabulary, self.vae = vocabulary or [], vae
         self.autoencoder = AugVaeSystem(**(vae or {"level": 8})).requires_grad_(False)
         side = self.autoencoder.level or 1
@@ -238,7 +271,11 @@ class Verse(System):
     def batch(self, data: Dataset, rows: np.ndarray, rng: np.random.Generator | None = None) -> Any:
         draws = rng.random(len(rows)) < 0.5 if rng else np.arange(len(rows)) % 2 == 0
         text = torch.stack([self.word_ids(data, int(row), rng) for row in rows])
-        return self.network.pairs(text, self.code_ids(data, rows), torch.from_numpy(draws))
+        stream = self.network.pairs(text, self.code_ids(data, rows), torch.from_numpy(draws))
+        if rng and self.empty:
+            gone = torch.from_numpy(rng.random(len(rows)) < self.empty)[:, None]
+            stream = stream._replace(ids=torch.where(gone, self.network.emptied(stream).ids, stream.ids))
+        return stream
 
     def loss(self, batch: Any) -> Tensor:
         return self.network.loss(batch, self.reference)
@@ -254,6 +291,19 @@ class Verse(System):
         loss = float(gather(found, len(rows)).mean())
         return {"loss": loss, "score": -loss}
 
+    def check(self, data: Dataset, rows: np.ndarray, *, target: bool = True) -> None:
+        """As of every system; texts that are longer than their block are told."""
+        super().check(data, rows, target=target)
+        if TEXT in self.columns(data, target=target):
+            texts = take(data, self.columns(data, target=target)[TEXT], rows)
+            said = [max((len(words(line)) for line in lines(text or "")), default=0) for text in texts]
+            long = [data.ids[row] for row, count in zip(rows, said, strict=True) if count > self.longest]
+            if long:
+                warnings.warn(
+                    f"texts of more than longest={self.longest} words are cut, up to {max(said)} in {len(long)} of "
+                    f"{len(rows)} rows: {some(long)}", stacklevel=2,
+                )  # fmt: skip
+
     def word_ids(self, data: Dataset, row: int, rng: np.random.Generator | None = None) -> Tensor:
         """Words ``(longest,)`` of a row, padded; one of its texts, where its cell has several lines."""
         said = lines(data.modalities[self.columns(data, target=False)[TEXT]].values[row])
@@ -267,7 +317,7 @@ class Verse(System):
 
     def drawn(self) -> dict[str, Any]:
         """How tokens are drawn."""
-        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p, "guidance": self.guidance}
 
 
 @systems.register("l-verse")
@@ -284,8 +334,28 @@ class LVerse(Verse):
 
     def predict(self, data: Dataset, rows: np.ndarray) -> list[np.ndarray]:
         text = torch.stack([self.word_ids(data, int(row)) for row in rows]).to(self.device)
-        codes = self.network.go_on(self.network.draw(text), **self.drawn())
-        return as_pixels(self.autoencoder.network.drawn(codes))
+        prompt, found = self.network.draw(text), []
+        for _ in range(self.candidates):
+            found.append(as_pixels(self.autoencoder.network.drawn(self.network.go_on(prompt, **self.drawn()))))
+        if self.candidates == 1:
+            return found[0]
+        aligner, names = self._chooser(data)
+        texts = take(data, names[1], rows)
+        embedded = [embed_pairs(aligner, pictures, texts, names) for pictures in found]
+        likeness = np.stack([(a * b).sum(axis=1) for a, b in embedded])
+        return [found[best][row] for row, best in enumerate(likeness.argmax(axis=0))]
+
+    def _chooser(self, data: Dataset) -> tuple[AlignedModel, tuple[str, str]]:
+        """The aligner, and how it calls picture and text."""
+        aligner = AlignedModel.from_pretrained(str(self.aligner))
+        known = aligner.names
+        text = self.columns(data, target=False)[TEXT]
+        if text not in known or len(known) != 2:
+            raise UserError(
+                "the aligner knows pictures and the column of texts", f"{text!r}; it has {some(known)}",
+                "rename the column, or align columns of these names",
+            )  # fmt: skip
+        return aligner, (next(name for name in known if name != text), text)
 
     @classmethod
     def truth(cls, data: Dataset, rows: np.ndarray, seen: Seen | None = None) -> Asked:

@@ -67,3 +67,30 @@ class OfficialOptimizer(Optimizer):
         keys = ("params", "weight_decay", "factor")
         groups = [{key: group[key] for key in keys} for group in usual.param_groups]
         return OfficialAdam(groups, self.rate * config.lr, betas=self.betas)
+
+
+class AnchoredAdam(torch.optim.AdamW):
+    """AdamW whose weights decay towards where they were when it was made, as published for fine-tuning."""
+
+    def __init__(self, groups: Any, lr: float, betas: tuple[float, float]) -> None:
+        super().__init__([{**group, "weight_decay": 0.0, "pull": group["weight_decay"]} for group in groups], lr, betas)
+        self.anchors = [[p.detach().clone() for p in group["params"]] for group in self.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move all weights that have a gradient."""
+        for group, anchors in zip(self.param_groups, self.anchors, strict=True):
+            for p, anchor in zip(group["params"], anchors, strict=True):
+                if p.grad is not None:
+                    p.lerp_(anchor, group["lr"] * group["pull"])
+        return super().step(closure)
+
+
+class AnchoredOptimizer(Optimizer):
+    """:class:`AnchoredAdam` over some weights."""
+
+    def build(self, config: TrainConfig) -> torch.optim.AdamW:
+        """The optimiser."""
+        keys = ("params", "weight_decay", "factor")
+        groups = [{key: group[key] for key in keys} for group in super().build(config).param_groups]
+        return AnchoredAdam(groups, self.rate * config.lr, self.betas)

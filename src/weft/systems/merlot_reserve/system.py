@@ -181,7 +181,7 @@ class MerlotReserve(System):
             frames=frames, width=width, head=head, layers=layers, kept=SUBSEGMENTS * segments,
             rotary=rotary, units=units, scale=scale, gain=gain,
         )  # fmt: skip
-        self._ids = {word: FIRST + i for i, word in enumerate(self.vocabulary)}
+        self.ids = {word: FIRST + i for i, word in enumerate(self.vocabulary)}
         self._scripts: Once[tuple[Tensor, Tensor, Script]] = Once(
             lambda data, rows: [self._read(data, int(row)) for row in rows]
         )
@@ -279,25 +279,23 @@ class MerlotReserve(System):
         For words the sound around them, the words elsewhere and the frames are given; for sound the words elsewhere and
         the frames; for a frame the words of all segments.
         """
-        read = self._scripts(data, rows)
-        chosen = [self._chosen(script, int(row)) for row, (_, _, script) in zip(rows, read, strict=True)]
-        batch = self.to_device(self._videos([(images, audio) for images, audio, _ in read], *self._nothing(len(rows))))
+        videos, scripts = self.without_sequences(data, rows)
+        chosen = [self._chosen(script, int(row)) for row, script in zip(rows, scripts, strict=True)]
+        batch = self.to_device(videos)
         seen, heard, frames, sound = self.network.encoded(batch)
         numbers, own = torch.from_numpy(np.asarray(rows)), self._half()
         if self.find == "frame":
-            words = self._one([self._pooled(s, span) for (_, _, s), span in zip(read, chosen, strict=True)])
+            words = self.one([self._pooled(s, span) for s, span in zip(scripts, chosen, strict=True)])
             x = self.network.asked(words, LTOVPOOL, sound)
             y = seen[torch.arange(len(rows)), [span // SUBSEGMENTS for span in chosen]]
         else:
             mark = MASK if self.find == "words" else MASKAUDIO
-            words = self._one([self._told(s, span) for (_, _, s), span in zip(read, chosen, strict=True)])
+            words = self.one([self._told(s, span) for s, span in zip(scripts, chosen, strict=True)])
             x = self.network.asked(words, mark, sound, frames[:, own], batch.source[:, own])
             y = heard[torch.arange(len(rows)), chosen]
         ids = F.pad(numbers[:, None] + FIRST, (0, self.words - 1))
         if self.find == "words":
-            ids = self._padded(
-                [[t for w in s.ids[span] for t in w] for (_, _, s), span in zip(read, chosen, strict=True)]
-            )
+            ids = self.padded([[t for w in s.ids[span] for t in w] for s, span in zip(scripts, chosen, strict=True)])
             y = self.network.spoken(ids.to(x.device))
         found = [F.normalize(x, dim=-1), F.normalize(y, dim=-1), ids.to(x)]
         return list(torch.cat(found, dim=-1).float().cpu().numpy())
@@ -342,19 +340,22 @@ class MerlotReserve(System):
             found += [(token, span, -1) for word in said for token in word]
         return found
 
-    def _one(self, tokens: Sequence[Sequence[Token]]) -> Words:
+    def one(self, tokens: Sequence[Sequence[Token]]) -> Words:
         """Sequences ``(B, 1, L)``, as long as the longest."""
         found = stacked(tokens, max(map(len, tokens)))
         return self.to_device(Words(*(part[:, None] for part in found)))
 
-    def _padded(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Spans of words ``(n, words)``; longer ones are cut."""
-        return torch.tensor([(list(one) + [PAD] * self.words)[: self.words] for one in ids])
+    def padded(self, ids: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
+        """Spans of words ``(n, length)``; longer ones are cut."""
+        length = length or self.words
+        return torch.tensor([(list(one) + [PAD] * length)[:length] for one in ids])
 
-    def _nothing(self, rows: int) -> tuple[list[Words], Tensor]:
-        """No sequences, where there are none to train on."""
-        empty = torch.zeros(rows, 1, 0, dtype=torch.long)
-        return [Words(empty, empty, empty)] * 4, empty
+    def without_sequences(self, data: Dataset, rows: np.ndarray) -> tuple[Videos, list[Script]]:
+        """What is seen and heard of rows, and what is said."""
+        read = self._scripts(data, rows)
+        nothing = torch.zeros(len(rows), 1, 0, dtype=torch.long)
+        videos = self._videos([(i, a) for i, a, _ in read], [Words(nothing, nothing, nothing)] * 4, nothing)
+        return videos, [script for _, _, script in read]
 
     def _videos(self, read: Sequence[tuple[Tensor, Tensor]], kinds: Sequence[Words], spans: Tensor) -> Videos:
         images, audio = (torch.stack(part) for part in zip(*read, strict=True))
@@ -375,7 +376,7 @@ class MerlotReserve(System):
         samples = read_clip(values["audio"], self.rate, f"audio of {where}")
         length = len(samples) / self.rate
         spans = spans_of(subtitles(values["subtitles"], length), self.segments, length)
-        ids = [[[self._ids.get(w, UNKNOWN) for w in words(word.text)] for word in span] for span in spans]
+        ids = [[[self.ids.get(w, UNKNOWN) for w in words(word.text)] for word in span] for span in spans]
         frames = read_frames(values["video"], self.segments, f"video of {where}")
         if len(frames) < self.segments:
             raise UserError(

@@ -27,7 +27,7 @@ from weft.data.generated import Generated
 
 COLOURS = {
     "red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 70, 220), "yellow": (225, 205, 50),
-    "purple": (150, 60, 180), "black": (25, 25, 25),
+    "purple": (150, 60, 180), "white": (235, 235, 235),
 }  # fmt: skip
 TONES = {"low": 300.0, "middle": 600.0, "high": 1200.0}
 WAYS = {"up": 1.3, "down": 0.77}
@@ -75,7 +75,7 @@ class MadeScripts(Generated):
         y, x = np.mgrid[: self.size, : self.size]
         centre, radius = rng.uniform(0.4, 0.6, 2) * self.size, rng.uniform(0.35, 0.5) * self.size
         inside = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= radius**2
-        shown = np.where(inside[..., None], COLOURS[colour], 235) if colour else np.full((*y.shape, 3), 60)
+        shown = np.where(inside[..., None], COLOURS[colour], 20) if colour else np.full((*y.shape, 3), 20)
         picture = shown + rng.normal(0, 8, (self.size, self.size, 3))
         return picture.clip(0, 255).astype(np.uint8)
 

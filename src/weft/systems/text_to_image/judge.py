@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -161,12 +161,20 @@ class TextToImageJudge(Judge):
     def _found(self, images: np.ndarray, target: Asked) -> float:
         captions = target.captions
         groups = np.array(captions) if target.data.group is None else target.data.group[target.rows]
-        columns = {target.image: Modality("image", list(images)), target.text: Modality("text", captions)}
-        pairs = Dataset("drawn", numbered("row ", len(captions)), columns, {}, None, None, "retrieval")
-        aligner: Any = self.aligner
-        embedded = aligner.embed(aligner.encode(pairs, progress=False))
-        vectors = embedded[target.image], embedded[target.text]
+        aligner = cast(AlignedModel, self.aligner)
+        vectors = embed_pairs(aligner, list(images), captions, (target.image, target.text))
         return r_precision(*vectors, groups, candidates=self.candidates, seed=self.seed)
+
+
+def embed_pairs(
+    aligner: AlignedModel, images: Sequence[np.ndarray], captions: Sequence[str], names: tuple[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors ``(n, D)`` of images ``(H, W, 3)`` and of captions, by an aligner that knows both by these names."""
+    image, text = names
+    columns = {image: Modality("image", list(images)), text: Modality("text", list(captions))}
+    pairs = Dataset("drawn", numbered("row ", len(captions)), columns, {}, None, None, "retrieval")
+    embedded = aligner.embed(aligner.encode(pairs, progress=False))
+    return embedded[image], embedded[text]
 
 
 def encode_images(encoder: Encoder, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
