@@ -26,8 +26,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``path`` in one step: all of it, or nothing. Its folder is made; a device or a pipe is written into."""
+def write_bytes(path: Path, content: bytes, *, lasting: bool = True) -> None:
+    """Write ``path`` in one step: all of it, or nothing. Its folder is made; a device or a pipe is written into.
+
+    Args:
+        path, content: what goes where.
+        lasting: it has to be there after a power failure; False where it can be had again.
+    """
     if path.exists() and not path.is_file() and not path.is_dir():
         path.write_bytes(content)
         return
@@ -36,12 +41,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         with temporary.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if lasting:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -180,6 +180,7 @@ def test_cells_of_a_table_are_left_out(tmp_path: Path) -> None:
         read_table(config.table, config)
     data = read_table(config.table, config, on_error="skip")
     assert {(f.row, f.modality) for f in data.failures} == {("r3", "photo"), ("r11", "vector")}
+    assert data.failures[0].why == f"the file does not exist: {tmp_path / 'p' / '3.png'}"
     runner = CliRunner()
     command = ["encode", str(tmp_path / "weft.yaml"), "-o", str(tmp_path / "store"), "--on-error", "skip"]
     done = runner.invoke(app, [*command, "--json"])
@@ -192,5 +193,5 @@ def test_cells_of_a_table_are_left_out(tmp_path: Path) -> None:
     assert said["rows"] == 11
     assert said["encoded"]["photo"]["encoded"] == 9
     shown = runner.invoke(app, [*command, "-q"])
-    assert "4 cells could not be read" in shown.output
+    assert "4 cells of the store could not be read" in shown.output
     assert "failed.json" in shown.output

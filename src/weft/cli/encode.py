@@ -117,8 +117,8 @@ def say_failures(failures: list[Failure], left_out: list[str], folder: Path) -> 
     """What could not be read: a table of the first, and where all are."""
     from weft.cli.output import say, write_table
 
-    title = f"{len(failures)} cells could not be read"
+    title = f"{len(failures)} cells of the store could not be read"
     write_table(title, [failure.to_dict() for failure in failures[:SHOWN]])
     more = f"; the table shows the first {SHOWN}" if len(failures) > SHOWN else ""
     gone = f", {len(left_out)} rows with nothing else are left out" if left_out else ""
-    say(f"these modalities count as absent{gone}: {folder / 'failed.json'} lists all{more}; the next run tries again")
+    say(f"these modalities count as absent{gone}: {folder / 'failed.json'} lists all{more}; another run tries again")

@@ -40,7 +40,9 @@ def program(what: str, where: str, path: Path) -> str:
 
             found = imageio_ffmpeg.get_ffmpeg_exe()
         except (ImportError, RuntimeError):
-            raise UserError(f"{where}: reading {path.suffix or what} needs ffmpeg", str(path), WAY_OUT) from None
+            what = f"{where}: reading {path.suffix or what} needs ffmpeg"
+            found = f"{path}; no ffmpeg on the PATH, and no package imageio-ffmpeg"
+            raise UserError(what, found, WAY_OUT) from None
     return str(found)
 
 

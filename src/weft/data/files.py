@@ -305,6 +305,9 @@ def require_files(name: str, ids: Sequence[str], values: Sequence[Any]) -> None:
         UserError: naming the rows and the first missing path.
     """
     gone = [(i, v) for i, v in zip(ids, values, strict=True) if isinstance(v, Path) and not is_file(v)]
+    if gone and len(ids) == 1:
+        where, path = f"modality {name!r}, row {ids[0]!r}", gone[0][1]
+        raise UserError(f"{where}: the file does not exist", str(path), "restore it, or empty the cell")
     if gone:
         raise UserError(
             f"modality {name!r}: {len(gone)} of {len(ids)} rows name a file that does not exist",

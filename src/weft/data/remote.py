@@ -79,7 +79,7 @@ def local(value: str | Path, where: str) -> Path:
                 time.sleep(_pause(error, number))
         else:
             path = folder / f"{name}{suffix}"
-            write_bytes(path, content)
+            write_bytes(path, content, lasting=False)
             return path
     remedy = "correct the address, try again later, or empty the cell so that the modality counts as absent there"
     raise UserError(f"{where}: the file cannot be fetched", f"{value}: {reason}", remedy)

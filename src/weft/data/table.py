@@ -276,7 +276,8 @@ def _one_by_one(kind: Kind, cells: Sequence[Sequence[Any]], place: Place, failur
             yield kind.convert([[cell] for cell in own], replace(place, ids=[row]))[0]
         except UserError as error:
             shown = ", ".join(str(cell)[:200] for cell in own)
-            failures.append(Failure(row, place.modality, shown, f"{error.what}: {error.found}"))
+            what = error.what.removeprefix(f"modality {place.modality!r}, row {row!r}: ")
+            failures.append(Failure(row, place.modality, shown, f"{what}: {error.found}"))
             yield None
 
 
