@@ -42,6 +42,24 @@ def test_absent_items_are_neither_asked_nor_found(captions):
     assert len(asked) < 75
 
 
+def test_closeness_hears_every_query(captions):
+    """Against a loop over queries: the rank of the nearest partner; nothing is between equal and perfect."""
+    (embeddings, groups), logs = captions, []
+    for a, b in (("text", "image"), ("image", "text")):
+        keep = np.arange(75) if b == "text" else np.arange(0, 75, 5)
+        asking = np.arange(75) if a == "text" else np.arange(0, 75, 5)
+        ranks = []
+        for q in asking:
+            s = embeddings[a][q] @ embeddings[b][keep].T
+            right = groups[keep] == groups[q]
+            ranks.append(1 + (s[~right] > s[right].max()).sum())
+        logs.append(np.log(ranks).mean())
+    task = RetrievalTask((("text", "image"),), unique=("image",))
+    assert task.closeness(embeddings, groups) == pytest.approx(-np.mean(logs))
+    alike = dict.fromkeys(embeddings, np.eye(15)[np.arange(75) // 5])
+    assert task.closeness(alike, groups) == 0
+
+
 def test_config_is_json_and_rebuilds_it():
     task = RetrievalTask((("a", "b"), ("a", "c")), ("c",), (1, 3), "pessimistic")
     assert RetrievalTask.from_config(json.loads(json.dumps(task.config()))) == task

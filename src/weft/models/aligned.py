@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from weft.alignment import create_aligner
 from weft.alignment.closed_form import ClosedForm
 from weft.data import Dataset
+from weft.data.frame import is_frame
 from weft.errors import UserError, did_you_mean
 from weft.models.pretrained import Pretrained, models
-from weft.models.raw import encode_rows
+from weft.models.raw import encode_rows, read_frame
 from weft.models.rows import select
 from weft.models.standardise import Scaling, Standardiser
 from weft.tasks.retrieval import RetrievalTask
@@ -94,13 +95,19 @@ class AlignedModel(nn.Module, Pretrained):
 
     @torch.no_grad()
     def embed(
-        self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512
+        self, source: Any, rows: np.ndarray | None = None, *, batch_size: int = 512
     ) -> dict[str, np.ndarray]:
-        """``{name: (N, dim)}`` embeddings of rows (default: all), for the modalities that the features have.
+        """``{name: (N, dim)}`` embeddings of rows (default: all), for the modalities that the source has.
+
+        Args:
+            source: features, or raw rows as for :meth:`encode`.
+            rows: which; all by default.
+            batch_size: rows at once.
 
         Raises:
-            UserError: the features have none of the model's modalities.
+            UserError: the source has none of the model's modalities, or raw rows cannot be read.
         """
+        features: Features = self.encode(source) if isinstance(source, Dataset) or is_frame(source) else source
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         names = [name for name in self.names if name in features.dims]
         features = select(features, names or self.names)
@@ -150,13 +157,20 @@ class AlignedModel(nn.Module, Pretrained):
             found.append(predicted.float().cpu().numpy())
         return np.concatenate(found)
 
-    def encode(self, dataset: Dataset, *, progress: bool = True) -> MemoryFeatures:
-        """Features of raw rows by the encoders the model was trained with.
+    def encode(self, rows: Any, *, progress: bool = True) -> MemoryFeatures:
+        """Features of raw rows by the encoders the model was trained with, of the modalities that are there.
+
+        Args:
+            rows: a data set, or a table in memory with the columns of one modality at least.
+            progress: show a bar.
 
         Raises:
-            UserError: the model does not know its encoders, a modality is missing, or a value cannot be read.
+            UserError: the model does not know its encoders, no modality is there, or a value cannot be read.
         """
-        return encode_rows(self.encoders, dataset, progress=progress)
+        if is_frame(rows):
+            rows = read_frame(rows, self.table, some=True)
+        known = self.encoders and {name: spec for name, spec in self.encoders.items() if name in rows.modalities}
+        return encode_rows(known or self.encoders, rows, progress=progress)
 
     def evaluate(self, features: Features, rows: np.ndarray, figures: Path | str | None = None) -> dict[str, float]:
         """Retrieval metrics, every modality searched by every other; ``figures`` is a folder for the recall curves."""

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 import numpy as np
 from torch import nn
 
-from weft.data import Dataset, TableConfig, read_table
+from weft.data import Dataset
 from weft.data.frame import is_frame
 from weft.errors import UserError
 from weft.files import read_json, write_json
 from weft.models.pooled import PooledInputs
 from weft.models.pretrained import Pretrained
-from weft.models.raw import encode_rows
+from weft.models.raw import encode_rows, read_frame
 from weft.models.rows import choose_target
 from weft.places import here
 from weft.tasks.base import Task
@@ -98,15 +98,6 @@ class Predictor(Pretrained):
             )
         return {**found, **self.conformal.predict(self.task, outputs, self._presence(features)[rows], sets)}
 
-    def _table_config(self) -> TableConfig:
-        if self.table is None:
-            raise UserError(
-                "the model does not know how to read a table",
-                "it was trained on a named data set, or on features",
-                "give it a data set or features, or train it on a table",
-            )
-        return TableConfig(**self.table)
-
     def calibrate(self, features: Features, rows: np.ndarray) -> None:
         """Measure the thresholds of sets or intervals on rows ``(n,)`` the model was not trained on.
 
@@ -143,7 +134,7 @@ class Predictor(Pretrained):
             UserError: the model does not know its encoders, a modality is missing, or a value cannot be read.
         """
         if is_frame(rows):
-            rows = read_table(rows, self._table_config(), require_target=False)
+            rows = read_frame(rows, self.table)
         return encode_rows(self.encoders, rows, progress=progress)
 
     def evaluate(self, features: Features, rows: np.ndarray, figures: Path | str | None = None) -> dict[str, float]:

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 
 from weft.data import Dataset
+from weft.data.frame import frame_columns
+from weft.data.table import read_table
+from weft.data.table_config import TableConfig
 from weft.encoders import Encoder, restore_encoder
 from weft.errors import UserError, did_you_mean
 from weft.progress import progress_bar
@@ -34,6 +37,31 @@ def encoder_specs(features: Features, names: Sequence[str]) -> dict[str, Any] | 
 def table_of(features: Features) -> dict[str, Any] | None:
     """How the table behind the features is read, as JSON. None where they do not come from a table."""
     return features.manifest.get("table") if isinstance(features, Store) else None
+
+
+def read_frame(frame: Any, table: Mapping[str, Any] | None, some: bool = False) -> Dataset:
+    """A table in memory, read as the training table was; its target is not needed.
+
+    Args:
+        frame: a DataFrame, ``{column: cells}``.
+        table: what :func:`table_of` returned, as the model keeps it.
+        some: modalities whose columns are not there are left out, if any other is.
+
+    Raises:
+        UserError: the model was not trained on a table, a column is missing, or a cell cannot be read.
+    """
+    if table is None:
+        raise UserError(
+            "the model does not know how to read a table",
+            "it was trained on a named data set, or on features",
+            "give it a data set or features, or train it on a table",
+        )
+    config = TableConfig(**table)
+    if some:
+        columns = set(frame_columns(frame)[0])
+        there = {name: m for name, m in config.modalities.items() if columns.issuperset(m.names)}
+        config = config.model_copy(update={"modalities": there or config.modalities})
+    return read_table(frame, config, require_target=False)
 
 
 def make_encoder(name: str, spec: Mapping[str, Any]) -> Encoder:

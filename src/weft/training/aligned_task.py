@@ -134,10 +134,10 @@ class AlignedTask(TrainingTask):
         return (self.model.standardise(chunk) for chunk in batches.chunks())
 
     def _judge(self) -> Judge:
-        """By the task's primary metric, over the rows that a closed form holds out."""
+        """By the ranks of partners among the rows that a closed form holds out."""
 
         def score(embeddings: dict[str, Tensor], group: Tensor) -> float:
-            return self._task.metrics(embeddings, group.cpu().numpy())[self._task.primary]
+            return self._task.closeness(embeddings, group.cpu().numpy())
 
         train, dev = (torch.from_numpy(part.codes) for part in self._groups)
         return Judge(score, train, self._chunks(self._dev), dev)
