@@ -94,9 +94,7 @@ class AlignedModel(nn.Module, Pretrained):
         return self.aligner.embed(name, self.aligner.readable(self.tokens({name: tokens})[name]))
 
     @torch.no_grad()
-    def embed(
-        self, source: Any, rows: np.ndarray | None = None, *, batch_size: int = 512
-    ) -> dict[str, np.ndarray]:
+    def embed(self, source: Any, rows: np.ndarray | None = None, *, batch_size: int = 512) -> dict[str, np.ndarray]:
         """``{name: (N, dim)}`` embeddings of rows (default: all), for the modalities that the source has.
 
         Args:
