@@ -22,9 +22,9 @@ With mean-pooled, centred features :math:`v_m`, their covariances :math:`S_{mn}`
 None is best everywhere. Two-sided whitening fails where the modalities share a correlated nuisance; one-sided fails
 where the target has loud noise that nothing predicts; none at all lets the loudest directions decide. So the setting is
 chosen: by folds of the training groups (``choose="folds"``; refits of a second, and no row is given away) or on dev
-rows (``"dev"``), by whatever :class:`Judge` measures, the mean log rank of partners in ``weft fit`` and ``weft align``; ties
-go to the larger shrinkage. The covariances of five captions a photo hold the variance between photos and that between
-captions of one; ``within`` weighs the latter (1: all rows as they are, 0: means of the groups).
+rows (``"dev"``), by whatever :class:`Judge` measures, the mean log rank of partners in ``weft fit`` and ``weft align``;
+ties go to the larger shrinkage. The covariances of five captions a photo hold the variance between photos and that
+between captions of one; ``within`` weighs the latter (1: all rows as they are, 0: means of the groups).
 
 ``score="csa"`` has CSA's exact score :math:`\sum_i c_i x_i y_i / (\|x\| \|y\|)`, whose norms are unweighted, as unit
 vectors: with :math:`u = \sqrt{c} * x / \|x\|`, ``(u, sqrt(1 - |u|^2), 0)`` for the first modality and ``(u, 0,
