@@ -16,6 +16,7 @@ from weft.models import load_model
 from weft.systems.transmef import TransMef, metrics
 from weft.systems.transmef.colour import fused_chroma, to_rgb, to_ycbcr
 from weft.systems.transmef.corruptions import CORRUPTIONS, rectangles
+from weft.systems.transmef.loss import restoring_loss
 from weft.training.system_task import fit_system, make_system
 
 SMALL = {"size": 32, "patch": 4, "depth": 1, "heads": 2, "head_width": 8, "mlp": 32, "dropout": 0.0}
@@ -115,6 +116,29 @@ def test_the_order_of_sources_does_not_matter_and_alike_sources_come_back(rule):
     np.testing.assert_array_equal(model.fuse([a, a]), model.fuse([a, a, a]))
 
 
+def test_a_rule_that_is_learned_trains_on_two_spoilt_copies(tmp_path: Path):
+    """Each copy with the next; a picture alone is both sides; the folder comes back; three are refused."""
+    model = TransMef(**SMALL, rule="aff").train()
+    photo = torch.rand(2, 1, SMALL["size"], SMALL["size"])
+    copies = {name: (photo * k).clamp(0, 1) for name, k in zip(model.tasks, (0.5, 1.5, 0.9), strict=True)}
+    found = model.loss({"photo": photo, **copies})
+    given = [copies[name] for name in model.tasks]
+    weights = {"mse": model.mse, "ssim": model.ssim, "tv": model.tv}
+    pairs = [(given[k], given[(k + 1) % 3]) for k in range(3)]
+    expected = sum(restoring_loss(photo, model.network(*pair), **weights) for pair in pairs)
+    torch.testing.assert_close(found, expected)
+    found.mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.network.fusion.parameters() if p.ndim > 1)
+    model.eval()
+    torch.testing.assert_close(model.network(photo), model.network(photo, photo))
+    model.save_pretrained(tmp_path)
+    a, b = picture(11), picture(12)
+    np.testing.assert_array_equal(load_model(tmp_path).fuse([a, b]), model.fuse([a, b]))
+    assert (model.fuse([a, b]) != model.fuse([b, a])).any()
+    with pytest.raises(UserError, match="joins two pictures"):
+        model.fuse([a, b, a])
+
+
 def test_a_grey_picture_beside_a_coloured_one_is_a_picture_without_colour():
     model, colour, grey = TransMef(**SMALL).eval(), picture(9, (20, 24, 3)), picture(10, (20, 24))
     alike = np.repeat(grey[..., None], 3, axis=2)
@@ -155,6 +179,9 @@ def test_mistakes_are_named(tmp_path: Path):
         model.fuse([picture(0)])
     with pytest.raises(UserError, match="of one size"):
         model.fuse([picture(0), picture(0, (40, 40))])
+    alone = {"A": Modality("image", [picture(0)]), "B": Modality("image", [None])}
+    with pytest.raises(UserError, match="row 'dusk': 1 of sizes"):
+        model.predict(Dataset("x", ["dusk"], alone, {}, None, None, "exposure-fusion"), np.array([0]))
     with pytest.raises(UserError, match="corrupted in known ways"):
         TransMef(**{**SMALL, "size": 33})
     with pytest.raises(UserError, match="largest=0"):

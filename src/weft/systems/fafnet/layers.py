@@ -13,10 +13,13 @@ whitening: one batch norm of ``2 C``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 MANY = 32
@@ -54,7 +57,8 @@ class ComplexConv2d(nn.Module):
         bias = torch.cat([self.real.bias - self.imag.bias, self.real.bias + self.imag.bias])
         if self.many:
             re, im = x.unbind(1)
-            both = self._product(re + im, w_re)
+            with _made_again(re, im) as total:
+                both = self._product(total, w_re)
             parts = both - self._product(im, w_re + w_im), both + self._product(re, w_im - w_re)
             return torch.stack(parts, dim=1) + bias.view(2, -1, 1, 1)
         across = -w_im if self.transposed else w_im  # its weights are (inputs, outputs, ...)
@@ -66,6 +70,17 @@ class ComplexConv2d(nn.Module):
         if self.transposed:
             return F.conv_transpose2d(x, weight, bias, like.stride, like.padding, dilation=like.dilation)
         return F.conv2d(x, weight, bias, like.stride, like.padding, like.dilation)
+
+
+@contextmanager
+def _made_again(re: Tensor, im: Tensor) -> Iterator[Tensor]:
+    """``re + im``, which a backward pass adds up again instead of keeping it."""
+    total, kept = re + im, (re.detach(), im.detach())
+    at = total.data_ptr()
+    with saved_tensors_hooks(
+        lambda x: kept if x.data_ptr() == at else x, lambda x: x[0] + x[1] if isinstance(x, tuple) else x
+    ):
+        yield total
 
 
 class ComplexNorm(nn.BatchNorm2d):

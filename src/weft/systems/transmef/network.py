@@ -30,15 +30,17 @@ its figure draws three; we follow the code.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Self, get_args
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weft.errors import UserError, did_you_mean
+from weft.fusion import Fusion, create_fusion, fusions
+from weft.tokens import Tokens, everywhere
 
-Rule = Literal["mean", "max", "attention"]
+RULES = ("mean", "max", "attention")
 CHANNELS = 48
 
 
@@ -49,10 +51,13 @@ class TransMefNet(nn.Module):
         patch: side ``P`` of a patch; the ViT is ``P * P`` wide.
         depth, heads, head_width, mlp: of the ViT.
         dropout: in its attention and its perceptrons.
-        rule: how the encodings of several pictures become one.
+        rule: how the encodings of several pictures become one: ``"mean"`` as published, ``"max"``, ``"attention"``
+            (weights by activity); or a registered fusion of aligned maps (``"aff"``, ``"iaff"``), which is learned, of
+            two pictures whose order matters.
 
     Raises:
-        UserError: an unknown rule; from ``forward``, pictures that the patch does not divide.
+        UserError: an unknown rule; from ``forward``, pictures that the patch does not divide, or more than two for a
+            learned rule.
     """
 
     def __init__(
@@ -64,12 +69,15 @@ class TransMefNet(nn.Module):
         head_width: int = 64,
         mlp: int = 1024,
         dropout: float = 0.1,
-        rule: Rule = "mean",
+        rule: str = "mean",
     ) -> None:
         super().__init__()
-        if rule not in get_args(Rule):
-            raise UserError("rule says how encodings become one", repr(rule), did_you_mean(rule, get_args(Rule)))
+        learned = [name for name in fusions.names() if fusions.get(name).wants == "aligned-tokens"]
+        if rule not in (*RULES, *learned):
+            raise UserError("rule says how encodings become one", repr(rule), did_you_mean(rule, (*RULES, *learned)))
         self.rule = rule
+        two = {"first": CHANNELS, "second": CHANNELS}
+        self.fusion = None if rule in RULES else create_fusion(rule, two, CHANNELS)
         self.local = _block(1, 16)
         self.vit = PixelTransformer(patch, depth, heads, head_width, mlp, dropout)
         self.enhance = nn.Sequential(_block(17, 32), _block(32, CHANNELS))
@@ -85,6 +93,8 @@ class TransMefNet(nn.Module):
 
     def merge(self, encodings: Sequence[Tensor]) -> Tensor:
         """One encoding of several ``(B, 48, H, W)``, by the rule."""
+        if self.fusion is not None:
+            return self._learned(self.fusion, encodings)
         stacked = torch.stack(list(encodings))
         if self.rule == "max":
             return stacked.amax(dim=0)
@@ -93,8 +103,21 @@ class TransMefNet(nn.Module):
             return (activity.softmax(dim=0) * stacked).sum(dim=0)
         return stacked.mean(dim=0)
 
+    def _learned(self, fusion: Fusion, encodings: Sequence[Tensor]) -> Tensor:
+        """By a registered fusion; one picture alone stands on both sides."""
+        if len(encodings) > 2:
+            raise UserError(
+                f"rule={self.rule!r} joins two pictures", f"{len(encodings)}", f"give two, or choose {', '.join(RULES)}"
+            )
+        first, *_, second = (*encodings, encodings[-1])
+        batch, _, height, width = first.shape
+        mask = everywhere(batch, height * width, device=first.device)
+        fused = fusion({n: Tokens(e.flatten(2).mT, mask) for n, e in (("first", first), ("second", second))}).tokens
+        assert fused is not None
+        return fused.values.mT.unflatten(2, (height, width))
+
     @classmethod
-    def from_official(cls, state: Mapping[str, Tensor], *, heads: int = 16, rule: Rule = "mean") -> Self:
+    def from_official(cls, state: Mapping[str, Tensor], *, heads: int = 16, rule: str = "mean") -> Self:
         """The network with weights under the original authors' names.
 
         Parameters that their network never uses (``cls_token``, ``convd1``) are left out; the number of heads is not in

@@ -1,9 +1,10 @@
 """TransMEF as a system: trained on any photos to restore them, it makes one picture of two or more.
 
 Training cuts a square out of every photo, mirrors it or not, and spoils three copies (:mod:`.corruptions`); each goes
-through the network, and the losses are summed. The best epoch is that with the lowest loss on the dev photos, cut and
-spoilt alike in every epoch. Prediction pads pictures of any size by reflection to whole patches, fuses luma, and joins
-colours by a closed formula (:mod:`.colour`); the answer is cut to the grey levels there are.
+through the network, and the losses are summed. Where the rule of fusion is learned, each copy goes through with the
+next, so that the fusion learns what to take from which. The best epoch is that with the lowest loss on the dev photos,
+cut and spoilt alike in every epoch. Prediction pads pictures of any size by reflection to whole patches, fuses luma,
+and joins colours by a closed formula (:mod:`.colour`); the answer is cut to the grey levels there are.
 
 The published code min-max stretches each fused grey picture (``stretch``), and stops dropout for good after its first
 validation; here dropout is on in every training step.
@@ -26,7 +27,7 @@ from weft.models.seen import Seen
 from weft.systems.transmef.colour import fused_chroma, to_rgb, to_ycbcr
 from weft.systems.transmef.corruptions import CORRUPTIONS, LARGEST
 from weft.systems.transmef.loss import restoring_loss
-from weft.systems.transmef.network import Rule, TransMefNet
+from weft.systems.transmef.network import TransMefNet
 from weft.training.system import Gather, Need, Scatter, System, alone, systems, whole
 
 
@@ -68,7 +69,7 @@ class TransMef(System):
         head_width: int = 64,
         mlp: int = 1024,
         dropout: float = 0.1,
-        rule: Rule = "mean",
+        rule: str = "mean",
         tasks: tuple[str, ...] = tuple(CORRUPTIONS),
         largest: float = LARGEST,
         mse: float = 20.0,
@@ -109,8 +110,11 @@ class TransMef(System):
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         spoilt = [batch[name] for name in self.tasks] or [batch["photo"]]
+        following = [*spoilt[1:], spoilt[0]]
+        learned = self.network.fusion is not None
+        sources = [(x, y) if learned else (x,) for x, y in zip(spoilt, following, strict=True)]
         weights = {"mse": self.mse, "ssim": self.ssim, "tv": self.tv}
-        return torch.stack([restoring_loss(batch["photo"], self.network(x), **weights) for x in spoilt]).sum(dim=0)
+        return torch.stack([restoring_loss(batch["photo"], self.network(*x), **weights) for x in sources]).sum(dim=0)
 
     def validate(
         self,
@@ -127,10 +131,11 @@ class TransMef(System):
 
     def predict(self, data: Dataset, rows: np.ndarray) -> list[np.ndarray]:
         """``(H, W)`` uint8 where every source is grey, else ``(H, W, 3)``."""
-        return [self.fuse(sources) for sources in self.truth(data, rows)]
+        sources = self.truth(data, rows)
+        return [self.fuse(one, f"row {data.ids[row]!r}") for row, one in zip(rows, sources, strict=True)]
 
-    def fuse(self, sources: Sequence[np.ndarray]) -> np.ndarray:
-        """One picture of sources ``(H, W, 3)`` or ``(H, W)`` uint8 of one size.
+    def fuse(self, sources: Sequence[np.ndarray], where: str = "given") -> np.ndarray:
+        """One picture of sources ``(H, W, 3)`` or ``(H, W)`` uint8 of one size; ``where`` is for errors.
 
         Raises:
             UserError: fewer than two sources, or of different sizes.
@@ -138,7 +143,7 @@ class TransMef(System):
         if len(sources) < 2 or len({source.shape[:2] for source in sources}) > 1:
             raise UserError(
                 "fusion takes two or more registered pictures of one size",
-                f"{len(sources)} of sizes {[source.shape[:2] for source in sources]}",
+                f"{where}: {len(sources)} of sizes {[source.shape[:2] for source in sources]}",
                 "register and resize them first; a single picture needs no fusion",
             )
         if all(source.ndim == 2 for source in sources):
