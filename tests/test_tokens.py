@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from weft.errors import UserError
-from weft.tokens import Tokens, as_tokens, concatenate, mean_pool, pad, present
+from weft.tokens import Tokens, as_tokens, concatenate, keys_of, mean_pool, pad, present
 
 
 def test_pad_keeps_values_and_marks_real_tokens() -> None:
@@ -45,3 +45,17 @@ def test_concatenate_appends_along_the_tokens() -> None:
     joined = concatenate([a, b])
     assert joined.values.shape == (1, 3, 3)
     assert joined.mask.tolist() == [[True, True, False]]
+
+
+def test_keys_of_says_no_more_than_attention_has_to_mind() -> None:
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    assert keys_of(torch.ones(2, 3, dtype=torch.bool)) == (None, None)
+    keys, there = keys_of(mask)
+    assert keys is not None
+    assert torch.equal(keys[:, 0, 0], mask)
+    assert there is None, "every row has a key, so nothing is to be dropped"
+    keys, there = keys_of(torch.cat([mask, torch.zeros(1, 3, dtype=torch.bool)]))
+    assert keys is not None
+    assert there is not None
+    assert keys[2].all(), "a row without keys sees all, and what it receives is dropped"
+    assert there.flatten().tolist() == [True, True, False]
