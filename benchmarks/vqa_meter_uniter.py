@@ -30,7 +30,7 @@ from weft.training.system_task import fit_system, make_system
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "meter_uniter.md"
 FIGURES = PAGE.parent / "figures"
 SHARED: dict[str, Any] = {"dim": 64, "dropout": 0.2, "pixels": 160}
-NET = {"heads": 4, "length": 40}
+NET = {"heads": 4, "length": 40, "cut": True}
 METER = {**NET, "text": {"layers": 1}, "head_rate": 1.0, "cross_rate": 1.0}
 PRETRAINING: dict[str, tuple[str, dict[str, Any]]] = {
     "MLM + ITM, METER": ("meter-pairs", {**METER, "fusion": "co", "layers": 1, "objectives": ("mlm", "itm")}),
