@@ -6,12 +6,13 @@ new ones, and from CIFAR-10 to drawn shapes.
     python benchmarks/cocoop_photos.py cross FOLDER OUT [SEEDS]
 
 ``align`` makes the dual encoder: the frozen encoders, and two linear layers into one space, InfoNCE. FOLDER holds
-``flickr8k`` and ``cifar10``. 16 shots of a class, four for dev; 40 test pictures of a class. Prompts begin as "a photo
+``flickr8k`` and ``cifar10``. 16 shots of a class, four for dev; 20 test pictures of a class. Prompts begin as "a photo
 of a"; all methods have the same settings, and the best of their epochs on dev is taken.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -32,7 +33,7 @@ from weft.training import fit_aligner
 from weft.training.system_task import fit_system, make_system
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "cocoop.md"
-SHOTS, DEV, TEST = 16, 4, 40
+SHOTS, DEV, TEST, EPOCHS = 16, 4, 20, 2
 ZERO: dict[str, dict[str, Any]] = {"zero-shot": {"conditional": False}, **METHODS}
 
 
@@ -66,36 +67,38 @@ def drawn(data: Dataset, names: list[str], seed: int) -> Split:
     return Split(*(np.array(part) for part in parts))
 
 
-def learned(data: Dataset, split: Split, clip: Path, seed: int, name: str, epochs: int) -> Any:
+def learned(data: Dataset, split: Split, clip: Path, seed: int, name: str) -> Any:
     """A model of one method, trained unless it is zero-shot."""
     started = time.process_time()
     model = make_system("cocoop", data, split.train, clip=str(clip), seed=seed, **ZERO[name])
     if name != "zero-shot":
-        settings = {"epochs": epochs, "batch_size": 4, "lr": 2e-3, "seed": seed, "patience": 0}
+        settings = {"epochs": EPOCHS, "batch_size": 4, "lr": 2e-3, "seed": seed, "patience": 0}
         fit_system(model, data, split, settings, progress=False)
     print(f"  {name}, seed {seed}: {time.process_time() - started:.0f} CPU s", flush=True)
     return model
 
 
 def base_to_new(folder: Path, out: Path, seeds: str = "3") -> None:
-    data = pictures(folder)
-    found: dict[str, list[dict[str, float]]] = {}
+    """More seeds go on from fewer."""
+    data, kept_in = pictures(folder), out / "base-to-new.json"
+    found: dict[str, list[dict[str, float]]] = json.loads(kept_in.read_text()) if kept_in.exists() else {}
     names = sorted(set(data.targets["class"].tolist()))
     kept: list[Any] = []
-    for seed in range(int(seeds)):
+    for seed in range(len(found.get("CoCoOp", [])), int(seeds)):
         base, new = (drawn(data, half, seed) for half in (names[:5], names[5:]))
         for name in ZERO:
-            model = learned(data, base, out / "dual", seed, name, 5)
+            model = learned(data, base, out / "dual", seed, name)
             kept = kept or [model]  # its picture features serve the others
             scores = [right(model, data, base.test), right(model.for_classes(names[5:]), data, new.test)]
             row = {"base": scores[0], "new": scores[1], "harmonic mean": harmonic_mean(*scores)}
             found.setdefault(name, []).append(row)
             print(seed, name, {key: round(value, 3) for key, value in row.items()}, flush=True)
+        kept_in.write_text(json.dumps(found))
     lines = ["| | base | new | harmonic mean |", "|---|---|---|---|"]
     for name, runs in found.items():
         cells = [np.array([run[key] for run in runs]) for key in ("base", "new", "harmonic mean")]
         lines.append(f"| {name} | " + " | ".join(f"{c.mean():.3f} +- {c.std():.3f}" for c in cells) + " |")
-    lines += ["", f"{seeds} draws of shots; {5 * TEST} test pictures of each half, chance .20."]
+    lines += ["", f"{seeds} draws of shots, {EPOCHS} epochs; {5 * TEST} test pictures of each half, chance .20."]
     fill_page(PAGE, lines, "cifar10")
     write_result("cocoop_photos", {"runs": found})
 
@@ -109,7 +112,7 @@ def cross(folder: Path, out: Path, seeds: str = "1") -> None:
     for seed in range(int(seeds)):
         split = drawn(data, names, seed)
         for name in ZERO:
-            model = learned(data, split, out / "dual", seed, name, 2)
+            model = learned(data, split, out / "dual", seed, name)
             kept = kept or [model]
             row = {
                 "CIFAR-10": right(model, data, split.test),

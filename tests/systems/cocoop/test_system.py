@@ -242,7 +242,7 @@ def aligned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dims=store.dims, aligner="two-tower", dim=8, encoders=encoder_specs(store, list(encoders))
     )
     model.standardise.fit([store.gather(np.arange(24))])
-    model.save_pretrained(folder / "model")
+    model.save_pretrained(folder / "model" / "best")
     return folder / "model"
 
 

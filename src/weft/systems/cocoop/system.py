@@ -166,7 +166,8 @@ def load_clip(source: str) -> tuple[Any, Any, Any]:
     """
     import transformers
 
-    if (Path(source) / "config.json").is_file() and "format" in read_json(Path(source) / "config.json"):
+    places = [Path(source) / part / "config.json" for part in ("", "best", "winner")]
+    if any(place.is_file() and "format" in read_json(place) for place in places):
         aligned = load_model(source)
         if not isinstance(aligned, AlignedModel):
             found = f"{source}: {type(aligned).__name__}"
