@@ -120,7 +120,7 @@ def variants(image: str, text: str, begin: dict[str, Path]) -> dict[str, dict[st
     return found
 
 
-def main(folder: str, out: str, image: str, text: str, seeds: str = "5", epochs: str = "6", first: str = "4") -> None:
+def main(folder: str, out: str, image: str, text: str, seeds: str = "5", epochs: str = "20", first: str = "10") -> None:
     set_threads(1)
     begin = pretrained(Path(folder), Path(out), f"hf:{image}", int(first))
     if seeds == "pairs":
