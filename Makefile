@@ -1,6 +1,6 @@
 # Two commands do everything, each with its own set-up: `make demo` and `make test`; `make dist-check` builds the
 # wheel from the sdist and tries it in an environment that holds nothing else; `make browser` clicks through the page of
-# `weft serve` and needs a Chromium.
+# `weft serve` and needs a Chromium; `make ray` compares and encodes on Ray, in an environment of its own.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -9,7 +9,7 @@ UV     := UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv
 DIST   := runs/dist
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check dist-check browser docs clean
+.PHONY: demo test check dist-check browser ray docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/weft compare shapes --data rows=600 --fusions concat,additive,gated,lmf --seeds 3 --set trials=2 \
@@ -33,6 +33,11 @@ dist-check: $(VENV)/.uv
 
 browser: $(VENV)/.browser
 	OMP_NUM_THREADS=1 $(BIN)/python tests/browser/page.py runs/browser
+
+ray: $(VENV)/.uv
+	$(UV) venv --quiet --clear --python $(PYTHON) runs/ray
+	$(UV) pip install --quiet --python runs/ray/bin/python -c constraints.txt -e ".[ray]" pytest
+	OMP_NUM_THREADS=1 runs/ray/bin/python -m pytest tests/ray/many_processes.py
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

@@ -39,6 +39,9 @@ def compare(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Parallel training processes (default: one per core).")
     ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Run the jobs on Ray: ray, ray://HOST:PORT, auto; folders are shared.")
+    ] = None,
     dim: Annotated[int, typer.Option(help="Dimension of the fused vector.")] = 128,
     setting: Annotated[list[str], repeated("--set", "Setting.")] = [],
     system: Name = "",
@@ -94,12 +97,16 @@ def compare(
     folder = out or Path("runs") / Path(source).stem / (f"{system}-compare" if system else "compare")
     if out is not None:
         ask_folder(out)
+    if system and on:
+        from weft.errors import UserError
+
+        raise UserError("variants of a system are compared in this process", f"--on {on}", "leave --on out")
     if system:
         given = (settings(option, "option"), settings(setting, "set"), settings(judge, "judge"))
         how: dict[str, Any] = {"seeds": seeds, "folds": folds, "progress": progress}
         comparison: Comparison = systems.compare(system, source, folder, variant, given, root, data, **how)
     else:
-        asked = {"fusions": fusions.split(",") if fusions else None, "folds": folds, "metric": metric}
+        asked = {"fusions": fusions.split(",") if fusions else None, "folds": folds, "metric": metric, "on": on}
         config = CompareConfig(
             seeds=seeds,
             dim=dim,

@@ -32,6 +32,9 @@ def encode(
     append: Annotated[
         bool, typer.Option("--append", help="Keep the rows of the store and add those whose ids are new.")
     ] = False,
+    on: Annotated[
+        str | None, typer.Option(help="Encode on Ray: ray, ray://HOST:PORT, auto; files have one path everywhere.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -72,6 +75,7 @@ def encode(
         progress=not (quiet or json),
         on_error=on_error,
         append=append,
+        on=on,
     )
     report = store.report
     if report is None:

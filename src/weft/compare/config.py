@@ -55,6 +55,8 @@ class CompareConfig(BaseModel):
             cheap answers come first, and what did not run is stated. None: no limit.
         jobs: processes that train at the same time; figures do not depend on it. A script that asks for more than one
             keeps what it does under ``if __name__ == "__main__"``, as for every use of multiprocessing.
+        on: where jobs run: None, here; "ray", in processes of Ray (:mod:`weft.compare.ray`), ``jobs`` of them on this
+            machine or all cores of the cluster of ``RAY_ADDRESS``; "ray://HOST:PORT" or "auto", on that cluster.
         threads: of torch while jobs run, in each process. One is fastest for small models, and figures do not depend on
             the machine's cores; raise it for operators on long, wide token sequences.
         resamples: random draws of each permutation test and bootstrap.
@@ -91,6 +93,7 @@ class CompareConfig(BaseModel):
     train: TrainConfig = Field(default_factory=TrainConfig)
     budget: float | None = Field(None, ge=0)
     jobs: int = Field(1, ge=1)
+    on: str | None = None
     threads: int = Field(1, ge=1)
     resamples: int = Field(9999, ge=99)
 

@@ -44,7 +44,7 @@ from weft.compare.methods import (
     unique,
 )
 from weft.compare.progress import Display
-from weft.compare.schedule import Busy, Clock, Crew
+from weft.compare.schedule import Busy, Clock, crew
 from weft.compare.verdict import decide, notes
 from weft.errors import UserError, did_you_mean, some
 from weft.files import write_bytes
@@ -94,7 +94,7 @@ class Rounds:
         setup, config = self.setup, self.setup.config
         last = AGAIN * (config.budget or 0.0) if config.refit and len(setup.splits) == 1 else 0.0
         with self.display:
-            with Crew(setup, self.display) as self.crew:
+            with crew(setup, self.display) as self.crew:
                 limit = self.clock.deadline(self._finish() + last + SHARE * (config.budget or 0.0))
                 self.crew.run([job for job in self.jobs() if self._turn(job) == 0], self.clock.deadline(), always=True)
                 self.add(subset_methods(setup.features, config))

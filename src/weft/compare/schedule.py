@@ -106,6 +106,11 @@ class Crew:
         for worker in self.workers:
             worker.close()
 
+    @property
+    def running(self) -> list[Job]:
+        """What is being done by the processes."""
+        return [worker.job for worker in self.workers if worker.job is not None]
+
     def move(self, setup: Setup) -> None:
         """Work for another setup from now on, in the same processes; only between two calls of :meth:`run`."""
         self.setup = setup
@@ -150,13 +155,21 @@ class Crew:
 
     def _take(self, waiting: list[Job], deadline: float, always: bool) -> Job | None:
         """The next job that will probably have something in time."""
-        running = [worker.job for worker in self.workers if worker.job is not None]
         left = math.inf if always else deadline - time.monotonic()
-        job = next_job([job for job in waiting if self.watch.least(job) <= left], running, waiting)
+        job = next_job([job for job in waiting if self.watch.least(job) <= left], self.running, waiting)
         if job is not None:
             waiting.remove(job)
             self.watch.begins(job, waiting)
         return job
+
+
+def crew(setup: Setup, watch: Watch) -> Crew:
+    """The processes of a comparison, where its settings want them."""
+    if setup.config.on is None:
+        return Crew(setup, watch)
+    from weft.compare.ray import RayCrew
+
+    return RayCrew(setup, watch)
 
 
 def next_job(able: list[Job], running: list[Job], waiting: list[Job]) -> Job | None:

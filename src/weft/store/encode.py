@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from weft.data import make_splits
 from weft.data.dataset import Dataset
@@ -29,6 +31,7 @@ from weft.encoders import Encoder
 from weft.errors import UserError, did_you_mean, some
 from weft.files import canonical, lock, sha256, write_bytes, write_json
 from weft.progress import progress_bar
+from weft.store import ray
 from weft.store.block import DIGESTS, as_bytes, damage, place, read_digests, repair_headers, write_at, write_shard
 from weft.store.files import (
     DTYPES,
@@ -112,6 +115,7 @@ def encode(
     train_rows: np.ndarray | None = None,
     on_error: OnError = "stop",
     append: bool = False,
+    on: str | None = None,
 ) -> Store:
     """Encode the modalities of a data set into a store, finish one that was begun, or add new rows to one.
 
@@ -132,6 +136,8 @@ def encode(
         append: keep the rows that are in the store and add those of ``dataset`` whose ids are new. Encoders are taken
             as they are, never fitted again; rows that are there already have to be the same. A store that is not there
             is made.
+        on: where encoders run: None, here; "ray", "auto" or "ray://HOST:PORT", in processes of Ray
+            (:mod:`weft.store.ray`), with the same bytes.
 
     Returns:
         The store, opened; ``store.report`` says what was encoded, how fast, what was there already and what failed.
@@ -170,7 +176,7 @@ def encode(
             manifest = before
             check_values(runs, folder, manifest, old, append=append)
             flag_damage(folder, manifest)
-        with progress_bar(progress) as bar:
+        with progress_bar(progress) as bar, nullcontext() if on is None else ray.connected(on):
             for name, run in runs.items():
                 where = folder / manifest["modalities"][name]["folder"]
                 where.mkdir(exist_ok=True)
@@ -178,7 +184,7 @@ def encode(
                     values = dict(zip(run.unique.digests, run.unique.values, strict=True))
                     write_raw(where, manifest["modalities"][name]["kind"], values)
                 report.modalities[name] = ModalityReport(int((run.unique.pointer >= 0).sum()), len(run.unique.values))
-                make_shards(folder, manifest, run, report.modalities[name], bar)
+                make_shards(folder, manifest, run, report.modalities[name], bar, on)
         finish(folder, manifest, dataset, runs, teachers, old if append else None, report)
         opened = Store.open(folder)
     opened.report = report
@@ -389,7 +395,9 @@ def stored_digests(folder: Path, entry: dict[str, Any], unique: Unique) -> list[
     return stored
 
 
-def make_shards(folder: Path, manifest: dict[str, Any], run: Run, report: ModalityReport, bar: Progress) -> None:
+def make_shards(
+    folder: Path, manifest: dict[str, Any], run: Run, report: ModalityReport, bar: Progress, on: str | None
+) -> None:
     """Make every shard that is damaged or not there, and list it in the manifest.
 
     Raises:
@@ -411,11 +419,11 @@ def make_shards(folder: Path, manifest: dict[str, Any], run: Run, report: Modali
     new = [i for i, digest in enumerate(unique.digests) if digest not in known]
     groups = [list(group) for _, group in groupby(new, key=lambda i: i // size)]
     work += [(None, group) for group in groups]
+    shards = [places for _, places in work]
     made = hashlib.sha256("\n".join(stored).encode())
     task = bar.add_task(run.name, total=len(unique.values), completed=len(unique.values) - sum(len(w) for _, w in work))
-    for index, places in work:
-        start = time.perf_counter()
-        arrays = run.encode(places, entry["dtype"], bar, task)
+    start = time.perf_counter()
+    for (index, places), arrays in zip(work, encoded(run, shards, entry["dtype"], bar, task, on), strict=True):
         good = [(array, unique.digests[i]) for array, i in zip(arrays, places, strict=True) if array is not None]
         if not good:
             continue
@@ -427,8 +435,18 @@ def make_shards(folder: Path, manifest: dict[str, Any], run: Run, report: Modali
             entry["values"] = made.hexdigest()
         write_manifest(folder, manifest)
         report.encoded += len(good)
-        report.seconds += time.perf_counter() - start
+    report.seconds += time.perf_counter() - start if work else 0.0
     repair_headers(where, entry)
+
+
+def encoded(
+    run: Run, work: list[list[int]], dtype: str, bar: Progress, task: TaskID, on: str | None
+) -> Iterator[list[np.ndarray | None]]:
+    """The values of every shard, in order, made here or on Ray; see :meth:`Run.encode`."""
+    if on is None:
+        yield from (run.encode(places, dtype, bar, task) for places in work)
+    elif work:
+        yield from ray.encoded(run, work, dtype, bar, task, on)
 
 
 def finish(
