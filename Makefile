@@ -24,11 +24,12 @@ check: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-dist-check: $(VENV)/.uv
+dist-check: $(VENV)/.build
 	rm -rf $(DIST)
-	$(UV) build --quiet --out-dir $(DIST)
-	$(UV) venv --quiet --python $(PYTHON) $(DIST)/bare
-	$(UV) pip install --quiet --python $(DIST)/bare/bin/python -c constraints.txt "weft[serve] @ file://$$(ls $(CURDIR)/$(DIST)/*.whl)"
+	$(BIN)/python -m build --outdir $(DIST)
+	$(PYTHON) -m venv $(DIST)/bare
+	$(DIST)/bare/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		"weft[serve] @ file://$$(ls $(CURDIR)/$(DIST)/*.whl)"
 	OMP_NUM_THREADS=1 $(DIST)/bare/bin/python -P tests/installed.py .
 
 browser: $(VENV)/.browser
@@ -49,6 +50,10 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.core
 	$(PIP) -e ".[test]"
+	touch $@
+
+$(VENV)/.build: $(VENV)/.core
+	$(PIP) build
 	touch $@
 
 $(VENV)/.uv: $(VENV)/.core
