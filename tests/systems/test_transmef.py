@@ -118,6 +118,7 @@ def test_the_order_of_sources_does_not_matter_and_alike_sources_come_back(rule):
 
 def test_a_rule_that_is_learned_trains_on_two_spoilt_copies(tmp_path: Path):
     """Each copy with the next; a picture alone is both sides; the folder comes back; three are refused."""
+    torch.manual_seed(0)
     model = TransMef(**SMALL, rule="aff").train()
     photo = torch.rand(2, 1, SMALL["size"], SMALL["size"])
     copies = {name: (photo * k).clamp(0, 1) for name, k in zip(model.tasks, (0.5, 1.5, 0.9), strict=True)}
@@ -134,7 +135,8 @@ def test_a_rule_that_is_learned_trains_on_two_spoilt_copies(tmp_path: Path):
     model.save_pretrained(tmp_path)
     a, b = picture(11), picture(12)
     np.testing.assert_array_equal(load_model(tmp_path).fuse([a, b]), model.fuse([a, b]))
-    assert (model.fuse([a, b]) != model.fuse([b, a])).any()
+    first, second = (copies[name] for name in model.tasks[:2])
+    assert (model.network(first, second) - model.network(second, first)).abs().max() > 1e-6
     with pytest.raises(UserError, match="joins two pictures"):
         model.fuse([a, b, a])
 
