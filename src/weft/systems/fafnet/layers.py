@@ -60,7 +60,7 @@ class ComplexConv2d(nn.Module):
             with _made_again(re, im) as total:
                 both = self._product(total, w_re)
             parts = both - self._product(im, w_re + w_im), both + self._product(re, w_im - w_re)
-            return torch.stack(parts, dim=1) + bias.view(2, -1, 1, 1)
+            return torch.stack(parts, dim=1).add_(bias.view(2, -1, 1, 1))
         across = -w_im if self.transposed else w_im  # its weights are (inputs, outputs, ...)
         weight = torch.cat([torch.cat([w_re, -across], dim=1), torch.cat([across, w_re], dim=1)])
         return self._product(x.flatten(1, 2), weight, bias).unflatten(1, (2, -1))

@@ -166,6 +166,14 @@ def learned(data: Dataset, rows: np.ndarray, columns: dict[str, str], options: d
     return found
 
 
+def prepared(
+    data: Dataset, rows: np.ndarray, columns: dict[str, str], options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The model to begin from, or None, and all options; see :func:`settled`."""
+    texts = texts_of(data, columns["text"], rows)
+    return settled(options, MeterPairs, SHARED, lambda: learned(data, rows, columns, options), texts)
+
+
 def show(system: Any, data: Dataset, rows: np.ndarray, column: str | None = None) -> Tensor | Tokens:
     """Pictures of rows ``(n,)``: tokens of the frozen encoder, or pixels: the middle square, with CLIP's mean and
     deviation. ``column``: another one of pictures.
@@ -275,14 +283,8 @@ class Meter(AnswerSystem):
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
-        columns, given = cls.columns(data), options
-        other, options = settled(
-            options,
-            MeterPairs,
-            SHARED,
-            lambda: learned(data, rows, columns, given),
-            texts_of(data, columns["text"], rows),
-        )
+        columns = cls.columns(data)
+        other, options = prepared(data, rows, columns, options)
         model = super().fitted(data, rows, **options)
         if other is None:
             model.read.fit(data, columns["image"], rows)
@@ -375,14 +377,8 @@ class MeterPairs(PairSystem):
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
-        columns, given = cls.columns(data), options
-        other, options = settled(
-            options,
-            MeterPairs,
-            SHARED,
-            lambda: learned(data, rows, columns, given),
-            texts_of(data, columns["text"], rows),
-        )
+        columns = cls.columns(data)
+        other, options = prepared(data, rows, columns, options)
         model = cls(**options)
         if other is None:
             model.read.fit(data, columns["image"], rows)

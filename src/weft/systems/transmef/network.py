@@ -113,7 +113,10 @@ class TransMefNet(nn.Module):
         batch, _, height, width = first.shape
         mask = everywhere(batch, height * width, device=first.device)
         fused = fusion({n: Tokens(e.flatten(2).mT, mask) for n, e in (("first", first), ("second", second))}).tokens
-        assert fused is not None
+        if fused is None:
+            raise UserError(
+                "the rule keeps no map", f"rule={self.rule!r} gives one vector", f"choose {', '.join(RULES)}"
+            )
         return fused.values.mT.unflatten(2, (height, width))
 
     @classmethod
