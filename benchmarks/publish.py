@@ -65,8 +65,14 @@ def scalars(result: dict[str, Any]) -> Iterator[str]:
             continue
         if isinstance(value, str | int | float):
             yield f"- {key.replace('_', ' ')}: {value}"
-        elif isinstance(value, dict) and value and all(isinstance(v, str | int | float | list) for v in value.values()):
+        elif isinstance(value, dict) and value and all(plain(v) for v in value.values()):
             yield f"- {key.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in value.items())
+
+
+def plain(value: Any) -> bool:
+    """Whether a line can hold it: a number, a text, or a list of those."""
+    parts = value if isinstance(value, list) else [value]
+    return all(isinstance(part, str | int | float) for part in parts)
 
 
 def counts(result: dict[str, Any]) -> Iterator[str]:
