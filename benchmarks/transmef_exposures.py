@@ -6,7 +6,8 @@ The tables are in ``docs/results/transmef.md``.
 Every network learns to restore 160 photos of Flickr8k, grey squares of 32 pixels, and chooses its epoch on 20 others.
 Of 100 photos that nobody saw two copies are made, each too dark or too bright in six rectangles of 3 to 10 pixels
 (gamma 2 to 4, or its inverse); what is fused of the two is judged beside the photo. *Wrong everywhere*: one copy under
-gamma 2.5, the other under .4. Then real pairs of the MEFB set, which have no truth.
+gamma 2.5, the other under .4. *Two focuses*: a line through the photo, one copy blurred on one side of it, the other on
+the other. Then real pairs, which have no truth: exposures of the MEFB set, visible light and infrared of RoadScene.
 """
 
 from __future__ import annotations
@@ -44,9 +45,16 @@ LEARNT: dict[str, dict[str, Any]] = {
     "without Fourier": {"tasks": ("gamma", "shuffle")},
     "without shuffle": {"tasks": ("gamma", "fourier")},
     "auto-encoder": {"tasks": ()},
+    "TransMEF, AFF of encodings learned": {"rule": "aff"},
 }
+NAMED = ("mean", "max", "Mertens", "sharpest", "auto-encoder", "TransMEF", "TransMEF, AFF of encodings learned")
+ROADS, WIDE = 20, 256
 Pictures = list[np.ndarray]
 Rule = Callable[[Sequence[np.ndarray]], np.ndarray]
+
+
+def in_colour(picture: np.ndarray) -> np.ndarray:
+    return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
 
 
 def mean(sources: Sequence[np.ndarray]) -> np.ndarray:
@@ -59,12 +67,20 @@ def largest(sources: Sequence[np.ndarray]) -> np.ndarray:
 
 def mertens(sources: Sequence[np.ndarray]) -> np.ndarray:
     """Exposure fusion by Laplacian pyramids, Mertens et al. 2007, OpenCV's with its defaults."""
-    colour = [s if s.ndim == 3 else np.repeat(s[..., None], 3, axis=2) for s in sources]
-    fused = np.round(np.clip(cv2.createMergeMertens().process(colour), 0, 1) * 255).astype(np.uint8)
+    fused = cv2.createMergeMertens().process([in_colour(s) for s in sources])
+    fused = np.round(np.clip(fused, 0, 1) * 255).astype(np.uint8)
     return fused[..., 0] if all(s.ndim == 2 for s in sources) else fused
 
 
-CLASSICAL: dict[str, Rule] = {"mean": mean, "max": largest, "Mertens": mertens}
+def sharpest(sources: Sequence[np.ndarray]) -> np.ndarray:
+    """Each pixel of the source with the larger mean energy of its Laplacian in 7 x 7, as focus stacks are joined."""
+    greys = [s if s.ndim == 2 else cv2.cvtColor(s, cv2.COLOR_RGB2GRAY) for s in sources]
+    energy = [cv2.blur(cv2.Laplacian(grey, cv2.CV_64F) ** 2, (7, 7)) for grey in greys]
+    best = np.argmax(energy, axis=0)
+    return np.choose(best if sources[0].ndim == 2 else best[..., None], sources)
+
+
+CLASSICAL: dict[str, Rule] = {"mean": mean, "max": largest, "Mertens": mertens, "sharpest": sharpest}
 
 
 def in_places(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -81,6 +97,15 @@ def in_places(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def everywhere(truth: np.ndarray, power: float) -> np.ndarray:
     return np.round((truth / 255) ** power * 255).astype(np.uint8)
+
+
+def two_focuses(truth: np.ndarray, rng: np.random.Generator) -> Pictures:
+    """One copy blurred (Gaussian, 1.5 pixels) on one side of a line through the middle part, one on the other."""
+    blurred = cv2.GaussianBlur(truth, (0, 0), 1.5)
+    angle, at = rng.uniform(0, 2 * np.pi), rng.uniform(0.35, 0.65, 2) * SIDE
+    rows, columns = np.indices(truth.shape)
+    side = (rows - at[0]) * np.cos(angle) + (columns - at[1]) * np.sin(angle) > 0
+    return [np.where(side, truth, blurred), np.where(side, blurred, truth)]
 
 
 def judged(rule: Rule, pairs: Sequence[Pictures], truth: Pictures) -> dict[str, np.ndarray]:
@@ -107,16 +132,25 @@ def main() -> None:
     sets = {
         "in places": [[in_places(t, rng), in_places(t, rng)] for t in truth],
         "everywhere": [[everywhere(t, 2.5), everywhere(t, 0.4)] for t in truth],
+        "two focuses": [two_focuses(t, rng) for t in truth],
     }
-    real = TransMef.truth(load_dataset("exposures", DATA / "mefb"), np.arange(8))
+    roads = load_dataset("exposures", DATA / "roadscene")
+    some = np.random.default_rng(2).permutation(len(roads))[:ROADS]
+    real = {
+        "real": TransMef.truth(load_dataset("exposures", DATA / "mefb"), np.arange(8)),
+        "infrared": [
+            [cv2.resize(in_colour(x), (WIDE, WIDE), interpolation=cv2.INTER_AREA) for x in pair]
+            for pair in TransMef.truth(roads, some)
+        ],
+    }
     found: dict[str, list[dict[str, Any]]] = {}
     rules: dict[str, Rule] = dict(CLASSICAL)
 
     def measure(name: str, rule: Rule) -> None:
         scores: dict[str, Any] = {key: judged(rule, pairs, truth) for key, pairs in sets.items()}
-        if name in (*CLASSICAL, "auto-encoder", "TransMEF"):
-            rows = [metrics.score_picture(rule(sources), sources) for sources in real]
-            scores["real"] = {key: [row[key] for row in rows] for key in rows[0]}
+        for key, pairs in real.items() if name in NAMED else ():
+            rows = [metrics.score_picture(rule(sources), sources) for sources in pairs]
+            scores[key] = {metric: [row[metric] for row in rows] for metric in rows[0]}
         found.setdefault(name, []).append(scores)
         means = {key: {m: round(float(np.mean(v)), 4) for m, v in s.items()} for key, s in scores.items()}
         print(name, means, flush=True)
@@ -139,10 +173,15 @@ def main() -> None:
                     measure(f"TransMEF, {rule} of encodings", model.fuse)
                 model.network.rule = "mean"
         report(found, seconds, given.epochs)
-    shown = ["mean", "Mertens", "auto-encoder", "TransMEF"]
-    for name, pairs, inches in (("places", sets["in places"][:5], 1.5), ("real", real[:4], 2.6)):
+    drawn = {
+        "places": (sets["in places"][:5], ("mean", "Mertens", "auto-encoder", "TransMEF"), 1.5),
+        "focuses": (sets["two focuses"][:5], ("mean", "Mertens", "sharpest", "TransMEF"), 1.5),
+        "real": (real["real"][:4], ("mean", "Mertens", "auto-encoder", "TransMEF"), 2.6),
+        "infrared": (real["infrared"][:4], ("mean", "max", "Mertens", "TransMEF"), 2.6),
+    }
+    for name, (pairs, shown, inches) in drawn.items():
         rows = [{"A": pair[0], "B": pair[1], **{n: rules[n](pair) for n in shown}} for pair in pairs]
-        if name == "places":
+        if inches < 2:
             rows = [{**row, "truth": t} for row, t in zip(rows, truth, strict=False)]
         draw(rows, FIGURES / f"transmef_{name}.png", inches)
 
@@ -155,8 +194,9 @@ def report(found: dict[str, list[dict[str, Any]]], seconds: dict[str, list[float
         spread = f" ({min(means):.{digits}f} to {max(means):.{digits}f})" if len(means) > 1 else ""
         return f"{np.mean(means):.{digits}f}{spread}"
 
-    columns = [(key, metric) for key in ("in places", "everywhere") for metric in ("SSIM", "PSNR")]
-    head, rule = " | ".join(f"{metric}, wrong {key}" for key, metric in columns), "|---" * 5 + "|"
+    titles = {"in places": "wrong in places", "everywhere": "wrong everywhere", "two focuses": "two focuses"}
+    columns = [(key, metric) for key in titles for metric in ("SSIM", "PSNR")]
+    head, rule = " | ".join(f"{metric}, {titles[key]}" for key, metric in columns), "|---" * 7 + "|"
     lines = [f"| | {head} |", rule]
     for name in found:
         cells = [cell(name, key, metric, 3 if metric == "SSIM" else 2) for key, metric in columns]
@@ -178,10 +218,12 @@ def report(found: dict[str, list[dict[str, Any]]], seconds: dict[str, list[float
         "",
     ]
     names = list(found["mean"][0]["real"])
-    lines += [f"| real pairs | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for name in (name for name, runs in found.items() if "real" in runs[0]):
-        cells = [cell(name, "real", metric, 3 if metric in names[:3] else 2) for metric in names]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for key, title in (("real", "real exposures"), ("infrared", "visible and infrared")):
+        lines += [f"| {title} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        for name in (name for name, runs in found.items() if key in runs[0]):
+            cells = [cell(name, key, metric, 3 if metric in names[:3] else 2) for metric in names]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append("")
     fill_page(PAGE, lines)
     kept = {
         name: [{key: {m: np.round(v, 5).tolist() for m, v in s.items()} for key, s in run.items()} for run in runs]
