@@ -127,6 +127,17 @@ def test_an_answer_exists_early_and_gets_better(tmp_path: Path, monkeypatch: pyt
     assert early["verdict"]["outcome"]
 
 
+def test_only_an_ensemble_claims_the_whole_share_of_the_last_fits(tmp_path: Path) -> None:
+    config = quick(only=["linear", "a (linear)", "b (linear)", "ensemble*"], ensembles=True, budget=60)
+    compare(small(), config, tmp_path, progress=False)
+    rounds = Rounds(prepare(small(), config, tmp_path), Clock(None), progress=False)
+    assert rounds._last(0.0) == 0.0
+    assert 0 < rounds._last(1e6) < 1e3
+    rounds._ensembles()
+    rounds.methods = [method for method in rounds.methods if method.family == "ensemble"]
+    assert rounds._last(1e6) == 1e6
+
+
 def test_estimates_learn_from_what_jobs_took(tmp_path: Path) -> None:
     features, config = small(), quick()
     costs = Costs(prepare(features, config, tmp_path))

@@ -92,15 +92,18 @@ def again(setup: Setup, wanted: Iterable[Job], seconds: float, before: Sequence[
             continue
         if len(found) + len(before) == MOST * FOLDS:
             break
-        tried = {
-            canonical({k: v for k, v in trial.items() if k not in (*FREE, "dev", "loss")}) for trial in result["trials"]
-        }
-        takes = FOLDS * result["seconds"] / max(1, len(tried))
+        takes = seconds_of(result)
         if (found or before) and takes > seconds:
             continue
         seconds -= takes
         found += [Job(job.method, 0, part, _given(result["settings"])) for part in range(FOLDS)]
     return found
+
+
+def seconds_of(result: Mapping[str, Any]) -> float:
+    """What the fits of one method take, on one process, by what its job found: at one setting of those it tried."""
+    tried = {canonical(_given(trial)) for trial in result["trials"]}
+    return FOLDS * float(result["seconds"]) / max(1, len(tried))
 
 
 def _given(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,8 @@ class Rounds:
                     self.add(fusions_on(best, setup.features, config))
                 self._do(self.jobs(), limit)
                 found, missed = self._contributions(self._evidence(QUICK))
-                not_run = self._do(self.jobs(), self.clock.deadline(self._finish() + last))  # what is left over
+                self._ensembles()
+                not_run = self._do(self.jobs(), self.clock.deadline(self._finish() + self._last(last)))
                 self._ensembles()
                 again = self._again() if config.refit and len(setup.splits) == 1 else None
             evidence = self._evidence(config.resamples if self._in_time(self._finish() / 2) else QUICK)
@@ -248,6 +249,18 @@ class Rounds:
             self.crew.run(further, limit)
             jobs += further
         return crossfit.weighed(inner, jobs)
+
+    def _last(self, share: float) -> float:
+        """What of its share of the budget the last fits may need: all for an ensemble, which takes what there is."""
+        if not share:
+            return share
+        evidence = self._evidence(QUICK)
+        best = _best(evidence)
+        job = None if best is None else evidence.best_job(best)
+        if job is None or job.method.family == "ensemble":
+            return share
+        found = self.setup.ledger.get(job)
+        return share if found is None else min(share, 2 * crossfit.seconds_of(found))
 
     def _look(self) -> None:
         """Between two jobs: an early answer, when its time has come."""
