@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +25,10 @@ from tests.cli.test_verbs import weft
 from weft.cli.serve import serve
 from weft.data import load_dataset
 from weft.errors import UserError
+from weft.models import FusedModel
 from weft.models.explain import row_shapley
 from weft.models.outputs import png_bytes
-from weft.serve.app import BYTES, create_app
+from weft.serve.app import BYTES, Fast, create_app
 from weft.serve.batching import Batcher
 from weft.serve.engine import Engine
 from weft.serve.rows import Reader
@@ -105,6 +106,44 @@ def test_answers_are_those_of_the_library(engine: Engine) -> None:
     np.testing.assert_allclose(shares, row_shapley(engine.model, features, np.arange(5)), atol=1e-4)
     assert form.status_code == 200
     assert set(form.json()["answers"][0]["probability"]) == set(engine.model.task.labels)
+
+
+def test_a_lone_row_is_answered_bit_for_bit_as_with_a_table_around_it(engine: Engine) -> None:
+    assert isinstance(engine.model, FusedModel)
+    for row in (*(full_row(i) for i in range(3)), {"caption": "a red circle"}, {"sensor": full_row(4)["sensor"]}):
+        read = engine.reader.rows([row])
+        assert engine.predict(read) == engine._answers(engine.model.outputs(engine.features(read)))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": [1, -0.0, 1e-7, 123456789012345678901234567890, 2.2250738585072014e-308, 1e999, -Infinity]}',
+        b'{"a": "\\ud800"}',
+        b'{"a": 1, "a": 2}',
+        b"\xef\xbb\xbf{}",
+        '{"a": "\u00e9"}'.encode("utf-16"),
+        b"[" * 300 + b"]" * 300,
+        b" {} ",
+        b"{}x",
+        b"",
+        b"nul",
+        b'{"a": "\n"}',
+        b'"\xff"',
+        b'{"a": NaNs}',
+    ],
+)
+def test_json_is_read_as_the_standard_library_reads_it(body: bytes) -> None:
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    def said(read: Callable[[], Any]) -> str:
+        try:
+            return repr(read())
+        except ValueError as error:
+            return repr(error)
+
+    assert said(lambda: asyncio.run(Fast({"type": "http"}, receive).json())) == said(lambda: json.loads(body))
 
 
 def test_requests_at_once_share_a_batch_and_a_bad_one_spoils_no_other(engine: Engine) -> None:

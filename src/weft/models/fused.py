@@ -25,7 +25,7 @@ A model folder holds ``model.safetensors`` (weights and standardiser) and ``conf
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -202,12 +202,17 @@ class FusedModel(nn.Module, Predictor):
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         features = select(features, self.names)
         refuse_empty_rows(features, rows)
-        device, training = next(self.parameters()).device, self.training
+        starts = range(0, len(rows), batch_size)
+        return self.outputs_of(features.gather(rows[start : start + batch_size]) for start in starts)
+
+    @torch.no_grad()
+    def outputs_of(self, batches: Iterable[dict[str, Tokens]]) -> np.ndarray:
+        """Outputs ``(N, K)`` of the rows of all batches, on whatever device they are; as :meth:`outputs`."""
+        device, training = self.standardise.get_buffer("_fitted").device, self.training
         if training:
             self.eval()
         parts = [np.zeros((0, self.task.outputs), dtype=np.float32)]
-        for start in range(0, len(rows), batch_size):
-            batch = features.gather(rows[start : start + batch_size])
+        for batch in batches:
             outputs = self({name: Tokens(*(t.to(device) for t in tokens)) for name, tokens in batch.items()})
             parts.append(outputs.cpu().numpy())
         if training:

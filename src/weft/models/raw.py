@@ -18,7 +18,7 @@ from weft.progress import progress_bar
 from weft.store import Features, MemoryFeatures, Store
 from weft.store.files import DTYPES
 from weft.store.run import Run
-from weft.store.unique import unique_values
+from weft.store.unique import Unique, unique_values
 
 
 def encoder_specs(features: Features, names: Sequence[str]) -> dict[str, Any] | None:
@@ -118,8 +118,34 @@ def encode_rows(
             found = Run(name, ready, unique, dataset.ids, batch_size).encode(
                 range(len(unique.values)), spec["dtype"], bar, task
             )
-            values = [torch.from_numpy(v).to(DTYPES[spec["dtype"]]).float().numpy() for v in found if v is not None]
+            values = [_rounded(array, spec["dtype"]) for array in found]
             modalities[name] = [None if at < 0 else values[at] for at in unique.pointer.tolist()]
     return MemoryFeatures(
         dataset.ids, modalities, dataset.targets, dataset.split, dataset.group, dataset.task, dataset.labels, dims
     )
+
+
+def encode_row(
+    specs: Mapping[str, Any], row: Mapping[str, Any], encoders: Mapping[str, Encoder]
+) -> dict[str, np.ndarray | None]:
+    """Features ``(T, D)`` of one row, None where a modality is absent: what :func:`encode_rows` gives of it, without a
+    table around.
+
+    Args:
+        specs: as there.
+        row: ``{modality: value}``, each value of its kind (:meth:`weft.data.Modality.check`).
+        encoders: those that :func:`make_encoder` made before.
+
+    Raises:
+        UserError: a value cannot be read.
+    """
+    found: dict[str, np.ndarray | None] = dict.fromkeys(specs)
+    for name, value in row.items():
+        run = Run(name, encoders[name], Unique([value], [], np.zeros(1, np.int64)), ["0"], 1)
+        found[name] = _rounded(run.one(specs[name]["dtype"]), specs[name]["dtype"])
+    return found
+
+
+def _rounded(array: np.ndarray | None, dtype: str) -> np.ndarray | None:
+    """Features as they read when a store has kept them in this dtype."""
+    return array if array is None or dtype == "fp32" else torch.from_numpy(array).to(DTYPES[dtype]).float().numpy()

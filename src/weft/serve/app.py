@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
 from weft.errors import UserError
@@ -58,6 +60,28 @@ class Query(BaseModel):
     query: dict[str, Any] = Field(examples=[{"caption": "a red circle"}])
     find: str | None = None
     top: int = Field(12, ge=1, le=TOP)
+
+
+class Fast(Request):
+    """A request whose JSON is read in half the time; what that reader refuses, the other reads, or says why not."""
+
+    async def json(self) -> Any:
+        try:
+            return from_json(await self.body())
+        except ValueError:
+            return await super().json()
+
+
+class Route(APIRoute):
+    """A route of such requests."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def answered(request: Request) -> Response:
+            return await handler(Fast(request.scope, request.receive))
+
+        return answered
 
 
 class Door:
@@ -142,6 +166,7 @@ def create_app(engine: Engine, *, most: int = 64) -> FastAPI:
     images = [name for name, kind in engine.reader.kinds.items() if kind == "image"]
     app = FastAPI(title="weft", description=f"A {type(engine.model).__name__}.", lifespan=life)
 
+    app.router.route_class = Route
     app.add_middleware(Door, counts=counts, spent=spent)
 
     @app.exception_handler(UserError)

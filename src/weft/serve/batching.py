@@ -2,8 +2,8 @@
 
 Nothing waits for company: while a batch is worked on the next one gathers, so batches are as large as the server is
 busy, and a lone request is answered at once. Work goes to a thread, so that the server answers for its health and
-keeps its time limit while a model thinks; a lone request after a batch that took next to nothing does not, since two
-changes of thread would take as long.
+keeps its time limit while a model thinks; a lone row after a batch that took next to nothing is worked on where it is,
+since queue and thread would take as long.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -36,9 +37,10 @@ class Batcher:
         self.work, self.most, self.limit = work, most, limit
         self.batches = self.rows = 0
         self._last = math.inf  # CPU seconds of the last batch
+        self._here = 0  # requests that have no answer yet
         self._thread = ThreadPoolExecutor(1)
-        self._queue: asyncio.Queue[tuple[list[Any], asyncio.Future[Any]] | None] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
+        self._waiting: deque[tuple[list[Any], asyncio.Future[Any]]] = deque()
+        self._task: asyncio.Task[None] | None = None  # answers as long as anybody waits
 
     async def ask(self, rows: list[Any]) -> list[Any]:
         """Answers of rows, in their order; what ``work`` raised for them is raised here.
@@ -46,11 +48,23 @@ class Batcher:
         Raises:
             TimeoutError: it took longer than the limit, waiting included.
         """
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
+        self._here += 1
+        try:
+            await asyncio.sleep(0)  # whoever came at the same time is here now
+            if self._here == 1 and len(rows) == 1 and self._last < QUICK:
+                self.batches, self.rows = self.batches + 1, self.rows + 1
+                return self._timed(rows)
+            return await self._queued(rows)
+        finally:
+            self._here -= 1
+
+    async def _queued(self, rows: list[Any]) -> list[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        await self._queue.put((rows, answer))
-        return list(await asyncio.wait_for(answer, self.limit))
+        self._waiting.append((rows, answer))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        async with asyncio.timeout(self.limit):
+            return list(await answer)
 
     async def alone(self, work: Callable[[], Any]) -> Any:
         """Something else, by the same thread; raises as :meth:`ask`."""
@@ -65,19 +79,15 @@ class Batcher:
     async def stop(self) -> None:
         """After what is waiting has been answered."""
         if self._task is not None:
-            await self._queue.put(None)
             await self._task
         self._thread.shutdown()
 
     async def _run(self) -> None:
-        while (first := await self._queue.get()) is not None:
-            batch, count = [first], len(first[0])
-            while count < self.most and not self._queue.empty():
-                if (more := self._queue.get_nowait()) is None:
-                    self._queue.put_nowait(None)  # the end comes after this batch
-                    break
-                batch.append(more)
-                count += len(more[0])
+        while self._waiting:
+            batch, count = [], 0
+            while self._waiting and count < self.most:
+                batch.append(self._waiting.popleft())
+                count += len(batch[-1][0])
             await self._answer([(rows, future) for rows, future in batch if not future.done()])
 
     async def _answer(self, batch: list[tuple[list[Any], asyncio.Future[Any]]]) -> None:
@@ -86,9 +96,8 @@ class Batcher:
             return
         rows = [row for part, _ in batch for row in part]
         self.batches, self.rows = self.batches + 1, self.rows + len(rows)
-        quick = len(rows) == 1 and self._last < QUICK
         try:
-            answers = self._timed(rows) if quick else await self.alone(lambda: self._timed(rows))
+            answers = await self.alone(lambda: self._timed(rows))
         except Exception as error:
             if len(batch) > 1 and isinstance(error, UserError):
                 for one in batch:

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from weft.errors import UserError, did_you_mean
 from weft.files import plain
+from weft.models import FusedModel
 from weft.models.explain import row_shapley
 from weft.models.predictor import Predictor
 from weft.models.pretrained import load_model
-from weft.models.raw import encode_rows, make_encoder
+from weft.models.raw import encode_row, encode_rows, make_encoder
 from weft.models.searching import gallery
 from weft.places import here
 from weft.retrieval.search import ExactIndex, model_fingerprint
 from weft.serve.rows import Reader
 from weft.store import MemoryFeatures
+from weft.tokens import pad
 
 
 class Engine:
@@ -37,7 +40,8 @@ class Engine:
     def __init__(self, folder: Path | str, index: Path | None = None, source: Any = None) -> None:
         self.model = load_model(folder)
         self.reader, self.source = Reader(self.model), source
-        self.encoders = {name: make_encoder(name, self.model.encoders[name]) for name in self.model.names}
+        self.specs: dict[str, Any] = self.model.encoders
+        self.encoders = {name: make_encoder(name, self.specs[name]) for name in self.model.names}
         self.predicts, self.embeds = isinstance(self.model, Predictor), hasattr(self.model, "embed")
         self.galleries: dict[str, ExactIndex] = {}
         if (index is not None or source is not None) and not self.embeds:
@@ -75,12 +79,22 @@ class Engine:
         return {"model": type(self.model).__name__, "modalities": fields, "classes": classes, "can": can}
 
     def features(self, rows: Sequence[Any]) -> MemoryFeatures:
-        specs = self.model.encoders
-        return encode_rows(specs, self.reader.dataset(rows), progress=False, encoders=self.encoders)
+        return encode_rows(self.specs, self.reader.dataset(rows), progress=False, encoders=self.encoders)
 
     def predict(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
         """``prediction`` of each row, ``probability`` by class where there is one."""
-        return self._answers(self.features(rows))
+        return self._answers(self._outputs(rows))
+
+    def _outputs(self, rows: Sequence[Any]) -> np.ndarray:
+        """Outputs ``(n, K)``; those of a lone row without a table of features around it."""
+        if len(rows) > 1 or not isinstance(self.model, FusedModel):
+            return self.model.outputs(self.features(rows))
+        row = encode_row(self.specs, rows[0], self.encoders)
+        widths = self.model.dims
+        there = {n: torch.zeros(0, widths[n]) if a is None else torch.from_numpy(a) for n, a in row.items()}
+        batch = {name: pad([tokens]) for name, tokens in there.items()}
+        with torch.inference_mode():
+            return self.model.outputs_of([batch])
 
     def explain(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
         """The same with ``shapley``, what each modality did."""
@@ -89,13 +103,13 @@ class Engine:
         names = self.model.names
         return [
             {**answer, "shapley": dict(zip(names, share.tolist(), strict=True))}
-            for answer, share in zip(self._answers(features), shares, strict=True)
+            for answer, share in zip(self._answers(self.model.outputs(features)), shares, strict=True)
         ]
 
-    def _answers(self, features: MemoryFeatures) -> list[dict[str, Any]]:
-        decided = self.model.task.decide(self.model.outputs(features))
+    def _answers(self, outputs: np.ndarray) -> list[dict[str, Any]]:
+        decided = self.model.task.decide(outputs)
         labels, found = self.model.task.labels, []
-        for row in range(len(features)):
+        for row in range(len(outputs)):
             answer: dict[str, Any] = {"prediction": plain(decided["prediction"][row])}
             if "probability" in decided:
                 p = np.atleast_1d(decided["probability"][row])

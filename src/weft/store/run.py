@@ -79,6 +79,15 @@ class Run:
                 bar.advance(task, size)
         return out
 
+    def one(self, dtype: str) -> np.ndarray | None:
+        """The only value, as :meth:`encode` gives it, without its threads."""
+        try:
+            (array,) = self.encoder.encode([read_one(0, self.unique.values[0], self.encoder.prepare)])
+        except BadValue as error:
+            self._refuse(0, error)
+            return None
+        return self.check(array, 0, dtype)
+
     def _ready(self, places: Sequence[int]) -> Generator[Any]:
         """The values, read and decoded in threads a batch ahead of the encoder; None for a failure."""
         values = [self.unique.values[place] for place in places]
@@ -144,8 +153,7 @@ class Run:
                 raise error
             self._refuse(place, error)
             return None
-        most = float(np.abs(array).max())
-        if dtype == "fp16" and most > float(np.finfo(np.float16).max):
+        if dtype == "fp16" and (most := float(np.abs(array).max())) > float(np.finfo(np.float16).max):
             raise UserError(
                 f"features of {self.name!r} do not fit dtype 'fp16'",
                 f"{most:.4g} in {self.rows_of(place)}; the largest fp16 is 65504",
