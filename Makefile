@@ -1,6 +1,7 @@
 # Two commands do everything, each with its own set-up: `make demo` and `make test`; `make dist-check` builds the
 # wheel from the sdist and tries it in an environment that holds nothing else; `make browser` clicks through the page of
-# `weft serve` and needs a Chromium; `make ray` compares and encodes on Ray, in an environment of its own.
+# `weft serve` and needs a Chromium; `make ray` compares and encodes on Ray, in an environment of its own; `make hosts`
+# (as root) trains between two network namespaces.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -9,7 +10,7 @@ UV     := UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv
 DIST   := runs/dist
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check dist-check browser ray docs clean
+.PHONY: demo test check dist-check browser ray hosts docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/weft compare shapes --data rows=600 --fusions concat,additive,gated,lmf --seeds 3 --set trials=2 \
@@ -39,6 +40,9 @@ ray: $(VENV)/.uv
 	$(UV) venv --quiet --clear --python $(PYTHON) runs/ray
 	$(UV) pip install --quiet --python runs/ray/bin/python -c constraints.txt -e ".[ray]" pytest
 	OMP_NUM_THREADS=1 runs/ray/bin/python -m pytest tests/ray/many_processes.py
+
+hosts: $(VENV)/.core
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/two_hosts.py
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

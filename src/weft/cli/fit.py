@@ -27,6 +27,7 @@ def fit(
     rule: Annotated[
         str, typer.Option(help="Combination rule of late and hybrid fusion: mean, weighted (learned), product, ...")
     ] = "mean",
+    dropout: Annotated[float, typer.Option(min=0, max=1, help="Before every layer of a head (fusions only).")] = 0.1,
     train_towers: Annotated[
         bool, typer.Option("--train-towers", help="Fine-tune the encoders (hf:...) with the aligner, from raw data.")
     ] = False,
@@ -91,6 +92,7 @@ def fit(
         options=settings(option, "option"),
         decision=decision,
         rule=rule,
+        dropout=dropout,
         metric=metric or None,
         class_weights=class_weights or None,
         objective=objective or None,

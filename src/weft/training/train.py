@@ -37,6 +37,7 @@ def train_model(
     options: Mapping[str, Any] | None = None,
     decision: Decision = "joint",
     rule: str = "mean",
+    dropout: float = 0.1,
     target: str | None = None,
     metric: str | None = None,
     class_weights: str | None = None,
@@ -55,6 +56,7 @@ def train_model(
         options: of the operator.
         decision: ``"joint"``, ``"late"`` or ``"hybrid"`` (fusions only).
         rule: how the decisions are combined (late and hybrid).
+        dropout: before every layer of a head (fusions only); operators have their own among their options.
         target: target column; the first if not given.
         metric, class_weights: of the task; see :meth:`weft.tasks.Task.fit`.
         objective, objective_options: of the aligner; by default the one that suits it.
@@ -83,7 +85,14 @@ def train_model(
         asked = {"metric": metric, "class_weights": class_weights}
         task = create_task(features.task, values[split.train], labels=features.labels.get(column), **asked)
         model = FusedModel.build(
-            task=task, fusion=name, fusion_options=options, decision=decision, rule=rule, target=column, **common
+            task=task,
+            fusion=name,
+            fusion_options=options,
+            decision=decision,
+            rule=rule,
+            dropout=dropout,
+            target=column,
+            **common,
         )
         model.seen = Seen.of(features, split)
         fit(model, features, split, settings, folder, progress)
