@@ -126,7 +126,8 @@ def main() -> None:
             sent = on_both(weft("fit", store, *words, *SOME, "--out", two))
             assert (processes(one), processes(two)) == (1, 2)
             differences = compared(one, two)
-            found[name] = {**differences, "bytes over the cable": sent - before}
+            rounded = {key: float(f"{value:.2g}") for key, value in differences.items()}
+            found[name] = {**rounded, "bytes over the cable": sent - before}
             before = sent
             print(f"{name}: {', '.join(f'{key} {value:.3g}' for key, value in found[name].items())}", flush=True)
     write_result("two_hosts", found)
