@@ -171,7 +171,7 @@ def present(tokens: Tokens) -> Tensor:
 def mean_pool(tokens: Tokens) -> Tensor:
     """Mean over the real tokens, ``(B, D)``; zeros where the modality is absent."""
     if full(tokens.mask):
-        return tokens.values.mean(dim=1)
+        return tokens.values[:, 0] if tokens.values.shape[1] == 1 else tokens.values.mean(dim=1)
     mask = tokens.mask.unsqueeze(-1)
     values = torch.where(mask, tokens.values, 0.0)
     return values.sum(dim=1) / mask.sum(dim=1).clamp(min=1).to(values.dtype)

@@ -28,7 +28,7 @@ from weft.data import Split
 from weft.errors import UserError
 from weft.files import plain
 from weft.models import FusedModel
-from weft.models.boosted import ROUNDS, BoostedModel, boost
+from weft.models.boosted import ROUNDS, BoostedModel, Boosting, boosting
 from weft.models.ensemble import answers
 from weft.models.explain import Rearranged
 from weft.models.fused import Decision
@@ -316,8 +316,9 @@ def _linear(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
     for settings in to_try(setup, job):
         strengths = [settings["strength"]] if "strength" in settings else STRENGTHS
         inputs = PooledInputs.fit(features, rows, settings["scaling"], settings["components"])
-        x, best, worse = inputs.matrix(features, rows), math.inf, 0
-        for strength, weight, bias in linear_path(task, x, setup.target[rows], strengths):
+        best, worse = math.inf, 0
+        # the matrix belongs to the path alone: the next one is not made beside it
+        for strength, weight, bias in linear_path(task, inputs.matrix(features, rows), setup.target[rows], strengths):
             model = LinearModel(task, inputs, **setup.about()).set(weight, bias)
             yield Found(model, {**settings, "strength": strength}, {})
             if len(dev):
@@ -330,24 +331,26 @@ def _linear(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
 def _boosted(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
     task, split, features = setup.tasks[job.fold], setup.splits[job.fold], setup.features_of(job.method, job.fold)
     rows, dev = _answerable(features, split.train), _answerable(features, split.dev)
-    made: dict[int | None, tuple[PooledInputs, np.ndarray]] = {}
+    made: dict[int | None, tuple[PooledInputs, Boosting]] = {}
     for settings in to_try(setup, job):
         k = settings["components"]
         if k not in made:
             inputs = PooledInputs.fit(features, rows, "none" if k is None else "columns", k, nan=True)
-            made[k] = (inputs, inputs.matrix(features, rows))
-        inputs, x = made[k]
-        trees, rounds = boost(
-            task,
-            (x, setup.target[rows]),
-            (inputs.matrix(features, dev), setup.target[dev]) if len(dev) else None,
-            library=job.method.options["library"],
+            bound = boosting(
+                task,
+                (inputs.matrix(features, rows), setup.target[rows]),
+                (inputs.matrix(features, dev), setup.target[dev]) if len(dev) else None,
+                library=job.method.options["library"],
+                seed=job.seed,
+                threads=setup.config.threads,
+            )
+            made[k] = inputs, bound
+        inputs, bound = made[k]
+        trees, rounds = bound.grow(
             leaves=settings["leaves"],
             rate=settings["rate"],
             columns=settings["columns"],
             rounds=settings.get("rounds", ROUNDS),
-            seed=job.seed,
-            threads=setup.config.threads,
             deadline=deadline,
         )
         cut = deadline is not None and time.monotonic() > deadline

@@ -58,7 +58,7 @@ def signal_everywhere(features: Features, task: Task, target: np.ndarray, draws:
     for name in features.dims:
         rows = np.flatnonzero(features.subset([name]).presence[:, 0])
         group = None if features.group is None else features.group[rows]
-        outputs = out_of_fold(task, features.pooled(rows)[name], target[rows], group)
+        outputs = out_of_fold(task, features.subset([name]).pooled(rows)[name], target[rows], group)
         if outputs is not None:
             fold = even_folds(task.response(target[rows]), group)
             for places in ([fold == k for k in range(FOLDS)], [fold >= 0]):
@@ -132,12 +132,12 @@ def out_of_fold(
     values = np.zeros((len(target), hot.reshape(len(target), -1).shape[1]))
     for fold in range(FOLDS):
         seen = place != fold
-        features = (x(seen) if callable(x) else x).astype(np.float64)
-        steps = [StandardScaler(), RidgeCV(np.logspace(0, 6, 7))]
+        features = x(seen) if callable(x) else x
+        steps = [StandardScaler(copy=False), RidgeCV(np.logspace(0, 6, 7))]
         if features.shape[1] > most:
             steps.insert(1, PCA(most, random_state=0))
-        model = make_pipeline(*steps).fit(features[seen], hot[seen])
-        values[~seen] = model.predict(features[~seen]).reshape(int((~seen).sum()), -1)
+        model = make_pipeline(*steps).fit(features[seen].astype(np.float64), hot[seen])
+        values[~seen] = model.predict(features[~seen].astype(np.float64)).reshape(int((~seen).sum()), -1)
     if task.estimator != "regressor":
         values = np.clip(values, 1e-3, 1 - 1e-3)
     return task.from_estimator(values / values.sum(axis=1, keepdims=True) if task.estimator == "classifier" else values)

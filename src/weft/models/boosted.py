@@ -190,10 +190,39 @@ def require_lightgbm() -> Any:
     return lightgbm
 
 
+class Boosting(Protocol):
+    """Rows to grow trees from, binned once for any number of settings."""
+
+    def grow(
+        self, *, leaves: int, rate: float, columns: float, rounds: int, deadline: float | None
+    ) -> tuple[Trees, int]:
+        """Fit trees, and how many rounds they have; see :func:`boost`."""
+
+
+Rows = tuple[np.ndarray, np.ndarray]
+Weights = np.ndarray | None
+
+
+def boosting(
+    task: Task,
+    train: Rows,
+    dev: Rows | None,
+    *,
+    library: str = "lightgbm",
+    seed: int = 0,
+    threads: int = 1,
+) -> Boosting:
+    """What trees are grown from; arguments as for :func:`boost`. LightGBM keeps a byte per value, not the features."""
+    if library not in LIBRARIES:
+        raise UserError("trees are grown by lightgbm or scikit-learn", repr(library), f"choose one of {LIBRARIES}")
+    kind = _LightGBM if library == "lightgbm" else _Scikit
+    return kind(task, train, dev, seed, threads)
+
+
 def boost(
     task: Task,
-    train: tuple[np.ndarray, np.ndarray],
-    dev: tuple[np.ndarray, np.ndarray] | None,
+    train: Rows,
+    dev: Rows | None,
     *,
     library: str = "lightgbm",
     leaves: int = 31,
@@ -217,55 +246,55 @@ def boost(
         threads: of the library.
         deadline: of ``time.monotonic()``: no round starts after it.
     """
-    if library not in LIBRARIES:
-        raise UserError("trees are grown by lightgbm or scikit-learn", repr(library), f"choose one of {LIBRARIES}")
-    x, y, weights = train[0], task.response(train[1]), task.row_weights(train[1])
-    settings = {"leaves": leaves, "rate": rate, "columns": columns, "rounds": rounds, "seed": seed, "threads": threads}
-    grow = _lightgbm if library == "lightgbm" else _scikit
-    return grow(task, x, y, weights, dev, deadline, settings)
+    bound = boosting(task, train, dev, library=library, seed=seed, threads=threads)
+    return bound.grow(leaves=leaves, rate=rate, columns=columns, rounds=rounds, deadline=deadline)
 
 
-Held = tuple[np.ndarray, np.ndarray] | None
-Weights = np.ndarray | None
+class _LightGBM:
+    def __init__(self, task: Task, train: Rows, dev: Rows | None, seed: int, threads: int) -> None:
+        self.lightgbm = require_lightgbm()
+        several = task.estimator == "classifier" and classes_of(task) > 2
+        objective = "regression" if task.estimator == "regressor" else "multiclass" if several else "binary"
+        self.settings = {
+            "verbosity": -1,
+            "bagging_fraction": ROW_SHARE,
+            "bagging_freq": 1,
+            "min_data_in_leaf": int(np.clip(len(train[0]) // 30, 2, 20)),
+            "num_threads": threads,
+            "seed": seed,
+            "deterministic": True,
+            "force_col_wise": True,
+            "feature_pre_filter": False,
+            "objective": objective,
+            **({"num_class": classes_of(task)} if several else {}),
+        }
+        self.y = _columns(task.response(train[1]))
+        self.held = None if dev is None else _columns(task.response(dev[1]))
+        self.weights = _weights(task.row_weights(train[1]), len(self.y))
+        self.train = self.lightgbm.Dataset(train[0], self.y[0], params=self.settings).construct()
+        self.dev = None
+        if dev is not None and self.held is not None:
+            self.dev = self.lightgbm.Dataset(
+                dev[0], self.held[0], reference=self.train, params=self.settings
+            ).construct()
 
-
-def _lightgbm(
-    task: Task, x: np.ndarray, y: np.ndarray, weights: Weights, dev: Held, deadline: float | None, s: dict[str, Any]
-) -> tuple[Trees, int]:
-    lightgbm = require_lightgbm()
-    common = {
-        "verbosity": -1,
-        "num_leaves": s["leaves"],
-        "learning_rate": s["rate"],
-        "feature_fraction": s["columns"],
-        "bagging_fraction": ROW_SHARE,
-        "bagging_freq": 1,
-        "min_data_in_leaf": int(np.clip(len(x) // 30, 2, 20)),
-        "num_threads": s["threads"],
-        "seed": s["seed"],
-        "deterministic": True,
-        "force_col_wise": True,
-        "feature_pre_filter": False,
-    }
-    several = task.estimator == "classifier" and classes_of(task) > 2
-    common["objective"] = "regression" if task.estimator == "regressor" else "multiclass" if several else "binary"
-    if several:
-        common["num_class"] = classes_of(task)
-    columns = _columns(y)
-    held = [None] * len(columns) if dev is None else _columns(task.response(dev[1]))
-    texts, most = [], 0
-    for column, other, weight in zip(columns, held, _weights(weights, len(columns)), strict=True):
-        data = lightgbm.Dataset(x, column, weight=weight, params={"verbosity": -1})
-        callbacks: list[Any] = [_until(lightgbm, deadline)]
-        valid = None
-        if dev is not None and other is not None:
-            valid = [lightgbm.Dataset(dev[0], other, reference=data)]
-            callbacks.append(lightgbm.early_stopping(PATIENCE, verbose=False))
-        booster = lightgbm.train(common, data, s["rounds"], valid_sets=valid, callbacks=callbacks)
-        best = booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
-        texts.append(booster.model_to_string(num_iteration=best))
-        most = max(most, best)
-    return LightGBMTrees(texts), most
+    def grow(
+        self, *, leaves: int, rate: float, columns: float, rounds: int, deadline: float | None
+    ) -> tuple[Trees, int]:
+        settings = {**self.settings, "num_leaves": leaves, "learning_rate": rate, "feature_fraction": columns}
+        texts, most = [], 0
+        for place, (column, weight) in enumerate(zip(self.y, self.weights, strict=True)):
+            self.train.set_label(column).set_field("weight", weight)  # None: as if there were none
+            callbacks: list[Any] = [_until(self.lightgbm, deadline)]
+            if self.dev is not None and self.held is not None:
+                self.dev.set_label(self.held[place])
+                callbacks.append(self.lightgbm.early_stopping(PATIENCE, verbose=False))
+            valid = None if self.dev is None else [self.dev]
+            booster = self.lightgbm.train(settings, self.train, rounds, valid_sets=valid, callbacks=callbacks)
+            best = booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
+            texts.append(booster.model_to_string(num_iteration=best))
+            most = max(most, best)
+        return LightGBMTrees(texts), most
 
 
 def _until(lightgbm: Any, deadline: float | None) -> Any:
@@ -276,42 +305,49 @@ def _until(lightgbm: Any, deadline: float | None) -> Any:
     return stop
 
 
-def _scikit(
-    task: Task, x: np.ndarray, y: np.ndarray, weights: Weights, dev: Held, deadline: float | None, s: dict[str, Any]
-) -> tuple[Trees, int]:
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-    from threadpoolctl import threadpool_limits
+class _Scikit:
+    def __init__(self, task: Task, train: Rows, dev: Rows | None, seed: int, threads: int) -> None:
+        self.task, self.x, self.dev, self.seed, self.threads = task, train[0], dev, seed, threads
+        self.y = _columns(task.response(train[1]))
+        self.weights = _weights(task.row_weights(train[1]), len(self.y))
 
-    kind = HistGradientBoostingRegressor if task.estimator == "regressor" else HistGradientBoostingClassifier
-    parts, columns = [], _columns(y)
-    for column, weight in zip(columns, _weights(weights, len(columns)), strict=True):
-        model = kind(
-            max_leaf_nodes=s["leaves"],
-            learning_rate=s["rate"],
-            max_features=s["columns"],
-            min_samples_leaf=int(np.clip(len(x) // 30, 2, 20)),
-            early_stopping=False,
-            random_state=s["seed"],
-            warm_start=True,
-            max_iter=1,
-        )
-        with threadpool_limits(limits=s["threads"]):
-            for rounds in range(10, s["rounds"] + 1, 10):
-                model.set_params(max_iter=rounds).fit(x, column, sample_weight=weight)
-                if deadline is not None and time.monotonic() > deadline:
-                    break
-        parts.append(_arrays(model))
-    trees = parts[0] if len(parts) == 1 else _side_by_side(parts)
-    count = len(trees.arrays["start"]) // len(np.unique(trees.arrays["output"]))
-    if dev is None:
-        return trees, count
-    encoded = task.encode(dev[1])
-    losses = []
-    for margins in trees.staged(dev[0]):
-        outputs = from_margins(task, _both(task, margins)).float()
-        losses.append(float(task.loss(outputs, encoded).mean()))
-    best = int(np.argmin(losses)) + 1
-    return trees.first(best), best
+    def grow(
+        self, *, leaves: int, rate: float, columns: float, rounds: int, deadline: float | None
+    ) -> tuple[Trees, int]:
+        from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+        from threadpoolctl import threadpool_limits
+
+        task = self.task
+        kind = HistGradientBoostingRegressor if task.estimator == "regressor" else HistGradientBoostingClassifier
+        parts = []
+        for column, weight in zip(self.y, self.weights, strict=True):
+            model = kind(
+                max_leaf_nodes=leaves,
+                learning_rate=rate,
+                max_features=columns,
+                min_samples_leaf=int(np.clip(len(self.x) // 30, 2, 20)),
+                early_stopping=False,
+                random_state=self.seed,
+                warm_start=True,
+                max_iter=1,
+            )
+            with threadpool_limits(limits=self.threads):
+                for most in range(10, rounds + 1, 10):
+                    model.set_params(max_iter=most).fit(self.x, column, sample_weight=weight)
+                    if deadline is not None and time.monotonic() > deadline:
+                        break
+            parts.append(_arrays(model))
+        trees = parts[0] if len(parts) == 1 else _side_by_side(parts)
+        count = len(trees.arrays["start"]) // len(np.unique(trees.arrays["output"]))
+        if self.dev is None:
+            return trees, count
+        encoded = task.encode(self.dev[1])
+        losses = []
+        for margins in trees.staged(self.dev[0]):
+            outputs = from_margins(task, _both(task, margins)).float()
+            losses.append(float(task.loss(outputs, encoded).mean()))
+        best = int(np.argmin(losses)) + 1
+        return trees.first(best), best
 
 
 def _arrays(model: Any) -> ArrayTrees:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weft.tokens import Tokens, as_tokens, mean_pool, present
+from weft.tokens import Tokens, as_tokens, full, mean_pool, present
 
 if TYPE_CHECKING:
     from weft.store import Features
@@ -109,10 +109,11 @@ class PooledInputs(nn.Module):
         columns, flags = [], []
         for index, name in enumerate(self.dims):
             there = present(inputs[name]).unsqueeze(1)
-            z = (mean_pool(inputs[name]).float() - self.get_buffer(f"mean_{index}")) / self.get_buffer(f"scale_{index}")
+            z = mean_pool(inputs[name]).float() - self.get_buffer(f"mean_{index}")
+            z /= self.get_buffer(f"scale_{index}")
             if name in self.kept:
                 z = z @ self.get_buffer(f"axes_{index}")
-            columns.append(torch.where(there, z, torch.nan if self.nan else 0.0))
+            columns.append(z if full(inputs[name].mask) else torch.where(there, z, torch.nan if self.nan else 0.0))
             if name in self.flagged:
                 flags.append((~there).float())
         if flags:
@@ -127,7 +128,8 @@ class PooledInputs(nn.Module):
             inputs = {}
             for name, values in features.pooled(rows[start : start + ROWS]).items():
                 there = ~np.isnan(values[:, :1])
-                inputs[name] = as_tokens(torch.from_numpy(np.where(there, values, 0)), torch.from_numpy(there[:, 0]))
+                known = values if there.all() else np.where(there, values, 0)
+                inputs[name] = as_tokens(torch.from_numpy(known), torch.from_numpy(there[:, 0]))
             yield self(inputs)
 
     def matrix(self, features: Features, rows: np.ndarray) -> np.ndarray:

@@ -1,0 +1,60 @@
+"""What a comparison of many rows holds at once, in counted bytes."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.compare.cases import quick
+from weft.compare.jobs import Setup, candidates
+from weft.compare.ledger import Job
+from weft.compare.methods import Method
+from weft.compare.prepare import prepare
+from weft.models import pooled
+from weft.store import MemoryFeatures
+
+ROWS, WIDTH = 4000, 80
+MATRIX = 8 * ROWS * 0.7 * 2 * WIDTH
+"""Bytes of all columns of the training rows."""
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, ROWS, WIDTH)).astype(np.float32)
+    ids = [f"row{i}" for i in range(ROWS)]
+    features = MemoryFeatures(ids, {"a": a, "b": b}, {"y": (a[:, 0] > b[:, 0]).astype(np.int64)})
+    return prepare(features, quick(trials=2), Path(tmp_path_factory.mktemp("memory")))
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(pooled, "ROWS", 128)
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+def test_a_linear_model_holds_one_matrix_at_a_time(setup: Setup, traced: None) -> None:
+    """Each of its inputs, scaled in its own way, is a matrix of its own: the last is gone before the next is made."""
+    job = Job(Method("linear", "linear", ("a", "b")), 0, 0)
+    next(candidates(setup, job))  # what is imported and compiled
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    assert len({found.settings["scaling"] for found in candidates(setup, job)}) == 2
+    peak = tracemalloc.get_traced_memory()[1] - before
+    assert MATRIX < peak < 1.6 * MATRIX
+
+
+def test_boosting_keeps_no_matrix(setup: Setup, traced: None) -> None:
+    """LightGBM has binned the rows once: what it needs is its own, a byte per value."""
+    method = Method("boosting", "boosting", ("a", "b"), options={"library": "lightgbm"})
+    next(candidates(setup, Job(method, 0, 0)))
+    before = tracemalloc.get_traced_memory()[0]
+    held = [tracemalloc.get_traced_memory()[0] - before for _ in candidates(setup, Job(method, 0, 0))]
+    assert len(held) == 2
+    assert max(held) < 0.3 * MATRIX
