@@ -39,7 +39,7 @@ def files_are_there(checkout: Path) -> None:
     names = [name.removeprefix("src/weft/") for name in listed.stdout.split()]
     gone = [n for n in names if (installed / n).read_bytes() != (checkout / "src" / "weft" / n).read_bytes()]
     assert not gone, gone
-    assert {"py.typed", "serve/page.html", "recipes/fusion/all-operators.yaml"} <= set(names)
+    assert {"py.typed", "serve/page.html", "serve/docs.html", "recipes/fusion/all-operators.yaml"} <= set(names)
     project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
     about = metadata("weft")
     assert about["Version"] == project["version"]

@@ -27,6 +27,8 @@ from weft.models.outputs import png_bytes
 
 ROWS = "rows=300"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
+"""No name leads anywhere: what a page would fetch from the internet is missing."""
 DROP = """([base64, target]) => {
   const bytes = Uint8Array.from(atob(base64), c => c.charCodeAt(0)), transfer = new DataTransfer()
   transfer.items.add(new File([bytes], "dropped.png", { type: "image/png" }))
@@ -112,6 +114,26 @@ def predict(page: Page, url: str, picture: bytes, out: Path) -> None:
     expect(page.get_by_role("link", name="The interface of this server")).to_have_attribute("href", "docs")
 
 
+def interface(page: Page, url: str, out: Path) -> None:
+    """The interface without the internet: everything comes from this server, and a request can be sent by hand."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.set_viewport_size({"width": 1200, "height": 900})
+    page.goto(url)
+    page.get_by_role("link", name="The interface of this server").click()
+    expect(page.locator("details")).to_have_count(8)
+    predict = page.locator("details").first
+    predict.locator("summary").click()
+    expect(predict.locator("table").first).to_contain_text("explain")
+    predict.get_by_role("textbox").fill('{"rows": {"caption": "a large red circle"}}')
+    expect(predict.locator("pre").first).to_contain_text("curl")
+    predict.get_by_role("button", name="Send").click()
+    expect(predict.locator("pre").last).to_contain_text("probability")
+    page.screenshot(path=out / "6-the-interface.png", full_page=True)
+    elsewhere = [one for one in asked if not one.startswith((url, "data:"))]
+    assert not elsewhere, elsewhere
+
+
 def main(out: Path) -> None:
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
@@ -126,7 +148,7 @@ def main(out: Path) -> None:
         weft("fit", *common, "--fusion", "gated", "--out", place / "model")
         pair = ("--modality", "image", "--modality", "caption")
         weft("fit", *common, "--fusion", "two-tower", *pair, "--out", place / "pairs")
-        chrome = play.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        chrome = play.chromium.launch(executable_path=browser, args=["--no-sandbox", OFFLINE])
         page = chrome.new_page(viewport={"width": 1200, "height": 900})
         said: list[str] = []
         page.on("pageerror", lambda error: said.append(str(error)))
@@ -135,6 +157,7 @@ def main(out: Path) -> None:
         assert not said, said
         with served(place / "model") as url:
             predict(page, url, picture, out)
+            interface(page, url, out)
         assert len(said) <= 1, said  # the page throws what the server refused, once
         chrome.close()
     sys.stdout.write(f"1 passed, 0 failed; look at {out}/*.png\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -323,17 +324,20 @@ def test_a_lone_request_leaves_the_server_deaf_only_where_the_last_was_quick(mon
 
 
 def test_health_figures_and_the_page(engine: Engine) -> None:
-    health, _, figures, page, schema = talk(
+    health, _, figures, page, interface, schema = talk(
         engine,
         ("GET", "/health", {}),
         ("POST", "/predict", {"json": {"rows": {"caption": "a red circle"}}}),
         ("GET", "/metrics", {}),
         ("GET", "/", {}),
+        ("GET", "/docs", {}),
         ("GET", "/openapi.json", {}),
     )
     assert health.json() == {"status": "ok"}
     assert 'weft_requests_total{path="/predict",status="200"} 1' in figures.text
     assert "<title>weft</title>" in page.text
+    assert 'fetch("openapi.json")' in interface.text
+    assert not re.search("https?:|//cdn", page.text + interface.text)  # neither page needs the internet
     assert {"/predict", "/predict/files", "/embed", "/search", "/health", "/metrics"} <= set(schema.json()["paths"])
 
 

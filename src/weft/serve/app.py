@@ -164,8 +164,8 @@ def create_app(engine: Engine, *, most: int = 64) -> FastAPI:
             await batcher.stop()
 
     images = [name for name, kind in engine.reader.kinds.items() if kind == "image"]
-    app = FastAPI(title="weft", description=f"A {type(engine.model).__name__}.", lifespan=life)
-
+    about = f"A {type(engine.model).__name__}."
+    app = FastAPI(title="weft", description=about, lifespan=life, docs_url=None, redoc_url=None)
     app.router.route_class = Route
     app.add_middleware(Door, counts=counts, spent=spent)
 
@@ -296,10 +296,17 @@ def create_app(engine: Engine, *, most: int = 64) -> FastAPI:
         lines += ["# TYPE weft_rows_total counter", f"weft_rows_total {sum(b.rows for b in batchers)}"]
         return "\n".join(lines) + "\n"
 
-    page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    page, interface = (
+        (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("page.html", "docs.html")
+    )
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def home() -> str:
         return page
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    async def docs() -> str:
+        """FastAPI's own page fetches its scripts from the internet; this one needs none."""
+        return interface
 
     return app
