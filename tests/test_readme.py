@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -34,13 +36,16 @@ def steps(page: Path) -> list[tuple[str, str]]:
     return found
 
 
-def serve(text: str, folder: Path, environment: dict[str, str]) -> None:
-    """A server, on a free port, until it says that it is well."""
+@contextmanager
+def serve(text: str, folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    """A server that says that it is well; where it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen(
-        ["bash", "-c", f"exec {text.partition('#')[0]} --port {port}"], cwd=folder, env=environment
+        ["bash", "-c", f"exec {text.partition(' --port ')[0].partition('#')[0]} --port {port}"],
+        cwd=folder,
+        env=environment,
     )
     try:
         while True:
@@ -51,6 +56,7 @@ def serve(text: str, folder: Path, environment: dict[str, str]) -> None:
             except httpx.TransportError:
                 time.sleep(0.1)
         assert answer.json() == {"status": "ok"}
+        yield f"127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait(20)
@@ -61,13 +67,16 @@ def run(page: Path, folder: Path, **variables: str) -> None:
     (folder / "examples").symlink_to(ROOT / "examples")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **variables}
-    for kind, text in steps(page):
-        if text.startswith("weft serve "):
-            serve(text, folder, environment)
-            continue
-        command = ["bash", "-c", text] if kind == "shell" else [sys.executable, "-c", text]
-        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, f"{page.name}: {text}\n{result.stdout}\n{result.stderr}"
+    place = "127.0.0.1:8000"
+    with ExitStack() as servers:
+        for kind, text in steps(page):
+            if text.startswith("weft serve "):
+                place = servers.enter_context(serve(text, folder, environment))
+                continue
+            text = text.replace("127.0.0.1:8000", place)
+            command = ["bash", "-c", text] if kind == "shell" else [sys.executable, "-c", text]
+            result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+            assert result.returncode == 0, f"{page.name}: {text}\n{result.stdout}\n{result.stderr}"
 
 
 @pytest.mark.slow
