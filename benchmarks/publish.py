@@ -59,14 +59,26 @@ def side(figures: dict[str, Any]) -> str:
 
 
 def scalars(result: dict[str, Any]) -> Iterator[str]:
-    """What else was measured: plain numbers and texts, and lists and groups of them."""
-    for key, value in result.items():
-        if key in ("benchmark", "machine"):
-            continue
+    """What else was measured: numbers, texts, lists, and groups of them; groups of the same names are a table."""
+    kept = {key.replace("_", " "): value for key, value in result.items() if key not in ("benchmark", "machine")}
+    groups = {key: value for key, value in kept.items() if isinstance(value, dict) and all(map(plain, value.values()))}
+    tables: dict[tuple[str, ...], list[str]] = {}
+    for key, value in groups.items():
+        tables.setdefault(tuple(value), []).append(key)
+    for key, value in kept.items():
         if isinstance(value, str | int | float):
-            yield f"- {key.replace('_', ' ')}: {value}"
-        elif isinstance(value, dict) and value and all(plain(v) for v in value.values()):
-            yield f"- {key.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in value.items())
+            yield f"- {key}: {value}"
+        elif key in groups and value and len(tables[tuple(value)]) == 1:
+            yield f"- {key}: " + ", ".join(f"{k} {v}" for k, v in value.items())
+    for names, keys in tables.items():
+        if names and len(keys) > 1:
+            yield from ("", "| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names))
+            yield from (f"| {key} | " + " | ".join(map(shown, groups[key].values())) + " |" for key in keys)
+
+
+def shown(value: Any) -> str:
+    """A cell of a table."""
+    return " / ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def plain(value: Any) -> bool:
