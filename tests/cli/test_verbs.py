@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from weft.cli import app
 from weft.errors import UserError
+from weft.models import load_model
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
 
@@ -122,7 +123,9 @@ def test_missing_modalities(config: Path, tmp_path: Path) -> None:
     concat = next(row for row in result["table"] if row["method"] == "concat")
     assert set(concat["missing"]) == {"photo", "note", "tabular"}
     assert any("modalities are missing" in note for note in result["notes"])
-    weft("fit", config, "--fusion", "concat", "--set", "epochs=2", "--out", tmp_path / "m", "--store", store)
+    fit = ["fit", config, "--fusion", "concat", "--dropout", "0", "--set", "epochs=2", "--store", store]
+    weft(*fit, "--out", tmp_path / "m")
+    assert load_model(tmp_path / "m").config()["dropout"] == 0
     judged = weft("evaluate", tmp_path / "m", store, "--missing", "--json")
     assert judged["missing"]["as they come"][""]["rows"] == judged["rows"]
     assert judged["missing"]["as they come"][""]["accuracy"] == judged["accuracy"]
