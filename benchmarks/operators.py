@@ -17,7 +17,10 @@ What is not run anew keeps its figures.
 
 python benchmarks/operators.py [names ...]   the table: all sizes, both modes, memory
 python benchmarks/operators.py --memory [..] the bytes alone
-python benchmarks/operators.py --bar         the published sizes in training; the last line is {operator: speed}
+python benchmarks/operators.py --bar [..]    the published sizes in training; the last line is {operator: speed}
+
+``--repeats N`` pairs of measurements instead of 6, where a ratio is to be told from 1: it is, if 1 lies outside the
+quartiles of the pairs.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -533,14 +537,14 @@ def check(operator: str, size: str, training: bool) -> None:
             raise SystemExit(f"{operator}, {size}: the two sides differ by {difference:.1e} of the largest value")
 
 
-def measure(operator: str, size: str, training: bool, *, memory: bool) -> dict[str, Any]:
+def measure(operator: str, size: str, training: bool, *, memory: bool, repeats: int) -> dict[str, Any]:
     """The figures of one row."""
     check(operator, size, training and not OPERATORS[operator].random)
     calls = [prepare(operator, size, side, training) for side in SIDES]
     calls[1]()
     once = timed(calls[1])[1]
     name = f"{operator}, {size}, {'training' if training else 'evaluation'}"
-    figures = compare_ab(name, *calls, repeats=6, calls=max(1, int(SECONDS / max(once, 1e-5))), labels=SIDES)
+    figures = compare_ab(name, *calls, repeats=repeats, calls=max(1, int(SECONDS / max(once, 1e-5))), labels=SIDES)
     if memory:
         add_memory(figures, operator, size, training)
     return figures
@@ -564,32 +568,46 @@ def memory(names: Sequence[str]) -> None:
         save(name, [row for _, row in there])
 
 
-def bar() -> None:
+def bar(names: Sequence[str], repeats: int) -> None:
     """The published sizes, in training; one line of JSON last."""
     speeds = {}
-    for name, operator in OPERATORS.items():
-        row = measure(name, next(iter(operator.sizes)), True, memory=False)
+    for name in names:
+        row = measure(name, next(iter(OPERATORS[name].sizes)), True, memory=False, repeats=repeats)
         save(name, [row])
         speeds[name] = round(row["speed"]["cpu"]["median"], 3)
     print(json.dumps(speeds))
 
 
-def table(names: Sequence[str]) -> None:
+def table(names: Sequence[str], repeats: int) -> None:
     """All rows of these operators."""
     for name in names:
-        sizes = OPERATORS[name].sizes
-        save(name, [measure(name, size, mode, memory=mode) for size in sizes for mode in (True, False)])
+        rows = [(size, mode) for size in OPERATORS[name].sizes for mode in (True, False)]
+        save(name, [measure(name, size, mode, memory=mode, repeats=repeats) for size, mode in rows])
 
 
 def save(name: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows replace their namesakes in the result; the others keep their figures."""
+    """Rows replace their namesakes in the result, whose bytes stay where none are new."""
     path = RESULTS / "operators.json"
     kept = json.loads(path.read_text())["operators"] if path.exists() else {}
-    kept[name] = kept.get(name, {}) | {row["name"]: row for row in rows}
+    old = kept.setdefault(name, {})
+    for row in rows:
+        for part in SIDES:
+            row[part] = {k: v for k, v in old.get(row["name"], {}).get(part, {}).items() if k == "peak_bytes"} | row[
+                part
+            ]
+        old[row["name"]] = row
     path.write_text(json.dumps({"benchmark": "operators", "machine": machine(), "operators": kept}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", default=list(OPERATORS))
+    parser.add_argument("--bar", action="store_true")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--repeats", type=int, default=6)
+    arguments = parser.parse_args()
     set_threads(1)
-    chosen = [n for n in sys.argv[1:] if n in OPERATORS] or list(OPERATORS)
-    bar() if "--bar" in sys.argv else (memory if "--memory" in sys.argv else table)(chosen)
+    if arguments.memory:
+        memory(arguments.names)
+    else:
+        (bar if arguments.bar else table)(arguments.names, arguments.repeats)

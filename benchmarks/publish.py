@@ -123,7 +123,7 @@ def section(path: Path) -> list[str]:
         ours, other = [key for key, inner in row.items() if isinstance(inner, dict) and "wall_s" in inner][:2]
         wall, cpu = row["speed"]["wall"], row["speed"]["cpu"]
         sides = f"{ours}: {side(row[ours])} | {other}: {side(row[other])}"
-        speed = f"{wall['median']:.2f} ({wall['q1']:.2f} to {wall['q3']:.2f}) | {cpu['median']:.2f}"
+        speed = " | ".join(f"{kind['median']:.2f} ({kind['q1']:.2f} to {kind['q3']:.2f})" for kind in (wall, cpu))
         lines.append(f"| {name} | {sides} | {speed} |")
     memory = list(peaks({key: value for key, value in result.items() if key != "machine"}))
     if memory:

@@ -45,6 +45,19 @@ def test_two_classes_under_one_name_are_refused() -> None:
         fusions.register("concat")(type("Other", (Fusion,), {"fuse": lambda self, inputs: None}))
 
 
+def test_the_name_of_a_class_is_known_without_the_other_classes() -> None:
+    """A process of a comparison asks for the name of its task: it imports no published networks for that."""
+    registry: Registry[object] = Registry("toy", "weft.there_is_no_such_package")
+
+    @registry.register("one")
+    class One:
+        pass
+
+    assert registry.name_of(One) == "one"
+    with pytest.raises(ModuleNotFoundError):
+        registry.name_of(int)
+
+
 def test_third_parties_come_in_through_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     class Theirs(Fusion):
         def fuse(self, inputs):  # type: ignore[no-untyped-def]

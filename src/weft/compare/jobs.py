@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from weft.compare.config import CompareConfig
@@ -136,7 +137,21 @@ class Setup:
 
     def seen(self, fold: int, split: Split | None = None) -> Seen:
         """The rows that the models of a fold look at."""
-        return Seen.of(self.features, split or self.splits[fold], self.features.fingerprint)
+        if split is not None:
+            return Seen.of(self.features, split, self.features.fingerprint)
+        if fold not in self._seen:  # the ids are hashed once, not in every job
+            self._seen[fold] = Seen.of(self.features, self.splits[fold], self.features.fingerprint)
+        return self._seen[fold]
+
+    @cached_property
+    def _seen(self) -> dict[int, Seen]:
+        """What :meth:`seen` has made."""
+        return {}
+
+    @cached_property
+    def scales(self) -> dict[tuple[Any, ...], dict[str, Tensor]]:
+        """Of the networks so far, the standardisers' states, by what they learned from."""
+        return {}
 
 
 @dataclass
@@ -305,7 +320,11 @@ def _networks(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]
         if setup.tasks[job.fold].metric.rows is None and "monitor" not in config.train.model_fields_set:
             changes["monitor"] = "loss"  # an epoch that orders the rows well may have probabilities of no use
         train = config.train.model_copy(update=changes)
+        read = (job.fold, method.modalities, method.reads_tokens, model.wants_tokens)
+        if read in setup.scales:
+            model.standardise.load_state_dict(setup.scales[read])
         history = fit(model, features, rows, train, progress=False, deadline=deadline)
+        setup.scales.setdefault(read, model.standardise.state_dict())
         yield Found(model, settings, {"epochs": len(history.epochs)}, cut=history.cut)
 
 

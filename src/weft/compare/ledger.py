@@ -15,6 +15,7 @@ name of the process, so two comparisons in one folder do the same work twice at 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ import torch
 from weft.compare.config import CompareConfig
 from weft.compare.methods import Method
 from weft.errors import UserError
-from weft.files import canonical, read_json, read_tensors, sha256, write_json, write_tensors
+from weft.files import canonical, plain, read_json, read_tensors, sha256, write_json, write_tensors
 from weft.models.pretrained import CONFIG, WEIGHTS
 
 VERSION = 7
@@ -69,11 +70,17 @@ class Ledger:
 
     def key(self, job: Job) -> str:
         """A name of 24 letters for a job and all that decides its result."""
+        what = plain({"method": job.method.describe(), "seed": job.seed, "fold": job.fold, "settings": job.settings})
+        return sha256(canonical({**self._shared, **what}, ready=True))[:24]
+
+    @cached_property
+    def _shared(self) -> dict[str, Any]:
+        """What decides the result of every job, as JSON values."""
         settings = self.config.model_dump(include={"trials", "dim", "train"}, mode="json")
         if self.config.missing:
             settings["missing"] = True
-        what = {"version": VERSION, **self.identity, **settings, "method": job.method.describe()}
-        return sha256(canonical({**what, "seed": job.seed, "fold": job.fold, "settings": job.settings}))[:24]
+        found: dict[str, Any] = plain({"version": VERSION, **self.identity, **settings})
+        return found
 
     def get(self, job: Job) -> dict[str, Any] | None:
         """What a job found, failed ones included; None if it has not run, or its files are damaged."""

@@ -22,7 +22,7 @@ from weft.errors import UserError, did_you_mean
 from weft.fusion import create_fusion, fusions
 from weft.models.boosted import default_library
 from weft.store import Features
-from weft.tokens import Tokens
+from weft.tokens import Tokens, everywhere
 
 Family = Literal["network", "linear", "boosting", "ensemble", "system", "chance"]
 Role = Literal["fusion", "single", "classical", "ensemble", "ensemble of singles", "system", "chance"]
@@ -292,5 +292,5 @@ def unsuited(name: str, features: Features, config: CompareConfig) -> str | None
 
 def _longest(features: Features, name: str) -> Tokens:
     """Two rows of a modality with as many tokens as it ever has, on the current device."""
-    shape = (2, max(1, int(features.lengths[name].max(initial=1))))
-    return Tokens(torch.empty(*shape, features.dims[name]), torch.ones(shape, dtype=torch.bool))
+    values = torch.empty(2, max(1, int(features.lengths[name].max(initial=1))), features.dims[name])
+    return Tokens(values, everywhere(*values.shape[:2], device=values.device))

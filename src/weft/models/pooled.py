@@ -154,8 +154,13 @@ def _learn(
         for start in range(0, len(rows), ROWS):
             yield features.pooled(rows[start : start + ROWS])[name].astype(np.float64)
 
+    def centred() -> Iterator[np.ndarray]:
+        for x in parts():
+            x -= mean
+            yield x
+
     mean = reduce(add, (x.sum(axis=0) for x in parts())) / len(rows)
-    deviation = np.sqrt(reduce(add, (((x - mean) ** 2).sum(axis=0) for x in parts())) / len(rows))
+    deviation = np.sqrt(reduce(add, (np.square(x, out=x).sum(axis=0) for x in centred())) / len(rows))
     constant = deviation <= TINY * np.maximum(np.abs(mean), TINY)
     if scaling == "columns":
         scale = np.where(constant, 1.0, deviation)
@@ -165,7 +170,7 @@ def _learn(
         scale = np.ones(width)
     if components is None or components >= width:
         return mean, scale, None
-    scaled = ((x - mean) / scale for x in parts())
+    scaled = (np.divide(x, scale, out=x) for x in centred())
     if len(rows) <= ROWS:
         _, singular, axes = np.linalg.svd(next(scaled), full_matrices=False)
     else:
