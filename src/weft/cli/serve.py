@@ -27,6 +27,7 @@ def serve(
 
         weft serve runs/flickr8k/two-tower --source flickr8k --root data/flickr8k
     """
+    import gc
     from importlib.util import find_spec
 
     from weft.errors import UserError
@@ -42,4 +43,6 @@ def serve(
 
     rows = None if source is None else read_source(source, root, data)
     app = create_app(Engine(model, index, rows))
+    gc.collect()
+    gc.freeze()  # what is here stays: to look through it for garbage again makes everybody wait for 200 ms
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=10)
