@@ -19,8 +19,11 @@ python benchmarks/operators.py [names ...]   the table: all sizes, both modes, m
 python benchmarks/operators.py --memory [..] the bytes alone
 python benchmarks/operators.py --bar [..]    the published sizes in training; the last line is {operator: speed}
 
-``--repeats N`` pairs of measurements instead of 6, where a ratio is to be told from 1: it is, if 1 lies outside the
-quartiles of the pairs.
+python benchmarks/operators.py --null [..]   the same, of the published code beside itself, built twice
+
+``--repeats N``: pairs of measurements, 6 otherwise. Where a side's weights lie in memory stays so for a whole run: even
+the published code beside itself gives .96 to 1.04 at 4800 x 2048 -> 3000, with quartiles that leave 1 out. Ratios as
+near to 1 as those of the rows "beside itself" are not told from it.
 """
 
 from __future__ import annotations
@@ -578,6 +581,14 @@ def bar(names: Sequence[str], repeats: int) -> None:
     print(json.dumps(speeds))
 
 
+def null(names: Sequence[str], repeats: int) -> None:
+    """What chance alone does to a ratio: the published code beside itself, at the published sizes in training."""
+    for name in names:
+        size = next(iter(OPERATORS[name].sizes))
+        calls = [prepare(name, size, "published", True) for _ in SIDES]
+        save(name, [compare_ab(f"{name}, {size}, published beside itself", *calls, repeats=repeats, labels=SIDES)])
+
+
 def table(names: Sequence[str], repeats: int) -> None:
     """All rows of these operators."""
     for name in names:
@@ -603,6 +614,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(OPERATORS))
     parser.add_argument("--bar", action="store_true")
+    parser.add_argument("--null", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--repeats", type=int, default=6)
     arguments = parser.parse_args()
@@ -610,4 +622,4 @@ if __name__ == "__main__":
     if arguments.memory:
         memory(arguments.names)
     else:
-        (bar if arguments.bar else table)(arguments.names, arguments.repeats)
+        (bar if arguments.bar else null if arguments.null else table)(arguments.names, arguments.repeats)
