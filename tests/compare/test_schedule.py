@@ -12,7 +12,7 @@ import pytest
 
 from tests.compare.cases import quick, small
 from tests.compare.test_compare import FAST, figures_of
-from weft.compare import compare
+from weft.compare import compare, schedule
 from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.compare.prepare import prepare
@@ -27,6 +27,16 @@ class Deadly(MemoryFeatures):
         if multiprocessing.parent_process() is not None and list(self.dims) == ["b"]:
             os._exit(7)
         return super().pooled(rows)
+
+
+def test_there_are_as_many_processes_as_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = small()
+    monkeypatch.setattr(schedule, "cores", lambda: 4)
+    monkeypatch.setattr(schedule, "PROCESS_BYTES", 1000)
+    each = 1000 + 4 * 120 * (3 + 4)
+    for memory, expected in ((each // 2, 1), (2 * each, 2), (3 * each - 1, 2), (100 * each, 4)):
+        monkeypatch.setattr(schedule, "memory", lambda found=memory: found)
+        assert schedule.processes(features) == expected
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def compare(
         str, typer.Option(help="Time limit for everything, e.g. 90s, 20m, 2h, or none; cheap methods run first.")
     ] = "5m",
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Parallel training processes (default: one per core).")
+        int | None, typer.Option(min=1, help="Parallel training processes (default: one per core, as memory allows).")
     ] = None,
     on: Annotated[
         str | None, typer.Option(help="Run the jobs on Ray: ray, ray://HOST:PORT, auto; folders are shared.")
@@ -88,7 +88,7 @@ def compare(
     from weft.compare import CompareConfig
     from weft.compare import compare as run
     from weft.compare.methods import possible, refuse_unknown
-    from weft.compare.schedule import cores
+    from weft.compare.schedule import processes
     from weft.data import load_config
     from weft.files import ask_folder
     from weft.report import render_terminal, write_report
@@ -110,7 +110,7 @@ def compare(
         config = CompareConfig(
             seeds=seeds,
             dim=dim,
-            jobs=jobs or cores(),
+            jobs=jobs or 1,
             budget=None if budget == "none" else budget,
             only=only,
             without=without,
@@ -123,6 +123,7 @@ def compare(
         features = open_store(source, root, data, encoder, store, progress=progress, folds=folds)
         if modality:
             features = features.subset(modality)
+        config = config.model_copy(update={"jobs": jobs or processes(features)})
         comparison = run(features, config, folder, progress=progress, started=started)
     write_report(comparison, folder)
     if json:

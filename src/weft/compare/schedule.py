@@ -27,6 +27,7 @@ from weft.allocator import keep_freed_memory
 from weft.compare.jobs import Setup, failed_job, finished, run_job
 from weft.compare.ledger import Job
 from weft.errors import UserError
+from weft.store import Features
 
 
 class Clock:
@@ -52,6 +53,10 @@ class Clock:
 
 MOST_BUSY = 4.0
 """A machine is not believed to stay busier than this: what is kept back for the end would eat the budget."""
+
+
+PROCESS_BYTES = 1 << 30
+"""What a process of a comparison takes beside its features."""
 
 
 class Busy:
@@ -274,6 +279,20 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def processes(features: Features) -> int:
+    """How many jobs at a time: one per core, as far as the machine's memory holds the features of each, pooled."""
+    each = PROCESS_BYTES + 4 * len(features) * sum(features.dims.values())
+    return max(1, min(cores(), memory() // each))
+
+
+def memory() -> int:
+    """Bytes of the machine's memory; as good as endless where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62
 
 
 def cores() -> int:
