@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import lightgbm
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from weft.errors import UserError
-from weft.models import FusedModel, load_model
-from weft.models.boosted import ArrayTrees, BoostedModel, boost
+from weft.models import FusedModel, boosted, load_model
+from weft.models.boosted import ArrayTrees, BoostedModel, LightGBMTrees, boost
 from weft.models.ensemble import EnsembleModel, answers
 from weft.models.linear import ChanceModel, LinearModel, chance, linear_path
 from weft.models.pooled import PooledInputs
@@ -91,6 +92,24 @@ def test_boosting_comes_back_from_its_folder(kind: str, library: str, tmp_path: 
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".pkl", ".joblib", ".pickle")]
     batch = features.gather(ROWS)
     np.testing.assert_allclose(model(batch).numpy(), model.outputs(features), atol=1e-6)
+
+
+def test_columns_binned_in_parts_give_the_same_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, target, task = data("classification", gone=True)
+    x = PooledInputs.fit(features, TRAIN, "none", nan=True).matrix(features, ROWS)
+    dev = np.arange(120, 160)
+    whole = boost(task, (x[TRAIN], target[TRAIN]), (x[dev], target[dev]), columns=0.6, rounds=20)
+    monkeypatch.setattr(boosted, "SAMPLE_BYTES", 2 * 16 * len(TRAIN))
+    sizes: list[int] = []
+    add = lightgbm.Dataset.add_features_from
+    monkeypatch.setattr(
+        lightgbm.Dataset, "add_features_from", lambda a, b: [sizes.append(b.num_feature()), add(a, b)][1]
+    )
+    parts = boost(task, (x[TRAIN], target[TRAIN]), (x[dev], target[dev]), columns=0.6, rounds=20)
+    assert isinstance(whole[0], LightGBMTrees)
+    assert isinstance(parts[0], LightGBMTrees)
+    assert 2 + sum(sizes) == x.shape[1]
+    assert parts[0].texts == whole[0].texts
 
 
 @pytest.mark.parametrize("kind", ["classification", "binary", "regression"])

@@ -15,6 +15,7 @@ Cost: ``O(N P)`` per tree and level.
 from __future__ import annotations
 
 import time
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 ROUNDS, PATIENCE, ROW_SHARE = 300, 30, 0.8
 """Trees at most, rounds without a better loss on dev before it ends, and LightGBM's share of rows per tree."""
+SAMPLE_BYTES, SAMPLED, SAMPLED_BYTES = 1 << 29, 200_000, 16
+"""What LightGBM may sample for its bins at once; the rows that it samples, and what it takes for a value of each."""
 LIBRARIES = ("lightgbm", "scikit-learn")
 MARK = "\n=== next output ===\n"
 
@@ -271,12 +274,23 @@ class _LightGBM:
         self.y = _columns(task.response(train[1]))
         self.held = None if dev is None else _columns(task.response(dev[1]))
         self.weights = _weights(task.row_weights(train[1]), len(self.y))
-        self.train = self.lightgbm.Dataset(train[0], self.y[0], params=self.settings).construct()
-        self.dev = None
-        if dev is not None and self.held is not None:
-            self.dev = self.lightgbm.Dataset(
-                dev[0], self.held[0], reference=self.train, params=self.settings
-            ).construct()
+        self.train = self._binned(train[0], self.y[0])
+        self.dev = None if dev is None or self.held is None else self._binned(dev[0], self.held[0], self.train)
+
+    def _binned(self, x: np.ndarray, y: np.ndarray, like: Any = None) -> Any:
+        """Rows as LightGBM keeps them, some columns at a time where those it samples for its bins would be large."""
+        step = max(1, SAMPLE_BYTES // (SAMPLED_BYTES * min(len(x), SAMPLED)))
+        if like is not None or x.shape[1] <= step:
+            return self.lightgbm.Dataset(x, y, reference=like, params=self.settings).construct()
+        found = None
+        for start in range(0, x.shape[1], step):
+            part = np.ascontiguousarray(x[:, start : start + step])
+            names = [f"Column_{start + k}" for k in range(part.shape[1])]  # as if there were no parts
+            data = self.lightgbm.Dataset(part, y, params=self.settings, feature_name=names).construct()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the features themselves are gone, which is the purpose
+                found = data if found is None else found.add_features_from(data)
+        return found
 
     def grow(
         self, *, leaves: int, rate: float, columns: float, rounds: int, deadline: float | None
