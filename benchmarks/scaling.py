@@ -141,7 +141,7 @@ def comparison(folder: str) -> Callable[[], Any]:
     features, _ = opened(folder)
     keep_freed_memory()  # as the command does
     jobs.STRENGTHS, jobs.ROUNDS = (0.01,), 3
-    settings = {"only": ["linear", "boosting"], "ensembles": False, "refit": False}
+    settings = {"only": ["linear", "boosting"], "without": ["* (*)"], "ensembles": False, "refit": False}
     config = CompareConfig(**settings, seeds=1, trials=2)
     return lambda: compare(features, config, Path(folder) / "compare", progress=False)
 
