@@ -141,14 +141,18 @@ class Reader(nn.Module):
         super().__init__()
         self.vocabulary, self.length, self.cut, self.encoder = vocabulary, length, cut, encoder
         self.standardise = Standardiser({"image": width}) if encoder else Standardiser({})
-        self._words: WeakKeyDictionary[Dataset, list[list[int]]] = WeakKeyDictionary()
+        self._words: WeakKeyDictionary[Dataset, dict[str, list[list[int]]]] = WeakKeyDictionary()
 
     def words(self, data: Dataset, column: str, rows: np.ndarray) -> list[list[int]]:
         """Ids of the word pieces of the texts of rows ``(n,)``."""
-        if data not in self._words:
-            self._words[data] = self.vocabulary([value or "" for value in data.modalities[column].values])
-        found = [self._words[data][row] for row in rows]
+        found = [self._made(data, column)[row] for row in rows]
         return [[*ids[: self.length - 1], ids[-1]] if len(ids) > self.length else ids for ids in found]
+
+    def _made(self, data: Dataset, column: str) -> list[list[int]]:
+        kept = self._words.setdefault(data, {})
+        if column not in kept:
+            kept[column] = self.vocabulary([value or "" for value in data.modalities[column].values])
+        return kept[column]
 
     def check(self, data: Dataset, column: str, rows: np.ndarray) -> None:
         """Refuse texts that are too long.
@@ -156,8 +160,7 @@ class Reader(nn.Module):
         Raises:
             UserError: naming the rows.
         """
-        self.words(data, column, rows[:0])
-        lengths = {data.ids[row]: len(self._words[data][row]) for row in rows}
+        lengths = {data.ids[row]: len(self._made(data, column)[row]) for row in rows}
         long = [f"{row}: {count}" for row, count in lengths.items() if count > self.length]
         if long and not self.cut:
             raise UserError(

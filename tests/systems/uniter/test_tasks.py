@@ -63,6 +63,62 @@ def test_one_of_several_choices(why: bool, tmp_path: Path) -> None:
         model.evaluate(long, split.test)
 
 
+def told(rows: int = 120) -> Dataset:
+    """Who likes it stays, who fears it leaves; picture and question say nothing."""
+    data, rng = chosen(rows), np.random.default_rng(3)
+    fear, turned = rng.random(rows) < 0.3, rng.random(rows) < 0.5
+    columns = {
+        **data.modalities,
+        "context": Modality("text", [("they like it", "they fear it")[int(k)] for k in fear]),
+        "choices": Modality("texts", [("leave", "stay") if turn else ("stay", "leave") for turn in turned]),
+    }
+    return replace(data, modalities=columns, targets={"label": (fear ^ turned).astype(int).astype(str)})
+
+
+def test_the_context_decides() -> None:
+    """Right with the context of the row, wrong with the other one: so it is the context that is read."""
+    data = told()
+    split = make_splits(data)
+    model = make_system("uniter-choices", data, split.train, **{**SMALL, "layers": 2})
+    asked = model.inputs(data, np.arange(1))
+    pieces = model.read.vocabulary.pieces(asked.ids[0][asked.mask[0]].tolist())
+    assert pieces[7:10] == data.modalities["context"].values[0].split()
+    fit_system(
+        model, data, split, {**FAST, "epochs": 15, "batch_size": 8, "lr": 1e-2, "schedule": "constant"}, progress=False
+    )
+    other = {"they like it": "they fear it", "they fear it": "they like it"}
+    turned = [other[text] for text in data.modalities["context"].values]
+    wrong = replace(data, modalities={**data.modalities, "context": Modality("text", turned)})
+    assert model.evaluate(data, split.test)["accuracy"] > 0.9
+    assert model.evaluate(wrong, split.test)["accuracy"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("role", "value", "said"),
+    [
+        ("context", "like " * 20, r"at most 12 word pieces[\s\S]*22"),
+        ("choices", None, r"reads 'choices' of every row"),
+        ("text", None, r"reads 'text' of every row"),
+        ("label", "", "every question has an answer"),
+        ("label", "7", "only knows the answers"),
+    ],
+)
+def test_a_bad_row_of_choices_is_named(role: str, value: str | None, said: str) -> None:
+    data = told(24)
+    model, broken = make_system("uniter-choices", data, np.arange(24), **SMALL), 5
+    if role == "label":
+        labels = data.targets["label"].astype(object)
+        labels[broken] = value
+        bad = replace(data, targets={"label": labels})
+    else:
+        values = list(data.modalities[role].values)
+        values[broken] = value
+        bad = replace(data, modalities={**data.modalities, role: replace(data.modalities[role], values=values)})
+    with pytest.raises(UserError, match=said) as raised:
+        model.check(bad, np.arange(24))
+    assert data.ids[broken] in str(raised.value)
+
+
 def two_pictures(rows: int = 120) -> Dataset:
     """Is the right one dark?"""
     data = painted(rows)

@@ -122,9 +122,10 @@ class UniterChoices(Uniter):
         return F.cross_entropy(logits.flatten(0, 1), right.flatten(), reduction="none").view_as(right).mean(dim=1)
 
     def check(self, data: Dataset, rows: np.ndarray, *, target: bool = True) -> None:
-        """As any system; and every row has as many choices as were learned, none too long."""
+        """As any system; and every row has as many choices as were learned, neither these nor the context too long."""
         super().check(data, rows, target=target)
         columns, count = self.columns(data, target=target), len(self.answers.labels)
+        self.read.check(data, columns["context"], np.asarray(rows))
         given = {data.ids[row]: data.modalities[columns["choices"]].values[row] for row in rows}
         wrong = [f"{row}: {len(choices)}" for row, choices in given.items() if len(choices) != count]
         if wrong:
