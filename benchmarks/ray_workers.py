@@ -3,9 +3,13 @@ of which one is killed in the middle: the same bytes, the same verdict, and how 
 
 Encoding is MobileNetV2 on the images of ``shapes``, in shards of 16; a comparison is a linear model and one fusion, 2
 seeds, 4 settings each. Each run is a process of its own with a Ray of its own. *start* is the time until the first
-shard or job is kept, in which workers start and import torch, *work* the time from there to the last, *speed* the work
-of one process over it; *CPU* are the CPU seconds of all processes until the end. A machine with two cores cannot do
-four things at once: 4 workers show what they cost, not what they gain.
+shard or job is kept, in which workers start and import torch, *work* the time from there to the last, *speed of work*
+that of one process over it; *CPU* are the CPU seconds of all processes until the end. A machine with two cores cannot
+do four things at once: 4 workers show what they cost, not what they gain.
+
+What stands in the way: each worker costs 11 to 15 CPU seconds before it works, for imports and its encoder. All the
+encoding here takes 9, and a job of the comparison less than half of one, on two cores that other work shares. Ray pays
+where each worker has minutes of work and a core of its own.
 
     python benchmarks/ray_workers.py      (with Ray installed: the environment of ``make ray``)
 
@@ -183,7 +187,7 @@ def main() -> None:
             for part, row in json.loads(run.stdout.splitlines()[-1]).items():
                 assert row.pop("killed") == kill, f"{label}: the wrong number of processes was killed"
                 base = lines.get(f"{part}, workers: no Ray", row)
-                row["speed"] = base["work s"] / row["work s"]
+                row["speed of work"] = base["work s"] / row["work s"]
                 lines[f"{part}, workers: {label}"] = row
                 shown = {key: float(f"{value:.3g}") for key, value in row.items()}
                 print(
