@@ -31,7 +31,7 @@ import numpy as np
 from harness import set_threads, spread, write_result
 from pydantic import BaseModel
 
-CLIENTS, BURST, PAIRS = (1, 16, 64), 2.0, 7
+CLIENTS, BURST, PAIRS = (1, 16, 64), 2.0, 5
 REQUESTS, STEPS = 50_000, 10
 DIMS = {"text": 384, "image": 512}
 MODELS = {"gated": "gated", "simple-transformer": "simple-transformer"}
