@@ -57,6 +57,9 @@ def test_mistakes_are_named() -> None:
     strange = replace(data, targets={"answer": np.array(["mauve", *data.targets["answer"][1:]])})
     with pytest.raises(UserError, match="'q0: mauve'"):
         system.evaluate(strange, np.arange(20))
+    empty = replace(data, targets={"answer": np.array(["", *data.targets["answer"][1:]])})
+    with pytest.raises(UserError, match=r"every question has an answer[\s\S]*q0"):
+        system.evaluate(empty, np.arange(20))
 
 
 def test_beside_a_network_in_one_comparison(data_root: Path, tmp_path: Path) -> None:

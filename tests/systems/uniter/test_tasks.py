@@ -105,18 +105,16 @@ def test_the_context_decides() -> None:
 )
 def test_a_bad_row_of_choices_is_named(role: str, value: str | None, said: str) -> None:
     data = told(24)
-    model, broken = make_system("uniter-choices", data, np.arange(24), **SMALL), 5
+    model = make_system("uniter-choices", data, np.arange(24), **SMALL)
     if role == "label":
         labels = data.targets["label"].astype(object)
-        labels[broken] = value
+        labels[5] = value
         bad = replace(data, targets={"label": labels})
     else:
-        values = list(data.modalities[role].values)
-        values[broken] = value
-        bad = replace(data, modalities={**data.modalities, role: replace(data.modalities[role], values=values)})
+        bad = put(data, role, value)
     with pytest.raises(UserError, match=said) as raised:
         model.check(bad, np.arange(24))
-    assert data.ids[broken] in str(raised.value)
+    assert data.ids[5] in str(raised.value)
 
 
 def two_pictures(rows: int = 120) -> Dataset:
@@ -203,3 +201,22 @@ def test_overlap_by_hand() -> None:
     boxes = np.array([[0, 0, 1, 1], [0, 0, 0.5, 1], [0, 0, 0.2, 0.2]], dtype=float)
     np.testing.assert_allclose(overlap(boxes, np.array([[0, 0, 1, 1.0]] * 3)), [1, 0.5, 0.04])
     assert overlap(boxes[:1], np.array([[2.0, 2, 3, 3]]))[0] == 0
+
+
+def put(data: Dataset, role: str, value: str | None) -> Dataset:
+    """The value of row 5 replaced."""
+    values = list(data.modalities[role].values)
+    values[5] = value
+    return replace(data, modalities={**data.modalities, role: replace(data.modalities[role], values=values)})
+
+
+def test_a_row_without_what_is_read_is_named() -> None:
+    boxes = {**captioned(12).modalities, "box": Modality("vector", [np.array([0, 0, 0.5, 0.5])] * 12)}
+    for name, data, roles in (
+        ("uniter-two", two_pictures(12), ("image", "other", "text")),
+        ("uniter-refers", replace(captioned(12), modalities=boxes, group=None), ("image", "text", "box")),
+    ):
+        model = make_system(name, data, np.arange(12), **SMALL)
+        for role in roles:
+            with pytest.raises(UserError, match=rf"reads '{role}' of every row[\s\S]*'q5'"):
+                model.check(put(data, role, None), np.arange(12))
