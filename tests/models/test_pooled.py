@@ -57,3 +57,20 @@ def test_rows_read_in_pieces_give_what_all_at_once_give(
     assert (whole.dtype, pieces.dtype) == (np.float64, np.float32)
     sign = np.sign((whole * pieces).sum(axis=0)) if components else 1
     np.testing.assert_allclose(pieces * sign, whole, atol=2e-5)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_blocks_are_the_columns_of_the_matrix(monkeypatch: pytest.MonkeyPatch, few: bool) -> None:
+    """All at once where they are few; else a modality at a time, so that no more is held."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(90, 5))
+    values[::7] = np.nan
+    features = MemoryFeatures([str(i) for i in range(90)], {"a": values, "b": rng.normal(size=(90, 2))}, {})
+    monkeypatch.setattr(pooled, "ROWS", 32)
+    if not few:
+        monkeypatch.setattr(pooled, "DOUBLE_BYTES", 100)
+    rows = rng.permutation(90)[:70]
+    inputs = PooledInputs.fit(features, rows, "columns", 3, nan=True)
+    blocks = list(inputs.blocks(features, rows))
+    assert [block.shape[1] for block in blocks] == ([5] if few else [3, 2])
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), inputs.matrix(features, rows))

@@ -357,7 +357,7 @@ def _boosted(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
             inputs = PooledInputs.fit(features, rows, "none" if k is None else "columns", k, nan=True)
             bound = boosting(
                 task,
-                (inputs.matrix(features, rows), setup.target[rows]),
+                (inputs.blocks(features, rows), setup.target[rows]),
                 (inputs.matrix(features, dev), setup.target[dev]) if len(dev) else None,
                 library=job.method.options["library"],
                 seed=job.seed,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
@@ -203,12 +204,14 @@ class Boosting(Protocol):
 
 
 Rows = tuple[np.ndarray, np.ndarray]
+Blocks = tuple[Iterable[np.ndarray], np.ndarray]
+"""As rows, the features ``(n, P)`` some columns at a time."""
 Weights = np.ndarray | None
 
 
 def boosting(
     task: Task,
-    train: Rows,
+    train: Blocks,
     dev: Rows | None,
     *,
     library: str = "lightgbm",
@@ -249,12 +252,12 @@ def boost(
         threads: of the library.
         deadline: of ``time.monotonic()``: no round starts after it.
     """
-    bound = boosting(task, train, dev, library=library, seed=seed, threads=threads)
+    bound = boosting(task, ([train[0]], train[1]), dev, library=library, seed=seed, threads=threads)
     return bound.grow(leaves=leaves, rate=rate, columns=columns, rounds=rounds, deadline=deadline)
 
 
 class _LightGBM:
-    def __init__(self, task: Task, train: Rows, dev: Rows | None, seed: int, threads: int) -> None:
+    def __init__(self, task: Task, train: Blocks, dev: Rows | None, seed: int, threads: int) -> None:
         self.lightgbm = require_lightgbm()
         several = task.estimator == "classifier" and classes_of(task) > 2
         objective = "regression" if task.estimator == "regressor" else "multiclass" if several else "binary"
@@ -262,7 +265,7 @@ class _LightGBM:
             "verbosity": -1,
             "bagging_fraction": ROW_SHARE,
             "bagging_freq": 1,
-            "min_data_in_leaf": int(np.clip(len(train[0]) // 30, 2, 20)),
+            "min_data_in_leaf": int(np.clip(len(train[1]) // 30, 2, 20)),
             "num_threads": threads,
             "seed": seed,
             "deterministic": True,
@@ -274,23 +277,26 @@ class _LightGBM:
         self.y = _columns(task.response(train[1]))
         self.held = None if dev is None else _columns(task.response(dev[1]))
         self.weights = _weights(task.row_weights(train[1]), len(self.y))
-        self.train = self._binned(train[0], self.y[0])
-        self.dev = None if dev is None or self.held is None else self._binned(dev[0], self.held[0], self.train)
+        self.train = self._binned(train[0])
+        self.dev = None if dev is None or self.held is None else self._data(dev[0], self.held[0], reference=self.train)
 
-    def _binned(self, x: np.ndarray, y: np.ndarray, like: Any = None) -> Any:
-        """Rows as LightGBM keeps them, some columns at a time where those it samples for its bins would be large."""
-        step = max(1, SAMPLE_BYTES // (SAMPLED_BYTES * min(len(x), SAMPLED)))
-        if like is not None or x.shape[1] <= step:
-            return self.lightgbm.Dataset(x, y, reference=like, params=self.settings).construct()
-        found = None
-        for start in range(0, x.shape[1], step):
-            part = np.ascontiguousarray(x[:, start : start + step])
-            names = [f"Column_{start + k}" for k in range(part.shape[1])]  # as if there were no parts
-            data = self.lightgbm.Dataset(part, y, params=self.settings, feature_name=names).construct()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that the features themselves are gone, which is the purpose
-                found = data if found is None else found.add_features_from(data)
+    def _binned(self, blocks: Iterable[np.ndarray]) -> Any:
+        """The training rows as LightGBM keeps them, some columns at a time where what it samples of them is large."""
+        step = max(1, SAMPLE_BYTES // (SAMPLED_BYTES * min(len(self.y[0]), SAMPLED)))
+        found, done = None, 0
+        for block in blocks:
+            for start in range(0, block.shape[1], step):
+                part = np.ascontiguousarray(block[:, start : start + step])
+                names = [f"Column_{done + k}" for k in range(part.shape[1])]  # as if there were no parts
+                data, done = self._data(part, self.y[0], feature_name=names), done + part.shape[1]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # that the features themselves are gone, which is the purpose
+                    found = data if found is None else found.add_features_from(data)
+            del block  # before the next is made
         return found
+
+    def _data(self, x: np.ndarray, y: np.ndarray, **options: Any) -> Any:
+        return self.lightgbm.Dataset(x, y, params=self.settings, **options).construct()
 
     def grow(
         self, *, leaves: int, rate: float, columns: float, rounds: int, deadline: float | None
@@ -320,8 +326,10 @@ def _until(lightgbm: Any, deadline: float | None) -> Any:
 
 
 class _Scikit:
-    def __init__(self, task: Task, train: Rows, dev: Rows | None, seed: int, threads: int) -> None:
-        self.task, self.x, self.dev, self.seed, self.threads = task, train[0], dev, seed, threads
+    def __init__(self, task: Task, train: Blocks, dev: Rows | None, seed: int, threads: int) -> None:
+        self.task, self.dev, self.seed, self.threads = task, dev, seed, threads
+        blocks = list(train[0])
+        self.x = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
         self.y = _columns(task.response(train[1]))
         self.weights = _weights(task.row_weights(train[1]), len(self.y))
 

@@ -106,40 +106,62 @@ class PooledInputs(nn.Module):
 
     def forward(self, inputs: dict[str, Tokens]) -> Tensor:
         """``(B, P)`` float32."""
-        columns, flags = [], []
-        for index, name in enumerate(self.dims):
-            there = present(inputs[name]).unsqueeze(1)
-            z = mean_pool(inputs[name]).float() - self.get_buffer(f"mean_{index}")
-            z /= self.get_buffer(f"scale_{index}")
-            if name in self.kept:
-                z = z @ self.get_buffer(f"axes_{index}")
-            columns.append(z if full(inputs[name].mask) else torch.where(there, z, torch.nan if self.nan else 0.0))
-            if name in self.flagged:
-                flags.append((~there).float())
-        if flags:
-            columns.append((torch.cat(flags, dim=1) - self.get_buffer("flag_mean")) / self.get_buffer("flag_scale"))
+        columns = [self._columns(name, inputs[name]) for name in self.dims]
+        if self.flagged:
+            flags = torch.cat([(~present(inputs[name]).unsqueeze(1)).float() for name in self.flagged], dim=1)
+            columns.append((flags - self.get_buffer("flag_mean")) / self.get_buffer("flag_scale"))
         return torch.cat(columns, dim=1)
+
+    def _columns(self, name: str, tokens: Tokens) -> Tensor:
+        """Those of one modality."""
+        index, there = list(self.dims).index(name), present(tokens).unsqueeze(1)
+        z = mean_pool(tokens).float() - self.get_buffer(f"mean_{index}")
+        z /= self.get_buffer(f"scale_{index}")
+        if name in self.kept:
+            z = z @ self.get_buffer(f"axes_{index}")
+        return z if full(tokens.mask) else torch.where(there, z, torch.nan if self.nan else 0.0)
 
     @torch.no_grad()
     def parts(self, features: Features, rows: np.ndarray) -> Iterator[Tensor]:
         """:meth:`forward` of rows of features, ``ROWS`` at a time, ``(b, P)`` float32."""
-        features = features.subset(self.dims)
-        for start in range(0, max(len(rows), 1), ROWS):
-            inputs = {}
-            for name, values in features.pooled(rows[start : start + ROWS]).items():
-                there = ~np.isnan(values[:, :1])
-                known = values if there.all() else np.where(there, values, 0)
-                inputs[name] = as_tokens(torch.from_numpy(known), torch.from_numpy(there[:, 0]))
+        for inputs in _pooled(features.subset(self.dims), rows):
             yield self(inputs)
 
     def matrix(self, features: Features, rows: np.ndarray) -> np.ndarray:
         """All :meth:`parts`, ``(n, P)``: float64, or float32 where that would take more than ``DOUBLE_BYTES``."""
-        double = 8 * len(rows) * self.width <= DOUBLE_BYTES
-        x, done = np.empty((len(rows), self.width), np.float64 if double else np.float32), 0
-        for part in self.parts(features, rows):
-            x[done : done + len(part)] = part
-            done += len(part)
-        return x
+        return _filled(self.parts(features, rows), len(rows), self.width, np.float64 if self._few(rows) else np.float32)
+
+    @torch.no_grad()
+    def blocks(self, features: Features, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """The columns of :meth:`matrix`: all at once in float64, else modality by modality; without indicators."""
+        if self._few(rows) or self.flagged:
+            yield self.matrix(features, rows)
+            return
+        for name, width in self.dims.items():
+            parts = (self._columns(name, inputs[name]) for inputs in _pooled(features.subset([name]), rows))
+            yield _filled(parts, len(rows), self.kept.get(name, width), np.float32)
+
+    def _few(self, rows: np.ndarray) -> bool:
+        return 8 * len(rows) * self.width <= DOUBLE_BYTES
+
+
+def _pooled(features: Features, rows: np.ndarray) -> Iterator[dict[str, Tokens]]:
+    """Modalities of one token each, ``ROWS`` rows at a time."""
+    for start in range(0, max(len(rows), 1), ROWS):
+        inputs = {}
+        for name, values in features.pooled(rows[start : start + ROWS]).items():
+            there = ~np.isnan(values[:, :1])
+            known = values if there.all() else np.where(there, values, 0)
+            inputs[name] = as_tokens(torch.from_numpy(known), torch.from_numpy(there[:, 0]))
+        yield inputs
+
+
+def _filled(parts: Iterator[Tensor], rows: int, width: int, dtype: type[np.floating[Any]]) -> np.ndarray:
+    x, done = np.empty((rows, width), dtype), 0
+    for part in parts:
+        x[done : done + len(part)] = part
+        done += len(part)
+    return x
 
 
 def _learn(
