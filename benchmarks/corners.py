@@ -6,7 +6,7 @@ Wikipedia: image and text, cross-modal mAP, an item of the same class being righ
 infrared one and back, R@1, of MobileNetV2's mean features. STS-B: MiniLM and hashed n-grams of the same 1,000 training
 sentences; the score is Spearman's correlation, over the 1,500 dev pairs, of the cosine between the first sentence by
 one encoder and the second by the other with the human similarity. A seed draws the split (Wikipedia: the dev part;
-STS-B: the sentences). ``whitened`` is chosen by the sum of recalls of exact partners, on folds of the training rows or
+STS-B: the sentences). ``whitened`` is chosen by the mean log rank of exact partners, on folds of the training rows or
 on the dev rows; classes and human scores are never seen. A set that is not named keeps its figures.
 """
 

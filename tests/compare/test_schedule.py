@@ -54,11 +54,12 @@ def test_a_process_that_dies_is_a_failed_row(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Crew, "helps", False)
     whole = small()
     features = Deadly(whole.ids, whole.pooled(np.arange(len(whole))), whole.targets)
-    found = compare(features, quick(train=FAST, seeds=1, jobs=2), tmp_path, progress=False)
+    only = ["a", "b (linear)", "linear", "concat"]
+    found = compare(features, quick(train=FAST, seeds=1, jobs=2, only=only), tmp_path, progress=False)
     failed = {row.method: row.error for row in found.rows if row.status == "failed"}
-    assert set(failed) == {"b (linear)", "b (boosting)", "linear"}, "linear reads one modality after the other"
+    assert set(failed) == {"b (linear)", "linear"}, "linear reads one modality after the other"
     assert all("exit code 7" in str(error) for error in failed.values())
-    assert {row.method for row in found.rows if row.status == "done"} >= {"a", "b", "concat"}
+    assert {row.method for row in found.rows if row.status == "done"} >= {"a", "concat"}
 
 
 class Quiet:
