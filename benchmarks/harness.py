@@ -143,7 +143,7 @@ def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, threads: 
 def compare_sides(
     label: str, ours: Callable[[], Any], theirs: Callable[[], Any], one_side: Callable[..., Callable[[], Any]], key: str
 ) -> dict[str, Any]:
-    """:func:`compare_ab` on one thread, with the peak memory of each side in a process of its own, printed.
+    """:func:`compare_ab` on one thread, with the peak memory of each side in a process of its own, and counted, printed.
 
     Args:
         label: what is measured.
@@ -156,6 +156,9 @@ def compare_sides(
     found["ours"]["memory"], found["reference"]["memory"] = memory
     a, b = (side["peak_bytes"] for side in memory)
     print(f"  peak memory {a / 2**20:.0f} MiB of {b / 2**20:.0f} MiB: {a / b:.2f}")
+    counted = {"ours": peak_allocated(ours), "reference": peak_allocated(theirs)}
+    found["tensors_mib"] = {side: round(most / 2**20, 1) for side, most in counted.items()}
+    print(f"  of tensors alone, counted: {counted['ours'] / counted['reference']:.3f}")
     return found
 
 

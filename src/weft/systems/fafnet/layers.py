@@ -57,9 +57,9 @@ class ComplexConv2d(nn.Module):
         bias = torch.cat([self.real.bias - self.imag.bias, self.real.bias + self.imag.bias])
         if self.many:
             re, im = x.unbind(1)
-            with _made_again(re, im) as total:
+            with _made_again((re, im, 1), (w_re, w_im, 1), (w_im, w_re, -1)) as (total, plus, minus):
                 both = self._product(total, w_re)
-            parts = both - self._product(im, w_re + w_im), both + self._product(re, w_im - w_re)
+                parts = both - self._product(im, plus), both + self._product(re, minus)
             return torch.stack(parts, dim=1).add_(bias.view(2, -1, 1, 1))
         across = -w_im if self.transposed else w_im  # its weights are (inputs, outputs, ...)
         weight = torch.cat([torch.cat([w_re, -across], dim=1), torch.cat([across, w_re], dim=1)])
@@ -73,14 +73,16 @@ class ComplexConv2d(nn.Module):
 
 
 @contextmanager
-def _made_again(re: Tensor, im: Tensor) -> Iterator[Tensor]:
-    """``re + im``, which a backward pass adds up again instead of keeping it."""
-    total, kept = re + im, (re.detach(), im.detach())
-    at = total.data_ptr()
-    with saved_tensors_hooks(
-        lambda x: kept if x.data_ptr() == at else x, lambda x: x[0] + x[1] if isinstance(x, tuple) else x
-    ):
-        yield total
+def _made_again(*sums: tuple[Tensor, Tensor, int]) -> Iterator[list[Tensor]]:
+    """``a + sign b`` of each, which a backward pass adds up again instead of keeping them."""
+    made = [torch.add(a, b, alpha=sign) for a, b, sign in sums]
+    parts = {x.data_ptr(): (a.detach(), b.detach(), sign) for x, (a, b, sign) in zip(made, sums, strict=True)}
+
+    def again(kept: Tensor | tuple[Tensor, Tensor, int]) -> Tensor:
+        return torch.add(kept[0], kept[1], alpha=kept[2]) if isinstance(kept, tuple) else kept
+
+    with saved_tensors_hooks(lambda x: parts.get(x.data_ptr(), x), again):
+        yield made
 
 
 class ComplexNorm(nn.BatchNorm2d):

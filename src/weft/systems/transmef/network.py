@@ -95,6 +95,8 @@ class TransMefNet(nn.Module):
         """One encoding of several ``(B, 48, H, W)``, by the rule."""
         if self.fusion is not None:
             return self._learned(self.fusion, encodings)
+        if len(encodings) == 1:
+            return encodings[0]
         stacked = torch.stack(list(encodings))
         if self.rule == "max":
             return stacked.amax(dim=0)
