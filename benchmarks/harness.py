@@ -143,7 +143,7 @@ def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, threads: 
 def compare_sides(
     label: str, ours: Callable[[], Any], theirs: Callable[[], Any], one_side: Callable[..., Callable[[], Any]], key: str
 ) -> dict[str, Any]:
-    """:func:`compare_ab` on one thread, with the peak memory of each side in a process of its own, and counted, printed.
+    """:func:`compare_ab` on one thread, with the peak memory of each side in a process of its own and counted, printed.
 
     Args:
         label: what is measured.
