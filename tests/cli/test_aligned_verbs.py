@@ -185,6 +185,8 @@ def test_measuring_with_hubs_lowered(world: Path) -> None:
         assert lowered == test.metrics(z["test"], *of_test, hubs=Hubs(bank, corrections))
     with pytest.raises(UserError, match="0 or more, or dev"):
         weft(*search, "--hubs", "-1")
+    with pytest.raises(UserError, match="transductive"):
+        weft(*search, "--hubs", "0.5", "--split", "dev")
 
 
 def test_one_pool_of_pictures_and_texts(world: Path, tmp_path: Path) -> None:

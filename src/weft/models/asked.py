@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import UserError, did_you_mean, some
@@ -142,7 +143,13 @@ def vectors_of(model: AlignedModel, rows: Store | Dataset, name: str, index: np.
 
 
 def hubs_of(
-    model: AlignedModel, rows: Store | Dataset, pairs: list[tuple[str, str]], share: float | None, *, progress: bool
+    model: AlignedModel,
+    rows: Store | Dataset,
+    pairs: list[tuple[str, str]],
+    share: float | None,
+    *,
+    asked_rows: Iterable[int] = (),
+    progress: bool,
 ) -> Hubs:
     """The corrections of hubs of directions ``(by, find)``, their bank the training and dev rows to the model.
 
@@ -150,14 +157,19 @@ def hubs_of(
         model, rows: what embeds what.
         pairs: the directions.
         share: by how much hubs are lowered; None: as much as serves the dev rows best, with a bank of training rows.
+        asked_rows: those among the rows that will ask.
         progress: show a bar while encoding.
+
+    Raises:
+        UserError: rows that ask are in the bank.
     """
     import numpy as np
 
-    from weft.retrieval.hub import HubCorrection, Hubs, choose_correction
+    from weft.retrieval.hub import HubCorrection, Hubs, choose_correction, refuse_asked
     from weft.retrieval.metrics import Positives
 
     parts = {part: rows_of(rows, part, model) for part in ("train", "dev")}
+    refuse_asked((rows.ids[i] for part in parts.values() for i in part), (rows.ids[i] for i in asked_rows))
     value = {name: values_of(rows, name)[0] for pair in pairs for name in pair}
     groups = np.arange(len(rows.ids)) if rows.group is None else np.asarray(rows.group)
 

@@ -121,7 +121,7 @@ def measure(
     task = RetrievalTask(((find, by),), unique=(find,) if repeated else ())
     result = {"retrieval": task.metrics(vectors, groups, presence)}
     if (share := share_of(hubs)) != 0:
-        lowered = hubs_of(aligner, rows, [(by, find), (find, by)], share, progress=show)
+        lowered = hubs_of(aligner, rows, [(by, find), (find, by)], share, asked_rows=chosen, progress=show)
         by_how_much = ", ".join(f"{name} {c.alpha:g} (k {c.k})" for name, c in lowered.corrections.items())
         result[f"retrieval, hubs lowered: {by_how_much}"] = task.metrics(vectors, groups, presence, hubs=lowered)
     if complete and repeated and len(set(counts.tolist())) == 1:

@@ -18,7 +18,8 @@ the gallery's items ``g`` are near to everything. All the published corrections 
 A corrected score is again a dot product, of ``(q, 1)`` and ``(g, -\alpha b_g)`` (with a gate: of ``(q, 0)`` for queries
 that are left alone), so that every index and every metric works on it unchanged. The bias of an item depends on no
 other item, and on none of the queries asked. Corrections that use the queries asked (dual softmax, Sinkhorn over the
-test set) are transductive: a single query would get another answer. They are refused, see :func:`refuse_asked`.
+test set) are transductive: a single query would get another answer. There are none here, and where rows of a data set
+ask, a bank that holds some of them is refused (:func:`refuse_asked`).
 
 Cost: ``M n d`` multiply-adds in chunks, once; nothing per query. When not to use it: a strong model whose gallery has
 no hubs gains little; :func:`choose_correction` then finds :math:`\alpha = 0` on dev.
