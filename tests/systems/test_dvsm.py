@@ -7,19 +7,21 @@ import pytest
 import torch
 from sklearn.metrics import coverage_error, label_ranking_average_precision_score, label_ranking_loss
 
+from weft.compare.systems import compare_systems
 from weft.data import Dataset, Modality, load_dataset, make_splits
 from weft.errors import UserError
 from weft.models import load_model
 from weft.systems.dvsm import Dvsm
 from weft.systems.dvsm.graph import nearest, standardised
 from weft.systems.dvsm.network import DvsmNet
+from weft.training.config import TrainConfig
 from weft.training.system_task import fit_system, make_system
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "k": 3}
 
 
-def made(rows: int = 90, seed: int = 0, gone: float = 0.0) -> Dataset:
-    """Four topics; one view shows the first three with noise, the other the last three."""
+def made(rows: int = 90, seed: int = 0, gone: float = 0.0, third: bool = False) -> Dataset:
+    """Four topics; one view shows the first three with noise, the other the last three, a third one the sum."""
     rng = np.random.default_rng(seed)
     topics = (rng.random((rows, 4)) < 0.4).astype(np.int64)
     topics[~topics.any(axis=1), 0] = 1
@@ -27,6 +29,8 @@ def made(rows: int = 90, seed: int = 0, gone: float = 0.0) -> Dataset:
         "a": topics[:, :3] + rng.normal(size=(rows, 3)) * 0.3,
         "b": topics[:, 1:] + rng.normal(size=(rows, 3)) * 0.3,
     }
+    if third:
+        views["c"] = topics.sum(axis=1, keepdims=True) + rng.normal(size=(rows, 1)) * 0.3
     columns = {}
     for name, view in views.items():
         lost = (rng.random(rows) < gone) & (np.arange(rows) % 2 == (name == "a"))
@@ -94,6 +98,33 @@ def test_it_learns_survives_its_folder_and_needs_both_views(tmp_path: Path):
     assert isinstance(again, Dvsm)
     assert again.evaluate(data, split.test) == pytest.approx(found)
     assert again.make_judge().labels == list("wxyz")
+
+
+def test_three_views_are_compared_with_gaps_in_them(tmp_path: Path):
+    """Beside itself without a graph; the model kept answers for rows that lack a view."""
+    data = made(60, gone=0.3, third=True)
+    split = make_splits(data, seed=0)
+    variants = {"dvsm": {}, "no graph": {"edges": "none"}}
+    config = TrainConfig(epochs=3, lr=0.02)
+    how = {"options": SMALL, "seeds": 1, "config": config, "progress": False}
+    found = compare_systems("dvsm", data, [split], variants, folder=tmp_path, **how)
+    assert {row.method for row in found.rows if row.status == "done"} == {"dvsm", "no graph"}
+    outputs = np.stack(list(load_model(tmp_path / "winner").predictions(data, split.test)))
+    assert outputs.shape == (len(split.test), 4)
+    assert np.isfinite(outputs).all()
+    assert any(data.modalities["a"].values[row] is None for row in split.test)
+
+
+def test_a_label_that_no_row_has_is_named():
+    """In training; one that only the rows asked lack is judged like others."""
+    data = made(60)
+    split = make_splits(data, seed=0)
+    data.targets["labels"][split.test, 2] = 0
+    model = make_system("dvsm", data, split.train, **SMALL)
+    assert all(np.isfinite(value) for value in model.evaluate(data, split.test).values())
+    data.targets["labels"][:, 2] = 0
+    with pytest.raises(UserError, match="'y' are in none or all of 42 rows"):
+        make_system("dvsm", data, split.train, **SMALL)
 
 
 def test_ranking_metrics_are_those_of_scikit_learn():

@@ -10,6 +10,7 @@ from skimage.measure import shannon_entropy
 from skimage.metrics import structural_similarity as skimage_ssim
 from sklearn.metrics import mutual_info_score
 
+from tests.systems.test_outside import weft
 from weft.data import Dataset, Modality, Split, load_dataset
 from weft.errors import UserError
 from weft.models import load_model
@@ -114,6 +115,14 @@ def test_the_order_of_sources_does_not_matter_and_alike_sources_come_back(rule):
     a, b = picture(11), picture(12)
     np.testing.assert_array_equal(model.fuse([a, b]), model.fuse([b, a]))
     np.testing.assert_array_equal(model.fuse([a, a]), model.fuse([a, a, a]))
+    x, y, z = encodings = [torch.randn(1, 48, 5, 6) for _ in range(3)]
+    shares = [e.abs().mean(dim=1, keepdim=True).exp() for e in encodings]
+    expected = {
+        "mean": (x + y + z) / 3,
+        "max": torch.maximum(torch.maximum(x, y), z),
+        "attention": sum(share * e for share, e in zip(shares, encodings, strict=True)) / sum(shares),
+    }
+    torch.testing.assert_close(model.network.merge(encodings), expected[rule])
 
 
 def test_a_rule_that_is_learned_trains_on_two_spoilt_copies(tmp_path: Path):
@@ -173,6 +182,38 @@ def test_from_photos_to_pictures_of_any_size_and_colour(data_root: Path, tmp_pat
     assert set(found) == {"MEF-SSIM", "Q^AB/F", "SSIM", "MI", "entropy", "STD"}
     assert all(np.isfinite(value) for value in found.values())
     assert (tmp_path / "figures" / "pictures.png").stat().st_size > 1000
+
+
+def test_the_verbs_make_one_picture_of_three(tmp_path: Path):
+    """From a folder of photos to a folder of pictures, one for each scene, of its own size."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "scenes").mkdir()
+    for k in range(6):
+        Image.fromarray(picture(20 + k)).save(tmp_path / "photos" / f"{k}.png")
+    shapes = {"1": (33, 45), "2": (40, 36)}
+    for scene, shape in shapes.items():
+        for k, letter in enumerate("ABC"):
+            Image.fromarray(picture(30 + k, shape)).save(tmp_path / "scenes" / f"{letter}{scene}.png")
+    options = [part for name, value in SMALL.items() for part in ("--option", f"{name}={value}")]
+    model = tmp_path / "model"
+    weft(
+        "fit",
+        "photos",
+        "--root",
+        tmp_path / "photos",
+        "--system",
+        "transmef",
+        *options,
+        "--set",
+        "epochs=1",
+        "-o",
+        model,
+    )
+    weft("predict", model, tmp_path / "scenes", "-o", tmp_path / "fused")
+    made = {path.stem: np.asarray(Image.open(path)) for path in sorted((tmp_path / "fused").rglob("*.png"))}
+    assert {name: pixels.shape for name, pixels in made.items()} == shapes
+    sources = [picture(30 + k, shapes["1"]) for k in range(3)]
+    np.testing.assert_array_equal(made["1"], load_model(model).fuse(sources))
 
 
 def test_mistakes_are_named(tmp_path: Path):
