@@ -1,5 +1,5 @@
-"""Claim: exact search is faster than scikit-learn's brute force, and no slower than faiss Flat but for many queries on one
-thread, where it is some percent behind.
+"""Claim: exact search is faster than scikit-learn's brute force, and no slower than faiss Flat but for many queries on
+one thread, where it is some percent behind.
 
 100,000 unit vectors of width 256, ten hits per query; 1, 100 and 500 queries on one thread, 1 and 500 on two. All sides
 find the same rows (checked first) and alternate in one run. Beyond: the same 100,000 on disk, opened and asked once;
