@@ -1,10 +1,10 @@
-"""Lines per room, and what is repeated: the table at the end of ``docs/architecture.md``.
+"""Lines per room, what is repeated, what saliency is made of: the tables at the end of ``docs/architecture.md``.
 
     python benchmarks/house.py [CHECKOUT ...]
 
 A repeat is a window of six lines (blank ones left out, indentation removed) that stands in more than one place of the
 Python files. They are counted twice: in all lines, and without imports and signatures, which each file and each method
-has to show.
+has to show. Of RGB-D saliency: the files of ``src`` that carry its name, and those of ``weft`` that these import.
 """
 
 from __future__ import annotations
@@ -45,6 +45,22 @@ def repeats(files: list[Path], *, plain: bool) -> int:
     return sum(count > 1 for count in found.values())
 
 
+def saliency(src: Path, files: list[Path]) -> dict[str, int]:
+    """How many files are saliency's alone, in how many rooms, their lines, and how many more they import."""
+    own = {path for path in files if "saliency" in str(path.relative_to(src))}
+    imported = set()
+    for path in own:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("weft"):
+                module = src.joinpath(*str(node.module).split("."))
+                for place in [module / alias.name for alias in node.names]:
+                    places = [place.with_suffix(".py"), place / "__init__.py"]
+                    places += [module.with_suffix(".py"), module / "__init__.py"]
+                    imported |= set([file for file in places if file.is_file()][:1])
+    lines = sum(len(path.read_text().splitlines()) for path in own)
+    return {"files": len(own), "folders": len({p.parent for p in own}), "lines": lines, "imports": len(imported - own)}
+
+
 def measured(root: Path) -> dict[str, object]:
     """The figures of one checkout."""
     files, rooms = files_of(root), Counter[str]()
@@ -55,6 +71,7 @@ def measured(root: Path) -> dict[str, object]:
     return {
         "files": len(files),
         "lines of src": dict(sorted(rooms.items())) | {"all": rooms.total()},
+        "saliency": saliency(root / "src", [path for path in files if path.is_relative_to(root / "src")]),
         "repeats": repeats(files, plain=False),
         "repeats without imports and signatures": repeats(files, plain=True),
     }
