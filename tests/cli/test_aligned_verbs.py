@@ -178,7 +178,8 @@ def test_measuring_with_hubs_lowered(world: Path) -> None:
         )
         for a, b, q, g in dev.directions(*of_dev)
     }
-    for option, corrections in (("0.5", dict.fromkeys(chosen, HubCorrection(0.5))), ("dev", chosen)):
+    fixed = {option: HubCorrection.read(option) for option in ("0.5", "softmax:1", "gated:1")}
+    for option, corrections in (("dev", chosen), *((name, dict.fromkeys(chosen, how)) for name, how in fixed.items())):
         found = json.loads(weft(*search, "--hubs", option))
         (lowered,) = [found[title] for title in found if title.startswith("retrieval, hubs")]
         assert found["retrieval"] == plain["retrieval"]
@@ -187,6 +188,9 @@ def test_measuring_with_hubs_lowered(world: Path) -> None:
         weft(*search, "--hubs", "-1")
     with pytest.raises(UserError, match="transductive"):
         weft(*search, "--hubs", "0.5", "--split", "dev")
+    with pytest.raises(UserError, match="a gate looks at the query"):
+        weft(*search, "--hubs", "gated:1", "--query", "red")
+    assert json.loads(weft(*search, "--hubs", "softmax:1", "--query", "red"))
 
 
 def test_one_pool_of_pictures_and_texts(world: Path, tmp_path: Path) -> None:

@@ -119,6 +119,21 @@ def test_without_hubs_nothing_is_corrected() -> None:
     assert choose_correction(eye, eye, np.arange(12), eye[:6]).alpha == 0
 
 
+def test_what_the_command_line_says() -> None:
+    assert HubCorrection.read("0.5") == HubCorrection(0.5)
+    assert HubCorrection.read("softmax:1") == HubCorrection(1.0, rule="softmax")
+    assert HubCorrection.read("gated:1") == HubCorrection(1.0, rule="softmax", gated=True)
+    choices = HubCorrection.read("gated:dev")
+    assert isinstance(choices, list)
+    assert all(choice.gated for choice in choices)
+    assert str(HubCorrection.read("gated:1")) == "1 (gated softmax, beta 20)"
+    for wrong in ("-1", "nnn:", "many", "inf"):
+        with pytest.raises(UserError, match="0 or more, or dev"):
+            HubCorrection.read(wrong)
+    with pytest.raises(UserError, match="unknown rule"):
+        HubCorrection.read("csls:1")
+
+
 def test_what_is_refused() -> None:
     refuse_asked(["a", "b"], ["c"])
     with pytest.raises(UserError, match="transductive"):

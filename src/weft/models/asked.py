@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from weft.data import Dataset
     from weft.models import AlignedModel
-    from weft.retrieval.hub import Hubs
+    from weft.retrieval.hub import HubCorrection, Hubs
     from weft.store import Store
 
 
@@ -146,7 +146,7 @@ def hubs_of(
     model: AlignedModel,
     rows: Store | Dataset,
     pairs: list[tuple[str, str]],
-    share: float | None,
+    how: HubCorrection | list[HubCorrection],
     *,
     asked_rows: Iterable[int] = (),
     progress: bool,
@@ -156,7 +156,7 @@ def hubs_of(
     Args:
         model, rows: what embeds what.
         pairs: the directions.
-        share: by how much hubs are lowered; None: as much as serves the dev rows best, with a bank of training rows.
+        how: hubs are lowered; several: as serves the dev rows best, with a bank of training rows.
         asked_rows: those among the rows that will ask.
         progress: show a bar while encoding.
 
@@ -165,7 +165,7 @@ def hubs_of(
     """
     import numpy as np
 
-    from weft.retrieval.hub import HubCorrection, Hubs, choose_correction, refuse_asked
+    from weft.retrieval.hub import Hubs, choose_correction, refuse_asked
     from weft.retrieval.metrics import Positives
 
     parts = {part: rows_of(rows, part, model) for part in ("train", "dev")}
@@ -183,15 +183,15 @@ def hubs_of(
     }
     corrections = {}
     for by, find in pairs:
-        if share is None:
+        if isinstance(how, list):
             items = there("dev", find)
             items = items[np.sort(np.unique(value[find][items], return_index=True)[1])]
             queries = there("dev", by)
             known = np.isin(groups[queries], groups[items])
             positives = Positives.from_groups(groups[queries[known]], groups[items])
             gallery = vectors_of(model, rows, find, items, progress=progress)
-            chosen = choose_correction(asked["dev", by][known], gallery, positives, asked["train", by])
-        corrections[f"{by}->{find}"] = chosen if share is None else HubCorrection(share)
+            chosen = choose_correction(asked["dev", by][known], gallery, positives, asked["train", by], how)
+        corrections[f"{by}->{find}"] = chosen if isinstance(how, list) else how
     bank = {by: np.concatenate([asked["train", by], asked["dev", by]]) for by, _ in pairs}
     return Hubs(bank, corrections)
 

@@ -12,6 +12,7 @@ from weft.data import Dataset
 from weft.errors import UserError
 from weft.files import canonical, sha256
 from weft.models.asked import hubs_of, rows_of, values_of, vectors_of
+from weft.retrieval.hub import HubCorrection
 from weft.retrieval.pool import mix_pool
 from weft.retrieval.repeated import captions_found, images_above, repeated_curve, unique_curve
 from weft.retrieval.search import FILE, ExactIndex, FaissIndex, model_fingerprint
@@ -38,9 +39,13 @@ def gallery(
 
     Without ``index``, rows that have to be encoded are kept in the model's folder under a name made of their content.
     """
-    share = share_of(hubs)
-    if share != 0 and len(names) > 1:
+    how = HubCorrection.read(hubs)
+    lowered = isinstance(how, list) or how.alpha != 0
+    if lowered and len(names) > 1:
         raise UserError("hubs are lowered in one modality", ", ".join(names), "leave out --hubs, or search one")
+    if (how[0] if isinstance(how, list) else how).gated:
+        remedy = "measure with it (without --query), or take softmax"
+        raise UserError("a gate looks at the query, an index has one number per item", f"--hubs {hubs}", remedy)
     items, contents = {}, []
     for name in names:
         value, content = values_of(rows, name)
@@ -52,7 +57,7 @@ def gallery(
     ids = [rows.ids[i] if len(names) == 1 else f"{name}/{rows.ids[i]}" for name in names for i in items[name]]
     source = rows.name if isinstance(rows, Dataset) else rows.manifest["name"]
     about = {"source": source, "modality": ", ".join(names), "split": split}
-    about |= {"rows": sha256(canonical([ids, contents]))[:16]} | ({} if share == 0 else {"hubs": f"{hubs} by {by}"})
+    about |= {"rows": sha256(canonical([ids, contents]))[:16]} | ({"hubs": f"{hubs} by {by}"} if lowered else {})
     about |= {"factory": factory} if factory else {}
     kind: Any = FaissIndex if factory else ExactIndex
     fingerprint = model_fingerprint(aligner)
@@ -63,8 +68,8 @@ def gallery(
         return kind.load(kept, fingerprint, {"hubs": None, **about})
     parts = {name: vectors_of(aligner, rows, name, items[name], progress=show) for name in names}
     vectors, bias = parts[names[0]], None
-    if share != 0:
-        found = hubs_of(aligner, rows, [(by, names[0])], share, progress=show)
+    if lowered:
+        found = hubs_of(aligner, rows, [(by, names[0])], how, progress=show)
         bias = found.corrections[f"{by}->{names[0]}"].bias(vectors, found.bank[by])
     elif len(names) > 1:
         bank_rows = np.concatenate([rows_of(rows, part, aligner) for part in ("train", "dev")])
@@ -79,23 +84,6 @@ def gallery(
             if index is not None:
                 raise
     return built
-
-
-def share_of(hubs: str) -> float | None:
-    """What ``--hubs`` says: a share, or None where dev rows choose.
-
-    Raises:
-        UserError: neither a number of at least 0 nor "dev".
-    """
-    if hubs == "dev":
-        return None
-    try:
-        share = float(hubs)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share < float("inf"):
-        raise UserError("--hubs is a share, 0 or more, or dev", hubs, "0.5 is usual")
-    return share
 
 
 def measure(
@@ -120,9 +108,10 @@ def measure(
     )
     task = RetrievalTask(((find, by),), unique=(find,) if repeated else ())
     result = {"retrieval": task.metrics(vectors, groups, presence)}
-    if (share := share_of(hubs)) != 0:
-        lowered = hubs_of(aligner, rows, [(by, find), (find, by)], share, asked_rows=chosen, progress=show)
-        by_how_much = ", ".join(f"{name} {c.alpha:g} (k {c.k})" for name, c in lowered.corrections.items())
+    how = HubCorrection.read(hubs)
+    if isinstance(how, list) or how.alpha != 0:
+        lowered = hubs_of(aligner, rows, [(by, find), (find, by)], how, asked_rows=chosen, progress=show)
+        by_how_much = ", ".join(f"{name} {c}" for name, c in lowered.corrections.items())
         result[f"retrieval, hubs lowered: {by_how_much}"] = task.metrics(vectors, groups, presence, hubs=lowered)
     if complete and repeated and len(set(counts.tolist())) == 1:
         images, texts, n = vectors[find][first], vectors[by], int(counts[0])

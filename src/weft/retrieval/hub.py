@@ -34,7 +34,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ from weft.retrieval.metrics import Array, Positives, check_embeddings, rank
 Rule = Literal["nnn", "softmax"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-NEIGHBOURS = (10, 64)
+NEIGHBOURS, BETAS = (10, 64), (10.0, 20.0, 50.0)
 CHUNK = 4096
 """Gallery items compared with the bank at once."""
 
@@ -79,8 +79,35 @@ class HubCorrection:
             found = f"alpha={self.alpha}, k={self.k}, beta={self.beta}"
             raise UserError("a hub correction has alpha >= 0, k >= 1, beta > 0", found, "alpha 0.5 and k 10 are CSLS")
 
+    @classmethod
+    def read(cls, text: str) -> Self | list[Self]:
+        """What ``--hubs`` says: ``[RULE:]SHARE``, the rule ``nnn``, ``softmax`` or ``gated``; for ``[RULE:]dev`` all
+        that dev may choose from.
+
+        Raises:
+            UserError: it says none of these.
+        """
+        rule, _, share = text.rpartition(":")
+        kind: dict[str, Any] = {"rule": "softmax" if rule == "gated" else rule or "nnn", "gated": rule == "gated"}
+        if share == "dev":
+            if kind["rule"] == "nnn":
+                return [cls(alpha, **kind, k=k) for alpha, k in product(ALPHAS, NEIGHBOURS)]
+            return [cls(alpha, **kind, beta=beta) for alpha, beta in product(ALPHAS, BETAS)]
+        try:
+            alpha = float(share)
+        except ValueError:
+            alpha = -1.0
+        if not 0 <= alpha < float("inf"):
+            remedy = "0.5 is usual; softmax:1 is the inverted softmax"
+            raise UserError("--hubs is a share, 0 or more, or dev", text, remedy)
+        return cls(alpha, **kind)
+
+    def __str__(self) -> str:
+        how = f"k {self.k}" if self.rule == "nnn" else f"{'gated ' * self.gated}softmax, beta {self.beta:g}"
+        return f"{self.alpha:g} ({how})"
+
     def bias(self, gallery: Array, bank: Array) -> Tensor:
-        """What is added to the scores of each item, ``(n,)`` float32: :math:`-\\alpha b_g`.
+        """What is added to the scores of each item, ``(n,)`` float32: :math:`-\\alpha b_g`; where the gate is open.
 
         Args:
             gallery: ``(n, d)``.
