@@ -12,7 +12,6 @@ import torch
 import transformers
 from PIL import Image
 
-from tests.conftest import DATA
 from tests.systems.verbs import weft
 from weft.data import Dataset, Modality, load_dataset, make_splits
 from weft.errors import UserError
@@ -208,9 +207,9 @@ def test_published_size():
     assert 95e6 < sum(p.numel() for p in net.parameters()) < 97e6
 
 
-def test_the_published_layouts(tmp_path):
+def test_the_published_layouts(tmp_path, data_root):
     """The real VQA-X files with drawn photos under their names, and one item of each of the other two."""
-    source = DATA / "vqax" / "nle_data" / "VQA-X"
+    source = data_root / "vqax" / "nle_data" / "VQA-X"
     photos = tmp_path / "images" / "train2014"
     photos.mkdir(parents=True)
     (tmp_path / "nle_data").mkdir()
