@@ -3,9 +3,9 @@
 Each :class:`Mutant` is a line (or a part of one) that stands exactly once in a file, what takes its place, and the
 tests concerned. The tests are run once on the copy as it is and must pass; then with every fault, and must fail::
 
-    python benchmarks/mutants.py              # all; prints {"of": 40, "survived": []} last
+    python benchmarks/mutants.py              # all; prints {"of": 40, "survived": []} last, keeps it in mutants.json
     python benchmarks/mutants.py holm mask    # those whose name contains a word
-    python benchmarks/mutants.py --page       # writes docs/mutants.md from the list, runs nothing
+    python benchmarks/mutants.py --page       # writes docs/mutants.md from the list and what is kept, runs nothing
 
 A line that is gone, tests that are not found, or tests that fail without any fault end the run with an error.
 """
@@ -19,12 +19,14 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "mutants.md"
+RESULT = ROOT / "benchmarks" / "mutants.json"
 SHARED = {"WEFT_GOLDEN": "golden", "WEFT_DATA": "data", "WEFT_MODELS": "models"}
 WORKERS, SECONDS = 2, 600
 PASSED, FAILED = 0, 1
@@ -349,9 +351,19 @@ def main() -> None:
     if "--page" in sys.argv:
         PAGE.write_text(page())
         return
+    tree = {"commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
     survived = [mutant.name for mutant, noticed in zip(chosen, run(chosen), strict=True) if not noticed]
-    print(json.dumps({"of": len(chosen), "survived": survived}))
+    found = {"of": len(chosen), "survived": survived}
+    if chosen == MUTANTS:
+        RESULT.write_text(json.dumps(found | tree) + "\n")
+    print(json.dumps(found))
     sys.exit(bool(survived))
+
+
+def commit() -> str:
+    """The commit of the tree, and whether files were changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout.strip()
 
 
 def inapplicable(mutant: Mutant) -> str:
@@ -425,12 +437,17 @@ def pytest(tree: Path, tests: str) -> tuple[int, str]:
 
 def page() -> str:
     """``docs/mutants.md``."""
+    found = json.loads(RESULT.read_text())
+    survived = "; ".join(found["survived"]) or "none"
     lines = [
         "# One-line faults",
         "",
         f"`python benchmarks/mutants.py` puts each of these {len(MUTANTS)} faults into a copy of the project and runs",
         "the tests concerned. A fault that no test notices fails the run; so does a line that is gone, or tests that",
         "fail without any fault. This page is generated from the script (`--page`).",
+        "",
+        f"All put in at commit `{found['commit']}`, {found['date']}: of {found['of']} faults,",
+        f"{found['of'] - len(found['survived'])} were noticed. Survived: {survived}.",
         "",
     ]
     for mutant in MUTANTS:

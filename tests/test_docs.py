@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -15,7 +17,8 @@ import yaml
 from weft.training.system import systems
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SYSTEMS = [folder.parent / "README.md" for folder in sorted((ROOT / "src/weft/systems").glob("*/__init__.py"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *SYSTEMS]
 
 
 def test_operator_table_is_that_of_the_registry() -> None:
@@ -23,6 +26,13 @@ def test_operator_table_is_that_of_the_registry() -> None:
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert (ROOT / "docs" / "operators.md").read_text() == result.stdout, "run: python docs/operators.py"
+
+
+def test_the_page_of_faults_is_that_of_the_script() -> None:
+    made = runpy.run_path(str(ROOT / "benchmarks" / "mutants.py"))
+    assert (ROOT / "docs" / "mutants.md").read_text() == made["page"](), "run: python benchmarks/mutants.py --page"
+    found = json.loads(made["RESULT"].read_text())
+    assert {**found, "of": len(made["MUTANTS"]), "survived": []} == found, "run: python benchmarks/mutants.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
