@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from fastapi.testclient import TestClient
 
 from tests.cli.test_verbs import weft, write
+from weft.serve.app import create_app
+from weft.serve.engine import Engine
 
 QUICK = ("--set", "epochs=2", "--quiet")
 
@@ -16,6 +19,8 @@ def every_verb() -> None:
     """After docs/architecture.md has run, in its folder."""
     table = colours(Path("colours"))
     operator_task_and_kind(table)
+    in_other_hands(table.parent)
+    aligned(table.parent)
     system(table)
 
 
@@ -76,6 +81,36 @@ def operator_task_and_kind(table: Path) -> None:
         assert weft("list", name, "--kind", kind, "--json")[0]["name"] == name
     names = [row["name"] for row in weft("list", "l*", "--exclude", "lmf*", "--exclude", "linear*", "--json")]
     assert names == ["loudest"]
+
+
+def in_other_hands(root: Path) -> None:
+    """The same model exported, pushed and served; and what its encoders are worth."""
+    exported = weft("export", root / "model", "--to", "torch-export", "--out", root / "exported", "--json")
+    assert "outputs" in exported
+    weft("push", root / "model", f"file://{root.resolve()}/shelf")
+    row = {"shade": "#ff0000", "note": "seen 1 times"}
+    with TestClient(create_app(Engine(root / "shelf"))) as client:
+        (answer,) = client.post("/predict", json={"rows": [row]}).json()["answers"]
+        assert answer["prediction"] > 0
+        refused = client.post("/predict", json={"rows": [{"shade": "#red"}, row]})
+        assert refused.status_code == 422
+        assert "'shade' (colour)" in refused.text
+    tried = weft("encoders", root / "visits.yaml", "--json")["candidates"]
+    assert {"modality": "shade", "encoder": "colour", "width": 6}.items() <= next(
+        one for one in tried if one["modality"] == "shade"
+    ).items()
+
+
+def aligned(root: Path) -> None:
+    """Colours and notes in one space: the verbs of aligners."""
+    config = yaml.safe_load((root / "visits.yaml").read_text()) | {"target": None, "task": "retrieval"}
+    (root / "pairs.yaml").write_text(yaml.safe_dump(config))
+    compared = weft(
+        "align", root / "pairs.yaml", "--aligners", "procrustes", "--out", root / "aligned", "--json", "--quiet"
+    )
+    assert compared["table"][0]["aligner"] == "procrustes"
+    asked = ("--query", "seen 1 times in the dark room", "--find", "shade", "--by", "note", "--json")
+    assert len(weft("search", root / "aligned" / "winner", root / "pairs.yaml", *asked)) == 5
 
 
 def system(table: Path) -> None:

@@ -49,7 +49,7 @@ class Reader:
         of_columns = [n for n, kind in self.kinds.items() if kind in WAY_OUT and kind_named(kind).several]
         self.columns = {name: self._columns(table.get(name)) for name in of_columns}
         self.types = {name: (table.get(name) or {}).get("types", {}) for name in self.columns}
-        odd = [k for k in self.kinds.values() if k not in ARRAYS and k not in WAY_OUT]
+        odd = [k for k in self.kinds.values() if k not in ARRAYS and k not in WAY_OUT and not _one_cell(k)]
         if odd or any(columns is None for columns in self.columns.values()):
             found = some(odd) if odd else "a table whose columns the model does not know"
             raise UserError("no request can hold such a value", found, f"served: {some([*ARRAYS, *WAY_OUT], 9)}")
@@ -88,6 +88,8 @@ class Reader:
             if not isinstance(cell, str):
                 raise _refused(what, cell, kind)
             return cell.encode("utf-8", "replace").decode() if cell.strip() else None
+        if kind not in WAY_OUT:
+            return _cell(kind, name, cell, what)
         columns = self.columns[name]
         if not isinstance(cell, Mapping):
             raise _refused(what, cell, kind)
@@ -138,6 +140,21 @@ def image(content: bytes, what: str) -> np.ndarray:
         raise
     except Exception as error:  # Pillow's readers raise whatever they like at damaged files
         raise UserError(f"{what}: this is no image", type(error).__name__, "send a whole PNG or JPEG") from None
+
+
+def _one_cell(kind: str) -> bool:
+    """Whether a value of the kind is written in one cell of a table, and is no file: so are kinds from outside."""
+    return not (kind_named(kind).files or kind_named(kind).several)
+
+
+def _cell(kind: str, name: str, cell: Any, what: str) -> Any:
+    """The value of such a cell, as the kind reads it in a table."""
+    if not isinstance(cell, str | int | float):
+        raise UserError(f"{what}: not a value", type(cell).__name__, "give what stands in a cell of the table")
+    try:
+        return kind_named(kind).convert([[cell]], Place(name, [name], ["row"], Path()))[0]
+    except Exception as error:  # whoever wrote the kind
+        raise UserError(f"{what}: the cell cannot be read", str(error)[:200], "give what stands in the table") from None
 
 
 def _numbers(cell: Any, depth: int, what: str) -> np.ndarray:
