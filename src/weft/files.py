@@ -105,9 +105,9 @@ def to_json(value: Any) -> str:
     return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def canonical(value: Any, ready: bool = False) -> bytes:
-    """JSON with sorted keys: the form that is hashed. ``ready``: the value is what :func:`plain` gave."""
-    return json.dumps(value if ready else plain(value), sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys: the form that is hashed."""
+    return json.dumps(plain(value), sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 
 def sha256(content: bytes) -> str:

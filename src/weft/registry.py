@@ -128,16 +128,16 @@ class Registry(Generic[T]):
         return self._classes[name]
 
     def name_of(self, cls: type) -> str:
-        """The name a class is registered under. It registered where it was written: the others are not imported for it.
+        """The name a class is registered under.
 
         Raises:
             UserError: the class is not registered.
         """
-        for look in (lambda: None, self._discover):
-            look()
-            for name, known in self._classes.items():
-                if known is cls:
-                    return name
+        if cls not in self._classes.values():  # else it needs no import of the others
+            self._discover()
+        for name, known in self._classes.items():
+            if known is cls:
+                return name
         raise UserError(f"{cls.__qualname__} is not a registered {self.kind}", "no such entry", "register it first")
 
     def describe(self, name: str) -> tuple[str, dict[str, Any]]:

@@ -178,7 +178,11 @@ def test_measuring_with_hubs_lowered(world: Path) -> None:
         )
         for a, b, q, g in dev.directions(*of_dev)
     }
-    fixed = {option: HubCorrection.read(option) for option in ("0.5", "softmax:1", "gated:1")}
+    fixed = {
+        "0.5": HubCorrection(0.5),
+        "softmax:1": HubCorrection(1.0, "softmax"),
+        "gated:1": HubCorrection(1.0, "softmax", gated=True),
+    }
     for option, corrections in (("dev", chosen), *((name, dict.fromkeys(chosen, how)) for name, how in fixed.items())):
         found = json.loads(weft(*search, "--hubs", option))
         (lowered,) = [found[title] for title in found if title.startswith("retrieval, hubs")]

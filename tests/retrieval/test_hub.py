@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weft.errors import UserError
+from weft.models.searching import corrections_of
 from weft.retrieval.hub import HubCorrection, choose_correction, refuse_asked
 from weft.retrieval.metrics import rank
 
@@ -120,18 +121,17 @@ def test_without_hubs_nothing_is_corrected() -> None:
 
 
 def test_what_the_command_line_says() -> None:
-    assert HubCorrection.read("0.5") == HubCorrection(0.5)
-    assert HubCorrection.read("softmax:1") == HubCorrection(1.0, rule="softmax")
-    assert HubCorrection.read("gated:1") == HubCorrection(1.0, rule="softmax", gated=True)
-    choices = HubCorrection.read("gated:dev")
-    assert isinstance(choices, list)
-    assert all(choice.gated for choice in choices)
-    assert str(HubCorrection.read("gated:1")) == "1 (gated softmax, beta 20)"
+    assert corrections_of("0") == []
+    assert corrections_of("0.5") == [HubCorrection(0.5)]
+    assert corrections_of("softmax:1") == [HubCorrection(1.0, rule="softmax")]
+    assert corrections_of("gated:1") == [HubCorrection(1.0, rule="softmax", gated=True)]
+    assert all(choice.gated for choice in corrections_of("gated:dev"))
+    assert str(corrections_of("gated:1")[0]) == "1 (gated softmax, beta 20)"
     for wrong in ("-1", "nnn:", "many", "inf"):
         with pytest.raises(UserError, match="0 or more, or dev"):
-            HubCorrection.read(wrong)
+            corrections_of(wrong)
     with pytest.raises(UserError, match="unknown rule"):
-        HubCorrection.read("csls:1")
+        corrections_of("csls:1")
 
 
 def test_what_is_refused() -> None:

@@ -29,7 +29,9 @@ def search(
     ] = None,
     hubs: Annotated[
         str,
-        typer.Option(help="Hubness correction: [nnn:|softmax:|gated:]SHARE by which hubs are lowered; dev: by dev."),
+        typer.Option(
+            help="Hubness correction: [nnn:|softmax:|gated:]SHARE by which hubs are lowered, or dev to select it."
+        ),
     ] = "0",
     approximate: Annotated[bool, typer.Option(help="Use faiss (weft[ann]) instead of exact search.")] = False,
     factory: Annotated[str, typer.Option(help="faiss's name of the approximate index, e.g. IVF256,PQ32.")] = "HNSW32",

@@ -25,10 +25,10 @@ import torch
 from weft.compare.config import CompareConfig
 from weft.compare.methods import Method
 from weft.errors import UserError
-from weft.files import canonical, plain, read_json, read_tensors, sha256, write_json, write_tensors
+from weft.files import canonical, read_json, read_tensors, sha256, write_json, write_tensors
 from weft.models.pretrained import CONFIG, WEIGHTS
 
-VERSION = 7
+VERSION = 8
 """Of what a job does: a change that changes figures counts it up, and old jobs are done again."""
 
 
@@ -70,17 +70,16 @@ class Ledger:
 
     def key(self, job: Job) -> str:
         """A name of 24 letters for a job and all that decides its result."""
-        what = plain({"method": job.method.describe(), "seed": job.seed, "fold": job.fold, "settings": job.settings})
-        return sha256(canonical({**self._shared, **what}, ready=True))[:24]
+        what = {"method": job.method.describe(), "seed": job.seed, "fold": job.fold, "settings": job.settings}
+        return sha256(canonical({"shared": self._shared, **what}))[:24]
 
     @cached_property
-    def _shared(self) -> dict[str, Any]:
-        """What decides the result of every job, as JSON values."""
+    def _shared(self) -> str:
+        """Hash of what decides the result of every job."""
         settings = self.config.model_dump(include={"trials", "dim", "train"}, mode="json")
         if self.config.missing:
             settings["missing"] = True
-        found: dict[str, Any] = plain({"version": VERSION, **self.identity, **settings})
-        return found
+        return sha256(canonical({"version": VERSION, **self.identity, **settings}))
 
     def get(self, job: Job) -> dict[str, Any] | None:
         """What a job found, failed ones included; None if it has not run, or its files are damaged."""

@@ -230,9 +230,7 @@ class Rounds:
 
     def _again(self) -> Again | None:
         """The best on dev fitted on train and dev rows, as far as there is time; None where there is not."""
-        setup, evidence = self.setup, self._evidence(QUICK)
-        best = _best(evidence)
-        job = None if best is None else evidence.best_job(best)
+        setup, job = self.setup, self._best_job(self._evidence(QUICK))
         inner = None if job is None else crossfit.inside(setup, job.fold)
         if job is None or inner is None or job.method.family == "chance":
             return None
@@ -252,15 +250,15 @@ class Rounds:
 
     def _last(self, share: float) -> float:
         """What of its share of the budget the last fits may need: all for an ensemble, which takes what there is."""
-        if not share:
-            return share
-        evidence = self._evidence(QUICK)
-        best = _best(evidence)
-        job = None if best is None else evidence.best_job(best)
-        if job is None or job.method.family == "ensemble":
-            return share
-        found = self.setup.ledger.get(job)
+        job = self._best_job(self._evidence(QUICK)) if share else None
+        found = None if job is None or job.method.family == "ensemble" else self.setup.ledger.get(job)
         return share if found is None else min(share, 2 * crossfit.seconds_of(found))
+
+    @staticmethod
+    def _best_job(evidence: Evidence) -> Job | None:
+        """What would be kept now."""
+        best = _best(evidence)
+        return None if best is None else evidence.best_job(best)
 
     def _look(self) -> None:
         """Between two jobs: an early answer, when its time has come."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import UserError, did_you_mean, some
@@ -146,7 +146,7 @@ def hubs_of(
     model: AlignedModel,
     rows: Store | Dataset,
     pairs: list[tuple[str, str]],
-    how: HubCorrection | list[HubCorrection],
+    candidates: Sequence[HubCorrection],
     *,
     asked_rows: Iterable[int] = (),
     progress: bool,
@@ -156,7 +156,7 @@ def hubs_of(
     Args:
         model, rows: what embeds what.
         pairs: the directions.
-        how: hubs are lowered; several: as serves the dev rows best, with a bank of training rows.
+        candidates: how hubs are lowered; of several what serves the dev rows best, with a bank of training rows.
         asked_rows: those among the rows that will ask.
         progress: show a bar while encoding.
 
@@ -183,15 +183,16 @@ def hubs_of(
     }
     corrections = {}
     for by, find in pairs:
-        if isinstance(how, list):
+        chosen = candidates[0]
+        if len(candidates) > 1:
             items = there("dev", find)
             items = items[np.sort(np.unique(value[find][items], return_index=True)[1])]
             queries = there("dev", by)
             known = np.isin(groups[queries], groups[items])
             positives = Positives.from_groups(groups[queries[known]], groups[items])
             gallery = vectors_of(model, rows, find, items, progress=progress)
-            chosen = choose_correction(asked["dev", by][known], gallery, positives, asked["train", by], how)
-        corrections[f"{by}->{find}"] = chosen if isinstance(how, list) else how
+            chosen = choose_correction(asked["dev", by][known], gallery, positives, asked["train", by], candidates)
+        corrections[f"{by}->{find}"] = chosen
     bank = {by: np.concatenate([asked["train", by], asked["dev", by]]) for by, _ in pairs}
     return Hubs(bank, corrections)
 

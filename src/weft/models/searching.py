@@ -12,7 +12,7 @@ from weft.data import Dataset
 from weft.errors import UserError
 from weft.files import canonical, sha256
 from weft.models.asked import hubs_of, rows_of, values_of, vectors_of
-from weft.retrieval.hub import HubCorrection
+from weft.retrieval.hub import HubCorrection, candidates_of
 from weft.retrieval.pool import mix_pool
 from weft.retrieval.repeated import captions_found, images_above, repeated_curve, unique_curve
 from weft.retrieval.search import FILE, ExactIndex, FaissIndex, model_fingerprint
@@ -39,11 +39,10 @@ def gallery(
 
     Without ``index``, rows that have to be encoded are kept in the model's folder under a name made of their content.
     """
-    how = HubCorrection.read(hubs)
-    lowered = isinstance(how, list) or how.alpha != 0
-    if lowered and len(names) > 1:
+    candidates = corrections_of(hubs)
+    if candidates and len(names) > 1:
         raise UserError("hubs are lowered in one modality", ", ".join(names), "leave out --hubs, or search one")
-    if (how[0] if isinstance(how, list) else how).gated:
+    if candidates and candidates[0].gated:
         remedy = "measure with it (without --query), or take softmax"
         raise UserError("a gate looks at the query, an index has one number per item", f"--hubs {hubs}", remedy)
     items, contents = {}, []
@@ -57,7 +56,7 @@ def gallery(
     ids = [rows.ids[i] if len(names) == 1 else f"{name}/{rows.ids[i]}" for name in names for i in items[name]]
     source = rows.name if isinstance(rows, Dataset) else rows.manifest["name"]
     about = {"source": source, "modality": ", ".join(names), "split": split}
-    about |= {"rows": sha256(canonical([ids, contents]))[:16]} | ({"hubs": f"{hubs} by {by}"} if lowered else {})
+    about |= {"rows": sha256(canonical([ids, contents]))[:16]} | ({"hubs": f"{hubs} by {by}"} if candidates else {})
     about |= {"factory": factory} if factory else {}
     kind: Any = FaissIndex if factory else ExactIndex
     fingerprint = model_fingerprint(aligner)
@@ -68,8 +67,8 @@ def gallery(
         return kind.load(kept, fingerprint, {"hubs": None, **about})
     parts = {name: vectors_of(aligner, rows, name, items[name], progress=show) for name in names}
     vectors, bias = parts[names[0]], None
-    if lowered:
-        found = hubs_of(aligner, rows, [(by, names[0])], how, progress=show)
+    if candidates:
+        found = hubs_of(aligner, rows, [(by, names[0])], candidates, progress=show)
         bias = found.corrections[f"{by}->{names[0]}"].bias(vectors, found.bank[by])
     elif len(names) > 1:
         bank_rows = np.concatenate([rows_of(rows, part, aligner) for part in ("train", "dev")])
@@ -84,6 +83,28 @@ def gallery(
             if index is not None:
                 raise
     return built
+
+
+def corrections_of(hubs: str) -> list[HubCorrection]:
+    """What ``--hubs`` says: ``[RULE:]SHARE``, the rule ``nnn``, ``softmax`` or ``gated``, or ``[RULE:]dev``: all that
+    dev may choose from. None for a share of 0.
+
+    Raises:
+        UserError: it says none of these.
+    """
+    name, _, share = hubs.rpartition(":")
+    rule: Any = "softmax" if name == "gated" else name or "nnn"
+    if share == "dev":
+        return candidates_of(rule, name == "gated")
+    try:
+        alpha = float(share)
+    except ValueError:
+        alpha = -1.0
+    if not 0 <= alpha < float("inf"):
+        remedy = "0.5 is usual; softmax:1 is the inverted softmax"
+        raise UserError("--hubs is a share, 0 or more, or dev", hubs, remedy)
+    found = HubCorrection(alpha, rule, gated=name == "gated")
+    return [found] if alpha else []
 
 
 def measure(
@@ -108,9 +129,8 @@ def measure(
     )
     task = RetrievalTask(((find, by),), unique=(find,) if repeated else ())
     result = {"retrieval": task.metrics(vectors, groups, presence)}
-    how = HubCorrection.read(hubs)
-    if isinstance(how, list) or how.alpha != 0:
-        lowered = hubs_of(aligner, rows, [(by, find), (find, by)], how, asked_rows=chosen, progress=show)
+    if candidates := corrections_of(hubs):
+        lowered = hubs_of(aligner, rows, [(by, find), (find, by)], candidates, asked_rows=chosen, progress=show)
         by_how_much = ", ".join(f"{name} {c}" for name, c in lowered.corrections.items())
         result[f"retrieval, hubs lowered: {by_how_much}"] = task.metrics(vectors, groups, presence, hubs=lowered)
     if complete and repeated and len(set(counts.tolist())) == 1:

@@ -34,7 +34,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -78,29 +78,6 @@ class HubCorrection:
         if not (self.alpha >= 0 and self.k >= 1 and self.beta > 0):
             found = f"alpha={self.alpha}, k={self.k}, beta={self.beta}"
             raise UserError("a hub correction has alpha >= 0, k >= 1, beta > 0", found, "alpha 0.5 and k 10 are CSLS")
-
-    @classmethod
-    def read(cls, text: str) -> Self | list[Self]:
-        """What ``--hubs`` says: ``[RULE:]SHARE``, the rule ``nnn``, ``softmax`` or ``gated``; for ``[RULE:]dev`` all
-        that dev may choose from.
-
-        Raises:
-            UserError: it says none of these.
-        """
-        rule, _, share = text.rpartition(":")
-        kind: dict[str, Any] = {"rule": "softmax" if rule == "gated" else rule or "nnn", "gated": rule == "gated"}
-        if share == "dev":
-            if kind["rule"] == "nnn":
-                return [cls(alpha, **kind, k=k) for alpha, k in product(ALPHAS, NEIGHBOURS)]
-            return [cls(alpha, **kind, beta=beta) for alpha, beta in product(ALPHAS, BETAS)]
-        try:
-            alpha = float(share)
-        except ValueError:
-            alpha = -1.0
-        if not 0 <= alpha < float("inf"):
-            remedy = "0.5 is usual; softmax:1 is the inverted softmax"
-            raise UserError("--hubs is a share, 0 or more, or dev", text, remedy)
-        return cls(alpha, **kind)
 
     def __str__(self) -> str:
         how = f"k {self.k}" if self.rule == "nnn" else f"{'gated ' * self.gated}softmax, beta {self.beta:g}"
@@ -154,6 +131,14 @@ class Hubs(NamedTuple):
         return self.corrections[f"{by}->{find}"].apply(queries, gallery, self.bank[by])
 
 
+def candidates_of(rule: Rule = "nnn", gated: bool = False) -> list[HubCorrection]:
+    """What dev may choose from: a rule at five alphas, and two k or three beta."""
+    kind: dict[str, Any] = {"rule": rule, "gated": gated}
+    if rule == "nnn":
+        return [HubCorrection(alpha, **kind, k=k) for alpha, k in product(ALPHAS, NEIGHBOURS)]
+    return [HubCorrection(alpha, **kind, beta=beta) for alpha, beta in product(ALPHAS, BETAS)]
+
+
 def choose_correction(
     queries: Array,
     gallery: Array,
@@ -167,13 +152,11 @@ def choose_correction(
     Args:
         queries, gallery, positives: of the dev rows, see :func:`~weft.retrieval.metrics.rank`.
         bank: ``(M, d)`` queries of training rows alone.
-        candidates: ``nnn`` at five alphas and two k, if not given.
+        candidates: those of ``nnn`` (:func:`candidates_of`), if not given.
         ks: the cuts of the recalls.
     """
-    if candidates is None:
-        candidates = [HubCorrection(alpha, k=k) for alpha, k in product(ALPHAS, NEIGHBOURS)]
     best, found = HubCorrection(0.0), -1.0
-    for candidate in sorted(candidates, key=lambda c: c.alpha):
+    for candidate in sorted(candidates_of() if candidates is None else candidates, key=lambda c: c.alpha):
         score = float(rank(*candidate.apply(queries, gallery, bank), positives, ks).hits.mean(axis=0).sum())
         if score > found + 1e-9:
             best, found = candidate, score

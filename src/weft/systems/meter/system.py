@@ -463,7 +463,8 @@ class MeterPairs(PairSystem):
         return in_batch_mim_loss(self.network, joint, patches, hidden)
 
     def _mim_codes(self, ids: Tensor, mask: Tensor, image: Tensor | Tokens, hidden: Tensor) -> Tensor:
-        assert self.codebook is not None
+        if self.codebook is None:
+            raise UserError("codes are asked for, and none are learned", "mim-codes", "name it in objectives")
         codes = self.codebook(patches_of(image, self._side()))
         return code_mim_loss(self.network, self._spoilt(ids, mask, image, hidden).image, codes, hidden)
 
