@@ -18,6 +18,7 @@ from tests.compare.cases import quick, small
 from tests.hub import Hub
 from tests.models.test_aligned_ensemble import members
 from tests.models.test_classical import TRAIN, data, linear
+from tests.models.trees import boost
 from tests.store.samples import toy
 from tests.systems.test_outside import ToyCaptioner, registered
 from tests.systems.verbs import weft as run
@@ -27,7 +28,7 @@ from weft.encoders import create_encoder, default_encoder
 from weft.errors import UserError
 from weft.files import read_json, write_json
 from weft.models.aligned_ensemble import AlignedEnsemble
-from weft.models.boosted import BoostedModel, boost
+from weft.models.boosted import BoostedModel
 from weft.models.ensemble import EnsembleModel
 from weft.models.pooled import PooledInputs
 from weft.report import write_report

@@ -18,13 +18,14 @@ from PIL import Image
 from tests.cli.test_verbs import weft
 from tests.conftest import ROOT
 from tests.models.test_classical import ROWS, TASKS, TRAIN, data, linear
+from tests.models.trees import boost
 from weft.encoders import create_encoder
 from weft.errors import UserError
 from weft.export import write
 from weft.export.trees import TreeModel
 from weft.export.write import export_model
 from weft.models import AlignedModel, FusedModel
-from weft.models.boosted import BoostedModel, boost
+from weft.models.boosted import BoostedModel
 from weft.models.embed import embed_values
 from weft.models.ensemble import EnsembleModel
 from weft.models.linear import chance

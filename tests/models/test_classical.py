@@ -14,9 +14,10 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
+from tests.models.trees import boost
 from weft.errors import UserError
 from weft.models import FusedModel, boosted, load_model
-from weft.models.boosted import ArrayTrees, BoostedModel, LightGBMTrees, boost
+from weft.models.boosted import ArrayTrees, BoostedModel, LightGBMTrees
 from weft.models.ensemble import EnsembleModel, answers
 from weft.models.linear import ChanceModel, LinearModel, chance, linear_path
 from weft.models.pooled import PooledInputs

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score
 
+from tests.models.trees import boost
 from tests.training.problems import build
 from weft.data import Split
 from weft.fusion import fusions
-from weft.models.boosted import BoostedModel, boost
+from weft.models.boosted import BoostedModel
 from weft.models.ensemble import EnsembleModel
 from weft.models.linear import LinearModel, linear_path
 from weft.models.missing import patterns_of, rows_for, scores_as_they_come, scores_hidden

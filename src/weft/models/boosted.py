@@ -200,7 +200,13 @@ class Boosting(Protocol):
     def grow(
         self, *, leaves: int, rate: float, columns: float, rounds: int, deadline: float | None
     ) -> tuple[Trees, int]:
-        """Fit trees, and how many rounds they have; see :func:`boost`."""
+        """Fit trees, and how many rounds they have.
+
+        Args:
+            leaves, rate, columns: of every tree; the share of columns is drawn anew for each.
+            rounds: at most; as many as are best on the dev rows.
+            deadline: of ``time.monotonic()``: no round starts after it.
+        """
 
 
 Rows = tuple[np.ndarray, np.ndarray]
@@ -218,42 +224,23 @@ def boosting(
     seed: int = 0,
     threads: int = 1,
 ) -> Boosting:
-    """What trees are grown from; arguments as for :func:`boost`. LightGBM keeps a byte per value, not the features."""
+    """What trees are grown from; LightGBM keeps a byte per value, not the features. Rows weigh what the task says.
+
+    Args:
+        task: the fitted task.
+        train: features ``(n, P)``, some columns at a time, and the raw target of the training rows.
+        dev: features and raw target, for the number of rounds; None: all of them.
+        library: "lightgbm" or "scikit-learn".
+        seed: of the draws.
+        threads: of the library.
+
+    Raises:
+        UserError: another library, or one that is not installed.
+    """
     if library not in LIBRARIES:
         raise UserError("trees are grown by lightgbm or scikit-learn", repr(library), f"choose one of {LIBRARIES}")
     kind = _LightGBM if library == "lightgbm" else _Scikit
     return kind(task, train, dev, seed, threads)
-
-
-def boost(
-    task: Task,
-    train: Rows,
-    dev: Rows | None,
-    *,
-    library: str = "lightgbm",
-    leaves: int = 31,
-    rate: float = 0.1,
-    columns: float = 1.0,
-    rounds: int = ROUNDS,
-    seed: int = 0,
-    threads: int = 1,
-    deadline: float | None = None,
-) -> tuple[Trees, int]:
-    """Fit trees, and how many rounds they have; rows weigh what the task says.
-
-    Args:
-        task: the fitted task.
-        train: features ``(n, P)`` and the raw target of the training rows.
-        dev: likewise, for the number of rounds; None: all of them.
-        library: "lightgbm" or "scikit-learn".
-        leaves, rate, columns: of every tree; the share of columns is drawn anew for each.
-        rounds: at most.
-        seed: of the draws.
-        threads: of the library.
-        deadline: of ``time.monotonic()``: no round starts after it.
-    """
-    bound = boosting(task, ([train[0]], train[1]), dev, library=library, seed=seed, threads=threads)
-    return bound.grow(leaves=leaves, rate=rate, columns=columns, rounds=rounds, deadline=deadline)
 
 
 class _LightGBM:
