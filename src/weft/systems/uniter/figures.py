@@ -40,7 +40,7 @@ def draw_alignment(
     """
     shares = plan / plan.sum(axis=0, keepdims=True).clip(1e-12)
     chosen = np.sort(np.argsort(-shares.max(axis=0), kind="stable")[:MOST])
-    wide = 3.0
+    wide = 2.0
     tall = wide * photo.shape[0] / photo.shape[1] + 0.35
     with canvas(folder, name, 1 + len(chosen), size=(wide, tall)) as panels:
         for axes, word in zip(panels, [None, *chosen.tolist()], strict=True):
