@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import compare_sides, set_threads, write_result
+from harness import compare_sides, set_threads, timed, write_result
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from weft.allocator import keep_freed_memory
 from weft.systems.fafnet import Fafnet
 from weft.systems.fafnet.layers import ChannelAttention, ComplexConv2d, ComplexNorm, SimilarityFusion
 from weft.systems.fafnet.network import FafNet
@@ -156,15 +158,34 @@ def real_time(sizes: list[str]) -> dict[str, float]:
     return found
 
 
+def arithmetic() -> dict[str, float]:
+    """GFLOP of the published stage for a second of speech, and GFLOP that this core convolves in a second."""
+    net, frames = FafNet(**SIZES["published"]).eval(), 4 * 125
+    noisy, reference = (torch.randn(1, 257, frames, dtype=torch.complex64) for _ in range(2))
+    indices = torch.randint(frames, (1, frames, SIZES["published"]["candidates"]))
+    x, weight = torch.randn(1, 128, 32, frames), torch.randn(128, 128, 3, 3)
+    with torch.no_grad():
+        heard = net.listen(reference)
+        with FlopCounterMode(display=False) as needed:
+            net(noisy, heard, indices)
+        with FlopCounterMode(display=False) as one:
+            F.conv2d(x, weight, padding=1)
+        fast = min(timed(lambda: F.conv2d(x, weight, padding=1))[1] for _ in range(20))
+    found = {"GFLOP a second of speech": needed.get_total_flops() / 4e9, "GFLOP/s": one.get_total_flops() / 1e9 / fast}
+    print(found, f"at least {found['GFLOP a second of speech'] / found['GFLOP/s']:.2f} s", flush=True)
+    return {name: round(value, 1) for name, value in found.items()}
+
+
 def main() -> None:
     set_threads(1)
+    keep_freed_memory()  # as the command does
     figures: dict[str, Any] = {}
     sizes = sys.argv[1:] or list(SIZES)
     for size in sizes:
         check(size)
         ours, theirs, _ = sides(size)
         figures[size] = compare_sides(f"fafnet {size}, forward and backward", ours, theirs, one_side, size)
-    write_result("fafnet", {"figures": figures, "real_time_factor": real_time(sizes)})
+    write_result("fafnet", {"figures": figures, "real_time_factor": real_time(sizes), "arithmetic": arithmetic()})
 
 
 if __name__ == "__main__":
