@@ -13,9 +13,12 @@ dev photos; the test photos are scored once.
 equal weights of the members that the greedy choice takes on four folds of the training photos, each embedded by members
 without it (settings are those chosen by folds of all training photos); members are ``whitened`` as chosen and in a
 fixed setting beside it, and LightCRL that starts there, with several captions and mixing; the members of the average
-are those of all training photos, and hubs are corrected after averaging. ``--bar`` does the 800 photos alone and prints
-one JSON line last: sums of R@1, R@5 and R@10 both ways on test, in percent, means of seeds, all on four views;
-``one_view`` has the same without them. Two processes of one thread share the work.
+are those of all training photos, and hubs are corrected after averaging. The other rows are two-towers: with several
+captions of a photo, mixing, regularisers, another loss, begun at the closed form; ``klot`` also sees the training
+photos that were not drawn, of one half the pictures alone, of the other the captions. Every row is kept under
+runs/few_pairs as it appears, so that a killed run goes on; delete ``rows.jsonl`` to start anew. ``--bar`` does the 800
+photos alone, afresh, and prints one JSON line last: sums of R@1, R@5 and R@10 both ways on test, in percent, means of
+seeds, all on four views. Two processes of one thread share the work.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from araf_results import write_section
 from harness import cpu_seconds, set_threads, write_result
 from real_comparisons import ROOT, variables
 
@@ -39,29 +43,37 @@ from weft.alignment import create_objective
 from weft.alignment.whitened import Whitened
 from weft.allocator import keep_freed_memory
 from weft.compare.aligners import FOLDS, Part, fewer_groups, fold_splits, part_of
-from weft.data import Dataset, load_dataset, make_splits
+from weft.compare.statistics import holm, sign_flip_test
+from weft.data import Dataset, Split, load_dataset, make_splits
 from weft.encoders import Encoder, create_encoder
 from weft.models import AlignedModel
 from weft.models.aligned_ensemble import choose_weights, joined
-from weft.retrieval.hub import Hubs
+from weft.retrieval.hub import Hubs, Rule, candidates_of
 from weft.store import MemoryFeatures
 from weft.training import fit_aligner
 
 FEATURES = ROOT / "runs" / "few_pairs" / "features.npz"
+LEDGER = FEATURES.with_name("rows.jsonl")
 ALL, PROCESSES = 800, 2
 Vectors = dict[str, np.ndarray]
 Key = tuple[str, str, int, int | None]
 """Of a fit: views, name, seed and fold."""
+Row = dict[str, Any]
+RULES: dict[str, tuple[Rule, bool]] = {"nnn": ("nnn", False), "softmax": ("softmax", False), "gated": ("softmax", True)}
+"""Hub corrections, and how :func:`~weft.retrieval.hub.candidates_of` calls them."""
 TOWER = {"epochs": 30, "batch_size": 400}
+LIGHTCRL = {"epochs": 30, "batch_size": 400, "weight_decay": 60.0, "patience": 8}
 REFINE = {"epochs": 12, "batch_size": 400, "lr": 3e-4, "weight_decay": 10.0, "per_group": "mean", "mix": 1.0}
 
 
 class Spec(NamedTuple):
-    """An aligner, its options, and the settings of its training."""
+    """An aligner, its options, the settings and objective of its training; whether it sees the photos left over."""
 
     aligner: str
     options: dict[str, Any] = {}
     settings: dict[str, Any] = {}
+    objective: str = "infonce"
+    unpaired: bool = False
 
 
 class Job(NamedTuple):
@@ -74,11 +86,15 @@ class Job(NamedTuple):
     fold: int | None = None
 
 
+Run = Callable[[list[Job]], Iterable["Fitted"]]
+
+
 class Fitted(NamedTuple):
-    """Embeddings of ``train``, ``dev`` and ``test``, or of the fold held out; the setting of ``whitened``; CPU."""
+    """Embeddings of ``train``, ``dev`` and ``test``, or of the fold held out; ``whitened``'s setting; epoch; CPU."""
 
     z: dict[str, Vectors]
     setting: dict[str, Any]
+    epoch: int
     cpu_s: float
 
 
@@ -89,6 +105,21 @@ CORNERS = {
     "cca": Spec("cca"),
     "ridge": Spec("ridge"),
     "csa": Spec("whitened", {"score": "csa", "exponents": (0.5, 0.5), "choose": "fixed", "shrinkage": 3.0}),
+}
+TRAINED = {
+    "several captions": Spec("two-tower", settings={"per_group": "all"}),
+    "mean of captions": Spec("two-tower", settings={"per_group": "mean"}),
+    "fusemix": Spec("two-tower", settings={"mix": 1.0}),
+    "mean of captions, fusemix": Spec("two-tower", settings={"per_group": "mean", "mix": 1.0}),
+    "structure": Spec("two-tower", settings={"regularisers": {"structure": {"rise": 20}}}),
+    "structure, temperature 0.5": Spec(
+        "two-tower", settings={"regularisers": {"structure": {"rise": 20, "temperature": 0.5}}}
+    ),
+    "siglip": Spec("two-tower", settings={"epochs": 100}, objective="siglip"),
+    "lightcrl": Spec("lightcrl", {"operation": "additive", "feedforward": 256, "dropout": 0.1}, LIGHTCRL),
+}
+UNPAIRED = {
+    "klot": Spec("two-tower", settings={"epochs": 60, "batch_size": ALL, "regularisers": {"klot": {}}}, unpaired=True)
 }
 FIXED = {"exponents": (0.5, 0.5), "shrinkage": 10.0, "powers": (1.0, 1.0), "width": 64, "choose": "fixed"}
 
@@ -101,6 +132,20 @@ def members(setting: dict[str, Any]) -> dict[str, Spec]:
         "whitened": Spec("whitened", chosen),
         "whitened, fixed": Spec("whitened", FIXED),
         "lightcrl from whitened": Spec("lightcrl", light, REFINE),
+    }
+
+
+def begun(setting: dict[str, Any], whole: bool) -> dict[str, Spec]:
+    """Two-towers that begin at the form as chosen; with unpaired photos where some are left."""
+    chosen = {**setting, "choose": "fixed"}
+    options = {"start": "whitened", "start_options": chosen}
+    plain = {name: value for name, value in REFINE.items() if name not in ("per_group", "mix")}
+    teacher = {"klot": {"teacher": "whitened", "teacher_options": chosen, "dim": 256}}
+    rest = {**REFINE, "mix": 0.0, "per_group": "one", "batch_size": ALL, "epochs": 30, "regularisers": teacher}
+    return {
+        "from whitened": Spec("two-tower", options, plain),
+        "from whitened, mean of captions, fusemix": Spec("two-tower", options, REFINE),
+        **({} if whole else {"from whitened, klot": Spec("two-tower", options, rest, unpaired=True)}),
     }
 
 
@@ -172,86 +217,166 @@ def fit(job: Job) -> Fitted:
     if job.fold is not None:
         split, held = fold_splits(store, split)[job.fold]
         parts = {"held": held}
-    aligner, options, settings = job.spec
+    aligner, options, settings, objective, unpaired = job.spec
     model = AlignedModel.build(dims=store.dims, aligner=aligner, dim=256, aligner_options=options, seed=job.seed)
     config = {**TOWER, **settings, "seed": job.seed}
-    fit_aligner(model, create_objective("infonce"), store, split, config, progress=False)
+    seen = with_unpaired(store, split) if unpaired else (store, split)
+    history = fit_aligner(model, create_objective(objective), *seen, config, progress=False)
     z = {name: model.eval().embed(store, rows) for name, rows in parts.items()}
     setting = model.aligner.setting._asdict() if isinstance(model.aligner, Whitened) else {}
-    return Fitted(z, setting, time.process_time() - started)
+    return Fitted(z, setting, history.best_epoch, time.process_time() - started)
 
 
-def sums(parts: dict[str, Part], z: dict[str, Vectors]) -> dict[str, float]:
-    """Sum of recalls in percent on dev and test, and on test with the correction that dev chose."""
-    chosen = parts["dev"].correction(z["dev"], z["train"])
+def with_unpaired(store: MemoryFeatures, split: Split) -> tuple[MemoryFeatures, Split]:
+    """The training photos that were not drawn, torn apart: of one half the pictures, of the other the captions."""
+    group, values = np.asarray(store.group), {n: v.copy() for n, v in store.pooled(np.arange(len(store))).items()}
+    left = np.setdiff1d(make_splits(store).train, split.train)
+    photos, first = np.unique(group[left], return_index=True)
+    pictures, captions = left[first[::2]], left[np.isin(group[left], photos[1::2])]
+    values["text"][pictures], values["image"][captions] = np.nan, np.nan
+    torn = MemoryFeatures(store.ids, values, {}, store.split, group, "retrieval")
+    return torn, split._replace(train=np.concatenate([split.train, pictures, captions]))
+
+
+def scored(parts: dict[str, Part], z: dict[str, Vectors]) -> Row:
+    """Sums of recalls in percent on dev and test, and on test with the correction that dev chose, by each rule.
+
+    ``photos``: those of the test photos, one by one.
+    """
     bank = {n: np.concatenate([z["train"][n], z["dev"][n]]) for n in z["train"]}
-    return {
-        "dev": 100 * float(parts["dev"].scores(z["dev"]).mean()),
-        "test": 100 * float(parts["test"].scores(z["test"]).mean()),
-        "hubs": 100 * float(parts["test"].scores(z["test"], Hubs(bank, chosen)).mean()),
-    }
+    plain, row = parts["test"].scores(z["test"]), {"dev": 100 * float(parts["dev"].scores(z["dev"]).mean())}
+    for label, kind in RULES.items():
+        chosen = parts["dev"].correction(z["dev"], z["train"], candidates_of(*kind))
+        row[label] = 100 * float(parts["test"].scores(z["test"], Hubs(bank, chosen)).mean())
+    return {**row, "test": 100 * float(plain.mean()), "photos": plain.round(3).tolist()}
 
 
-def rows_of(photos: int, seeds: int, bar: bool, run: Callable[[list[Job]], Iterable[Fitted]]) -> list[dict[str, Any]]:
-    """Every row of the table for a number of photos: means and deviations of the seeds, or of one run where none is."""
-    drawings, store = range(1 if photos == ALL else seeds), features("four")
+def block(photos: int, drawing: int, seeds: int, bar: bool, run: Run, ledger: Ledger) -> None:
+    """Every row of one drawing of photos; what the ledger has is not done again."""
+    store = features("four")
     split, group = make_splits(store), np.asarray(store.group)
     parts = {name: part_of(store, getattr(split, name)) for name in ("dev", "test")}
-    scores: dict[tuple[str, str], list[dict[str, float]]] = {}
+    several = list(range(seeds)) if photos == ALL else [drawing]
+    averages = [seed for seed in several if (photos, "four", "ensemble", seed) not in ledger]
+
+    def keep(views: str, name: str, seed: int, row: Row) -> None:
+        ledger[photos, views, name, seed] = row
+        shown = {k: round(v, 1) for k, v in row.items() if isinstance(v, float)}
+        print(photos, views, name, seed, shown, flush=True)
 
     def of(specs: dict[str, Spec], over: Iterable[int], views: str = "four", folds: int = 0) -> dict[Key, Job]:
         places: list[int | None] = list(range(folds)) if folds else [None]
         every = product(specs.items(), over, places)
         return {(views, name, seed, k): Job(views, photos, seed, spec, k) for (name, spec), seed, k in every}
 
-    def done(jobs: dict[Key, Job]) -> dict[Key, Fitted]:
-        """Fit, and score what is no fold."""
-        results = dict(zip(jobs, run(list(jobs.values())), strict=False))
-        for (views, name, seed, fold), result in results.items():
-            if fold is None:
-                row = {**sums(parts, result.z), "cpu_s": result.cpu_s}
-                scores.setdefault((views, name), []).append(row)
-                print(photos, views, name, seed, {k: round(v, 1) for k, v in row.items()}, flush=True)
-        return results
+    def done(jobs: dict[Key, Job], again: bool = False) -> dict[Key, Fitted]:
+        """Fit what the ledger lacks (or all of it), and score what is no fold."""
+        jobs = {key: job for key, job in jobs.items() if again or (photos, *key[:3]) not in ledger}
+        found = {}
+        for (views, name, seed, fold), result in zip(jobs, run(list(jobs.values())), strict=False):
+            found[views, name, seed, fold] = result
+            if fold is None and (photos, views, name, seed) not in ledger:
+                more = {"cpu_s": result.cpu_s, "epoch": result.epoch, "setting": result.setting}
+                keep(views, name, seed, {**scored(parts, result.z), **more})
+        return found
 
-    jobs = of({**WHITENED, **({} if bar else CORNERS)}, drawings) | of(TOWERS, range(seeds))
+    jobs = of({**WHITENED, **({} if bar else CORNERS)}, [drawing])
+    jobs |= of({**TOWERS, **({} if bar else TRAINED)}, several)
     if photos == ALL:
-        jobs |= of(WHITENED, drawings, "one") | of(TOWERS, range(seeds), "one")
+        jobs |= of(WHITENED, [drawing], "one") | of(TOWERS, several, "one")
+    elif not bar:
+        jobs |= of(UNPAIRED, several)
     found = done(jobs)
-    chosen = {d: members(found["four", "whitened", d, None].setting) for d in drawings}
-    jobs = {}
-    for drawing, specs in chosen.items():
-        print(photos, drawing, found["four", "whitened", drawing, None].setting, flush=True)
-        solved = {name: spec for name, spec in specs.items() if name != "whitened" and not spec.settings}
-        trained = {name: spec for name, spec in specs.items() if spec.settings}
-        jobs |= of(solved, [drawing]) | of(trained, range(seeds) if photos == ALL else [drawing])
-        jobs |= of(specs, [drawing], folds=FOLDS)
-    found |= done(jobs)
-    for drawing, specs in chosen.items():
-        folds = fold_splits(store, fewer_groups(split, group, photos, drawing))
-        held = [[found["four", name, drawing, k].z["held"] for name in specs] for k in range(FOLDS)]
-        judges = [part_of(store, rows) for _, rows in folds]
+    setting = ledger[photos, "four", "whitened", drawing]["setting"]
+    if not bar:
+        done(of(begun(setting, photos == ALL), several))
+    if not averages:
+        return
+    specs = members(setting)
+    jobs = of({n: s for n, s in specs.items() if not s.settings}, [drawing])
+    jobs |= of({n: s for n, s in specs.items() if s.settings}, several) | of(specs, [drawing], folds=FOLDS)
+    found |= done({key: job for key, job in jobs.items() if key not in found}, again=True)
+    folds = fold_splits(store, fewer_groups(split, group, photos, drawing))
+    held = [[found["four", name, drawing, k].z["held"] for name in specs] for k in range(FOLDS)]
+    judges = [part_of(store, rows) for _, rows in folds]
 
-        def judged(w: np.ndarray, judges: list[Part] = judges, held: list[list[Vectors]] = held) -> float:
-            return sum(float(part.scores(joined(z, w)).mean()) for part, z in zip(judges, held, strict=True))
+    def judged(w: np.ndarray) -> float:
+        return sum(float(part.scores(joined(z, w)).mean()) for part, z in zip(judges, held, strict=True))
 
-        alone = [100 * judged(one) / FOLDS for one in np.eye(len(specs))]
-        weights = choose_weights(len(specs), judged)
-        taken = [name for name, w in zip(specs, weights, strict=True) if w]
-        print(photos, drawing, "folds", dict(zip(specs, np.round(alone, 1), strict=True)), "ensemble of", taken)
-        for seed in range(seeds) if photos == ALL else [drawing]:
-            z = [found["four", name, seed if spec.settings else drawing, None].z for name, spec in specs.items()]
-            averaged = {part: joined([v[part] for v in z], weights) for part in z[0]}
-            scores.setdefault(("four", "ensemble"), []).append(sums(parts, averaged))
-            print(photos, "four ensemble", seed, scores["four", "ensemble"][-1], flush=True)
-    return [{"photos": photos, "views": v, "aligner": n, **summary(rows)} for (v, n), rows in scores.items()]
+    alone = [100 * judged(one) / FOLDS for one in np.eye(len(specs))]
+    weights = choose_weights(len(specs), judged)
+    taken = [name for name, w in zip(specs, weights, strict=True) if w]
+    print(photos, drawing, "folds", dict(zip(specs, np.round(alone, 1), strict=True)), "ensemble of", taken)
+    for seed in averages:
+        z = [found["four", name, seed if spec.settings else drawing, None].z for name, spec in specs.items()]
+        averaged = {part: joined([v[part] for v in z], weights) for part in z[0]}
+        keep("four", "ensemble", seed, {**scored(parts, averaged), "setting": {"members": taken}})
 
 
-def summary(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Means, and deviations of what was scored on test."""
-    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-    spread = {f"sd_{k}": float(np.std([row[k] for row in rows], ddof=min(1, len(rows) - 1))) for k in ("test", "hubs")}
-    return {"runs": len(rows), **means, **spread}
+class Ledger(dict[tuple[int, str, str, int], Row]):
+    """Rows by photos, views, aligner and seed; each is a line of a file, where there is one, as soon as it is there."""
+
+    def __init__(self, place: Path | None) -> None:
+        super().__init__()
+        self.place = place
+        for line in place.read_text().splitlines() if place is not None and place.exists() else []:
+            key, row = json.loads(line)
+            super().__setitem__(tuple(key), row)
+
+    def __setitem__(self, key: tuple[int, str, str, int], row: Row) -> None:
+        super().__setitem__(key, row)
+        if self.place is not None:
+            with self.place.open("a") as file:
+                file.write(json.dumps([key, row]) + "\n")
+
+
+def summaries(ledger: Ledger) -> list[Row]:
+    """A line for each number of photos, features and aligner, best on dev first.
+
+    ``p``: paired tests over the test photos against the first line of these features, Holm-adjusted.
+    """
+    table: dict[tuple[int, str], dict[str, list[Row]]] = {}
+    for (photos, views, name, _), row in sorted(ledger.items(), key=lambda item: (item[0][0], item[0][3])):
+        table.setdefault((photos, views), {}).setdefault(name, []).append(row)
+    lines: list[Row] = []
+    for (photos, views), named in table.items():
+        order = sorted(named, key=lambda name: -np.mean([row["dev"] for row in named[name]]))
+        mean = {name: np.mean([row["photos"] for row in named[name]], axis=0) for name in named}
+        p = holm(np.array([sign_flip_test(mean[order[0]] - mean[name]) for name in order[1:]]))
+        for name, value in zip(order, [None, *p.tolist()], strict=True):
+            about = {"photos": photos, "views": views, "aligner": name, "runs": len(named[name]), "p": value}
+            lines.append({**about, **summary(named[name])})
+    return lines
+
+
+def summary(rows: list[Row]) -> Row:
+    """Means and deviations of the seeds, and what each has."""
+    found: Row = {}
+    for key in ("dev", "test", *RULES, "cpu_s", "epoch"):
+        values = [row[key] for row in rows if key in row]
+        if values:
+            found[key] = float(np.mean(values))
+            found[f"sd_{key}"] = float(np.std(values, ddof=min(1, len(values) - 1)))
+    found["seeds"] = [round(row["test"], 2) for row in rows]
+    return {**found, "settings": [row["setting"] for row in rows if row.get("setting")]}
+
+
+def write_table(lines: list[Row]) -> None:
+    """The tables of the page, a section for each number of photos."""
+    for photos in sorted({line["photos"] for line in lines}):
+        told = ["| aligner | dev | test | hubs: nnn | softmax | gated | p | CPU s |", "| --- |" + " ---: |" * 7]
+        for line in (line for line in lines if line["photos"] == photos):
+            name = line["aligner"] + (", one view" if line["views"] == "one" else "")
+            cells = [told_as(line, key) for key in ("dev", "test", *RULES)]
+            p = "" if line["p"] is None else f"{line['p']:.2g}"
+            cost = f"{line['cpu_s']:.0f}" if "cpu_s" in line else ""
+            told.append(f"| {name} | {' | '.join(cells)} | {p} | {cost} |")
+        write_section("few_pairs.md", f"photos {photos}", told)
+
+
+def told_as(line: Row, key: str) -> str:
+    """Mean, and deviation where there are several."""
+    return f"{line[key]:.0f}" + (f" ± {line[f'sd_{key}']:.0f}" if line["runs"] > 1 else "")
 
 
 def main() -> None:
@@ -260,21 +385,22 @@ def main() -> None:
     parser.add_argument("--photos", default="100,200,400,800")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
-    started, rows = time.perf_counter(), []
+    started, ledger = time.perf_counter(), Ledger(None if arguments.bar else LEDGER)
     with ProcessPoolExecutor(PROCESSES, get_context("spawn"), begin) as pool:
         encode(pool)
         print(f"encoded after {time.perf_counter() - started:.0f} s", flush=True)
         for photos in [ALL] if arguments.bar else map(int, arguments.photos.split(",")):
-            rows += rows_of(photos, arguments.seeds, arguments.bar, lambda jobs: pool.map(fit, jobs))
-    for row in rows:
-        cells = [f"{row[k]:.0f}" + (f" ± {row[f'sd_{k}']:.0f}" if row["runs"] > 1 else "") for k in ("test", "hubs")]
-        print(f"| {row['photos']} | {row['aligner']} | {row['views']} | {row['dev']:.0f} | {' | '.join(cells)} |")
+            for drawing in range(1 if photos == ALL else arguments.seeds):
+                block(photos, drawing, arguments.seeds, arguments.bar, lambda jobs: pool.map(fit, jobs), ledger)
+                if not arguments.bar:
+                    write_result("few_pairs", {"rows": summaries(ledger)})
     print(f"{time.perf_counter() - started:.0f} s, {cpu_seconds():.0f} CPU s, {PROCESSES} processes", flush=True)
+    lines = summaries(ledger)
     if not arguments.bar:
-        write_result("few_pairs", {"rows": rows})
-    last = {row["aligner"]: row for row in rows if row["photos"] == ALL and row["views"] == "four"}
+        write_table(lines)
+    last = {row["aligner"]: row for row in lines if row["photos"] == ALL and row["views"] == "four"}
     if last:
-        named = {"two_tower": ("two-tower", "test"), "best": ("whitened", "hubs"), "ensemble": ("ensemble", "hubs")}
+        named = {"two_tower": ("two-tower", "test"), "best": ("whitened", "nnn"), "ensemble": ("ensemble", "nnn")}
         print(json.dumps({name: round(last[row][key], 1) for name, (row, key) in named.items()}))
 
 

@@ -101,11 +101,20 @@ class Part:
             np.add.at(total, self.groups[asked], found.hits.sum(axis=1) * count / len(asked))
         return total
 
-    def correction(self, z: Mapping[str, np.ndarray], bank: Mapping[str, np.ndarray]) -> dict[str, HubCorrection]:
+    def correction(
+        self,
+        z: Mapping[str, np.ndarray],
+        bank: Mapping[str, np.ndarray],
+        candidates: Sequence[HubCorrection] | None = None,
+    ) -> dict[str, HubCorrection]:
         """``{direction: correction}`` of vectors ``{name: (n, D)}``, by a bank of such, chosen on these rows."""
         return {
             f"{a}->{b}": choose_correction(
-                z[a][asked], z[b][items], Positives.from_groups(self.groups[asked], self.groups[items]), bank[a]
+                z[a][asked],
+                z[b][items],
+                Positives.from_groups(self.groups[asked], self.groups[items]),
+                bank[a],
+                candidates,
             )
             for a, b, asked, items in self.task.directions(self.groups, self.presence)
         }
