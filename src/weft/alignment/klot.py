@@ -10,6 +10,8 @@ one modality and ``n`` of another that need not belong together; ``K*``, ``K`` `
 with the plans of :mod:`weft.ops.sinkhorn`. No gradient goes through the iterations: both plans have the same marginals,
 so the potentials' share of it vanishes. The objective gets ``weight`` times the mean over the pairs of modalities.
 
+Of several processes each embeds its share of the items, which all draw alike; the plans are over the items of all.
+
 Cost: one more pass of ``rows`` items per modality, and ``100 rows^2``, a step.
 
 When not to use it: no row lacks a modality (it would be distillation of the teacher, and is refused); above some 30,000
@@ -31,6 +33,7 @@ from torch import Tensor
 from weft.alignment.base import Inputs, Regulariser, aligners, check_weight, create_aligner, regularisers
 from weft.alignment.closed_form import ClosedForm
 from weft.errors import UserError, did_you_mean
+from weft.ops.contrastive import gather_with_grad, process_rank, world_size
 from weft.ops.sinkhorn import sinkhorn
 
 
@@ -48,7 +51,7 @@ class KLOT(Regulariser):
 
     Raises:
         UserError: an option is out of its range, or the teacher has no closed form; from ``prepare``, every row has
-            every modality.
+            every modality, or a modality has fewer items than there are processes.
     """
 
     paper = "Roschmann et al., SOTAlign, ICML 2026, arXiv 2602.23353"
@@ -75,6 +78,7 @@ class KLOT(Regulariser):
         self.weight, self.rows, self.teacher, self.dim = weight, rows, teacher, dim
         self.teacher_options = teacher_options or {}
         self.epsilon, self.epsilon_teacher = epsilon, epsilon_teacher
+        self.register_buffer("steps", torch.tensor(0))
 
     def extra_repr(self) -> str:
         return (
@@ -107,18 +111,25 @@ class KLOT(Regulariser):
         )
         self._batch, self._standardise = batch, standardise
         self._rows = {name: np.flatnonzero(rows) for name, rows in presence.items()}
+        fewest = min(self.rows, *map(len, self._rows.values()))
+        if fewest < world_size():
+            found = f"{fewest} items, {world_size()} processes"
+            raise UserError("klot: every process embeds an item of every modality", found, "use fewer processes")
         self._teach = [teacher.eval()]  # in a list: no part of what is trained and saved
 
     def forward(
         self, inputs: Inputs, embeddings: dict[str, Tensor], embed: Callable[[Inputs], dict[str, Tensor]]
     ) -> Tensor:
         ours, theirs = {}, {}
+        steps = self.get_buffer("steps")
+        rng, own = np.random.default_rng([0, int(steps)]), slice(process_rank(), None, world_size())
+        steps.add_(1)
         for name, rows in self._rows.items():
-            drawn = rows[torch.randperm(len(rows))[: self.rows].numpy()]
-            items = {name: self._batch(drawn)[name]}
-            ours[name] = embed(items)[name].float()
+            drawn = rng.permutation(rows)[: self.rows]
+            items = {name: self._batch(drawn[own])[name]}
+            ours[name] = gather_with_grad(embed(items)[name].float())[0]
             with torch.no_grad():
-                theirs[name] = self._teach[0](self._standardise(items))[name].float()
+                theirs[name] = gather_with_grad(self._teach[0](self._standardise(items))[name].float())[0]
         parts = [
             transport_divergence(ours[a] @ ours[b].T, theirs[a] @ theirs[b].T, self.epsilon, self.epsilon_teacher)
             for a, b in combinations(ours, 2)

@@ -12,6 +12,8 @@ processes are one batch; see :mod:`weft.ops.contrastive`.
 Cost: ``N^2`` logits; with ``chunk`` only ``chunk^2`` at a time, at no more work: value and gradient are made together.
 
 When not to use it: small batches with a short schedule, where the bias needs many steps to settle; try ``infonce``.
+Nor where hard negatives are to weigh more: their weights would need sums over all pairs, which no term here knows;
+``infonce`` has ``hardness``.
 
 Source: Zhai, Mustafa, Kolesnikov, Beyer, "Sigmoid Loss for Language Image Pre-Training", ICCV 2023, arXiv 2303.15343.
 """

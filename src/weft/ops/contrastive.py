@@ -69,6 +69,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process_rank() -> int:
+    """Which of them this one is, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def gather_with_grad(x: Tensor) -> tuple[Tensor, int]:
     r"""The rows of all processes, in the order of their ranks; the number of rows may differ.
 

@@ -92,13 +92,17 @@ class AlignedTask(TrainingTask):
 
     def forward(self, inputs: dict[str, Tokens], group: Tensor | None = None) -> Tensor:
         """The objective (a scalar), mean over the pairs of modalities, in float32, and what the regularisers add."""
-        chunk = self.config.chunk
-        embeddings = grad_cache(self.model, inputs, chunk) if chunk else self.model(inputs)
+        embeddings = self._embed(inputs)
         there = {name: present(tokens) for name, tokens in inputs.items()}
         loss = self._objective(embeddings, there, group)
         for regulariser in self.regularisers:
-            loss = loss + regulariser(inputs, embeddings, self.model)
+            loss = loss + regulariser(inputs, embeddings, self._embed)
         return loss
+
+    def _embed(self, inputs: dict[str, Tokens]) -> dict[str, Tensor]:
+        """``{name: (B, dim)}``, in chunks where the configuration says so."""
+        chunk = self.config.chunk
+        return grad_cache(self.model, inputs, chunk) if chunk else self.model(inputs)
 
     def _objective(
         self, embeddings: dict[str, Tensor], there: dict[str, Tensor], group: Tensor | None = None
