@@ -64,6 +64,20 @@ def test_unpaired_rows_teach():
     assert scores["klot"] > scores["pairs"] + 0.2
 
 
+@pytest.mark.parametrize("name", ["klot", "structure"])
+def test_a_weight_of_nothing_is_no_regulariser(name):
+    """Bit for bit: it draws from a generator of its own, so even dropout is as without."""
+    features, split = planted(20, 40, 60)
+    trained = []
+    for regularisers in ({}, {name: {"weight": 0.0}}):
+        options = {"operation": "addition", "dropout": 0.5, "feedforward": 8, "heads": 2}
+        model = AlignedModel.build(dims=features.dims, aligner="lightcrl", aligner_options=options, dim=8)
+        config = {"epochs": 2, "batch_size": 32, "patience": 0, "regularisers": regularisers}
+        fit_aligner(model, create_objective("infonce"), features, split, config, progress=False)
+        trained.append(model.state_dict())
+    assert all(torch.equal(trained[0][key], trained[1][key]) for key in trained[0])
+
+
 def test_without_unpaired_rows_it_is_refused():
     features, split = planted(40, 0, 60)
     model = AlignedModel.build(dims=features.dims, dim=8)

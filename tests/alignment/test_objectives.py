@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from weft.alignment import create_objective
+from weft.alignment import create_objective, siglip
 from weft.errors import UserError
 
 EVERY = torch.ones(4, dtype=torch.bool)
@@ -64,6 +64,13 @@ def test_a_temperature_that_became_nan_is_named() -> None:
             objective.log_scale.fill_(math.nan)
         with pytest.raises(UserError, match="temperature"):
             objective(A, B, EVERY)
+
+
+def test_hard_negatives_are_not_for_siglip() -> None:
+    """Refused by name; its docstring says who has them."""
+    with pytest.raises(UserError, match="'siglip' has no option 'hardness'"):
+        create_objective("siglip", hardness=0.5)
+    assert "``infonce`` has ``hardness``" in (siglip.__doc__ or "")
 
 
 def test_start_values_of_siglip_are_finite() -> None:

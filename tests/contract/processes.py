@@ -1,4 +1,4 @@
-"""Objectives on several gloo processes, each with rows of its own; everything runs in one start of the processes."""
+"""Objectives and regularisers on several gloo processes, each with rows of its own; in one start of the processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weft.alignment import Objective, create_objective, objectives
+from weft.alignment import Objective, create_objective, create_regulariser, objectives
 from weft.alignment.grad_cache import grad_cache
 from weft.tokens import Tokens, as_tokens
 
@@ -131,6 +131,41 @@ def train(
     return Trained(loss.detach(), [p.grad for p in weights])  # type: ignore[misc]
 
 
+REGULARISERS: dict[str, dict[str, Any]] = {
+    "structure": {"levels": 2, "rise": 0},
+    "klot": {"rows": 9, "dim": 2, "weight": 2.0},
+}
+"""With options; ``word-region`` mismatches the rows of each process among themselves, as it says."""
+
+
+def regularise(name: str, rows: slice, chunk: int | None) -> Trained:
+    """The second step of a regulariser and its gradient for the encoder, on some of the rows, whose last lack a side.
+
+    Of all rows ``klot`` draws, so it gets all in ``prepare``.
+    """
+    a, b, valid = pairs()
+    encoder, regulariser = Encoder(), create_regulariser(name, **REGULARISERS[name]).train()
+    there = {"a": torch.ones_like(valid), "b": valid}
+    whole = {n: Tokens((x * there[n][:, None])[:, None], there[n][:, None]) for n, x in (("a", a), ("b", b))}
+
+    def batch(positions: Any) -> dict[str, Tokens]:
+        return {n: Tokens(t.values[positions], t.mask[positions]) for n, t in whole.items()}
+
+    def embed(inputs: dict[str, Tokens]) -> dict[str, Tensor]:
+        return encoder(inputs) if chunk is None else grad_cache(encoder, inputs, chunk)
+
+    def single(inputs: dict[str, Tokens]) -> dict[str, Tokens]:
+        return {n: Tokens(t.values.float(), t.mask) for n, t in inputs.items()}
+
+    regulariser.prepare(batch, {n: p.numpy() for n, p in there.items()}, single)
+    inputs = batch(rows)
+    for _ in range(2):
+        encoder.zero_grad()
+        loss = regulariser(inputs, embed(inputs), embed)
+        loss.backward()
+    return Trained(loss.detach(), [p.grad for p in encoder.parameters()])  # type: ignore[misc]
+
+
 def work(rank: int, folder: str) -> None:
     """One of three processes: every variant on its rows, then again without the third; the outcomes go to files."""
     torch.set_num_threads(1)
@@ -144,5 +179,7 @@ def work(rank: int, folder: str) -> None:
             outcomes["trained " + label(name, options)] = tuple(trained)
             objective = build(name, options).double().eval()
             outcomes["eval " + label(name, options)] = (objective(*pairs(), groups(options)).detach(),)
+        for name in REGULARISERS:
+            outcomes[f"regularised {name}"] = tuple(regularise(name, share(rank, world), GRAD_CACHE))
         torch.save(outcomes, Path(folder) / f"outcome-{world}-{rank}.pt")
         dist.destroy_process_group()

@@ -1,4 +1,7 @@
-"""Every registered objective: one process equals many, chunked equals whole, what is not valid never matters."""
+"""Every registered objective: one process equals many, chunked equals whole, what is not valid never matters.
+
+Regularisers too: one process equals many, with GradCache and without.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ from torch.testing import assert_close
 
 from tests.contract.processes import (
     GRAD_CACHE,
+    REGULARISERS,
     Outcome,
     Trained,
     build,
     groups,
     label,
     pairs,
+    regularise,
     run,
     share,
     train,
@@ -68,6 +73,23 @@ def test_grad_cache_equals_the_whole_batch(together: Any, name: str, options: di
         assert_close(part.loss, expected_all.loss)
     for index, expected in enumerate(expected_all.parameters):
         assert_close(torch.stack([part.parameters[index] for part in parts]).mean(dim=0), expected)
+
+
+@pytest.mark.parametrize("name", REGULARISERS)
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_regularisers_are_the_same_on_many_processes_and_in_chunks(together: Any, name: str, world: int) -> None:
+    """The loss, and the mean over processes of the encoder's gradient; a process whose rows all lack a side too."""
+    expected_all = regularise(name, ALL, None)
+    if world == 1:
+        parts = [regularise(name, ALL, GRAD_CACHE)]
+    else:
+        parts = [Trained(*outcome[f"regularised {name}"]) for outcome in together[world]]
+    assert float(expected_all.loss) > 1e-3
+    for part in parts:
+        assert_close(part.loss, expected_all.loss)
+    for index, expected in enumerate(expected_all.parameters):
+        mean = torch.stack([part.parameters[index] for part in parts]).mean(dim=0)
+        assert_close(mean, expected, rtol=1e-4, atol=1e-6)
 
 
 @every_variant

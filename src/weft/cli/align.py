@@ -17,6 +17,14 @@ def align(
         str | None,
         typer.Option(help="Comma-separated names (weft list --kind aligner; default: five that suit most)."),
     ] = None,
+    variant: Annotated[
+        list[str],
+        repeated(
+            "--variant",
+            "Further row: an aligner with options; train (settings) and objective may stand beside them.",
+            "NAME={aligner: ..., OPTION: VALUE}",
+        ),
+    ] = [],
     seeds: Annotated[int, typer.Option(min=1, help="Random seeds per trained aligner.")] = 3,
     dim: Annotated[int, typer.Option(min=1, help="Maximum dimension of the shared space.")] = 256,
     permutations: Annotated[int, typer.Option(min=0, help="Permutations in the test of alignment.")] = 99,
@@ -40,16 +48,20 @@ def align(
         weft align flickr8k --root data/flickr8k --seeds 5
 
         weft align runs/flickr8k/store --aligners whitened,two-tower,lightcrl --curve 100,200,400
+
+        weft align runs/flickr8k/store --variant "narrow={aligner: whitened, width: 64}"
+        --variant "mixed={aligner: two-tower, train: {per_group: all, mix: 1.0}}"
     """
     from weft.cli.output import say, write_json, write_table
     from weft.cli.source import open_store, settings
-    from weft.compare.aligners import DEFAULT, AlignConfig, compare_aligners, numbers, shown, shown_curve
+    from weft.compare.aligners import DEFAULT, AlignConfig, compare_aligners, numbers, shown, shown_curve, variants_of
 
     progress = not (quiet or json)
     features = open_store(source, root, data, encoder, store, progress=progress)
     folder = out or Path("runs") / Path(source).stem / "align"
     names = tuple(aligners.split(",")) if aligners else DEFAULT
-    config = AlignConfig(names, seeds, dim, settings(setting, "set"), permutations, numbers(curve))
+    variants = variants_of(settings(variant, "variant"))
+    config = AlignConfig(names, seeds, dim, settings(setting, "set"), permutations, numbers(curve), variants)
     result = compare_aligners(features, config, folder, progress=progress)
     if json:
         write_json(result)

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,10 +43,11 @@ from weft.models.rows import select
 from weft.models.seen import Seen
 from weft.ops.correlation import Moments, Spectra
 from weft.progress import progress_bar
+from weft.registry import check_options
 from weft.retrieval.hub import HubCorrection, Hubs, choose_correction
 from weft.retrieval.metrics import Positives
 from weft.tasks.retrieval import RetrievalTask
-from weft.training import fit_aligner
+from weft.training import TrainConfig, fit_aligner
 
 if TYPE_CHECKING:
     from weft.store import Features
@@ -70,6 +71,8 @@ class AlignConfig:
         train: settings of :class:`~weft.training.config.TrainConfig`.
         permutations: of the test of alignment; 0: none.
         curve: numbers of training groups for a learning curve, drawn by the seed, each aligner at every seed.
+        variants: further rows of the table, ``{name: {"aligner": registered name, its options}}``; beside the options
+            may stand ``train``, settings that differ from those above, and ``objective``, a registered one.
     """
 
     aligners: tuple[str, ...] = DEFAULT
@@ -78,6 +81,27 @@ class AlignConfig:
     train: Mapping[str, Any] | None = None
     permutations: int = PERMUTATIONS
     curve: tuple[int, ...] = ()
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of the rows of the table."""
+        return (*self.aligners, *self.variants)
+
+    def of(self, name: str) -> Entry:
+        """What a row is made of."""
+        given = dict(self.variants.get(name, {"aligner": name}))
+        train = {**(self.train or {}), **given.pop("train", {})}
+        return Entry(given.pop("aligner"), train, given.pop("objective", None), given)
+
+
+class Entry(NamedTuple):
+    """A row of the table: an aligner with its options, the settings of its training and its objective."""
+
+    aligner: str
+    train: dict[str, Any]
+    objective: str | None
+    options: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -164,9 +188,7 @@ def compare_aligners(
     Raises:
         UserError: an unknown aligner, or no test rows.
     """
-    for name in config.aligners:
-        if name not in aligners.names():
-            raise UserError("unknown aligner", name, did_you_mean(name, aligners.names(), "aligners"))
+    refuse_unknown(config)
     split, folder = split or make_splits(features), Path(folder)
     if not len(split.test):
         raise UserError("a comparison is judged on test rows", "there are none", "give a split with test rows")
@@ -174,7 +196,7 @@ def compare_aligners(
     if config.curve and not 1 < min(config.curve) <= max(config.curve) <= most:
         raise UserError("a learning curve has numbers of training groups", f"{config.curve}", f"choose 2 to {most}")
     dev, test = (part_of(features, rows) for rows in (split.dev, split.test))
-    jobs = [(n, s) for n in config.aligners for s in range(1 if _solved(n, features, config) else config.seeds)]
+    jobs = [(n, s) for n in config.rows for s in range(1 if _solved(n, features, config) else config.seeds)]
     found: dict[str, list[tuple[AlignedModel, float]]] = {}
     with progress_bar(progress) as bar:
         task = bar.add_task("aligners", total=len(jobs))
@@ -227,6 +249,26 @@ def compare_aligners(
     return result
 
 
+def refuse_unknown(config: AlignConfig) -> None:
+    """Refuse rows of the table that are no aligner, before anything is trained.
+
+    Raises:
+        UserError: which, and what is known.
+    """
+    for name, variant in config.variants.items():
+        if name in aligners.names():
+            raise UserError("a variant has a name of its own", name, f"for example {name}-2")
+        if "aligner" not in variant:
+            raise UserError("a variant names its aligner", f"{name}: {dict(variant)}", "{aligner: whitened, width: 64}")
+    for name in config.rows:
+        row = config.of(name)
+        if row.aligner not in aligners.names():
+            raise UserError("unknown aligner", row.aligner, did_you_mean(row.aligner, aligners.names(), "aligners"))
+        check_options(aligners.get(row.aligner), row.aligner, row.options)
+        TrainConfig.of(row.train)
+        create_objective(row.objective or aligners.get(row.aligner).objective)
+
+
 def _ensemble(
     features: Features, split: Split, config: AlignConfig, folder: Path, jobs: Sequence[tuple[str, int]]
 ) -> np.ndarray:
@@ -265,8 +307,8 @@ def learning_curve(
     group = np.arange(len(features)) if features.group is None else np.asarray(features.group)
     found: list[dict[str, Any]] = []
     with progress_bar(progress) as bar:
-        task = bar.add_task("learning curve", total=len(config.curve) * len(config.aligners) * config.seeds)
-        for count, name in product(config.curve, config.aligners):
+        task = bar.add_task("learning curve", total=len(config.curve) * len(config.rows) * config.seeds)
+        for count, name in product(config.curve, config.rows):
             sums = []
             for seed in range(config.seeds):
                 part = fewer_groups(split, group, count, seed)
@@ -322,12 +364,14 @@ def alignment_test(features: Features, split: Split, test: Part, config: AlignCo
 
 def _solved(name: str, features: Features, config: AlignConfig) -> bool:
     """Whether an aligner has nothing to train."""
-    model = AlignedModel.build(dims=features.dims, aligner=name, dim=_dim(name, features, config))
+    row = config.of(name)
+    dim = _dim(name, features, config)
+    model = AlignedModel.build(dims=features.dims, aligner=row.aligner, dim=dim, aligner_options=row.options)
     return not any(p.requires_grad for p in model.parameters())
 
 
 def _dim(name: str, features: Features, config: AlignConfig, width: int | None = None) -> int:
-    solved = issubclass(aligners.get(name), ClosedForm)
+    solved = issubclass(aligners.get(config.of(name).aligner), ClosedForm)
     return min(config.dim, width or config.dim, *features.dims.values()) if solved else config.dim
 
 
@@ -338,21 +382,26 @@ def _job(
 
     ``width``: the most that a closed form may have, where there are few rows.
     """
-    train, dim = {**(config.train or {}), "seed": seed}, _dim(name, features, config, width)
-    what = [name, seed, dim, train, features.fingerprint, [r.tolist() for r in split]]
+    row, dim = config.of(name), _dim(name, features, config, width)
+    if width is not None and row.options.get("width"):  # of all rows; a fold may not have as many
+        row.options["width"] = min(row.options["width"], dim)
+    train = {**row.train, "seed": seed}
+    what = [row.aligner, seed, dim, train, features.fingerprint, [r.tolist() for r in split]]
+    what += [row.options, row.objective] if row.options or row.objective else []
     place = folder / "jobs" / sha256(canonical(what))[:24]
     if (place / "job.json").is_file():
         return load_model(place), float(read_json(place / "job.json")["seconds"])
     started = time.process_time()
     model = AlignedModel.build(
         dims=features.dims,
-        aligner=name,
+        aligner=row.aligner,
         dim=dim,
+        aligner_options=row.options,
         seed=seed,
         encoders=encoder_specs(features, list(features.dims)),
         table=table_of(features),
     )
-    objective = create_objective(model.aligner.objective)
+    objective = create_objective(row.objective or model.aligner.objective)
     fit_aligner(model, objective, select(features, model.names), split, train, progress=False)
     seconds = time.process_time() - started
     model.eval().save_pretrained(place)
@@ -453,3 +502,18 @@ def numbers(text: str | None) -> tuple[int, ...]:
         return tuple(int(part) for part in (text or "").split(",") if part)
     except ValueError as error:
         raise UserError("--curve has whole numbers", str(text), "--curve 100,200,400") from error
+
+
+def variants_of(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Variants as they are written on the command line, checked to be names and values.
+
+    Raises:
+        UserError: which is not.
+    """
+    for name, value in given.items():
+        if not isinstance(value, dict):
+            found = f"{name}={value}"
+            raise UserError(
+                "--variant takes NAME={aligner: ..., OPTION: VALUE}", found, "{aligner: whitened, width: 64}"
+            )
+    return dict(given)
