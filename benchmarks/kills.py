@@ -8,7 +8,7 @@ killed while it answers; every answer it gave is the reference's, byte for byte,
 it has changed no file.
 
 A run is a fork of this process, which has imported everything, so that no moment is spent on imports; a kill that comes
-after the end of the run is not counted. The last line is JSON.
+after the end of the run is not counted.
 
     python benchmarks/kills.py [kills = 100] [seed = 0]
 """
@@ -32,7 +32,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from harness import set_threads
+from harness import set_threads, write_result
 
 ROWS, ROUND = 120, 5
 TIMES = ("seconds", "train_seconds", "latency", "per_second", "time")
@@ -208,7 +208,8 @@ def kill_often(
         wrong += [f"{folder.name}: {name}" for name in different(expected, files(folder, kept))]
     took = time.monotonic() - began
     print(f"{verb}: {kills} kills in {rounds} folders, {lost} lost, {len(wrong)} different; {took:.0f} s", flush=True)
-    return {"kills": kills, "folders": rounds, "lost": lost, "different": wrong, "run seconds": length}
+    print("\n".join(wrong), end="", flush=True)
+    return {"kills": kills, "folders": rounds, "lost": lost, "different": len(wrong), "run seconds": round(length, 2)}
 
 
 def different(one: dict[str, str], two: dict[str, str]) -> list[str]:
@@ -294,7 +295,8 @@ def main(count: int = 100, seed: int = 0) -> None:
         )
         found["serve"] = kill_a_server(model, count - 3 * each, rng)
     whole = not any(verb["lost"] or verb["different"] for verb in found.values())
-    print(json.dumps({"kills": sum(v["kills"] for v in found.values()), "seed": seed, "nothing lost": whole, **found}))
+    kills = sum(verb["kills"] for verb in found.values())
+    write_result("kills", {"kills": kills, "seed": seed, "nothing lost": whole, **found})
     sys.exit(not whole)
 
 

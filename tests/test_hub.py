@@ -128,14 +128,15 @@ def test_every_kind_of_model_comes_back_as_it_was(kind: str, hub: Hub) -> None:
     ours, theirs = answers(model), answers(again)
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(value, theirs[name]) for name, value in ours.items())
-    assert type(type(model).from_pretrained("hub://me/kept")) is type(model)
+    assert all(type(type(model).from_pretrained(f"{scheme}://me/kept")) is type(model) for scheme in ("hub", "hf"))
     assert huggingface_hub.metadata_load(again.folder / "README.md")["library_name"] == "weft"
     assert {Path(name).suffix for name in hub.files("models/me/kept")} <= {".json", ".safetensors", ".txt", ".md", ""}
 
 
 def test_a_store_comes_back_as_it_was(hub: Hub, store: Store) -> None:
     store.push_to_hub("me/rows")
-    for again in (weft.load("me/rows"), Store.from_pretrained("me/rows"), Store.open("hub://datasets/me/rows", True)):
+    addresses = ("hub://datasets/me/rows", "hf://datasets/me/rows", "hf://me/rows")
+    for again in (weft.load("me/rows"), Store.from_pretrained("me/rows"), *(Store.open(a, True) for a in addresses)):
         assert again.fingerprint == store.fingerprint
         ours, theirs = store.gather(np.arange(40)), again.gather(np.arange(40))
         assert all(torch.equal(ours[n].values, theirs[n].values) for n in store.dims)
