@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from tests.store.samples import Letters, toy, toy_encoders
 from weft.data.dataset import Dataset, Modality
 from weft.encoders import create_encoder
 from weft.errors import UserError
+from weft.ops.neighbours import mutual_knn
 from weft.store import encode, inspect_store
 
 TEXTS = ["ab", "ab", "c", None, "ab", "defg", "c", "h"]
@@ -98,6 +100,42 @@ def test_neighbours_that_two_modalities_share(tmp_path):
     console = Console(record=True, width=200)
     console.print(report.render())
     assert "nearest neighbours that x, turned share" in console.export_text()
+
+
+class Layered(type(create_encoder("precomputed", "vector"))):
+    """Two layers side by side, as a frozen network with ``layer=[5, 2]`` gives them."""
+
+    def identity(self):
+        return {**super().identity(), "layer": [5, 2]}
+
+
+def test_the_layers_that_go_together_are_named(tmp_path):
+    rng = np.random.default_rng(0)
+    x, noise, more = (rng.normal(size=(60, 4)) for _ in range(3))
+    turned = x @ np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    views = {"a": np.hstack([noise, x]), "b": np.hstack([turned, more]), "c": turned}
+    dataset = Dataset(
+        name="layers", ids=[f"r{i}" for i in range(60)], targets={}, group=None,
+        split=np.array(["train"] * 50 + ["test"] * 10),
+        modalities={n: Modality("vector", list(v.astype(np.float32))) for n, v in views.items()}, task="retrieval",
+    )  # fmt: skip
+    encoders = {"a": Layered(), "b": Layered(), "c": create_encoder("precomputed", "vector")}
+    encode(dataset, encoders, tmp_path, dtype="fp32")
+    report = inspect_store(tmp_path)
+    assert list(report.layers) == ["a, b", "a, c", "b, c"]
+    assert len(report.layers["a, b"]) == 4
+    assert [next(iter(pairs)) for pairs in report.layers.values()] == [
+        "a layer 2, b layer 5",
+        "a layer 2, c",
+        "b layer 5, c",
+    ]
+    assert report.layers["a, b"]["a layer 2, b layer 5"] == pytest.approx(1.0)
+    k = report.neighbours["a, b"]["k"]
+    parts = (torch.tensor(v.astype(np.float32))[:50] for v in (noise, more))
+    assert report.layers["a, b"]["a layer 5, b layer 2"] == pytest.approx(mutual_knn(*parts, k))
+    console = Console(record=True, width=200)
+    console.print(report.render())
+    assert "layers of a, b that share most, of 4" in console.export_text()
 
 
 def test_leaks_are_counted_where_the_rows_have_no_split(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ def inspect(
 ) -> None:
     """Rows, widths, presence, norms, duplicates, and rows that leak across splits. Every shard's hash is checked.
 
+    Which layers of two encoders go together: encode several side by side (`options: {layer: [6, 4, 2]}` of a modality
+    in the YAML), and the pairs that share most nearest neighbours are named, by training rows and without a label.
+
     Examples:
 
         weft inspect runs/shapes/store

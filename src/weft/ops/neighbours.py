@@ -33,14 +33,18 @@ def mutual_knn(x: Tensor, y: Tensor, k: int | None = None) -> float:
     if len(y) != n or not 1 <= k < n:
         found = f"{n} and {len(y)} rows, k={k}"
         raise UserError("mutual neighbours are of the same rows, more than k of them", found, "give more rows")
-    near = [_nearest(F.normalize(v.float(), dim=1), k) for v in (x, y)]
-    both = torch.cat(near, dim=1).sort(dim=1).values
-    return float((both[:, 1:] == both[:, :-1]).sum(dim=1).double().mean() / k)
+    return overlap(nearest(x, k), nearest(y, k))
 
 
-def _nearest(unit: Tensor, k: int) -> Tensor:
-    """Rows of the ``k`` nearest others, ``(n, k)``."""
-    parts = []
+def overlap(first: Tensor, second: Tensor) -> float:
+    """Share of neighbours ``(n, k)`` of each row that are in both, mean over the rows."""
+    both = torch.cat([first, second], dim=1).sort(dim=1).values
+    return float((both[:, 1:] == both[:, :-1]).sum(dim=1).double().mean() / first.shape[1])
+
+
+def nearest(x: Tensor, k: int) -> Tensor:
+    """The ``k`` nearest other rows of each of ``x`` ``(n, D)``, by cosine: ``(n, k)``."""
+    unit, parts = F.normalize(x.float(), dim=1), []
     for start in range(0, len(unit), CHUNK):
         s = unit[start : start + CHUNK] @ unit.T
         own = torch.arange(len(s), device=s.device)

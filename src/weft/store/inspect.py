@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, product
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from rich.table import Table
 
 from weft.data import make_splits
 from weft.errors import UserError
-from weft.ops.neighbours import mutual_knn
+from weft.ops.neighbours import mutual_knn, nearest, overlap
 from weft.store.block import map_block
 from weft.store.store import Store
 
@@ -78,6 +78,8 @@ class StoreReport:
         group_leaks: groups that have rows in more than one split.
         neighbours: ``{"a, b": {"overlap", "chance", "k", "rows"}}``: how far two modalities agree on who is near whom
             (:mod:`weft.ops.neighbours`), over training rows, one of a group, at most ``MOST_NEIGHBOURS``.
+        layers: ``{"a, b": {"a layer 6, b layer 4": overlap}}`` of the layers that their encoders put side by side
+            (``layer=[6, 4, 2]``), the nearest pair first; pairs of modalities without such an encoder are left out.
         bytes: size on disk, all files.
         failures: ``{modality: rows}`` whose cell could not be read, by ``failed.json``.
     """
@@ -95,6 +97,7 @@ class StoreReport:
     leaking_ids: list[str]
     group_leaks: int
     neighbours: dict[str, dict[str, float]]
+    layers: dict[str, dict[str, float]]
     bytes: int
     failures: dict[str, int]
 
@@ -131,6 +134,9 @@ class StoreReport:
         for pair, found in self.neighbours.items():
             text = f"{found['overlap']:.3f}, by chance {found['chance']:.3f} (k {found['k']}, {found['rows']} rows)"
             notes.add_row(f"nearest neighbours that {pair} share", text)
+        for pair, overlaps in self.layers.items():
+            told = "; ".join(f"{layers} {value:.3f}" for layers, value in [*overlaps.items()][:3])
+            notes.add_row(f"layers of {pair} that share most, of {len(overlaps)}", told)
         broken = {name: facts.not_finite for name, facts in self.modalities.items() if facts.not_finite}
         notes.add_row("entries that are NaN or infinite", counts(broken))
         notes.add_row("cells that could not be read", counts(self.failures))
@@ -169,6 +175,7 @@ def inspect_store(folder: str | Path) -> StoreReport:
         )
     whole = np.unique(np.stack(list(codes.values()), axis=1), axis=0, return_inverse=True)[1].ravel()
     any_there = np.asarray(store.presence.any(axis=1))
+    neighbours, layers = shared_neighbours(store)
     leaking, leaking_rows = leaks(whole, any_there, split)
     return StoreReport(
         folder=str(store.folder),
@@ -183,28 +190,42 @@ def inspect_store(folder: str | Path) -> StoreReport:
         leaks=leaking,
         leaking_ids=[store.ids[row] for row in leaking_rows[:20]],
         group_leaks=group_leaks(store.group, split),
-        neighbours=shared_neighbours(store),
+        neighbours=neighbours,
+        layers=layers,
         bytes=sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file()),
         failures=dict(Counter(failure.modality for failure in store.failures)),
     )
 
 
-def shared_neighbours(store: Store) -> dict[str, dict[str, float]]:
-    """Mutual nearest neighbours of every pair of modalities that some ten training rows have."""
+def shared_neighbours(store: Store) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Mutual nearest neighbours of every pair of modalities that some ten training rows have; and of their layers."""
     rows = np.arange(len(store)) if store.split is None else np.flatnonzero(store.split == "train")
     if store.group is not None:
         rows = rows[np.sort(np.unique(store.group[rows], return_index=True)[1])]
-    found = {}
+    found, layers = {}, {}
     for (i, a), (j, b) in combinations(enumerate(store.dims), 2):
         both = rows[store.presence[rows, i] & store.presence[rows, j]]
         if len(both) > MOST_NEIGHBOURS:
             both = np.sort(np.random.default_rng(0).choice(both, MOST_NEIGHBOURS, replace=False))
         if len(both) >= FEWEST_NEIGHBOURS:
-            x, y = (torch.from_numpy(v) for v in store.subset([a, b]).pooled(both).values())
+            pooled = {n: torch.from_numpy(v) for n, v in store.subset([a, b]).pooled(both).items()}
             k = ceil(2 * len(both) ** (1 / 3))
-            overlap = {"overlap": mutual_knn(x, y, k), "chance": k / (len(both) - 1)}
-            found[f"{a}, {b}"] = {**overlap, "k": k, "rows": len(both)}
-    return found
+            shared = {"overlap": mutual_knn(pooled[a], pooled[b], k), "chance": k / (len(both) - 1)}
+            found[f"{a}, {b}"] = {**shared, "k": k, "rows": len(both)}
+            first, second = ({p: nearest(v, k) for p, v in by_layer(store, n, pooled[n]).items()} for n in (a, b))
+            each = {f"{p}, {q}": overlap(first[p], second[q]) for p, q in product(first, second)}
+            if len(each) > 1:
+                layers[f"{a}, {b}"] = dict(sorted(each.items(), key=lambda item: -item[1]))
+    return found, layers
+
+
+def by_layer(store: Store, name: str, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Features ``(n, D)`` of a modality by the layers of its encoder, where that put several side by side."""
+    layers = store.manifest["modalities"][name]["encoder"].get("layer")
+    if not isinstance(layers, list):
+        return {name: vectors}
+    parts = vectors.chunk(len(layers), dim=1)
+    return {f"{name} layer {layer}": part for layer, part in zip(layers, parts, strict=True)}
 
 
 def default_split(store: Store) -> np.ndarray | None:
