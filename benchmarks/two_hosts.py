@@ -4,8 +4,9 @@ The hosts are two network namespaces of this machine with a cable (veth) between
 own loopback and no way to the other but 10.77.0.1 <-> 10.77.0.2. On each, ``torchrun`` starts one process of ``weft
 fit``, which accelerate joins to the other's by gloo. They share a file system, as hosts of a cluster do. The same
 command without ``torchrun``, on one process and with the same batches, is the reference. Dropout is 0, since every
-process draws its own. *difference* is the largest one of any weight, of any figure of ``metrics.json``, and of the
-loss of any epoch.
+process draws its own. *In shares*: each host keeps half of every weight and of its moments (FSDP). *difference* is the
+largest one of any weight, of any figure of ``metrics.json`` (of a system: of the dev rows), and of the loss of any
+epoch.
 
     sudo python benchmarks/two_hosts.py
 
@@ -29,11 +30,19 @@ from harness import set_threads, write_result
 HOSTS = (("weft-a", "10.77.0.1"), ("weft-b", "10.77.0.2"))
 ROWS, BATCH, LIMIT = 160, 28, 1e-6
 """Of 160 rows 112 teach: 4 batches of 28, 14 on each host."""
-SOME = ["--set", "epochs=4", "--set", "patience=0", "--set", f"batch_size={BATCH}", "--dropout", "0", "--quiet"]
+SOME = ["--set", "epochs=4", "--set", "patience=0", "--set", f"batch_size={BATCH}", "--quiet"]
+STORE, GATED = "STORE", ["--fusion", "gated", "--dropout", "0"]
 FITS = {
-    "predictor (gated)": ["--fusion", "gated"],
-    "aligner (two-tower, InfoNCE)": ["--fusion", "two-tower", "--modality", "image", "--modality", "caption"],
-}
+    "predictor (gated)": [STORE, *GATED],
+    "predictor (gated), weights in shares": [STORE, *GATED],
+    "aligner (two-tower, InfoNCE)": [
+        STORE, "--fusion", "two-tower", "--modality", "image", "--modality", "caption", "--dropout", "0",
+    ],
+    "system (frozen-fusion)": [
+        "shapes", "--data", f"rows={ROWS}", "--data", "complete=true", "--system", "frozen-fusion",
+        "--option", "dropout=0",
+    ],
+}  # fmt: skip
 
 
 def ip(*words: str) -> None:
@@ -65,9 +74,10 @@ def weft(*words: object) -> list[str]:
     return [str(Path(sys.executable).parent / "weft"), *map(str, words)]
 
 
-def on_both(command: Sequence[str]) -> int:
+def on_both(command: Sequence[str], shares: bool) -> int:
     """The command on both hosts at once; the bytes that went over the cable."""
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment["ACCELERATE_USE_FSDP"] = str(shares)
     run = [str(Path(sys.executable).parent / "torchrun"), "--nnodes", "2", "--nproc_per_node", "1"]
     run += ["--master_addr", HOSTS[0][1], "--master_port", "29500"]
     started = [
@@ -84,6 +94,13 @@ def on_both(command: Sequence[str]) -> int:
     return sum(int(link["stats64"][way]["bytes"]) for way in ("rx", "tx"))
 
 
+def judged(folder: Path, log: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """``{part: {figure: value}}`` of a run."""
+    if (folder / "metrics.json").exists():
+        return dict(json.loads((folder / "metrics.json").read_text()))
+    return {"dev": {name: value for name, value in log[-1].items() if name.startswith("dev_")}}
+
+
 def compared(one: Path, two: Path) -> dict[str, float]:
     """The largest differences of two folders of ``weft fit``."""
     from weft.files import read_tensors
@@ -91,9 +108,9 @@ def compared(one: Path, two: Path) -> dict[str, float]:
     a, b = (read_tensors(folder / "best" / "model.safetensors")[0] for folder in (one, two))
     assert a.keys() == b.keys()
     weights = max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
-    p, q = (json.loads((folder / "metrics.json").read_text()) for folder in (one, two))
-    figures = max(abs(p[part][name] - q[part][name]) for part in p for name in p[part])
     logs = [[json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (one, two)]
+    p, q = (judged(folder, log) for folder, log in zip((one, two), logs, strict=True))
+    figures = max(abs(p[part][name] - q[part][name]) for part in p for name in p[part])
     losses = [[entry["loss"] for entry in log if "dev_score" in entry] for log in logs]
     assert len(losses[0]) == len(losses[1]) == 4
     loss = max(abs(x - y) for x, y in zip(*losses, strict=True))
@@ -121,9 +138,10 @@ def main() -> None:
         store, before = Path(place) / "store", 0
         encode(data, made, store, progress=False)
         for name, words in FITS.items():
-            one, two = (Path(place) / f"{words[1]}-{count}" for count in (1, 2))
-            subprocess.run(weft("fit", store, *words, *SOME, "--out", one), check=True, stdout=subprocess.DEVNULL)
-            sent = on_both(weft("fit", store, *words, *SOME, "--out", two))
+            one, two = (Path(place) / name / count for count in ("one", "two"))
+            fit = ["fit", *(store if word == STORE else word for word in words), *SOME, "--out"]
+            subprocess.run(weft(*fit, one), check=True, stdout=subprocess.DEVNULL)
+            sent = on_both(weft(*fit, two), "shares" in name)
             assert (processes(one), processes(two)) == (1, 2)
             differences = compared(one, two)
             rounded = {key: float(f"{value:.2g}") for key, value in differences.items()}

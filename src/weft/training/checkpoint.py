@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from weft.errors import UserError
 from weft.files import canonical, read_tensors, sha256, write_tensors
+from weft.training.shares import like, whole
 
 NAME = "checkpoint.safetensors"
 
@@ -52,21 +53,26 @@ def fingerprint(value: Any) -> str:
     return sha256(canonical(value))[:16]
 
 
+def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimizer remembers, in full: ``{"<parameter>.<slot>": tensor}``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{slot}": whole(torch.as_tensor(v)) for index, of in state.items() for slot, v in of.items()}
+
+
 def save_checkpoint(
     folder: Path,
-    module: nn.Module,
+    state: dict[str, Tensor],
     best: dict[str, Tensor],
-    optimizers: Sequence[torch.optim.Optimizer],
+    slots: Sequence[dict[str, Tensor]],
     scaler: torch.amp.GradScaler,
     position: Position,
     run: dict[str, str],
 ) -> None:
-    """Write the state of a run in one step."""
-    tensors = {f"model.{name}": t for name, t in module.state_dict().items()}
+    """Write the state of a run in one step: weights, the best ones, and the :func:`moments` of every optimizer."""
+    tensors = {f"model.{name}": t for name, t in state.items()}
     tensors |= {f"best.{name}": t for name, t in best.items()}
-    for k, optimizer in enumerate(optimizers):
-        for index, slots in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{k}.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
+    for k, found in enumerate(slots):
+        tensors |= {f"optimizer.{k}.{name}": t for name, t in found.items()}
     header = {"position": asdict(position), "scaler": scaler.state_dict(), "run": run}
     write_tensors(folder / NAME, tensors, {"weft": json.dumps(header)})
 
@@ -100,7 +106,8 @@ def load_checkpoint(
             f"{folder}: {', '.join(f'{key} {then.get(key)} there, {run[key]} here' for key in other)}",
             "choose an empty folder, delete this one, or go back to the earlier settings",
         )
-    module.load_state_dict(_part(tensors, "model."))
+    own = module.state_dict()
+    module.load_state_dict({name: like(own[name], t) for name, t in _part(tensors, "model.").items()})
     for k, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _part(tensors, f"optimizer.{k}.").items():
@@ -108,8 +115,9 @@ def load_checkpoint(
             state.setdefault(int(index), {})[slot] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         for parameter, slots in optimizer.state.items():
-            like = {name: t for name, t in slots.items() if t.shape == parameter.shape}
-            slots.update({name: torch.empty_like(parameter, dtype=t.dtype).copy_(t) for name, t in like.items()})
+            for name in [name for name, t in slots.items() if t.shape == parameter.shape]:
+                full = like(parameter, slots[name])
+                slots[name] = torch.empty_like(parameter, dtype=full.dtype).copy_(full)
     if header["scaler"]:
         scaler.load_state_dict(header["scaler"])
     return position, _part(tensors, "best.")

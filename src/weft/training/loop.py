@@ -32,12 +32,13 @@ from weft.models.aligned import AlignedModel
 from weft.models.fused import FusedModel
 from weft.store.files import DTYPES
 from weft.training.aligned_task import AlignedTask
-from weft.training.checkpoint import Position, fingerprint, load_checkpoint, save_checkpoint
+from weft.training.checkpoint import Position, fingerprint, load_checkpoint, moments, save_checkpoint
 from weft.training.config import TrainConfig
 from weft.training.fused_task import FusedTask
 from weft.training.log import RunLog
 from weft.training.phase import Average, Optimizer
 from weft.training.schedule import learning_rate, make_schedule
+from weft.training.shares import share, together, unite, wanted, whole
 from weft.training.towers import TowerModel, TowerTask
 from weft.training.training_task import FOR_ALIGNERS, TrainingTask
 
@@ -194,8 +195,11 @@ class _Loop:
             )
         self.phases = list(task.phases)
         self.averages = [module for module in task.modules() if isinstance(module, Average)]
+        self.shares = self.processes > 1 and wanted()
+        if self.shares:
+            self.phases = share(task, self.device, self.phases)
         self.by_hand = self.processes > 1 and len(self.phases) > 1
-        self.network: nn.Module = task if self.by_hand else self.accelerator.prepare_model(task)
+        self.network: nn.Module = task if self.by_hand or self.shares else self.accelerator.prepare_model(task)
         moves = [phase.optimizer for phase in self.phases] or [Optimizer(list(task.parameters()))]
         self.moves = {id(one): one for one in moves}
         self.optimizers = {key: one.build(config) for key, one in self.moves.items()}
@@ -232,8 +236,9 @@ class _Loop:
                     if not position.epochs:
                         raise
                     cut = True
+        unite(self.task)
         if self.best:
-            self.task.load_state_dict(self.best)
+            self._put(self.best)
         self.task.eval()
         early = len(position.epochs) < config.epochs
         return History(position.epochs, position.best_epoch, position.seconds, early, cut)
@@ -361,7 +366,7 @@ class _Loop:
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:
         self.network.eval()
-        with self._autocast():
+        with self._autocast(), together(self.task):
             return self.task.evaluate(self._scatter, self._gather)
 
     def _judge(self, entry: dict[str, float]) -> None:
@@ -375,7 +380,7 @@ class _Loop:
             best = position.best_epoch
             if best < 0 or self._rank(entry) > self._rank(position.epochs[best]):
                 position.best_epoch = best = position.epoch
-                self.best = {name: tensor.detach().clone() for name, tensor in self.task.state_dict().items()}
+                self.best = self._state()
             position.reductions, stop = self.schedule.judge(position.epochs, best, config.patience, position.reductions)
         position.epoch, position.step, position.losses = position.epoch + 1, 0, []
         position.finished = position.epoch >= config.epochs or stop
@@ -394,19 +399,32 @@ class _Loop:
 
     def _save(self) -> None:
         """``best/`` first, then ``last/``: what ``last/`` knows of is always there."""
-        if self.folder is None or not self.main:
+        if self.folder is None or not (self.main or self.shares):
             return
+        now, slots = self._state(), [moments(one) for one in self.optimizers.values()]
         if self.position.best_epoch != self._saved_best:
-            now = {name: tensor.detach().clone() for name, tensor in self.task.state_dict().items()}
-            self.task.load_state_dict(self.best or now)
-            self.task.model.save_pretrained(self.folder / "best")
-            self.task.load_state_dict(now)
+            with together(self.task):
+                self._put(self.best or now)
+                if self.main:
+                    self.task.model.save_pretrained(self.folder / "best")
+                self._put(now)
             self._saved_best = self.position.best_epoch
-        optimizers = list(self.optimizers.values())
-        save_checkpoint(
-            self.folder / "last", self.task, self.best, optimizers, self.scaler, self.position, self.run_identity
-        )
+        if self.main:
+            save_checkpoint(self.folder / "last", now, self.best, slots, self.scaler, self.position, self.run_identity)
         self._saved_at = time.monotonic()
+
+    def _state(self) -> dict[str, Tensor]:
+        """A copy of all weights and buffers."""
+        return {name: whole(tensor.detach()).clone() for name, tensor in self.task.state_dict().items()}
+
+    @torch.no_grad()
+    def _put(self, state: dict[str, Tensor]) -> None:
+        """Give the task these weights and buffers; those that were in shares have to be together."""
+        if not self.shares:
+            self.task.load_state_dict(state)
+            return
+        for name, tensor in self.task.state_dict().items():  # to load them, torch wants shares
+            tensor.copy_(state[name])
 
     def _autocast(self) -> AbstractContextManager[Any]:
         precision = self.config.precision
