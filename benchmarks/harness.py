@@ -141,7 +141,12 @@ def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, threads: 
 
 
 def compare_sides(
-    label: str, ours: Callable[[], Any], theirs: Callable[[], Any], one_side: Callable[..., Callable[[], Any]], key: str
+    label: str,
+    ours: Callable[[], Any],
+    theirs: Callable[[], Any],
+    one_side: Callable[..., Callable[[], Any]],
+    key: str,
+    repeats: int = 5,
 ) -> dict[str, Any]:
     """:func:`compare_ab` on one thread, with the peak memory of each side in a process of its own and counted, printed.
 
@@ -150,8 +155,9 @@ def compare_sides(
         ours, theirs: a step of each.
         one_side: makes a step alone, of ``key`` and 0 (ours) or 1 (theirs).
         key: of the size or part.
+        repeats: pairs of steps that are timed.
     """
-    found = compare_ab(label, ours, theirs, repeats=5)
+    found = compare_ab(label, ours, theirs, repeats=repeats)
     memory = [peak_memory(one_side, key, side, threads=1) for side in (0, 1)]
     found["ours"]["memory"], found["reference"]["memory"] = memory
     a, b = (side["peak_bytes"] for side in memory)

@@ -181,7 +181,7 @@ def main() -> None:
         check(name)
         torch.manual_seed(0)
         ours, theirs, _ = PARTS[name](PUBLISHED, torch.float32)
-        figures[name] = compare_sides(name, ours, theirs, one_side, name)
+        figures[name] = compare_sides(name, ours, theirs, one_side, name, repeats=15)
     write_result("vision_language", {"figures": figures})
 
 
