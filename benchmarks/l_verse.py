@@ -6,8 +6,9 @@ The captions and the judge are those of benchmarks/araf_generation.py at 32 pixe
 kept under runs/l_verse, so a killed one goes on.
 
 * ``vae``: AugVAE (two scales, one codebook; then its finer scale alone) beside a codebook per scale and beside an
-  ordinary VQ-VAE of as many weights as the autoencoder that is kept, trained for as many steps as both stages together.
-* ``art``: BiART over the codes of the first, with and without roles, both with one fixed layout of places.
+  ordinary VQ-VAE of as many weights as the autoencoder that is kept, trained for as many steps as both stages together;
+  and an AugVAE whose second stage alone is as long as that.
+* ``art``: BiART over the codes of the last, with and without roles, both with one fixed layout of places.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from harness import fill_page, set_threads, write_result
 from weft.data import Dataset, load_dataset, make_splits
 from weft.data.shapes import COLOURS, POSITIONS, SHAPES, SIZES
 from weft.models import load_model
+from weft.systems.text_to_image.attributes import AttributeReader
 from weft.systems.text_to_image.figures import draw_grid
 from weft.systems.text_to_image.pairs import pixels_of
 from weft.training.system_task import fit_system, make_system
@@ -37,9 +39,13 @@ SHAPE: dict[str, Any] = {
     "widths": [1, 2, 2],
 }  # fmt: skip
 PLAIN: dict[str, Any] = {**SHAPE, "pyramid": [8]}
-FIRST, SECOND, ART = 12, 8, 40
+FIRST, SECOND, ART = 12, 8, 70
 """Epochs of the autoencoder, of its kept scale, of the transformer."""
-VAES = {"AugVAE, one codebook": True, "AugVAE, a codebook per scale": False, "ordinary VQ-VAE": None}
+VAES = {
+    "AugVAE, one codebook": True, "AugVAE, a codebook per scale": False, "ordinary VQ-VAE": None,
+    "AugVAE, one codebook, second stage longer": True,
+}  # fmt: skip
+BEST = "AugVAE, one codebook, second stage longer"
 ARTS: dict[str, dict[str, Any]] = {
     "with roles": {}, "with roles, guidance 2": {"guidance": 2.0}, "without roles": {"segments": False}
 }  # fmt: skip
@@ -61,9 +67,9 @@ def autoencoder(data: Dataset, kind: str, seed: int) -> Any:
     folder, shared, rate = RUNS / f"{kind.replace(' ', '_')}-{seed}", VAES[kind], {"lr": 2e-3, "batch_size": 16}
     if shared is None:
         return fitted("aug-vae", data, folder, seed, {**rate, "epochs": FIRST + SECOND}, **PLAIN)
-    whole = folder / "whole"
+    whole, second = RUNS / f"whole-{shared}-{seed}", FIRST + SECOND if kind == BEST else SECOND
     fitted("aug-vae", data, whole, seed, {**rate, "epochs": FIRST}, **SHAPE, shared=shared)
-    return fitted("aug-vae", data, folder / "kept", seed, {**rate, "epochs": SECOND}, start=str(whole), level=8)
+    return fitted("aug-vae", data, folder / "kept", seed, {**rate, "epochs": second}, start=str(whole), level=8)
 
 
 def parsed(text: str) -> dict[str, str | None]:
@@ -75,6 +81,7 @@ def parsed(text: str) -> dict[str, str | None]:
 def vae(data: Dataset, seeds: int) -> dict[str, list[dict[str, float]]]:
     """Reconstruction of the test pictures and the use of the codes."""
     split, found = make_splits(data), {}
+    reader, asked = reading(data)
     for seed in range(seeds):
         for kind in VAES:
             path = RUNS / f"{kind.replace(' ', '_')}-{seed}.json"
@@ -83,8 +90,9 @@ def vae(data: Dataset, seeds: int) -> dict[str, list[dict[str, float]]]:
                 seconds, codes = time.process_time() - started, np.stack(model.codes_of(data, split.test))
                 share = np.bincount(codes.ravel(), minlength=model.codes) / codes.size
                 entropy = -(share[share > 0] * np.log(share[share > 0])).sum()
+                back = np.stack(list(model.predictions(data, split.test)))
                 path.write_text(json.dumps({
-                    **model.evaluate(data, split.test), "used": int((share > 0).sum()),
+                    **model.evaluate(data, split.test), **reader.agreement(back, asked), "used": int((share > 0).sum()),
                     "perplexity": float(np.exp(entropy)), "seconds": seconds,
                     "weights": sum(p.numel() for p in model.parameters()),
                 }))  # fmt: skip
@@ -93,9 +101,17 @@ def vae(data: Dataset, seeds: int) -> dict[str, list[dict[str, float]]]:
     return found
 
 
+def reading(data: Dataset) -> tuple[AttributeReader, dict[str, np.ndarray]]:
+    """The judge's reader of real pictures, and what it is to read of the test rows."""
+    split, values = make_splits(data), data.modalities["image"].values
+    real = np.stack([pixels_of(values[row], data.ids[row], 32, 32) for row in split.train])
+    told, asked = ({name: data.targets[name][rows] for name in ATTRIBUTES} for rows in (split.train, split.test))
+    return AttributeReader.train_on(real, told), asked
+
+
 def art(data: Dataset, seeds: int) -> dict[str, list[dict[str, float]]]:
     """What is drawn, and what is said, of the test rows."""
-    split, found, kind = make_splits(data), {}, next(iter(VAES))
+    split, found, kind = make_splits(data), {}, BEST
     for seed in range(seeds):
         for name, options in ARTS.items():
             path = RUNS / f"art-{name.replace(' ', '_')}-{seed}.json"
@@ -167,7 +183,8 @@ if __name__ == "__main__":
     shapes = load_dataset("shapes", rows=1200, seed=1, complete=True)
     if asked.only != "art":
         made = vae(shapes, asked.seeds)
-        fill_page(PAGE, table(made, {"weights": "weights", "squared error": "mse", "psnr": "psnr", "codes used": "used",
+        fill_page(PAGE, table(made, {"weights": "weights", "squared error": "mse", "psnr": "psnr", "colour": "colour",
+                                     "position": "position", "shape": "shape", "codes used": "used",
                                      "perplexity": "perplexity"}), "vae")  # fmt: skip
         write_result("l_verse_vae", {"runs": made})
     if asked.only != "vae":

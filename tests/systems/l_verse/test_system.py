@@ -235,3 +235,25 @@ def test_bad_input(folders, tmp_path):
     small = load_dataset("shapes", rows=12, size=16, complete=True)
     with pytest.raises(UserError, match="at least the 32 pixels"):
         make_system("aug-vae", small, np.arange(12)).batch(small, np.arange(2))
+
+
+@pytest.mark.parametrize("draws", [True, False])
+@pytest.mark.parametrize("places", ["joint", "modality"])
+def test_what_is_generated_hears_the_reference(places, draws):
+    """Places that start anew in the second block are no second text: transformers takes them for one, unasked."""
+    torch.manual_seed(0)
+    net = BiArt(20, 16, 5, 9, width=32, layers=1, heads=2, places=places).eval()
+    words, codes = torch.randint(2, 20, (2, 5)), torch.randint(0, 16, (2, 9))
+    other = {"words": words.flip(1), "codes": codes} if draws else {"words": words, "codes": codes.flip(1)}
+    one, two = (net(net.pairs(*given, torch.full((2,), draws)))[0] for given in ((words, codes), other.values()))
+    generated = slice(7, 16) if draws else slice(11, None)
+    assert (one - two)[:, generated].abs().amax(dim=2).gt(1e-5).all()
+
+
+def test_codes_of_an_autoencoder_of_one_level(tmp_path):
+    data = sheets(20)
+    split = make_splits(data)
+    vae = make_system("aug-vae", data, split.train, **{**SMALL, "pyramid": [4], "widths": [1, 2, 2]})
+    vae.save_pretrained(tmp_path)
+    verse = make_system("l-verse", data, split.train, codes=str(tmp_path), width=16, layers=1, heads=2, longest=4)
+    assert verse.code_ids(data, split.test).shape == (len(split.test), 16)

@@ -89,10 +89,18 @@ class BiArt(nn.Module):
 
     def forward(self, stream: Stream, past: object = None, cache: bool = False) -> tuple[Tensor, object]:
         """Logits ``(B, T, V)`` of the token after each, and the keys and values for the next call."""
+        from transformers import Cache
+
         h = self.token(stream.ids)
         if self.segment is not None:
             h = h + self.segment(stream.roles)
-        out = self.gpt(inputs_embeds=h, position_ids=stream.places, past_key_values=past, use_cache=cache)
+        before = past.get_seq_length() if isinstance(past, Cache) else 0
+        heard = torch.ones(
+            len(h), before + h.shape[1], dtype=torch.long, device=h.device
+        )  # places start anew: one text
+        out = self.gpt(
+            inputs_embeds=h, position_ids=stream.places, attention_mask=heard, past_key_values=past, use_cache=cache
+        )
         return self.head(out.last_hidden_state), out.past_key_values if cache else None
 
     def pairs(self, words: Tensor, codes: Tensor, draws: Tensor) -> Stream:

@@ -118,6 +118,11 @@ class AugVaeSystem(System):
             attention=attention, groups=groups, init=init, shared=shared, level=level,
         )  # fmt: skip
 
+    @property
+    def side(self) -> int | None:
+        """Of the only level, None where there are several."""
+        return self.pyramid[0] if len(self.pyramid) == 1 else self.level
+
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
         if not options.get("start"):
@@ -228,7 +233,7 @@ class Verse(System):
             )  # fmt: skip
         self.vocabulary, self.vae = vocabulary or [], vae
         self.autoencoder = AugVaeSystem(**(vae or {"level": 8})).requires_grad_(False)
-        side = self.autoencoder.level or 1
+        side = self.autoencoder.side or 1
         self.network = BiArt(
             len(self.vocabulary), self.autoencoder.codes, longest, side * side, width=width, layers=layers, heads=heads,
             dropout=dropout, segments=segments, places=places,
@@ -250,7 +255,7 @@ class Verse(System):
                 "train one that keeps a level: weft fit SOURCE --system aug-vae, then --option start=... level=8",
             )  # fmt: skip
         autoencoder = _loaded(options["codes"], AugVaeSystem, "aug-vae")
-        if autoencoder.level is None:
+        if autoencoder.side is None:
             raise UserError(
                 "the autoencoder keeps one level", f"{options['codes']}: all of {autoencoder.pyramid}",
                 f"fit aug-vae again with --option start={options['codes']} --option level={autoencoder.pyramid[-2]}",
