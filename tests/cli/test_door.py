@@ -192,3 +192,20 @@ def test_a_class_with_one_row_is_named_before_anything_is_encoded(tmp_path: Path
 def test_what_reading_found_is_said(model: Path, tmp_path: Path) -> None:
     new = write(tmp_path / "new.csv", [{"note": "warp", "given": "x", "size": "inf", "day": ""}])
     assert "'size' (number): 1 cells cannot be read so" in weft("predict", model, new, "--out", tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["fit", "shapes", "--system", "text-to-image", "--fusion", "gated"], "--fusion"),
+        (["fit", "shapes", "--rule", "product"], "rule"),
+        (["fit", "shapes", "--objective", "info-nce"], "objective"),
+        (["fit", "shapes", "--fusion", "two-tower", "--dropout", "0.3"], "dropout"),
+        (["compare", "shapes", "--variant", "fusion=gated"], "--variant"),
+        (["compare", "shapes", "--system", "text-to-image", "--budget", "1m"], "--budget"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(command: list[str], option: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=option):
+        weft(*command, "--data", "rows=40", "-o", tmp_path / "out")
+    assert not list(tmp_path.rglob("*.safetensors"))

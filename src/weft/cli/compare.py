@@ -13,8 +13,13 @@ from weft.cli.systems import Judge, Name
 if TYPE_CHECKING:
     from weft.compare import Comparison
 
+OPERATORS = (
+    "fusions", "only", "without", "metric", "missing", "budget", "jobs", "on", "dim", "encoder", "modality", "store"
+)  # fmt: skip
+
 
 def compare(
+    context: typer.Context,
     source: Source,
     out: Annotated[Path | None, out_option("Result folder (default runs/SOURCE/compare).")] = None,
     fusions: Annotated[
@@ -97,15 +102,13 @@ def compare(
     folder = out or Path("runs") / Path(source).stem / (f"{system}-compare" if system else "compare")
     if out is not None:
         ask_folder(out)
-    if system and on:
-        from weft.errors import UserError
-
-        raise UserError("variants of a system are compared in this process", f"--on {on}", "leave --on out")
     if system:
+        systems.refuse(context, f"the system {system!r}", OPERATORS)
         given = (settings(option, "option"), settings(setting, "set"), settings(judge, "judge"))
         how: dict[str, Any] = {"seeds": seeds, "folds": folds, "progress": progress}
         comparison: Comparison = systems.compare(system, source, folder, variant, given, root, data, **how)
     else:
+        systems.refuse(context, "a comparison without --system", ("option", "variant", "judge"))
         asked = {"fusions": fusions.split(",") if fusions else None, "folds": folds, "metric": metric, "on": on}
         config = CompareConfig(
             seeds=seeds,

@@ -12,8 +12,14 @@ from weft.cli.systems import Name
 
 Settings = Annotated[list[str], repeated("--set", "Training setting, e.g. lr=0.001, epochs=50.")]
 
+OPERATORS = (
+    "fusion", "dim", "metric", "class_weights", "objective", "objective_option", "decision", "rule", "dropout",
+    "train_towers", "encoder", "modality", "store",
+)  # fmt: skip
+
 
 def fit(
+    context: typer.Context,
     source: Source,
     out: Annotated[Path | None, out_option("Model folder (default runs/SOURCE/FUSION).")] = None,
     fusion: Annotated[str, typer.Option(help="Operator (weft list), or an aligner for retrieval data.")] = "",
@@ -66,6 +72,7 @@ def fit(
     from weft.files import ask_folder
 
     if system:
+        systems.refuse(context, f"the system {system!r}", OPERATORS)
         options, training = settings(option, "option"), settings(setting, "set")
         systems.fit(system, source, out, options, training, root, data, json=json, quiet=quiet)
         return

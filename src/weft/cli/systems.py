@@ -20,6 +20,15 @@ Judge = Annotated[list[str], repeated("--judge", "Option of a system's judge, e.
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows per forward pass (systems).")]
 
 
+def refuse(context: typer.Context, who: str, options: Sequence[str]) -> None:
+    """A UserError where the command line has one of ``options``, which ``who`` does not read."""
+    from weft.errors import UserError
+
+    for one in context.command.params:
+        if one.name in options and str(context.get_parameter_source(one.name)).endswith("COMMANDLINE"):
+            raise UserError(f"{who} does not read {one.opts[0]}", f"{one.opts[0]} was given", "leave it out")
+
+
 def read_rows(cls: type[System], source: str, root: Path | None, data: list[str]) -> Dataset:
     """Raw rows: the folder a system was published with, a YAML, or a named data set."""
     from weft.cli.source import read_source, settings

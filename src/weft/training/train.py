@@ -72,6 +72,15 @@ def train_model(
     common["encoders"] = encoder_specs(features, names)
     model: FusedModel | AlignedModel
     if isinstance(features, RawRows) or features.task == "retrieval" or name in aligners.names():
+        _refuse(
+            f"the aligner {name!r}",
+            decision=decision != "joint",
+            rule=rule != "mean",
+            dropout=dropout != 0.1,
+            target=target,
+            metric=metric,
+            class_weights=class_weights,
+        )
         common |= {"aligner": name, "aligner_options": options}
         if isinstance(features, RawRows):
             model = TowerModel.build(towers=features.towers, **{**common, "table": features.dataset.table})
@@ -81,6 +90,8 @@ def train_model(
         loss = create_objective(objective or aligners.get(name).objective, **(objective_options or {}))
         fit_aligner(model, loss, features, split, settings, folder, progress)
     else:
+        _refuse(f"the fusion {name!r}", objective=objective, objective_options=objective_options)
+        _refuse("a joint decision", rule=decision == "joint" and rule != "mean")
         column, values = choose_target(features, target)
         asked = {"metric": metric, "class_weights": class_weights}
         task = create_task(features.task, values[split.train], labels=features.labels.get(column), **asked)
@@ -101,6 +112,12 @@ def train_model(
     found = {part: model.evaluate(features, rows) for part, rows in parts.items() if len(rows)}
     write_json(Path(folder) / "metrics.json", found)
     return found
+
+
+def _refuse(who: str, **given: object) -> None:
+    for name, value in given.items():
+        if value:
+            raise UserError(f"{who} has no {name}", f"{name} was given", f"leave {name} out")
 
 
 def _measure_sets(model: FusedModel, features: Features, rows: np.ndarray, folder: Path) -> None:
