@@ -9,7 +9,9 @@ r"""Generated text against what people wrote: BLEU, ROUGE-L and CIDEr-D as the C
   :math:`e^{-(l_c - l_r)^2 / 2 \sigma^2}`, :math:`\sigma = 6`; 10 times the mean over references, n = 1..4 and rows.
 
 Words are runs of letters and digits, lower case; the published evaluation has the tokeniser of the Penn Treebank, which
-differs in contractions. METEOR and SPICE need word nets and parsers, and are not here.
+differs in contractions. METEOR and SPICE need word nets and parsers, and are not here. Written here since no kept
+library has the three: pycocoevalcap, whose figures these meet, has one release, of 2020, and runs Java for its words;
+sacrebleu has BLEU (over words of its own) without ROUGE and CIDEr, rouge-score ROUGE with :math:`\beta = 1`.
 """
 
 from __future__ import annotations

@@ -183,6 +183,20 @@ def test_a_changed_clip_and_other_bad_input(clip, tmp_path):
         make_system("cocoop", asked, np.arange(12), clip=str(clip))
     with pytest.raises(UserError, match="share one context"):
         make_system("cocoop", data, np.arange(12), clip=str(clip), position="middle")
+    with pytest.raises(UserError, match=r"at most 48 tokens, \d+ of context[\s\S]*'blue square'"):
+        make_system("cocoop", data, np.arange(12), clip=str(clip), phrase="photo " * 30)
+    blank = make_system("cocoop", data, np.arange(12), clip=str(clip), phrase=" ", context=3)
+    assert blank.network.prompt_learner.places == 3, "no word is no phrase"
+    for name, said in (
+        ("", "''"),
+        ("caf\u00e9 \u6f22", "caf\u00e9"),
+        ("x" * 60, "at most 48 tokens"),
+        (None, "missing values"),
+    ):
+        names = data.targets["class"].astype(object)
+        names[5] = name
+        with pytest.raises(UserError, match=said):
+            make_system("cocoop", replace(data, targets={"class": names}), np.arange(12), clip=str(clip))
     tokenizer = transformers.AutoTokenizer.from_pretrained(clip)
     with pytest.raises(UserError, match="' '"):
         tokenise(["cat", " "], tokenizer, 2, 48)

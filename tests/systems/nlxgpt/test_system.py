@@ -201,10 +201,18 @@ def test_places_tell_tokens_apart():
 
 
 def test_published_size():
-    """DistilGPT-2 with cross-attention: 96 million weights in the paper's arithmetic."""
+    """DistilGPT-2 (81,912,576 weights), cross-attention and four tokens, over CLIP ViT-B/16: 96 + 86 million."""
     with torch.device("meta"):
         net = Decoder({"n_layer": 6, "vocab_size": 50257 + len(SPECIAL)}, 768)
-    assert 95e6 < sum(p.numel() for p in net.parameters()) < 97e6
+        vision = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(patch_size=16))
+        ids, patches, mask = torch.zeros(2, 40, dtype=torch.long), torch.zeros(2, 196, 768), torch.ones(2, 1, 40, 40)
+    linear = 768 * 768 + 768
+    crossed = 6 * (4 * linear + 2 * 768)
+    sizes = [sum(p.numel() for p in part.parameters()) for part in (net, vision)]
+    assert sizes == [81_912_576 + crossed + len(SPECIAL) * 768, 85_799_424]
+    assert round(sum(sizes) / 1e6) == 182
+    logits = net(ids, ids, Tokens(patches, torch.ones(2, 196, dtype=torch.bool)), attention_mask=mask.bool()).logits
+    assert logits.shape == (2, 40, 50257 + len(SPECIAL))
 
 
 def test_the_published_layouts(tmp_path, data_root):
@@ -289,12 +297,14 @@ def test_drawn_questions_are_answered_by_the_picture():
 
 def test_bad_input(trained, tmp_path):
     data, split, _, folder = trained
-    values = list(data.modalities["answer"].values)
-    values[int(split.train[0])] = None
-    asked = replace(data, modalities={**data.modalities, "answer": Modality("text", values)})
-    net = make_system("nlx-gpt", data, split.train)
-    with pytest.raises(UserError, match=data.ids[int(split.train[0])]):
-        net.check(asked, split.train)
+    row = int(split.train[0])
+    for role in ("answer", "explanation", "image"):
+        values = list(data.modalities[role].values)
+        values[row] = None
+        bad = replace(data, modalities={**data.modalities, role: replace(data.modalities[role], values=values)})
+        net = make_system("nlx-gpt", bad, split.train)
+        with pytest.raises(UserError, match=rf"reads '{role}' of every row[\s\S]*'{data.ids[row]}'"):
+            fit_system(net, bad, split, QUICK, progress=False)
     with pytest.raises(UserError, match="does not fit the positions"):
         make_system("nlx-gpt", data, split.train, start=str(folder), longest=400)
     make_system("dvsm", views(), np.arange(8)).save_pretrained(tmp_path)

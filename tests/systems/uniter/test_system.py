@@ -214,10 +214,12 @@ def test_the_published_size() -> None:
         )
         assert encoder == pytest.approx(millions * 1e6, rel=0.01)
         ids, regions = torch.zeros(2, 60, dtype=torch.long, device="meta"), torch.zeros(2, 36, 2048, device="meta")
-        linear = trunk.uniter.img_embeddings.img_linear(regions)
-        assert linear.shape == (2, 36, dim)
-        assert trunk.uniter.embeddings(input_ids=ids).shape == (2, 60, dim)
-        assert whole.region_classifier["net"](linear).shape == (2, 36, 1601)
+        places = torch.zeros(2, 36, 7, device="meta")
+        image = trunk.uniter.img_embeddings(regions, places, trunk.uniter.embeddings.token_type_embeddings.weight[1])
+        joint = trunk.uniter.encoder(torch.cat([trunk.uniter.embeddings(input_ids=ids), image], dim=1))[0]
+        assert joint.shape == (2, 96, dim)
+        assert trunk.head(None, trunk.uniter.pooler(joint)).shape == (2, 3129)
+        assert whole.region_classifier["net"](joint[:, 60:]).shape == (2, 36, 1601)
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

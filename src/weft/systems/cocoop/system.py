@@ -76,6 +76,7 @@ class Cocoop(TaskSystem):
         if self.answers.reads != "classes":
             found = type(self.answers).__name__
             raise UserError("prompts are learned for names of classes", found, "name a classification target")
+        phrase = phrase.strip()
         self.clip, self.phrase, self.context, self.position = str(clip), phrase, context, position
         self.class_specific, self.conditional, self.chunk = class_specific, conditional, chunk
         model, self.tokenizer, self.processor = load_clip(self.clip)

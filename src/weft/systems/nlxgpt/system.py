@@ -299,7 +299,7 @@ class NlxGpt(Teller):
     def _cells(cls, data: Dataset, row: int, *, target: bool = True) -> Mapping[str, str]:
         columns = cls.columns(data, target=target)
         found = {role: data.modalities[column].values[row] for role, column in columns.items() if role != "image"}
-        return {"question": "", **{role: value for role, value in found.items() if value is not None}}
+        return {"question": "", **{role: value or "" for role, value in found.items()}}
 
 
 @systems.register("nlx-gpt-captions")
@@ -321,7 +321,7 @@ class CaptionGpt(Teller):
     @classmethod
     def texts(cls, data: Dataset, row: int) -> list[str]:
         cell = data.modalities[cls.columns(data)["caption"]].values[row]
-        return [plain_explanation(line) for line in lines(cell)]
+        return [plain_explanation(line) for line in lines(cell or "")]
 
     def row(self, data: Dataset, row: int, rng: np.random.Generator | None) -> Row:
         said = self.texts(data, row)
