@@ -6,9 +6,10 @@ its own bias,
 .. math:: y_r = W_r(x_r) - W_i(x_i), \qquad y_i = W_r(x_i) + W_i(x_r)
 
 so the parts get the biases ``b_r - b_i`` and ``b_r + b_i``. It is computed as one real convolution of twice the
-channels or, where channels are many, as three products instead of four (Gauss): ``W_r (x_r + x_i)``,
-``(W_i - W_r) x_r``, ``(W_r + W_i) x_i``. The norm is that of each real channel of each part, not
-whitening: one batch norm of ``2 C``.
+channels or, where channels are many, as three products instead of four (Gauss): ``W_r (x_r + x_i) + b_r``,
+``(W_i - W_r) x_r + b_i``, ``(W_r + W_i) x_i + b_i``. The norm is that of each real channel of each part, not
+whitening: one batch norm of ``2 C``. A transposed convolution to a few channels is a matrix product and a sum of
+overlapping patches. Where nothing is learned from, intermediate maps are overwritten.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-MANY = 32
+MANY, FEW = 32, 8
 TINY = 1e-30
 
 
@@ -53,23 +54,37 @@ class ComplexConv2d(nn.Module):
         self.transposed, self.many = transposed, min(inputs, outputs) >= MANY
 
     def forward(self, x: Tensor) -> Tensor:
-        w_re, w_im = self.real.weight, self.imag.weight
-        bias = torch.cat([self.real.bias - self.imag.bias, self.real.bias + self.imag.bias])
+        w_re, w_im, b_re, b_im = self.real.weight, self.imag.weight, self.real.bias, self.imag.bias
         if self.many:
             re, im = x.unbind(1)
             with _made_again((re, im, 1), (w_re, w_im, 1), (w_im, w_re, -1)) as (total, plus, minus):
-                both = self._product(total, w_re)
-                parts = both - self._product(im, plus), both + self._product(re, minus)
-            return torch.stack(parts, dim=1).add_(bias.view(2, -1, 1, 1))
+                both = self._product(total, w_re, b_re)
+                if torch.is_grad_enabled():
+                    return torch.stack(
+                        [both - self._product(im, plus, b_im), both + self._product(re, minus, b_im)], dim=1
+                    )
+                out = both.new_empty(len(both), 2, *both.shape[1:])
+                torch.sub(both, self._product(im, plus, b_im), out=out[:, 0])
+                torch.add(both, self._product(re, minus, b_im), out=out[:, 1])
+                return out
         across = -w_im if self.transposed else w_im  # its weights are (inputs, outputs, ...)
         weight = torch.cat([torch.cat([w_re, -across], dim=1), torch.cat([across, w_re], dim=1)])
-        return self._product(x.flatten(1, 2), weight, bias).unflatten(1, (2, -1))
+        return self._product(x.flatten(1, 2), weight, torch.cat([b_re - b_im, b_re + b_im])).unflatten(1, (2, -1))
 
-    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         like = self.real
-        if self.transposed:
+        if not self.transposed:
+            return F.conv2d(x, weight, bias, like.stride, like.padding, like.dilation)
+        if self.many or len(bias) >= FEW:
             return F.conv_transpose2d(x, weight, bias, like.stride, like.padding, dilation=like.dilation)
-        return F.conv2d(x, weight, bias, like.stride, like.padding, like.dilation)
+        size = tuple(
+            (n - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1
+            for n, stride, padding, dilation, kernel in zip(
+                x.shape[2:], like.stride, like.padding, like.dilation, like.kernel_size, strict=True
+            )
+        )
+        patches = weight.flatten(1).mT @ x.flatten(2)
+        return F.fold(patches, size, like.kernel_size, like.dilation, like.padding, like.stride) + bias[:, None, None]
 
 
 @contextmanager
@@ -128,6 +143,8 @@ class ChannelAttention(nn.Module):
     def forward(self, *maps: Tensor) -> Tensor:
         level = torch.cat([magnitude(part).mean(dim=(2, 3)) for part in maps], dim=1)
         gates = self.excite(self.squeeze(level).relu()).sigmoid()[:, None, :, None, None]
+        if not torch.is_grad_enabled():
+            return self.conv(torch.cat(maps, dim=2).mul_(gates))
         shares = gates.split([part.shape[2] for part in maps], dim=2)
         return self.conv(torch.cat([part * share for part, share in zip(maps, shares, strict=True)], dim=2))
 
@@ -149,16 +166,21 @@ class SimilarityFusion(nn.Module):
         self.conv = ComplexConv2d(candidates * channels, channels, (3, 3), padding=(1, 1))
 
     def forward(self, x: Tensor, found: Tensor) -> Tensor:
-        """``(B, 2, C, F, T)`` and the candidates ``(B, 2, K, C, F, T)`` to ``(B, 2, C, F, T)``."""
-        likeness = (magnitude(x).unsqueeze(1) * magnitude(found)).sum(dim=(2, 3))
-        weighted = likeness.softmax(dim=1)[:, None, :, None, None] * found
-        return self.conv(weighted.flatten(2, 3))
+        """``(B, 2, C, F, T)`` and the candidates ``(B, 2, K, C, F, T)``, overwritten without gradients, to
+        ``(B, 2, C, F, T)``."""
+        likeness = _times(magnitude(found), magnitude(x).unsqueeze(1)).sum(dim=(2, 3))
+        return self.conv(_times(found, likeness.softmax(dim=1)[:, None, :, None, None]).flatten(2, 3))
+
+
+def _times(x: Tensor, by: Tensor) -> Tensor:
+    """The product; where nothing is learned from, in place of ``x``."""
+    return x * by if torch.is_grad_enabled() else x.mul_(by)
 
 
 def magnitude(x: Tensor) -> Tensor:
     """``(B, 2, ...)`` to ``(B, ...)``; its gradient at zero is zero."""
     re, im = x.unbind(1)
-    return (re * re + im * im + TINY).sqrt()
+    return (re * re + im * im + TINY).sqrt() if torch.is_grad_enabled() else torch.hypot(re, im)
 
 
 def select(reference: Tensor, indices: Tensor, mixed: bool = False) -> Tensor:
@@ -174,7 +196,7 @@ def select(reference: Tensor, indices: Tensor, mixed: bool = False) -> Tensor:
         ``(B, 2, K, C, F, T)``.
     """
     batch, _, channels, bins, _ = reference.shape
-    shape = (batch, 2, channels, bins, indices.shape[1])
-    found = [reference.gather(-1, index[:, None, None, None].expand(shape)) for index in indices.unbind(2)]
-    stacked = torch.stack(found, dim=3 if mixed else 2)
-    return stacked.view(batch, 2, len(found), channels, bins, -1)
+    k = indices.shape[2]
+    places = indices.mT.reshape(batch, 1, 1, 1, -1).expand(batch, 2, channels, bins, -1)
+    found = reference.gather(-1, places).unflatten(-1, (k, -1)).movedim(-2, 3 if mixed else 2)
+    return found.contiguous().view(batch, 2, k, channels, bins, -1)

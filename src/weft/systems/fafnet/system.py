@@ -91,7 +91,7 @@ class Fafnet(System):
         snr: tuple[float, float] | None = None,
         si_sdr: Annotated[float, Field(ge=0)] = 0.1,
         spectrum: Annotated[float, Field(ge=0)] = 10.0,
-        piece: Annotated[float, Field(gt=0)] = 4.0,
+        piece: Annotated[float, Field(gt=0)] = 8.0,
         overlap: Annotated[float, Field(ge=0)] = 0.5,
     ) -> None:
         super().__init__()
