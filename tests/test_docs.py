@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
+from weft.alignment import aligners, objectives, regularisers
+from weft.cli import app
+from weft.fusion import fusions
+from weft.training.config import TrainConfig
 from weft.training.system import systems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +66,46 @@ def test_the_citation_file_has_what_its_schema_requires() -> None:
     assert all(isinstance(text, str) and text.strip() for text in texts)
     assert len(found["keywords"]) == len(set(found["keywords"])) > 0
     assert (found["version"], found["license"]) == (project["version"], project["license"])
+
+
+def test_every_operator_and_system_has_its_page() -> None:
+    """Of every registry: name, paper, what its docstring begins with, all options."""
+    pages = runpy.run_path(str(ROOT / "docs" / "site.py"))["generated"]()
+    for registry in (fusions, aligners, objectives, regularisers, systems):
+        place = "systems" if registry is systems else "operators"
+        for name in registry.names():
+            text, cls = pages[f"{place}/{name}.md"], registry.get(name)
+            if not cls.__module__.startswith("weft."):
+                continue  # another test's
+            assert text.startswith(f"# {name}\n")
+            assert getattr(cls, "paper", "") in text
+            said = cls if registry is systems else inspect.getmodule(cls)
+            first = (inspect.getdoc(said) or "").partition("\n")[0]
+            assert first, f"{name}, {cls.__module__}: no docstring"
+            assert first.replace("``", "`")[:60] in text, f"{name}: {first}"
+            missing = [option for option in registry.schema(name).model_fields if option not in text]
+            assert not missing, f"{name}: {missing}"
+
+
+@pytest.mark.parametrize("page", SYSTEMS, ids=lambda page: page.parent.name)
+def test_commands_of_a_system_are_of_this_command_line(page: Path) -> None:
+    """Most need minutes and data: verbs, options and names of systems, fusions, recipes and settings are looked up."""
+    code = "\n".join(re.findall(r"^```console\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+    lines = [line.removeprefix("$ ") for line in code.replace("\\\n", " ").splitlines() if line.startswith("$ ")]
+    assert lines
+    for line in lines:
+        program, verb, *words = shlex.split(line, comments=True)
+        assert program == "weft"
+        command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+        given = command.make_context(verb, words).params
+        if given.get("system"):
+            allowed = systems.schema(given["system"]).model_fields
+            stated = [*given.get("option", []), *(v for v in given.get("variant", []) if not v.startswith("system="))]
+            assert {word.partition("=")[0] for word in stated} <= allowed.keys(), line
+        if given.get("fusion"):
+            assert given["fusion"] in {*fusions.names(), *aligners.names()}
+        settings = [word.partition("=")[0] for word in given.get("set", [])]
+        assert verb == "run" or set(settings) <= TrainConfig.model_fields.keys()
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ from weft.models.ensemble import EnsembleModel
 from weft.models.pooled import PooledInputs
 from weft.report import write_report
 from weft.store import Store, encode
+from weft.store.card import encoder_cells, encoder_limits, licence
 from weft.training import fit, train_model
 
 __all__ = ["registered"]  # a fixture
@@ -165,7 +166,13 @@ def test_the_card_is_written_from_the_evidence(hub: Hub, result: Path) -> None:
     assert pictures
     assert all(f"({name})" in card.text for name in pictures)
     again = weft.load("me/winner")
-    assert again.seen.table in card.text
+    data, limits = (card.text.partition(f"## {name}\n")[2].partition("\n## ")[0] for name in ("Data", "Limits"))
+    assert again.seen.table in data
+    assert again.seen.fingerprint in data
+    assert {r.dataset_revision for r in card.data.eval_results} == {again.seen.fingerprint}
+    assert "held-out rows of one table" in limits
+    assert "No test of fairness" in limits
+    assert "The licence of this model is for whoever pushed it to say" in limits
     again.push_to_hub("me/again")  # evidence travels on
     assert hub.files("models/me/again").keys() == files.keys()
     assert hub.files("models/me/again")["comparison.json"] == files["comparison.json"]
@@ -188,8 +195,6 @@ def test_cards_of_a_training_and_of_a_comparison_of_aligners(hub: Hub, tmp_path:
 
 
 def test_licences_and_folders_of_encoders_are_told(tmp_path: Path) -> None:
-    from weft.store.card import encoder_cells, encoder_limits, licence
-
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# x\n")
     assert licence(f"hf:{tmp_path}") == "mit"
     (tmp_path / "README.md").unlink()
@@ -295,6 +300,15 @@ def test_verbs_take_the_address_as_they_take_a_folder(hub: Hub, result: Path, st
     run("fit", "me/rows", "--fusion", "concat", "--dim", 4, "--set", "epochs=1", "-o", tmp_path / "fit")
     run("push", tmp_path / "fit", "me/fit")
     assert run("evaluate", "hub://me/fit", "me/rows") == run("evaluate", tmp_path / "fit", store.folder)
+    card = hub.files("models/me/fit")["README.md"].decode()
+    encoders, limits = (card.partition(f"## {name}\n")[2].partition("\n## ")[0] for name in ("Modalities", "Limits"))
+    specs = weft.load("me/fit").encoders
+    assert specs
+    for name, spec in specs.items():  # what made its features, and under which licence
+        (line,) = (line for line in encoders.splitlines() if line.startswith(f"| {name} |"))
+        assert line.endswith(f"| {' | '.join(encoder_cells(spec))} |")
+        assert licence(spec["spec"]) in line
+    assert all(limit in limits for limit in encoder_limits(specs))
 
 
 def test_an_encoder_outside_the_folder_of_a_model_is_not_taken_along(hub: Hub, tmp_path: Path) -> None:

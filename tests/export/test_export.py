@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.cli.test_verbs import weft
 from tests.conftest import ROOT
+from tests.encoders.test_hf import tiny_wav2vec2
 from tests.models.test_classical import ROWS, TASKS, TRAIN, data, linear
 from tests.models.trees import boost
 from weft.encoders import create_encoder
@@ -32,6 +33,8 @@ from weft.models.linear import chance
 from weft.models.pooled import PooledInputs
 from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
+
+__all__ = ["tiny_wav2vec2"]  # a fixture
 
 
 def boosted(kind: str, library: str) -> tuple[BoostedModel, MemoryFeatures]:
@@ -157,6 +160,29 @@ def test_transformers_encoders_are_part_of_the_file(mobilenet: Path, tmp_path: P
     caption, photo = session.run(["caption_embedding", "photo_embedding"], feed)
     np.testing.assert_allclose(caption, embed_values(model, "caption", texts), atol=2e-3)
     np.testing.assert_allclose(photo, embed_values(model, "photo", photos), atol=2e-3)
+
+
+@pytest.mark.slow
+def test_an_encoder_of_sound_is_part_of_the_file(tiny_wav2vec2: Path, tmp_path: Path) -> None:
+    """From the samples of clips of any length to the vectors that weft gives; a row without its clip has zeros."""
+    encoder = create_encoder(f"hf:{tiny_wav2vec2}", "audio")
+    spec = {**(encoder.recipe or {}), "state": {}, "identity": encoder.identity(), "dtype": "fp32"}
+    dims, other = {"sound": encoder.width, "words": 5}, {"words": {**spec, "spec": "tfidf", "kind": "text"}}
+    model = AlignedModel.build(dims=dims, dim=8, encoders={"sound": spec, **other}).eval()
+    about = export_model(model, tmp_path / "m.onnx")
+    assert about["modalities"]["sound"] == {
+        "reads": "audio", "model": encoder.identity()["model"], "rate": 16000, "normalised": True,
+    }  # fmt: skip
+    for samples in (900, 4000):
+        clips = [(np.random.default_rng(i).normal(size=samples).astype(np.float32), 16000) for i in range(3)]
+        waves = np.stack([(clip - clip.mean()) / np.sqrt(clip.var() + 1e-7) for clip, _ in clips])
+        here = np.array([[True], [True], [False]])
+        feed = {"sound_wave": waves, "sound_present": here}
+        feed |= {"words": np.ones((3, 2, 5), np.float32), "words_mask": np.ones((3, 2), bool)}
+        session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+        found = session.run(["sound_embedding"], feed)[0]
+        np.testing.assert_allclose(found[:2], embed_values(model, "sound", clips[:2]), atol=2e-4)
+        assert np.isfinite(found).all()
 
 
 def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,45 @@ def talk(engine: Engine, *requests: tuple[str, str, dict[str, Any]], together: b
     return asyncio.run(run())
 
 
+WATCHED = """
+import base64, pickle, shutil, sys
+from pathlib import Path
+from tests.serve.test_serve import full_row, talk
+from weft.serve.engine import Engine
+
+class Harm:
+    def __reduce__(self):
+        return Path.touch, (Path(sys.argv[2]),)
+
+folder = Path(shutil.copytree(sys.argv[1], sys.argv[2] + "-model"))
+planted = [folder / name for name in ("model.pkl", "pytorch_model.bin", "model.pt", "config.pkl", "encoders.joblib")]
+for path in planted:
+    path.write_bytes(pickle.dumps(Harm()))
+seen = []
+def watch(event, arguments):
+    if event == "pickle.find_class":
+        seen.append((event, arguments))
+    if event == "open" and str(arguments[0]) in map(str, planted):
+        seen.append((event, arguments[0]))
+sys.addaudithook(watch)
+sent = {"base64": base64.b64encode(pickle.dumps(Harm())).decode()}
+rows = (full_row(0), {"caption": "x", "image": sent})
+good, bad = talk(Engine(folder), *(("POST", "/predict", {"json": {"rows": row}}) for row in rows))
+assert (good.status_code, bad.status_code) == (200, 422), (good.text, bad.text)
+assert not seen, seen
+pickle.loads(pickle.dumps(Path))  # the watch sees what it is for
+assert len(seen) == 1
+"""
+
+
+def test_a_server_never_unpickles(folder: Path, tmp_path: Path) -> None:
+    """Pickles beside the weights are not opened; one that is sent as a photo is refused; neither is ever run."""
+    command = [sys.executable, "-c", WATCHED, str(folder / "model"), str(tmp_path / "harm")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "harm").exists()
+
+
 def test_answers_are_those_of_the_library(engine: Engine) -> None:
     """One row, many rows, a form with a photo, and rows that lack modalities; with each modality's share."""
     data = load_dataset("shapes", rows=90)

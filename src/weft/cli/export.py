@@ -20,7 +20,7 @@ def export(
     """Write a model for a runtime without weft; its answers are compared with the model's before it is called done.
 
     Networks, linear and boosted models, ensembles of those and aligners, with any number of rows and tokens.
-    Transformers encoders of text and images are part of the file; of other modalities it reads features.
+    Transformers encoders of text, images and waves of sound are part of the file; of others it reads features.
 
     Examples:
 

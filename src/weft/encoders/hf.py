@@ -394,6 +394,9 @@ class PretrainedAudio(Pretrained):
                 out[row] = tokens
         return out
 
+    def feed(self, raw: Tokens) -> dict[str, Tensor]:
+        return {self.processor.model_input_names[0]: raw.values}
+
     def _features(self, samples: np.ndarray) -> tuple[str, Tensor]:
         name = self.processor.model_input_names[0]
         features = self.processor(samples, sampling_rate=self.processor.sampling_rate, return_tensors="pt")

@@ -6,11 +6,13 @@ modality read by          inputs                                                
 any other encoder         ``NAME`` features float32, ``NAME_mask`` bool          ``(B, T, D)``, ``(B, T)``
 ``hf:`` model of text     ``NAME_ids`` int64, ``NAME_mask`` bool                 ``(B, T)``, ``(B, T)``
 ``hf:`` model of images   ``NAME_pixels`` float32, ``NAME_present`` bool         ``(B, C, H, W)``, ``(B, 1)``
+``hf:`` model of sound    ``NAME_wave`` float32, ``NAME_present`` bool           ``(B, S)``, ``(B, 1)``
 ========================  =====================================================  ============================
 
-``B`` and ``T`` are free. A row whose mask is all False lacks the modality. ``NAME`` is the modality's own where that
-can be an identifier, else ``modality_0``, ... A predictor gives ``outputs`` ``(B, K)`` and, where its task has
-probabilities, ``probability``; an aligner gives ``NAME_embedding`` ``(B, dim)``, unit vectors.
+``B``, ``T`` and ``S`` are free; the clips of one call have one length, since models of waves hear silence, too. A row
+whose mask is all False lacks the modality. ``NAME`` is the modality's own where that can be an identifier, else
+``modality_0``, ... A predictor gives ``outputs`` ``(B, K)`` and, where its task has probabilities, ``probability``; an
+aligner gives ``NAME_embedding`` ``(B, dim)``, unit vectors.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weft.encoders.hf import PretrainedImage, PretrainedText
+from weft.encoders.hf import PretrainedAudio, PretrainedImage, PretrainedText
 from weft.errors import UserError
 from weft.models.aligned import AlignedModel
 from weft.models.boosted import BoostedModel
@@ -132,6 +134,27 @@ class Image(Door):
         return {"reads": "image", "model": self._encoder.identity()["model"], "shape": self.shape, "pixels": pixels}
 
 
+class Sound(Door):
+    """Samples, read by a model of waves inside the graph."""
+
+    def __init__(self, name: str, encoder: PretrainedAudio, dtype: str) -> None:
+        super().__init__()
+        self.names = (f"{name}_wave", f"{name}_present")
+        self.free = ({0: "batch", 1: f"{name}_samples"}, {0: "batch"})
+        self._encoder, self.network, self.dtype = encoder, encoder.model, dtype
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tokens:
+        return rounded(self._encoder.chosen(Tokens(values, mask)), self.dtype)
+
+    def sample(self, rows: int, tokens: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        return torch.randn(rows, 1600 + 321 * tokens, generator=random), some_mask(rows, 1)
+
+    def about(self) -> dict[str, Any]:
+        processor = self._encoder.processor
+        found = {"reads": "audio", "model": self._encoder.identity()["model"], "rate": processor.sampling_rate}
+        return found | {"normalised": bool(getattr(processor, "do_normalize", False))}
+
+
 class Graph(nn.Module):
     """A whole model: flat tensors in, a tuple of tensors out.
 
@@ -238,6 +261,8 @@ def _door(model: Any, name: str, safe: str) -> Door:
             return Text(safe, encoder, spec["dtype"])
         if isinstance(encoder, PretrainedImage) and encoder.views == 1:
             return Image(safe, encoder, spec["dtype"])
+        if isinstance(encoder, PretrainedAudio) and encoder.processor.model_input_names[0] == "input_values":
+            return Sound(safe, encoder, spec["dtype"])
     return Features(safe, model.dims[name], spec, *_spread(model, name))
 
 
