@@ -11,15 +11,18 @@ import torch
 from torch.nn import functional as F
 
 from tests.systems.verbs import weft
+from weft.cli.source import settings
 from weft.data import Dataset, Modality, load_dataset, make_splits
 from weft.encoders import create_encoder, default_encoder
 from weft.errors import UserError
 from weft.models import load_model
 from weft.models.aligned import AlignedModel
+from weft.recipes.recipe import load_recipe
 from weft.store import encode
 from weft.systems.l_verse.augvae import AugVae
 from weft.systems.l_verse.biart import GEN, PAD, REF, WORDS, BiArt
 from weft.systems.l_verse.codebook import Codebook, nearest
+from weft.systems.l_verse.system import AugVaeSystem
 from weft.systems.text_to_image.judge import embed_pairs
 from weft.training import train_model
 from weft.training.system_task import fit_system, make_system
@@ -57,10 +60,23 @@ def folders(tmp_path_factory):
     return data, split, root
 
 
-def test_published_size():
-    """225.4 million with 4.2 million of codebook, by part as recorded."""
+def test_the_recipe_at_published_size():
+    """225.4 million with 4.2 million of codebook, by part as recorded; half a billion of BiART, whose size is not."""
+    commands = load_recipe("l-verse/captions").commands({"DATA": "x"})
+    first, second, third = (
+        settings([command[i + 1] for i, part in enumerate(command) if part == "--option"], "--option")
+        for command in commands[:3]
+    )
     with torch.device("meta"):
-        net = AugVae()
+        net = AugVaeSystem(**first).network
+        kept = AugVaeSystem(**first, level=second["level"]).network
+        sizes = {name: third[name] for name in ("width", "layers", "heads")}
+        art = BiArt(49408, 8192, third["longest"], second["level"] ** 2, **sizes)
+        assert kept(torch.zeros(1, 3, 256, 256)).picture.shape == (1, 3, 256, 256)
+        stream = art.draw(torch.zeros(1, 64, dtype=torch.long))
+        assert art(stream)[0].shape == (1, 66, 49408 + 2 + 8192 + 3)
+    assert round(sum(p.numel() for p in art.parameters()) / 1e6, 1) == 516.5
+    assert sum(b.numel() for b in net.buffers()) // 10**5 == 42
     count = [sum(p.numel() for p in part.parameters()) for part in (*net.encoders, *net.decoders)]
     assert [round(n / 1e6, 2) for n in count] == [22.45, 22.00, 22.00, 22.00, 32.00, 33.18, 33.18, 34.25]
     whole = sum(p.numel() for p in (*net.parameters(), *net.buffers()))

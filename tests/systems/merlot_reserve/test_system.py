@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
+from weft.cli.source import settings
 from weft.data import Dataset, Modality, load_dataset, make_splits
 from weft.errors import UserError
 from weft.models import load_model
+from weft.recipes.recipe import load_recipe
 from weft.systems.merlot_reserve.optimizer import OfficialAdam, OfficialOptimizer
 from weft.systems.merlot_reserve.pretrain import AUDIOSPAN, MASK
 from weft.systems.merlot_reserve.system import LeftOutSpan, MerlotReserve
@@ -181,6 +184,7 @@ def test_the_spectrogram_sees_the_tone(data):
         ("video", np.zeros((2, 16, 16, 3), np.uint8), "a frame for every segment"),
         ("subtitles", "00:00:50.000 --> 00:00:51.000\nlate", "inside its video"),
         ("audio", (np.zeros(0, np.float32), 4000), "finite samples"),
+        ("video", np.full((4, 16, 16, 3), np.nan), "uint8"),
     ],
 )
 def test_bad_rows_are_named(data, name, value, message):
@@ -201,3 +205,40 @@ def test_silence_and_bad_options(data):
     )
     with pytest.raises(UserError, match="have words"):
         make_system("merlot-reserve", empty, np.arange(10))
+
+
+def test_a_video_without_sound_and_a_damaged_one(data, tmp_path):
+    split = make_splits(data)
+    row = data.ids[split.train[0]]
+    values = [None if i == split.train[0] else v for i, v in enumerate(data.modalities["audio"].values)]
+    mute = replace(data, modalities={**data.modalities, "audio": Modality("audio", values)})
+    net = make_system("merlot-reserve", mute, split.train, **SMALL)
+    with pytest.raises(UserError, match=f"reads 'audio' of every row[\\s\\S]*{row}[\\s\\S]*leave these rows out"):
+        fit_system(net, mute, split, {"epochs": 1}, progress=False)
+    pictures = [Image.fromarray(frame) for frame in data.modalities["video"].values[0]]
+    pictures[0].save(tmp_path / "whole.gif", save_all=True, append_images=pictures[1:])
+    whole = (tmp_path / "whole.gif").read_bytes()
+    (tmp_path / "cut.gif").write_bytes(whole[: len(whole) // 2])
+    net.batch(with_column(data, "video", tmp_path / "whole.gif"), np.arange(2))
+    with pytest.raises(UserError, match=r"video of row 'script 00'[\s\S]*cut\.gif"):
+        net.batch(with_column(data, "video", tmp_path / "cut.gif"), np.arange(2))
+
+
+@pytest.mark.parametrize(("given", "million"), [({}, 316.4), ({"WIDTH": 1024, "LAYERS": "[24, 12, 4, 24]"}, 853.1)])
+def test_the_recipe_at_published_size(given, million):
+    """All weights, counted from the sizes that the paper gives, and the shapes of a batch; nothing is computed."""
+    command = load_recipe("merlot-reserve/pretrain").commands({"DATA": "x", **given})[0]
+    options = settings([command[i + 1] for i, part in enumerate(command) if part == "--option"], "--option")
+    with torch.device("meta"):
+        net = MerlotReserve(**options, vocabulary=[str(i) for i in range(32768 - 10)]).network
+    h, layers = options["width"], options["layers"]
+    block = 3 * h * h + 3 * h + h * h + 4 * h * h + 4 * h + 4 * h * h + 4 * h  # qkv, projection, perceptron, two norms
+    bodies = sum(layers) * block + 4 * 4 * h  # and the norms of input and output of four transformers
+    summaries = 3 * (h + h * h + h)
+    into = (768 + 1) * h + (2 * 65 + 1) * h + 2 * 4 * (h * h + h)
+    assert sum(p.numel() for p in net.parameters()) == bodies + summaries + into + 32768 * h + h * h + h + 3
+    assert round(sum(p.numel() for p in net.parameters()) / 1e6, 1) == million
+    seen, patches, frames = net.vision_encoder(torch.zeros(2, 240, 768, device="meta"))
+    assert (seen.shape, patches.shape, frames.shape) == ((2, h), (2, 240, h), (2, 60, h))
+    heard, _, sound = net.audio_encoder(torch.zeros(2, 60, 65, device="meta"))
+    assert (heard.shape, sound.shape) == ((2, h), (2, 6, h))

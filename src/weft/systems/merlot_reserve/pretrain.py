@@ -137,7 +137,7 @@ class MerlotNet(nn.Module):
         self.span_encoder = SpanEncoder(width, span, head=head, rotary=rotary)
         self.joint_transformer = Transformer(width, joint, head=head, rotary=rotary)
         self.head = nn.Linear(width, width)
-        self.contrastive_scales = nn.Parameter(torch.full((3,), scale))
+        self.contrastive_scales = nn.Parameter(torch.full((3,), float(scale)))
         for module in self.modules():
             if isinstance(module, Attention):
                 module.attn_proj.weight.data *= gain
