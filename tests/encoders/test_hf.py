@@ -167,6 +167,8 @@ def test_a_vision_transformer(tiny_vit: Path):
     pixels = transformers.AutoImageProcessor.from_pretrained(tiny_vit)(Image.fromarray(image), return_tensors="pt")
     with torch.no_grad():
         np.testing.assert_allclose(tokens, model(**pixels).last_hidden_state[0].numpy(), atol=1e-5)
+    with pytest.raises(UserError, match="patches after its last norm"):
+        create_encoder(f"hf:{tiny_vit}", "image", output="patches")
     with pytest.raises(BadValue) as error:
         encoder.encode([image, image.astype(np.float32)])
     assert error.value.index == 1

@@ -6,7 +6,8 @@ off). ``HF_HUB_OFFLINE=1`` keeps everything local.
 
 Outputs: ``tokens`` (the last hidden state, or that after a ``layer``, real tokens only; a convolutional map ``(C, H,
 W)`` becomes ``H * W`` tokens, row-major), or one token: their ``mean``, the first one (``cls``), or the model's own
-``pooler`` output. Of a model with two towers the fitting one is used, of an encoder-decoder the encoder.
+``pooler`` output; of a CLIP's picture also its ``patches`` after the last norm, without the class token, as some read
+it. Of a model with two towers the fitting one is used, of an encoder-decoder the encoder.
 
 Sound is read by each model's own rate and run in groups of equal length, without padding: models trained without an
 attention mask would otherwise give a clip another output in another batch.
@@ -59,7 +60,7 @@ class Pretrained(Encoder):
         self,
         *,
         model: str,
-        output: Output = "tokens",
+        output: Output | Literal["patches"] = "tokens",
         revision: str | None = None,
         device: str = "auto",
         precision: Precision = "fp32",
@@ -288,7 +289,8 @@ class PretrainedImage(Pretrained):
     """A vision model over images, preprocessed by the model's own image processor.
 
     Args:
-        model, output, revision, device, precision, layer: see :class:`Pretrained`.
+        model, output, revision, device, precision, layer: see :class:`Pretrained`; ``output="patches"``: the tokens of
+            a CLIP after its last norm, without the class token.
         size: side of the square that images are resized to; None: as the model's own processor says. Only for models
             that take any size (convolutional ones).
         views: 1; 2: the picture and its mirror image; 4: also the whole picture, where the processor cuts out its
@@ -302,7 +304,7 @@ class PretrainedImage(Pretrained):
         self,
         *,
         model: str,
-        output: Output = "tokens",
+        output: Output | Literal["patches"] = "tokens",
         size: int | None = None,
         views: int = 1,
         revision: str | None = None,
@@ -314,6 +316,17 @@ class PretrainedImage(Pretrained):
             raise UserError("there are 1, 2 or 4 views of a picture", f"views={views}", "2 adds its mirror image")
         self.size, self.views = size, views
         super().__init__(model=model, output=output, revision=revision, device=device, precision=precision, layer=layer)
+
+    def _states(self, **inputs: Tensor) -> tuple[Any, Tensor]:
+        outputs, last = super()._states(**inputs)
+        if self.output != "patches":
+            return outputs, last
+        config: Any = self.model.config
+        norm: Any = getattr(self.model, "post_layernorm", None)
+        if norm is None or "clip" not in config.model_type:
+            found = f"{self.name}: {type(self.model).__name__}"
+            raise UserError("a CLIP gives its patches after its last norm", found, "leave output out")
+        return outputs, norm(last[:, 1:])
 
     def prepare(self, value: Any) -> Image.Image:
         """The image."""

@@ -200,6 +200,30 @@ def test_places_tell_tokens_apart():
         assert torch.allclose(here, there, atol=1e-6) == same
 
 
+def test_of_a_clip_it_sees_the_patches_after_the_last_norm(tmp_path):
+    """As published, and as the vectors of its image encoder are made: without the class token, which comes off last."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    clip = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes, image_size=16, patch_size=8)).eval()
+    for p in clip.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    clip.save_pretrained(tmp_path)
+    square = {"height": 16, "width": 16}
+    processor = transformers.CLIPImageProcessorPil(size=square, crop_size=square)
+    processor.save_pretrained(tmp_path)
+    data = sheets(6)
+    pixels = processor(data.modalities["image"].values, return_tensors="pt")["pixel_values"]
+    norm = next(part for name, part in clip.named_modules() if name.endswith("post_layernorm"))
+    with torch.no_grad():
+        expected = norm(clip(pixels).last_hidden_state[:, 1:])
+    assert expected.shape == (6, 4, 16)
+    net = make_system("nlx-gpt", data, np.arange(6), vision=f"hf:{tmp_path}", longest=16, steps=2)
+    np.testing.assert_allclose(np.stack(net.features(data, np.arange(6))), expected, atol=1e-5)
+    net.save_pretrained(tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    np.testing.assert_array_equal(again.features(data, np.arange(2)), net.features(data, np.arange(2)))
+
+
 def test_published_size():
     """DistilGPT-2 (81,912,576 weights), cross-attention and four tokens, over CLIP ViT-B/16: 96 + 86 million."""
     with torch.device("meta"):

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.data import Dataset
+from weft.encoders.hf import quiet
 from weft.errors import UserError
 from weft.systems.image_text import features_of, frozen_encoder
 from weft.systems.nlxgpt.network import ConceptHead
@@ -22,6 +23,18 @@ from weft.systems.nlxgpt.sequence import TOLD
 from weft.tasks.base import create_task
 from weft.tokens import Tokens
 from weft.training.system import Need, TaskSystem, systems
+
+
+def of_clip(vision: str) -> dict[str, Any]:
+    """Options of the encoder of the image: of a CLIP, its patches after the last norm, as published."""
+    import transformers
+
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(vision.removeprefix("hf:")) if "hf:" in vision else None
+    except (OSError, ValueError, KeyError):
+        return {}  # the encoder will say what is wrong
+    return {"output": "patches"} if config and config.model_type.startswith("clip") else {}
 
 
 @systems.register("nlx-gpt-concepts")
@@ -59,7 +72,8 @@ class Concepts(TaskSystem):
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:
         columns = cls.columns(data)
         seen = [value for value in (data.modalities[columns["image"]].values[row] for row in rows) if value is not None]
-        spec, _, width = frozen_encoder(options.get("vision", "image-patches"), "image", seen[0], learn_from=seen)
+        vision = options.get("vision", "image-patches")
+        spec, _, width = frozen_encoder(vision, "image", seen[0], learn_from=seen, **of_clip(vision))
         names, target = data.labels.get(columns["label"]), data.targets[columns["label"]][rows]
         task = create_task(data.task, target, **({"labels": list(names)} if names else {})).config()
         return cls(**{**options, "task": task, "encoder": spec, "width": width})

@@ -23,7 +23,7 @@ from weft.encoders import create_encoder, restore_encoder
 from weft.encoders.hf import quiet
 from weft.errors import UserError
 from weft.models.pretrained import load_model
-from weft.systems.nlxgpt.concepts import Concepts
+from weft.systems.nlxgpt.concepts import Concepts, of_clip
 from weft.systems.nlxgpt.metrics import Said
 from weft.systems.nlxgpt.network import Decoder, Marks, generate
 from weft.systems.nlxgpt.sequence import (
@@ -52,7 +52,8 @@ class Teller(System):
 
     Args:
         decoder: a GPT-2 of transformers with its tokenizer: a folder, or a hub name; None: a small one, untrained.
-        vision: encoder of the image, ``"hf:<name or folder>"`` or a registered one.
+        vision: encoder of the image, ``"hf:<name or folder>"`` or a registered one; of a CLIP, its patches after the
+            last norm.
         start: folder of a model to go on from, e.g. one trained on captions; it brings decoder and encoder along.
         longest: tokens of a training text.
         steps: most tokens of a generated one.
@@ -99,7 +100,7 @@ class Teller(System):
         eye = (
             restore_encoder("image", encoder, "this model was trained with")
             if encoder
-            else create_encoder(vision, "image")
+            else create_encoder(vision, "image", **of_clip(vision))
         )
         width, tokens = encoder["shape"] if encoder else (1, 1)
         self.network = Decoder(self.gpt2, width, places=tokens if places else 0)
@@ -137,7 +138,8 @@ class Teller(System):
         """The decoder of transformers, or a small one over the words."""
         image = cls.columns(data)["image"]
         values = [v for v in (data.modalities[image].values[row] for row in rows) if v is not None]
-        eye = create_encoder(options.get("vision", "image-patches"), "image")
+        vision = options.get("vision", "image-patches")
+        eye = create_encoder(vision, "image", **of_clip(vision))
         eye.fit(values)
         kept = {**(eye.recipe or {}), "state": eye.state(), "identity": eye.identity()}
         kept["shape"] = eye.encode(values[:1])[0].shape[::-1] if values else (eye.width, 1)
