@@ -39,7 +39,7 @@ SHAPE: dict[str, Any] = {
     "widths": [1, 2, 2],
 }  # fmt: skip
 PLAIN: dict[str, Any] = {**SHAPE, "pyramid": [8]}
-FIRST, SECOND, ART = 12, 8, 70
+FIRST, SECOND, ART = 12, 8, 40
 """Epochs of the autoencoder, of its kept scale, of the transformer."""
 VAES = {
     "AugVAE, one codebook": True, "AugVAE, a codebook per scale": False, "ordinary VQ-VAE": None,

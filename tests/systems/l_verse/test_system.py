@@ -72,9 +72,9 @@ def test_the_recipe_at_published_size():
         kept = AugVaeSystem(**first, level=second["level"]).network
         sizes = {name: third[name] for name in ("width", "layers", "heads")}
         art = BiArt(49408, 8192, third["longest"], second["level"] ** 2, **sizes)
-        assert kept(torch.zeros(1, 3, 256, 256)).picture.shape == (1, 3, 256, 256)
-        stream = art.draw(torch.zeros(1, 64, dtype=torch.long))
-        assert art(stream)[0].shape == (1, 66, 49408 + 2 + 8192 + 3)
+        features = kept.encoders[1](kept.encoders[0](torch.zeros(1, 3, 256, 256)))
+        assert features.shape == (1, 256, 32, 32)
+        assert kept.drawn(torch.zeros(1, 1024, dtype=torch.long)).shape == (1, 3, 256, 256)
     assert round(sum(p.numel() for p in art.parameters()) / 1e6, 1) == 516.5
     assert sum(b.numel() for b in net.buffers()) // 10**5 == 42
     count = [sum(p.numel() for p in part.parameters()) for part in (*net.encoders, *net.decoders)]
