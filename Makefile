@@ -1,7 +1,7 @@
 # Two commands do everything, each with its own set-up: `make demo` and `make test`; `make dist-check` builds the
-# wheel from the sdist and tries it in an environment that holds nothing else; `make browser` clicks through the page of
-# `weft serve` and needs a Chromium; `make ray` compares and encodes on Ray, in an environment of its own; `make hosts`
-# (as root) trains between two network namespaces.
+# wheel from the sdist and tries it, then the sdist, in an environment that holds nothing else; `make browser` clicks
+# through the page of `weft serve` and the documentation, and needs a Chromium; `make ray` compares and encodes on Ray, in
+# an environment of its own; `make hosts` (as root) trains between two network namespaces.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -32,9 +32,12 @@ dist-check: $(VENV)/.build
 	$(DIST)/bare/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
 		"weft[serve] @ file://$$(ls $(CURDIR)/$(DIST)/*.whl)"
 	OMP_NUM_THREADS=1 $(DIST)/bare/bin/python -P tests/installed.py .
+	$(DIST)/bare/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(DIST)/*.tar.gz
+	OMP_NUM_THREADS=1 $(DIST)/bare/bin/python -P tests/installed.py .
 
 browser: $(VENV)/.browser
 	OMP_NUM_THREADS=1 $(BIN)/python tests/browser/page.py runs/browser
+	OMP_NUM_THREADS=1 $(BIN)/python tests/browser/docs.py runs/browser/docs
 
 ray: $(VENV)/.uv
 	$(UV) venv --quiet --clear --python $(PYTHON) runs/ray
