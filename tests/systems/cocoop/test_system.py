@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from PIL import Image
@@ -101,6 +102,40 @@ def test_the_phrase_itself_is_zero_shot(kind, clip):
         feature = net.image_features(torch.zeros(2, 3, 16, 16).double())
         torch.testing.assert_close(net.text_features(feature)[0], expected, rtol=0, atol=1e-12)
         assert [name for name, p in net.named_parameters() if p.requires_grad] == ["prompt_learner.ctx"]
+
+
+def test_a_siglip_folder_takes_the_place_of_clip(tmp_path):
+    """Untrained without a meta-net it is zero-shot SigLIP, by its own tokenizer and pixels; trained, it is kept."""
+    words = ["<pad>", "</s>", "<unk>", "a", "photo", "of", "red", "green", "blue", "square", ".", "X"]
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    split, points = tokenizers.pre_tokenizers.WhitespaceSplit(), tokenizers.pre_tokenizers.Punctuation()
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, points])
+    core.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+    text = {**TEXT, "vocab_size": len(words), "projection_size": 16, "max_position_embeddings": 16}
+    ends = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+    torch.manual_seed(0)
+    model = transformers.SiglipModel(transformers.SiglipConfig(text_config={**text, **ends}, vision_config=VISION))
+    processor = transformers.SiglipImageProcessorPil(size={"height": 16, "width": 16})
+    for part in (tokenizer, model.eval(), processor):
+        part.save_pretrained(tmp_path / "siglip")
+    data = squares(24)
+    net = make_system("cocoop", data, np.arange(24), clip=str(tmp_path / "siglip"), conditional=False)
+    said = np.stack(list(net.predictions(data, np.arange(6))))
+    asked = [f"a photo of a {name.replace('_', ' ')}." for name in net.answers.labels]
+    ids = tokenizer(asked, padding="max_length", max_length=16, return_tensors="pt")["input_ids"]
+    pixels = processor(data.modalities["image"].values[:6], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        pair = model.get_image_features(pixel_values=pixels), model.get_text_features(input_ids=ids)
+        one, two = (torch.nn.functional.normalize(side.pooler_output, dim=-1) for side in pair)
+        np.testing.assert_allclose(said, model.logit_scale.exp() * one @ two.T, atol=1e-5)
+    parts = make_splits(data)
+    taught = make_system("cocoop", data, parts.train, clip=str(tmp_path / "siglip"))
+    fit_system(taught, data, parts, {"epochs": 1, "batch_size": 4}, tmp_path / "run", progress=False)
+    again = load_model(tmp_path / "run")
+    np.testing.assert_array_equal(*(list(m.predictions(data, parts.test)) for m in (taught, again)))
 
 
 def test_it_learns_and_the_folder_answers_the_same(clip, tmp_path):

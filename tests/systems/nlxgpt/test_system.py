@@ -17,7 +17,7 @@ from weft.data import Dataset, Modality, load_dataset, make_splits
 from weft.errors import UserError
 from weft.models import load_model
 from weft.systems.nlxgpt.metrics import ExplanationJudge, Said
-from weft.systems.nlxgpt.network import Decoder
+from weft.systems.nlxgpt.network import Decoder, Marks, generate
 from weft.systems.nlxgpt.protocols import ExplainPredict, RetrievalAttack
 from weft.systems.nlxgpt.sequence import SPECIAL, spoken
 from weft.systems.nlxgpt.system import SMALL
@@ -154,6 +154,32 @@ def test_the_loss_is_that_of_all_logits():
     assert found[2] == 0
     assert net(ids, None, image, last=True).logits.shape == (3, 1, 9)
     torch.testing.assert_close(net(ids, None, image, last=True).logits[:, 0], logits[:, -1])
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    """Of many equal rows at a temperature; the likeliest alone of a small share; the same draws without a cache."""
+    torch.manual_seed(0)
+    net = Decoder({**SMALL, "vocab_size": 6, "n_positions": 8}, 8).eval()
+    torch.nn.init.normal_(net.transformer.wte.weight, std=0.1)
+    rows = 1000
+    image = Tokens(torch.randn(1, 2, 8).expand(rows, -1, -1), torch.ones(rows, 2, dtype=torch.bool))
+    prompts, marks = [([1, 2], [3, 3])] * rows, Marks({0}, 5, 3, 4)
+    with torch.no_grad():
+        one = Tokens(image.values[:1], image.mask[:1])
+        logits = net(torch.tensor([[1, 2]]), torch.tensor([[3, 3]]), one).logits[0, -1]
+    likely = (logits / 2).softmax(0)
+    drawn = [text[0] if text else 0 for text in generate(net, prompts, image, marks, steps=1, temperature=2)]
+    share = torch.bincount(torch.tensor(drawn), minlength=6) / rows
+    torch.testing.assert_close(share, likely, rtol=0, atol=0.06)
+    assert (share - logits.softmax(0)).abs().max() > 0.1, "the temperature counts"
+    few = Tokens(image.values[:20], image.mask[:20])
+    greedy = generate(net, prompts[:20], few, marks, steps=5)
+    assert generate(net, prompts[:20], few, marks, steps=5, temperature=2, top_p=1e-6) == greedy
+    again = []
+    for cache in (True, False):
+        torch.manual_seed(3)
+        again.append(generate(net, prompts[:20], few, marks, steps=5, temperature=2, cache=cache))
+    assert again[0] == again[1] != greedy
 
 
 def test_a_gpt2_of_transformers(trained, tmp_path):
