@@ -159,20 +159,25 @@ def real_time(sizes: list[str]) -> dict[str, float]:
 
 
 def arithmetic() -> dict[str, float]:
-    """GFLOP of the published stage for a second of speech, and GFLOP that this core convolves in a second."""
-    net, frames = FafNet(**SIZES["published"]).eval(), 4 * 125
-    noisy, reference = (torch.randn(1, 257, frames, dtype=torch.complex64) for _ in range(2))
+    """GFLOP of one and two published stages for a second of speech, and GFLOP that this core convolves in a second."""
+    frames = 4 * 125
+    noisy, reference, estimate = (torch.randn(1, 257, frames, dtype=torch.complex64) for _ in range(3))
     indices = torch.randint(frames, (1, frames, SIZES["published"]["candidates"]))
     x, weight = torch.randn(1, 128, 32, frames), torch.randn(128, 128, 3, 3)
+    needed = []
     with torch.no_grad():
-        heard = net.listen(reference)
-        with FlopCounterMode(display=False) as needed:
-            net(noisy, heard, indices)
+        for stage in (1, 2):
+            net = FafNet(**SIZES["published"], stage=stage).eval()
+            heard = net.listen(reference)
+            with FlopCounterMode(display=False) as counted:
+                net(noisy, heard, indices, estimate if stage == 2 else None)
+            needed.append(counted.get_total_flops() / 4e9)
         with FlopCounterMode(display=False) as one:
             F.conv2d(x, weight, padding=1)
         fast = min(timed(lambda: F.conv2d(x, weight, padding=1))[1] for _ in range(20))
-    found = {"GFLOP a second of speech": needed.get_total_flops() / 4e9, "GFLOP/s": one.get_total_flops() / 1e9 / fast}
-    print(found, f"at least {found['GFLOP a second of speech'] / found['GFLOP/s']:.2f} s", flush=True)
+    rate = one.get_total_flops() / 1e9 / fast
+    print(f"at least {needed[0] / rate:.2f} s for one stage, {sum(needed) / rate:.2f} s for two", flush=True)
+    found = {"GFLOP, one stage": needed[0], "GFLOP, two stages": sum(needed), "GFLOP/s": rate}
     return {name: round(value, 1) for name, value in found.items()}
 
 

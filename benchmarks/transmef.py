@@ -1,6 +1,7 @@
 """TransMEF beside a literal transcription of its arithmetic as described: one training step, its three tasks.
 
     python benchmarks/transmef.py [published] [small]
+    python benchmarks/transmef.py memory               # the small size again and again, in fresh processes
 
 The transcription cuts patches by reshaping and permuting, writes attention out (the scores of all heads are kept),
 pastes tokens back by the inverse permutation, and takes SSIM by windows of 11 x 11. Both sides have the same weights
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import compare_sides, set_threads, write_result
+from harness import compare_sides, peak_memory, set_threads, spread, write_result
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -100,6 +101,28 @@ def one_side(size: str, side: int) -> Callable[[], Tensor]:
     return sides(size)[side]
 
 
+def one_side_again(size: str, side: int) -> Callable[[], Tensor]:
+    """The same after a step of one row: what a process needs once, whatever the size, is there already."""
+    rows, SIZES[size]["rows"] = SIZES[size]["rows"], 1
+    one_side(size, side)()
+    SIZES[size]["rows"] = rows
+    return one_side(size, side)
+
+
+def memory(repeats: int = 7) -> None:
+    """Peak memory of a small step, both sides in turns, each in a fresh process: its first step, and a later one."""
+    found: dict[str, Any] = {}
+    for name, prepare in {"first step": one_side, "later step": one_side_again}.items():
+        peaks: tuple[list[float], list[float]] = ([], [])
+        for repeat in range(repeats):
+            for side in (0, 1) if repeat % 2 == 0 else (1, 0):
+                peaks[side].append(peak_memory(prepare, "small", side, threads=1)["peak_bytes"] / 2**20)
+        ours, theirs = map(spread, peaks)
+        found[name] = {"ours_mib": ours, "reference_mib": theirs, "ratio": ours["median"] / theirs["median"]}
+        print(name, found[name], flush=True)
+    write_result("transmef_memory", {"peaks": found})
+
+
 def check() -> None:
     ours, theirs, net = sides("small", torch.float64)
     found = [[run(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)] for run in (ours, theirs)]
@@ -111,6 +134,9 @@ def check() -> None:
 def main() -> None:
     set_threads(1)
     keep_freed_memory()
+    if sys.argv[1:] == ["memory"]:
+        memory()
+        return
     check()
     figures: dict[str, Any] = {}
     for size in sys.argv[1:] or list(SIZES):
