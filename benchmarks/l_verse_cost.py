@@ -1,6 +1,6 @@
 """What L-Verse costs: a picture of 1,024 codes drawn with and without kept keys and values, and steps of training.
 
-    python benchmarks/l_verse_cost.py
+    python benchmarks/l_verse_cost.py [steps | decoding]
 
 Beside: the same transformer of transformers with ids in place of vectors (GPT-2, its loss), and vector-quantize-pytorch
 (``pip install vector-quantize-pytorch``) with the settings that do the same.
@@ -8,14 +8,16 @@ Beside: the same transformer of transformers with ids in place of vectors (GPT-2
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import compare_ab, peak_allocated, set_threads, write_result
+from harness import RESULTS, compare_ab, peak_allocated, set_threads, write_result
 from torch.nn import functional as F
 
-from weft.systems.l_verse.biart import GEN, BiArt, Stream
+from weft.systems.l_verse.biart import BiArt
 from weft.systems.l_verse.codebook import Codebook
 
 WORDS, CODES, TEXT, PICTURE = 400, 512, 16, 1024
@@ -31,21 +33,12 @@ def decoding() -> dict[str, Any]:
     def run(cache: bool) -> Callable[[], torch.Tensor]:
         return lambda: net.go_on(prompt, temperature=0.0, cache=cache)
 
-    assert torch.equal(run(True)(), run(False)())
+    if not torch.equal(run(True)(), run(False)()):
+        raise SystemExit("the codes differ")
     found = compare_ab("1,024 codes, kept against anew", run(True), run(False), repeats=5, warmup=0)
-    logits = {name: peak_allocated(lambda given=given: net(given)) for name, given in _ends(net, prompt).items()}
-    print({name: f"{value / 2**20:.1f} MiB" for name, value in logits.items()})
-    return {**found, "bytes of the last step without": logits["anew"], "bytes of keys and values": kept_bytes()}
-
-
-def kept_bytes() -> int:
-    """Of the keys and values of a whole picture, float32."""
-    return 2 * LAYERS * (TEXT + PICTURE + 2) * WIDTH * 4
-
-
-def _ends(net: BiArt, prompt: Stream) -> dict[str, Stream]:
-    codes = torch.randint(CODES, (1, PICTURE - 1)) + net.first_code
-    return {"anew": net._joined(prompt, codes, GEN, TEXT + 2)}
+    bytes_ = {name: peak_allocated(run(cache)) for name, cache in (("kept", True), ("anew", False))}
+    print({name: f"{value / 2**20:.1f} MiB" for name, value in bytes_.items()})
+    return {**found, "peak_bytes": bytes_}
 
 
 def step_of_gpt() -> dict[str, Any]:
@@ -89,9 +82,20 @@ def step_of_codebook() -> dict[str, Any]:
         found, _, loss = other(maps)
         (F.mse_loss(found, maps.detach()) + loss.sum()).backward()
 
+    ours(), theirs()
+    other._codebook.embed.copy_(book.weight[None])
+    with torch.no_grad():
+        if not torch.equal(book.eval()(maps)[2], other.eval()(maps)[1]):
+            raise SystemExit("equal codebooks choose other codes")
+    book.train(), other.train()
     return compare_ab("a step, codebook against vector-quantize-pytorch", ours, theirs, repeats=7)
 
 
 if __name__ == "__main__":
     set_threads(1)
-    write_result("l_verse_cost", {"decoding": decoding(), "gpt": step_of_gpt(), "codebook": step_of_codebook()})
+    parts = {"steps": [step_of_gpt, step_of_codebook], "decoding": [decoding]}
+    path = RESULTS / "l_verse_cost.json"
+    found = json.loads(path.read_text())["figures"] if path.exists() else {}
+    for name in sys.argv[1:] or parts:
+        found |= {part.__name__: part() for part in parts[name]}
+        write_result("l_verse_cost", {"figures": found})

@@ -35,7 +35,7 @@ def made() -> tuple[Dataset, Split, dict[str, Any], dict[str, Any]]:
     """Data, rows, options and settings."""
     data = load_dataset("made-scripts", rows=TRAIN + DEV + TEST)
     parts = np.split(np.arange(len(data)), [TRAIN, TRAIN + DEV])
-    return data, Split(*parts), {}, {"epochs": 10, "lr": 4e-3}
+    return data, Split(*parts), {}, {"epochs": 20, "lr": 4e-3}
 
 
 def digits() -> tuple[Dataset, Split, dict[str, Any], dict[str, Any]]:

@@ -242,3 +242,23 @@ def test_the_recipe_at_published_size(given, million):
     assert (seen.shape, patches.shape, frames.shape) == ((2, h), (2, 240, h), (2, 60, h))
     heard, _, sound = net.audio_encoder(torch.zeros(2, 60, 65, device="meta"))
     assert (heard.shape, sound.shape) == ((2, h), (2, 6, h))
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_a_left_out_span_sees_the_frame_of_its_own_segment(data, row):
+    """Where segments do not hear each other, what is said of a span changes with that frame and with no other."""
+    net = make_system("merlot-reserve", data, np.arange(20), script=False, **SMALL)
+    asked = net._chosen(net.without_sequences(data, np.array([row]))[1][0], row) // 3
+
+    def said(video: np.ndarray) -> np.ndarray:
+        values = list(data.modalities["video"].values)
+        values[row] = video
+        other = replace(data, modalities={**data.modalities, "video": Modality("video", values)})
+        fresh = make_system("merlot-reserve", data, np.arange(20), script=False, **SMALL)
+        fresh.load_state_dict(net.state_dict())
+        return np.stack(list(fresh.predictions(other, np.array([row]))))
+
+    video = data.modalities["video"].values[row]
+    changed = [np.where((np.arange(4) == at)[:, None, None, None], 255 - video, video) for at in range(4)]
+    apart = [np.abs(said(one) - said(video)).max() > 1e-5 for one in changed]
+    assert apart == [at == asked for at in range(4)]
