@@ -1,25 +1,27 @@
-"""METER, UNITER and NLX-GPT beside plain transformers implementations of the same networks; UNITER's compaction beside
-padding. Forward and backward, published widths, two layers of each stack, one thread.
+"""METER, UNITER, NLX-GPT and CoCoOp beside plain transformers implementations of the same networks; UNITER's compaction
+beside padding. Forward and backward, published widths, two layers of each stack, one thread.
 
-    python benchmarks/vision_language.py [meter] [uniter] [uniter-alike] [nlxgpt]
+    python benchmarks/vision_language.py [meter] [uniter] [uniter-alike] [nlxgpt] [cocoop] [cocoop-cut]
 
 Both sides have the same weights and give the same values, forward and backward (checked in float64 at a small size; the
 vocabulary's and the encoders' parts are the same modules and left out of METER). Plain means: for METER BridgeTower's
 layers, which come from METER; for UNITER ``BertEncoder`` over words and regions padded side by side; for NLX-GPT
 ``GPT2LMHeadModel`` with cross-attention. Captions and regions of the UNITER rows are as long as real ones: 8 to 24 word
 pieces; 10 to 100 regions, as its detector gives (rows drawn, seed 0); ``uniter-alike`` takes eight rows of like length,
-the middle of 64, as its published batches are made.
+the middle of 64, as its published batches are made. CoCoOp has one image and ten classes of short names: the plain loop
+over images runs all 77 places, as published; in ``cocoop-cut`` its prompts are cut to the longest, too.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import transformers
-from harness import compare_sides, set_threads, write_result
+from harness import RESULTS, compare_sides, set_threads, write_result
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.bridgetower.modeling_bridgetower import BridgeTowerBertCrossLayer
@@ -27,6 +29,7 @@ from transformers.models.bridgetower.modeling_bridgetower import BridgeTowerBert
 from weft.allocator import keep_freed_memory
 from weft.fusion.bert import BertLayer, load_official
 from weft.fusion.co_attention import step as co_step
+from weft.systems.cocoop.network import CoopNet, PromptLearner, Prompts
 from weft.systems.nlxgpt.network import Decoder
 from weft.systems.uniter.network import UniterNet
 from weft.tokens import Tokens
@@ -147,11 +150,55 @@ def nlxgpt(sizes: Sizes, dtype: torch.dtype) -> tuple[Run, Run, list[nn.Module]]
     return backward(ours, [own]), backward(plainly, [theirs]), [own, theirs]
 
 
+def cocoop(sizes: Sizes, dtype: torch.dtype, cut: bool = False) -> tuple[Run, Run, list[nn.Module]]:
+    """The text side of a training step: prompts of every class under the context of the image, and the loss."""
+    dim, heads, hidden, layers = (512, 8, 2048, sizes[3]) if sizes[0] == 768 else sizes
+    text = {
+        "hidden_size": dim, "num_attention_heads": heads, "intermediate_size": hidden, "num_hidden_layers": layers,
+        "vocab_size": 1000, "max_position_embeddings": 77, "eos_token_id": 999,
+    }  # fmt: skip
+    vision = {"hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=dim)
+    clip = transformers.CLIPModel(config).to(dtype).eval().requires_grad_(False)
+    names = tuple(1 + k % 3 for k in range(10))
+    ids = torch.zeros(10, 77, dtype=torch.long)
+    for row, length in zip(ids, names, strict=True):
+        row[: 7 + length] = torch.tensor([998, 1, 1, 1, 1, *range(10, 10 + length), 2, 999])
+    learner = PromptLearner(torch.randn(4, dim) * 0.02, joint=dim).to(dtype)
+    net = CoopNet(clip, learner, Prompts(ids, names))
+    feature, label = F.normalize(torch.randn(1, dim, dtype=dtype), dim=-1), torch.tensor([3])
+    places = int((ids == 999).int().argmax(1).max()) + 1 if cut else 77
+    seen, model = ids[:, :places], clip.text_model
+    blocked = torch.full((places, places), -torch.inf, dtype=dtype).triu(1)[None, None]
+
+    def ours() -> Tensor:
+        return F.cross_entropy(net(feature), label)
+
+    def plain() -> Tensor:
+        tokens, logits = model.embeddings.token_embedding(seen), []
+        for context, image in zip(learner.contexts(feature), feature, strict=True):
+            prompts = torch.cat([tokens[:, :1], context.expand(len(seen), -1, -1), tokens[:, 5:]], dim=1)
+            hidden = prompts + model.embeddings.position_embedding.weight[:places]
+            hidden = model.final_layer_norm(model.encoder(hidden, attention_mask=blocked).last_hidden_state)
+            found = clip.text_projection(hidden[torch.arange(len(seen)), (seen == 999).int().argmax(1)])
+            logits.append(clip.logit_scale.exp() * image @ F.normalize(found, dim=-1).T)
+        return F.cross_entropy(torch.stack(logits), label)
+
+    return backward(ours, [learner]), backward(plain, [learner]), [learner]
+
+
+def cocoop_cut(sizes: Sizes, dtype: torch.dtype) -> tuple[Run, Run, list[nn.Module]]:
+    """The same, with prompts cut on both sides."""
+    return cocoop(sizes, dtype, cut=True)
+
+
 PARTS: dict[str, Callable[[Sizes, torch.dtype], tuple[Run, Run, list[nn.Module]]]] = {
     "meter": meter,
     "uniter": uniter,
     "uniter-alike": uniter_alike,
     "nlxgpt": nlxgpt,
+    "cocoop": cocoop,
+    "cocoop-cut": cocoop_cut,
 }
 
 
@@ -176,7 +223,8 @@ def check(name: str) -> None:
 def main() -> None:
     set_threads(1)
     keep_freed_memory()
-    figures: dict[str, Any] = {}
+    path = RESULTS / "vision_language.json"
+    figures: dict[str, Any] = json.loads(path.read_text())["figures"] if path.is_file() else {}
     for name in sys.argv[1:] or list(PARTS):
         check(name)
         torch.manual_seed(0)

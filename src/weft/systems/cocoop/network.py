@@ -226,10 +226,9 @@ class CoopNet(nn.Module):
         pair = torch.arange(images * classes, device=feature.device)
         which = pair % classes
         context = which if self.prompt_learner.ctx.ndim == 3 else pair // classes
-        parts = [
-            checkpoint(self.encode, contexts, a, b, use_reentrant=False)
-            for a, b in zip(context.split(self.chunk), which.split(self.chunk), strict=True)
-        ]
+        *chunks, last = zip(context.split(self.chunk), which.split(self.chunk), strict=True)
+        parts = [checkpoint(self.encode, contexts, a, b, use_reentrant=False) for a, b in chunks]
+        parts.append(self.encode(contexts, *last))  # the first to go backward: kept, not made again
         return torch.cat(parts).unflatten(0, (images, classes))
 
     def forward(self, feature: Tensor) -> Tensor:
