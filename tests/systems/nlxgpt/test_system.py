@@ -16,10 +16,11 @@ from tests.systems.verbs import weft
 from weft.data import Dataset, Modality, load_dataset, make_splits
 from weft.errors import UserError
 from weft.models import load_model
+from weft.models.seen import Seen
 from weft.systems.nlxgpt.metrics import ExplanationJudge, Said
 from weft.systems.nlxgpt.network import Decoder, Marks, generate
 from weft.systems.nlxgpt.protocols import ExplainPredict, RetrievalAttack
-from weft.systems.nlxgpt.sequence import SPECIAL, spoken
+from weft.systems.nlxgpt.sequence import SPECIAL, majority, plain_answer, spoken
 from weft.systems.nlxgpt.system import SMALL
 from weft.tokens import Tokens
 from weft.training.system_task import fit_system, make_system
@@ -309,6 +310,20 @@ def test_the_judge_by_hand():
     assert np.isnan(ExplanationJudge().metrics(["no"], Said(["yes"], ["x"]))["filtered cider"])
 
 
+def test_answers_are_compared_as_vqa_does():
+    """Expected by hand, by the rules of the VQA evaluation; what is no answer does not count as one."""
+    for text, plain in {
+        "Dont know": "don't know", "the men's room": "men's room", "its": "its", "wed": "wed",
+        "couldnt've": "couldn't've", "couldn'tve": "couldn't've", "yall'd've": "y'all'd've", "twas": "'twas",
+        "None": "0", "Ten.": "10", "2.5": "2.5", "1,000": "1000", "10:30": "10:30", "red,blue": "red blue",
+        "yes, it is!": "yes it is", "black/white": "black white", "The": "", "?": "",
+    }.items():  # fmt: skip
+        assert plain_answer(text) == plain_answer(plain) == plain, text
+    assert majority("?\nthe\n?\nred") == "red"
+    found = ExplanationJudge().metrics(["the because it is red"], Said(["?\nno\nno"], ["it is red"]))
+    assert found["accuracy any"] == 0
+
+
 def test_verbs(tmp_path):
     data = sheets(40)
     table = ["image,question,answer,explanation"]
@@ -355,6 +370,20 @@ def test_bad_input(trained, tmp_path):
         net = make_system("nlx-gpt", bad, split.train)
         with pytest.raises(UserError, match=rf"reads '{role}' of every row[\s\S]*'{data.ids[row]}'"):
             fit_system(net, bad, split, QUICK, progress=False)
+    for role, said in (("answer", "?\nthe"), ("explanation", " . ")):
+        values = list(data.modalities[role].values)
+        values[row] = said
+        bad = replace(data, modalities={**data.modalities, role: replace(data.modalities[role], values=values)})
+        net = make_system("nlx-gpt", bad, split.train)
+        for ask in (
+            lambda net=net, bad=bad: fit_system(net, bad, split, QUICK, progress=False),
+            lambda net=net, bad=bad: net.evaluate(bad, split.train),
+            lambda net=net, bad=bad: ExplainPredict().run(net, bad, "all", None, progress=False),
+        ):
+            net.seen = Seen.of(bad, split)
+            with pytest.raises(UserError, match=rf"'{role}' says something in every row[\s\S]*'{data.ids[row]}'"):
+                ask()
+        assert len(list(net.predictions(bad, split.train[:2]))) == 2, "to predict, no answer is needed"
     with pytest.raises(UserError, match="does not fit the positions"):
         make_system("nlx-gpt", data, split.train, start=str(folder), longest=400)
     make_system("dvsm", views(), np.arange(8)).save_pretrained(tmp_path)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from weft.systems.nlxgpt.sequence import lines, majority, plain_answer, plain_explanation, spoken
+from weft.systems.nlxgpt.sequence import majority, plain_answer, plain_answers, plain_explanations, spoken
 from weft.tasks.base import tasks
 from weft.tasks.captions import caption_scores
 from weft.tasks.judge import Judge
@@ -36,10 +36,10 @@ class ExplanationJudge(Judge):
 
     def metrics(self, outputs: Sequence[str], target: Said) -> dict[str, float]:
         said = [spoken(text) for text in outputs]
-        references = [[plain_explanation(text) for text in lines(cell)] for cell in target.explanations]
+        references = [plain_explanations(cell) for cell in target.explanations]
         right = self.scores(outputs, target) == 1
         found = {"accuracy": float(right.mean()), "accuracy any": float(np.mean([
-            plain_answer(answer) in {plain_answer(line) for line in lines(cell)}
+            plain_answer(answer) in plain_answers(cell)
             for (answer, _), cell in zip(said, target.answers, strict=True)
         ]))}  # fmt: skip
         for kind, rows in (("", np.arange(len(said))), ("filtered ", np.flatnonzero(right))):

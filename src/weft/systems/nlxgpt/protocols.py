@@ -90,6 +90,7 @@ class ExplainPredict(Protocol):
 
         net, data = _asked(model, rows)
         train, chosen = rows_of(data, "train", net), rows_of(data, split, net)
+        net.check(data, np.concatenate([train, chosen]))
         known, truth = net.truth(data, train), net.truth(data, chosen)
         texts = [_joined(net, data, row, lines(cell)[0]) for row, cell in zip(train, known.explanations, strict=True)]
         encoder = create_encoder(self.sentence, "text")

@@ -5,6 +5,7 @@ Source: Sammani et al. 2022 (arXiv 2203.05081), section 3; see :mod:`weft.system
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -24,7 +25,21 @@ DELETED = str.maketrans("-/", "  ", ".,'!?\"()*#:;")
 ARTICLES = ("a", "an", "the")
 NUMBERS = {name: str(i) for i, name in enumerate(
     ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-)}  # fmt: skip
+)} | {"none": "0"}  # fmt: skip
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+CONTRACTED = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't
+    not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd somebody'd've
+    somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's
+    there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't
+    what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're
+    why's won't would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+"""
+CONTRACTIONS = {
+    word[:i] + word[i + 1 :]: word for word in CONTRACTED.split() for i, letter in enumerate(word) if letter == "'"
+}
+"""What has lost one apostrophe, and with it: those that the evaluation of visual question answering mends."""
 
 
 class Row(NamedTuple):
@@ -45,13 +60,23 @@ def plain_question(text: str) -> str:
 
 
 def plain_answer(text: str) -> str:
-    """As answers of visual question answering are compared: lower case, no punctuation or article, digits for numbers.
+    """As answers of visual question answering are compared: lower case, digits for numbers, no article, no punctuation
+    but within numbers, apostrophes where they belong. Antol et al. 2015 (arXiv 1505.00468), its public evaluation.
 
-    >>> plain_answer("The two dogs.")
-    '2 dogs'
+    >>> plain_answer("The two dogs dont.")
+    "2 dogs don't"
     """
-    words = [NUMBERS.get(word, word) for word in plain_question(text).split()]
-    return " ".join(word for word in words if word not in ARTICLES)
+    plain, thousands = text.lower(), re.search(r"\d,\d", text)
+    for mark in PUNCTUATION:
+        apart = thousands or f"{mark} " in text or f" {mark}" in text
+        plain = plain.replace(mark, "" if apart else " ")
+    words = [NUMBERS.get(word, word) for word in re.sub(r"\.(?!\d)", "", plain).split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def plain_answers(cell: str) -> list[str]:
+    """The answers of a cell with one per line, without those of which nothing is left (``?``, ``the``)."""
+    return [plain for plain in map(plain_answer, lines(cell)) if plain]
 
 
 def plain_explanation(text: str) -> str:
@@ -59,9 +84,14 @@ def plain_explanation(text: str) -> str:
     return " ".join(text.lower().replace(".", " ").split())
 
 
+def plain_explanations(cell: str) -> list[str]:
+    """The explanations of a cell with one per line, without those of which nothing is left."""
+    return [plain for plain in map(plain_explanation, lines(cell)) if plain]
+
+
 def majority(cell: str) -> str:
     """The most frequent answer of a cell with one per line; the first of equally frequent ones."""
-    return Counter(plain_answer(line) for line in lines(cell)).most_common(1)[0][0]
+    return Counter(plain_answers(cell)).most_common(1)[0][0]
 
 
 def spoken(text: str) -> tuple[str, str]:

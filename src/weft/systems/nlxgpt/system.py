@@ -21,7 +21,7 @@ from torch import Tensor
 from weft.data import Dataset
 from weft.encoders import create_encoder, restore_encoder
 from weft.encoders.hf import quiet
-from weft.errors import UserError
+from weft.errors import UserError, some
 from weft.models.pretrained import load_model
 from weft.systems.nlxgpt.concepts import Concepts, of_clip
 from weft.systems.nlxgpt.metrics import Said
@@ -32,8 +32,9 @@ from weft.systems.nlxgpt.sequence import (
     Row,
     Sequences,
     majority,
-    plain_answer,
+    plain_answers,
     plain_explanation,
+    plain_explanations,
     plain_question,
     word_tokenizer,
 )  # fmt: skip
@@ -272,11 +273,23 @@ class NlxGpt(Teller):
     reader = "vqa-x"
     variants = {"nlx-gpt": {}, "without the picture": {"blind": True}}
 
+    def check(self, data: Dataset, rows: np.ndarray, *, target: bool = True) -> None:
+        """As of every system; an answer or explanation of which nothing is left is none."""
+        super().check(data, rows, target=target)
+        for role, plain in (("answer", plain_answers), ("explanation", plain_explanations)) if target else ():
+            gone = [row for row in rows if not plain(self._cells(data, int(row))[role])]
+            if gone:
+                raise UserError(
+                    f"{data.name}: {role!r} says something in every row, punctuation and articles aside",
+                    f"{len(gone)} rows without: {some(data.ids[row] for row in gone)}",
+                    "leave these rows out, or bring the values",
+                )
+
     @classmethod
     def texts(cls, data: Dataset, row: int) -> list[str]:
         cells = cls._cells(data, row)
-        answers = [plain_answer(line) for line in lines(cells["answer"])]
-        return [plain_question(cells["question"]), *answers, *map(plain_explanation, lines(cells["explanation"]))]
+        said = plain_answers(cells["answer"]) + plain_explanations(cells["explanation"])
+        return [plain_question(cells["question"]), *said]
 
     @classmethod
     def truth(cls, data: Dataset, rows: np.ndarray, seen: Any = None) -> Said:
@@ -285,10 +298,9 @@ class NlxGpt(Teller):
 
     def row(self, data: Dataset, row: int, rng: np.random.Generator | None) -> Row:
         cells = self._cells(data, row)
-        why = lines(cells["explanation"])
+        why = plain_explanations(cells["explanation"])
         chosen = why[rng.integers(len(why))] if rng else why[0]
-        answer, why_plain = majority(cells["answer"]), plain_explanation(chosen)
-        return self.build.explained(cells["question"], answer, why_plain, self.told(data, row))
+        return self.build.explained(cells["question"], majority(cells["answer"]), chosen, self.told(data, row))
 
     def prompt(self, data: Dataset, row: int) -> tuple[list[int], list[int] | None]:
         return self.build.prompt(self.question(data, row), self.told(data, row))
