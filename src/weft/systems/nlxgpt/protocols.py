@@ -14,7 +14,7 @@ from pydantic import Field
 from weft.data import Dataset
 from weft.encoders import create_encoder
 from weft.errors import UserError
-from weft.models.asked import rows_of
+from weft.models.asked import rows_of, values_of
 from weft.models.protocol import Protocol, Report, protocols
 from weft.systems.nlxgpt.metrics import attack_score
 from weft.systems.nlxgpt.sequence import majority, plain_explanation, plain_question, spoken
@@ -30,14 +30,17 @@ FIRST = (5, 10, 15)
 
 @protocols.register("retrieval-attack")
 class RetrievalAttack(Protocol):
-    """RA@K: how alike the explanations are that one question gets on pictures alike; lower is better.
+    """RA@K: how alike the explanations are that one question gets on pictures alike, and one picture under questions
+    alike; lower is better.
 
-    For each row, its question is asked of the 15 pictures nearest to its own (cosine of mean features; its own is the
-    first), and the explanations are embedded. A model that ignores the picture has 1. How the neighbours were found is
-    not published, and its sentence encoder is ``hf:sentence-transformers/all-mpnet-base-v2``.
+    For each row, its question is asked of the 15 different pictures nearest to its own (cosine of centred mean
+    features; its own is the first), and the 15 different questions nearest to its own are asked of its picture; the
+    explanations are embedded. A model that ignores the picture has 1 by the first. Rows without a question have the
+    first alone. How the neighbours were found is not published, and its sentence encoder is
+    ``hf:sentence-transformers/all-mpnet-base-v2``.
 
     Args:
-        sentence: encoder of the explanations, ``"hf:<name or folder>"`` or a registered one.
+        sentence: encoder of questions and explanations, ``"hf:<name or folder>"`` or a registered one.
         queries: how many rows ask, the first ones.
     """
 
@@ -48,23 +51,44 @@ class RetrievalAttack(Protocol):
 
     def run(self, model: Any, rows: Store | Dataset, split: str, folder: Path | None, *, progress: bool) -> Report:
         net, data = _asked(model, rows)
-        chosen = rows_of(data, split, net)
-        if len(chosen) < min(FIRST):
-            raise UserError("a picture needs neighbours", f"{len(chosen)} rows of {split}", "choose --split all")
-        pictures = np.stack([tokens.mean(axis=0) for tokens in net.features(data, chosen)])
-        pictures = pictures - pictures.mean(axis=0)
-        pictures /= np.linalg.norm(pictures, axis=1, keepdims=True).clip(1e-12)
-        near = np.argsort(-(pictures @ pictures.T), axis=1, kind="stable")[:, : max(FIRST)]
-        encoder, sums = create_encoder(self.sentence, "text"), dict.fromkeys(FIRST, 0.0)
-        asking = range(min(self.queries, len(chosen)))
-        for query in asking:
-            texts = net.answers(data, chosen[near[query]], questions=[int(chosen[query])] * len(near[query]))
-            why = [spoken(text)[1] or "." for text in texts]
-            vectors = np.stack([tokens.mean(axis=0) for tokens in encoder.encode(why)])
-            for k in FIRST:
-                sums[k] += attack_score(vectors[:k]) / len(asking)
-        values = {f"RA@{k}": sums[k] for k in FIRST if k <= len(chosen)}
-        return Report(f"retrieval attack, {split}: {len(asking)} questions", [_row(values)], values)
+        chosen, encoder = rows_of(data, split, net), create_encoder(self.sentence, "text")
+        net.check(data, chosen, target=False)
+        asked = np.array([plain_question(net.question(data, int(row))) for row in chosen])
+        put, image = asked != "", values_of(data, net.columns(data, target=False)["image"])[0]
+        ways = {
+            "pictures": (chosen, net.features(data, chosen), image[chosen]),
+            "questions": (chosen[put], encoder.encode(asked[put].tolist()), asked[put]),
+        }
+        values: dict[str, float] = {}
+        table: list[dict[str, Any]] = []
+        for kind, (able, tokens, known) in ways.items():
+            different = len(np.unique(known))
+            sizes = [k for k in FIRST if k <= different]
+            if kind == "pictures" and not sizes:
+                found = f"{different} different ones in {len(chosen)} rows of {split}"
+                raise UserError("a picture needs neighbours", found, "choose --split all")
+            scores = []
+            near = able[_nearest(tokens, known)][: self.queries] if sizes else ()
+            for row, others in zip(able, near, strict=False):
+                own = np.full_like(others, row)
+                shown, said = (others, own) if kind == "pictures" else (own, others)
+                why = [spoken(text)[1] or "." for text in net.answers(data, shown, questions=said.tolist())]
+                vectors = _means(encoder, why)
+                scores.append([attack_score(vectors[:k]) for k in sizes])
+            reached = dict(zip(sizes, np.mean(scores, axis=0).tolist() if sizes else (), strict=True))
+            values |= {f"{kind} RA@{k}": score for k, score in reached.items()}
+            told = {f"RA@{k}": f"{reached[k]:.3f}" if k in reached else "-" for k in FIRST}
+            table.append({"neighbours": kind, "different": different, **told})
+        return Report(f"retrieval attack, {split}: {min(self.queries, len(chosen))} rows ask", table, values)
+
+
+def _nearest(tokens: list[np.ndarray], known: np.ndarray) -> np.ndarray:
+    """The 15 likest different values of each row ``(n, <= 15)``, by the first rows that have them; its own is one."""
+    means = np.stack([part.mean(axis=0) for part in tokens])
+    means = means - means.mean(axis=0)
+    means /= np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)
+    first = np.sort(np.unique(known, return_index=True)[1])
+    return first[np.argsort(-(means @ means[first].T), axis=1, kind="stable")[:, : max(FIRST)]]
 
 
 @protocols.register("explain-predict")
