@@ -35,14 +35,14 @@ def made() -> tuple[Dataset, Split, dict[str, Any], dict[str, Any]]:
     """Data, rows, options and settings."""
     data = load_dataset("made-scripts", rows=TRAIN + DEV + TEST)
     parts = np.split(np.arange(len(data)), [TRAIN, TRAIN + DEV])
-    return data, Split(*parts), {}, {"epochs": 20, "lr": 4e-3}
+    return data, Split(*parts), {}, {}
 
 
 def digits() -> tuple[Dataset, Split, dict[str, Any], dict[str, Any]]:
     """The same of real digits; the test rows have recordings and images of their own."""
     data = load_dataset("digit-scripts", Path(os.environ.get("WEFT_DATA", ROOT.parent / "shared" / "data")))
     options = {"rate": 8000, "fft": 512, "hop": 128, "mels": 32, "frames": 24, "seconds": 1.5, "patch": 14}
-    return data, make_splits(data), options, {"epochs": 12}
+    return data, make_splits(data), options, {"epochs": 12, "lr": 3e-3}
 
 
 def run(world: str, variant: str, seed: int) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class MerlotReserve(System):
     reads = {"video": Need("video"), "audio": Need("audio"), "subtitles": Need("text")}
     writes = "embedding"
     judge = "left-out-span"
-    trained_with = {"lr": 3e-3, "weight_decay": 0.01, "epochs": 10, "batch_size": 16, "warmup": 0.1}
+    trained_with = {"lr": 4e-3, "weight_decay": 0.01, "epochs": 20, "batch_size": 16, "warmup": 0.1}
     variants = {
         "merlot-reserve": {}, "no frames": {"see": False}, "no sound": {"hear": False}, "no script": {"script": False},
     }  # fmt: skip
