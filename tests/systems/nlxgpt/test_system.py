@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from itertools import combinations
 
@@ -13,12 +14,14 @@ import torch
 import transformers
 from PIL import Image
 
+from tests.systems.tiny import write_bert
 from tests.systems.verbs import weft
 from weft.data import Dataset, Modality, load_dataset, make_splits
 from weft.encoders import create_encoder
 from weft.errors import UserError
 from weft.models import load_model
 from weft.models.seen import Seen
+from weft.systems.nlxgpt.answer_reader import AnswerReader
 from weft.systems.nlxgpt.metrics import ExplanationJudge, Said
 from weft.systems.nlxgpt.network import Decoder, Marks, generate
 from weft.systems.nlxgpt.protocols import ExplainPredict, RetrievalAttack
@@ -141,6 +144,91 @@ def test_the_attack_goes_both_ways(trained):
     )
     with pytest.raises(UserError, match="a picture needs neighbours"):
         RetrievalAttack().run(net, few, "all", None, progress=False)
+
+
+@pytest.fixture(scope="module")
+def distilbert(tmp_path_factory):
+    """A tiny one over the words of the sheets, as a transformers folder."""
+    folder = tmp_path_factory.mktemp("distilbert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "is", "colour", "it", *COLOURS, "the", "sheet"]
+    torch.manual_seed(0)
+    config = transformers.DistilBertConfig(
+        vocab_size=len(words),
+        dim=32,
+        n_layers=1,
+        n_heads=2,
+        hidden_dim=64,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    transformers.DistilBertModel(config).save_pretrained(folder)
+    transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
+    return folder, words
+
+
+def test_the_fine_tuned_reader_is_as_specified(distilbert):
+    """Tokens and losses by hand, logits by transformers' own classifier."""
+    folder, words = distilbert
+    texts = {
+        "question": ["What colour is it?", "Is it red?", None],
+        "explanation": ["The sheet is red.", "It is green\nit is blue", "it is blue"],
+        "answer": ["red\nred\nred\nred\nred\nblue", "no\nNo.\n?\nyes\nyes\nyes", "blue"],
+    }
+    columns = {name: Modality("text", cells) for name, cells in texts.items()}
+    data = Dataset("said", ["a", "b", "c"], columns, {}, None, None, "explanations")
+    rows = np.arange(3)
+    torch.manual_seed(0)
+    reader = AnswerReader.fitted(data, rows, text=f"hf:{folder}", asked=4, longest=8).eval()
+    assert reader.answers == ["blue", "no", "red", "yes"]
+    raw, target = reader.batch(data, rows)
+    expected = ["[CLS] what colour is [SEP] the sheet is", "[CLS] is it red [SEP] it is green", "[CLS] it is blue"]
+    read = [[words[i] for i in ids[mask]] for ids, mask in zip(raw.values, raw.mask, strict=True)]
+    assert [" ".join(ids) for ids in read] == expected
+    scores = [[0.3, 0, 1, 0], [0, 0.6, 0, 0.9], [1, 0, 0, 0]]
+    torch.testing.assert_close(target, torch.tensor(scores))
+    other = transformers.DistilBertForSequenceClassification.from_pretrained(folder, num_labels=4).eval()
+    other.pre_classifier.load_state_dict(reader.head[0].state_dict())
+    other.classifier.load_state_dict(reader.head[3].state_dict())
+    assert reader.head[2].p == other.config.seq_classif_dropout
+    with torch.no_grad():
+        logits = other(input_ids=raw.values, attention_mask=raw.mask.long()).logits
+        torch.testing.assert_close(reader(raw), logits)
+        loss = reader.loss((raw, target))
+    for row, wanted in enumerate(scores):
+        p = logits[row].double().sigmoid().tolist()
+        by_hand = -sum(w * math.log(q) + (1 - w) * math.log(1 - q) for w, q in zip(wanted, p, strict=True))
+        assert float(loss[row]) == pytest.approx(by_hand, rel=1e-5)
+    drawn = {tuple(reader.inputs(data, rows[1:2], np.random.default_rng(i)).values[0].tolist()) for i in range(9)}
+    assert len(drawn) == 2, "one of a row's explanations"
+    single = replace(data, modalities={**columns, "answer": Modality("text", ["red", "no", "blue"])})
+    chosen = AnswerReader.fitted(single, rows[:2], text=f"hf:{folder}", asked=4, longest=8).eval()
+    batch = chosen.batch(single, rows[:2])
+    wanted = torch.nn.functional.cross_entropy(chosen(batch[0]), torch.tensor([1, 0]), reduction="none")
+    torch.testing.assert_close(chosen.loss(batch), wanted)
+    assert AnswerReader.fitted(single, rows[2:], text=f"hf:{folder}").soft, "without a question: as for ACT-X"
+
+
+def test_explain_predict_fine_tunes(trained, distilbert, monkeypatch):
+    """Answers are learned by heart from explanations, and explanations that are not true mislead; the encoder moves."""
+    data, _, _, folder = trained
+    net, text, kept = load_model(folder), f"hf:{distilbert[0]}", []
+    training = {"epochs": 15, "lr": 3e-3}
+    fitted = AnswerReader.fitted
+    monkeypatch.setattr(AnswerReader, "fitted", lambda *a, **k: kept.append(fitted(*a, **k)) or kept[-1])
+    before = create_encoder(text, "text").model.state_dict()
+    judge = ExplainPredict(reader=text, training=training)
+    found = judge.run(net, data, "test", None, progress=False).values
+    assert found["true explanations"] > 0.9
+    assert found["generated explanations"] > 0.8
+    after = kept[0].tower.network.state_dict()
+    moved = [name for name, weights in before.items() if not torch.equal(weights, after[name])]
+    assert len(moved) == len(before), "all of it is fine-tuned"
+    monkeypatch.setattr(net, "predictions", lambda data, rows: iter(["yes because the sheet is red"] * len(rows)))
+    again = judge.run(net, data, "test", None, progress=False).values
+    assert again["true explanations"] == found["true explanations"]
+    assert again["generated explanations"] < 0.6
+    with pytest.raises(UserError, match="towers that train are transformers models"):
+        ExplainPredict(reader="tfidf").run(net, data, "test", None, progress=False)
 
 
 def test_captions_come_first(trained, tmp_path):
@@ -403,6 +491,9 @@ def test_verbs(tmp_path):
     assert "accuracy" in json.dumps(found)
     said = weft("predict", tmp_path / "model", tmp_path / "data.yaml", "--split", "all")
     assert len(said["prediction"]) == len(said["id"]) == 40
+    options = ["--option", f"reader=hf:{write_bert(tmp_path / 'bert')}", "--option", "training={epochs: 1}"]
+    found = weft("evaluate", tmp_path / "model", tmp_path / "data.yaml", "--protocol", "explain-predict", *options)
+    assert {"true explanations", "generated explanations"} <= set(found)
 
 
 def test_drawn_questions_are_answered_by_the_picture():

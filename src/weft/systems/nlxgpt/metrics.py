@@ -38,10 +38,8 @@ class ExplanationJudge(Judge):
         said = [spoken(text) for text in outputs]
         references = [plain_explanations(cell) for cell in target.explanations]
         right = self.scores(outputs, target) == 1
-        found = {"accuracy": float(right.mean()), "accuracy any": float(np.mean([
-            plain_answer(answer) in plain_answers(cell)
-            for (answer, _), cell in zip(said, target.answers, strict=True)
-        ]))}  # fmt: skip
+        near = AnyAnswer().scores([answer for answer, _ in said], target.answers)
+        found = {"accuracy": float(right.mean()), "accuracy any": float(near.mean())}
         for kind, rows in (("", np.arange(len(said))), ("filtered ", np.flatnonzero(right))):
             scores = caption_scores([said[row][1] for row in rows], [references[row] for row in rows])
             found |= {f"{kind}{name}": value for name, value in scores.items()}
@@ -51,6 +49,19 @@ class ExplanationJudge(Judge):
         """``(N,)`` 1 where the answer is the most frequent one."""
         answers = [plain_answer(spoken(text)[0]) for text in outputs]
         return np.array([a == majority(cell) for a, cell in zip(answers, target.answers, strict=True)], dtype=float)
+
+
+class AnyAnswer(Judge):
+    """Answers of which each is right if one of the annotators, of whom every line of a cell has one, gave it."""
+
+    primary = "accuracy"
+
+    def metrics(self, outputs: Sequence[str], target: Sequence[str]) -> dict[str, float]:
+        return {"accuracy": float(self.scores(outputs, target).mean())}
+
+    def scores(self, outputs: Sequence[str], target: Sequence[str]) -> np.ndarray:
+        answers = zip(outputs, target, strict=True)
+        return np.array([plain_answer(answer) in plain_answers(cell) for answer, cell in answers], dtype=float)
 
 
 def attack_score(vectors: np.ndarray) -> float:
