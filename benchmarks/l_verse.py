@@ -142,6 +142,15 @@ def art(data: Dataset, seeds: int) -> dict[str, list[dict[str, float]]]:
     return found
 
 
+def codes_grid(data: Dataset, rows: np.ndarray) -> None:
+    """Real pictures, and what comes back of the codes of each autoencoder, seed 0."""
+    values = data.modalities["image"].values
+    shown = {"real": np.stack([pixels_of(values[row], data.ids[row], 32, 32) for row in rows])}
+    shown |= {kind: np.stack(list(autoencoder(data, kind, 0).predictions(data, rows))) for kind in VAES}
+    captions = [str(data.modalities["caption"].values[row]) for row in rows]
+    draw_grid(captions, shown, PAGE.parent / "figures" / "l_verse_codes.png")
+
+
 def grid(data: Dataset, rows: np.ndarray, model: Any, name: str) -> None:
     """Real pictures, what their codes keep, and what is drawn of their captions."""
     values = data.modalities["image"].values
@@ -187,6 +196,7 @@ if __name__ == "__main__":
                                      "position": "position", "shape": "shape", "codes used": "used",
                                      "perplexity": "perplexity"}), "vae")  # fmt: skip
         write_result("l_verse_vae", {"runs": made})
+        codes_grid(shapes, make_splits(shapes).test[:8])
     if asked.only != "vae":
         drawn = art(shapes, asked.seeds)
         columns = {"weights": "weights", **{name: f"agreement {name}" for name in (*ATTRIBUTES, "all")},
