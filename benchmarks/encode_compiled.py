@@ -2,7 +2,8 @@
 
 Batches of 32: texts of 4 to 60 words, padded to the longest of each of four batches, with one graph for all lengths;
 photos of 224 x 224. *Compiling* is what the first batches cost; *rows to pay* is how many rows have to be encoded until
-that is won back, where a row is cheaper.
+that is won back, where a row is cheaper. ``weft encode`` does not compile: it would pay for networks of convolutions
+over many photos, and not for texts.
 
     WEFT_MODELS=/path/to/models python benchmarks/encode_compiled.py
 """
