@@ -13,7 +13,7 @@ from weft.compare.ledger import Job
 from weft.compare.methods import Method
 from weft.compare.signal import even_folds
 from weft.compare.statistics import holm
-from weft.tasks.metrics import Metric
+from weft.tasks.metrics import CLASSES, Metric
 
 SHARE = Metric(lambda scores: float(scores.mean()), True, lambda scores: scores)
 
@@ -101,3 +101,23 @@ def test_even_folds_share_out_classes_values_and_groups() -> None:
     fold = even_folds(rng.integers(0, 2, 420), group)
     assert all(len(set(fold[group == g].tolist())) == 1 for g in range(60))
     assert np.bincount(fold[::7]).tolist() == [12] * 5
+
+
+def test_the_scale_of_scores_is_no_part_of_a_test_of_their_order(rng: np.random.Generator) -> None:
+    """AUC does not see a monotone change of one method's scores, so neither does its paired test."""
+    truth = rng.integers(2, size=200)
+    good, poor = (truth + rng.normal(scale=s, size=200) for s in (1.0, 1.6))
+
+    def p_value(scale: float) -> float:
+        evidence = ByHand({"a": truth, "b": truth})
+        evidence.by_rows, evidence._tested, evidence._fold_of = False, {}, np.zeros(200, dtype=int)
+        evidence.task = SimpleNamespace(metric=CLASSES["auc"], outputs=2)
+        evidence.truth = [truth]
+        scores = {"a": good / scale - 3, "b": poor}
+        evidence.answers = {
+            name: [[((z > 0).astype(int), np.stack([-np.logaddexp(0, z), -np.logaddexp(0, -z)], axis=1))]]
+            for name, z in scores.items()
+        }
+        return evidence.p_value("a", "b")
+
+    assert p_value(1.0) == p_value(20.0) < 0.05

@@ -32,6 +32,7 @@ from weft.compare.statistics import (
     not_told_apart,
     sign_flip_test,
 )
+from weft.tasks.metrics import mean_ranks
 
 WORK, FEWEST = 30_000_000, 199
 """Values that one exchange test may look at, and the fewest draws it makes."""
@@ -202,7 +203,7 @@ class Evidence:
             return sign_flip_test(difference, self.group, resamples=resamples)
         if (a, b) in self._tested:
             return self._tested[a, b]
-        ours, theirs = self.answers[a], self.answers[b]
+        ours, theirs = (self._comparable(self.answers[name]) for name in (a, b))
         pairs = [(ours[k % len(ours)], theirs[k % len(theirs)]) for k in range(max(len(ours), len(theirs)))]
 
         def difference_of(swap: np.ndarray) -> float:
@@ -220,6 +221,15 @@ class Evidence:
         draws = min(resamples, max(FEWEST, draws))
         self._tested[a, b] = exchange_test(difference_of, len(self.rows), self.group, resamples=draws)
         return self._tested[a, b]
+
+    def _comparable(self, answers: list[Answers]) -> list[Answers]:
+        """Answers as they may change places with those of another method: ranks, where a metric sees the order alone.
+
+        Two methods' scores may differ in scale; mixed as they are, the order would say whose a row's score is.
+        """
+        if not self.task.metric.ordering:
+            return answers
+        return [[tuple(_ranked(part) for part in fold) for fold in seed] for seed in answers]
 
     def _told_apart(self, a: str, b: str) -> float:
         """As :meth:`p_value`; where that takes many evaluations, a sign-flip test of the blocks' jackknife values."""
@@ -377,6 +387,11 @@ class Evidence:
         values = [block_values(partial(self._metric, name), self.group, len(self.rows)) for name in names]
         self._blocks = dict(zip(names, values, strict=True))
         return dict(zip(names, bootstrap_means(values, resamples=resamples), strict=True))
+
+
+def _ranked(answers: np.ndarray) -> np.ndarray:
+    """Ranks within each column of ``(n, ...)``."""
+    return np.apply_along_axis(mean_ranks, 0, answers)
 
 
 def _exchanged(first: np.ndarray, second: np.ndarray, swap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -113,8 +113,10 @@ def _read_csv(content: bytes, delimiter: str | None) -> pa.Table:
     sample = content[:SAMPLE].decode("utf-8", "ignore")
     delimiter = delimiter or _delimiter(sample)
     header = next(csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter), [])
+    own = pa.BufferOutputStream()  # of Arrow: its threads let go of what they read when Python may be gone already
+    own.write(content)
     return pa.csv.read_csv(
-        io.BytesIO(content),
+        pa.BufferReader(own.getvalue()),
         read_options=pa.csv.ReadOptions(block_size=min(max(len(content) + 1, 1 << 20), 1 << 30)),
         parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),

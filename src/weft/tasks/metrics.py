@@ -39,12 +39,14 @@ class Metric:
         higher_is_better: whether more of it is better.
         rows: ``(N,)`` values whose mean is the metric, or its square where ``root``; None where there are none.
         root: see ``rows``.
+        ordering: whether only the order of the rows in each column of the answers counts, not its scale.
     """
 
     whole: Callable[..., float]
     higher_is_better: bool = True
     rows: Callable[..., Array] | None = None
     root: bool = False
+    ordering: bool = False
 
     def of_mean(self, mean: Array) -> Array:
         """The metric, from means of ``rows``."""
@@ -155,7 +157,7 @@ CLASSES: dict[str, Metric] = {
     "balanced_accuracy": Metric(_balanced),
     "f1_macro": Metric(_f1_macro),
     "f1_micro": _mean(lambda truth, guess, log_p: (truth == guess).astype(np.float64)),
-    "auc": Metric(_auc),
+    "auc": Metric(_auc, ordering=True),
     "log_loss": _mean(lambda truth, guess, log_p: -_own(truth, log_p), False),
     "brier": _mean(_brier, False),
     "ece": Metric(
@@ -189,7 +191,7 @@ def _over_labels(one: Callable[[Array, Array], float]) -> Metric:
         both = np.flatnonzero((truth.min(axis=0) == 0) & (truth.max(axis=0) == 1))
         return float(np.mean([one(truth[:, k] == 1, logits[:, k]) for k in both])) if len(both) else float("nan")
 
-    return Metric(whole)
+    return Metric(whole, ordering=True)
 
 
 def average_precision(positive: Array, score: Array) -> float:
@@ -268,4 +270,4 @@ VALUES: dict[str, Metric] = {
     "r2": Metric(_r2),
     "spearman": Metric(lambda truth, guess, error: float(np.mean(list(map(_rank_correlation, truth.T, guess.T))))),
 }
-TIMES: dict[str, Metric] = {"concordance": Metric(concordance)}
+TIMES: dict[str, Metric] = {"concordance": Metric(concordance, ordering=True)}
