@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.cli.test_verbs import weft, write
+from weft.cli import INTERRUPTED, main
 from weft.data import load_config
 from weft.errors import UserError
 from weft.files import write_bytes
@@ -209,3 +210,19 @@ def test_an_option_that_would_do_nothing_is_refused(command: list[str], option: 
     with pytest.raises(UserError, match=option):
         weft(*command, "--data", "rows=40", "-o", tmp_path / "out")
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_file_in_the_place_of_a_store_is_said(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match="taken"):
+        weft("encode", config, "-o", tmp_path / "taken")
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: Any, capsys: Any) -> None:
+    def stopped() -> None:
+        raise SystemExit(INTERRUPTED)
+
+    monkeypatch.setattr("weft.cli.app", stopped)
+    with pytest.raises(SystemExit):
+        main()
+    assert "same command" in capsys.readouterr().err

@@ -36,6 +36,15 @@ def test_numbered_rows_are_known_again_only_in_the_same_table():
     assert rows_for(seen, features(ids, seed=1), "test").tolist() == list(range(60))
 
 
+def test_numbered_rows_are_known_again_where_others_were_appended():
+    ids, grown = ([str(k) for k in range(n)] for n in (60, 63))
+    data, more = features(ids), features(grown)
+    more.targets["label"][:60] = data.targets["label"]
+    seen = Seen.of(data, (np.arange(30), np.arange(30, 40), np.arange(40, 60)))
+    assert rows_for(seen, more, "train").tolist() == list(range(30))
+    assert rows_for(seen, more, "new").tolist() == [60, 61, 62]
+
+
 def test_a_row_in_several_parts_counts_as_trained_on():
     seen = Seen.of(features(NAMED), (np.arange(10), np.arange(5, 15), np.arange(60)))
     assert rows_for(seen, features(NAMED), "train").tolist() == list(range(10))

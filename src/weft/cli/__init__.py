@@ -67,6 +67,9 @@ for group, verbs in VERBS.items():
         app.command(name, rich_help_panel=group)(verb)
 moved.add_to(app)
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+
 
 def main() -> None:
     """Entry point of the ``weft`` command: a user's mistake ends in its message and status 2, not in a traceback."""
@@ -76,3 +79,7 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"weft: {error}\n")
         sys.exit(2)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            sys.stderr.write("weft: stopped. encode, fit and compare go on from here by the same command.\n")
+        raise

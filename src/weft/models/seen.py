@@ -59,12 +59,14 @@ class Seen:
     def part_of(self, data: Rows) -> np.ndarray:
         """``(N,)``: "train", "dev", "test", or "" for a row that the model has not seen.
 
-        A row in several parts (folds) counts as the first of them.
+        A row in several parts (folds) counts as the first of them. Rows that are known by their number only are those
+        of the same table, to which others may have been appended since.
         """
-        found = np.full(len(data.ids), "", dtype="<U5")
-        if self.numbered and _table(data) != self.table:
-            return found
-        hashes = _hashes(data.ids)
+        found, hashes = np.full(len(data.ids), "", dtype="<U5"), _hashes(data.ids)
+        if self.numbered:
+            then = len(np.unique(np.concatenate(list(self.parts.values()))))
+            if self.table not in (_table(data), _table(data, then)):
+                return found
         for part in reversed(PARTS):
             found[np.isin(hashes, self.parts[part])] = part
         return found
@@ -122,9 +124,10 @@ def _hashes(ids: Sequence[str]) -> np.ndarray:
     return np.frombuffer(digests, dtype=np.int64)
 
 
-def _table(data: Rows) -> str:
-    targets = {name: [str(value) for value in np.asarray(values).tolist()] for name, values in data.targets.items()}
-    return sha256(canonical([list(data.ids), targets]))[:16]
+def _table(data: Rows, first: int | None = None) -> str:
+    """Hash of the ids and targets, of all rows or of the ``first``."""
+    targets = {name: [str(v) for v in np.asarray(values).tolist()[:first]] for name, values in data.targets.items()}
+    return sha256(canonical([list(data.ids)[:first], targets]))[:16]
 
 
 def _numbered(ids: Sequence[str]) -> bool:

@@ -29,7 +29,7 @@ from weft.data.dataset import Dataset
 from weft.data.failure import Failure, OnError
 from weft.encoders import Encoder
 from weft.errors import UserError, did_you_mean, some
-from weft.files import canonical, lock, sha256, write_bytes, write_json
+from weft.files import ask_folder, canonical, lock, sha256, write_bytes, write_json
 from weft.progress import progress_bar
 from weft.store import ray
 from weft.store.block import DIGESTS, as_bytes, damage, place, read_digests, repair_headers, write_at, write_shard
@@ -228,7 +228,7 @@ def training_rows(dataset: Dataset, rows: np.ndarray | None) -> np.ndarray:
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that holds something else."""
-    folder.mkdir(parents=True, exist_ok=True)
+    ask_folder(folder)
     if read_manifest(folder) is None:
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         if others:
