@@ -28,6 +28,7 @@ from weft.training.system_task import fit_system, make_system
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results" / "merlot_reserve.md"
 RUNS = ROOT / "runs" / "merlot_reserve"
+KEPT = {"made": "merlot_reserve_made", "digits": "merlot_reserve_digits"}
 TRAIN, DEV, TEST = 1000, 100, 600
 
 
@@ -81,18 +82,18 @@ def write(world: str, seeds: int, titles: tuple[str, str, str], best: dict[str, 
     for name, theirs in scores.items():
         mean = theirs.mean(axis=1)
         kinds = [f"{theirs[:, asked == kind].mean():.2f}" for kind in range(3)]
-        gain = gains[name]
-        tested = (f"{gain.gain:.3f} ({gain.low:.3f} to {gain.high:.3f})", f"{corrected[name]:.4f}")
+        gain, p = gains[name], f"{corrected[name]:.4f}" if name in corrected else ""
+        tested = (f"{gain.gain:.3f} ({gain.low:.3f} to {gain.high:.3f})" if p else "", p)
         cells = [f"{mean.mean():.3f} ({mean.min():.3f} to {mean.max():.3f})", *kinds]
         cells += [f"{best[name]:.2f}"] if best else []
-        lines.append(f"| {name} | {' | '.join([*cells, *(tested if name in corrected else ('', ''))])} |")
+        lines.append(f"| {name} | {' | '.join([*cells, *tested])} |")
     one = runs["merlot-reserve"][0]
     seconds = np.mean([r["seconds"] for some in runs.values() for r in some])
     lines += ["", f"{len(asked)} test rows, {seeds} seeds (mean, lowest to highest); the right words by chance "
               f"{one['metrics']['chance']:.2f}; {one['weights']:,} weights, {seconds / 60:.1f} CPU minutes a run; p of "
               "the paired sign-flip test over rows, Holm for three."]  # fmt: skip
     fill_page(PAGE, lines, world)
-    write_result(f"merlot_reserve_{world}", {"runs": {n: [r["metrics"] for r in some] for n, some in runs.items()}})
+    write_result(KEPT[world], {"runs": {n: [r["metrics"] for r in some] for n, some in runs.items()}})
 
 
 if __name__ == "__main__":
