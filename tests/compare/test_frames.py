@@ -62,6 +62,13 @@ def test_a_comparison_of_a_frame_keeps_a_model_that_reads_frames(tmp_path: Path)
     alone = model.predict({name: column[:1] for name, column in cells().items()}, progress=False)
     assert alone["prediction"][0] == model.predict(frame, progress=False)["prediction"][0]
     assert found._repr_markdown_().startswith("**")
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    written = model.predict(tmp_path / "new.csv", progress=False)["prediction"]
+    assert list(written) == list(model.predict(frame, progress=False)["prediction"])
+    with pytest.raises(UserError, match="list of cells"):
+        model.predict(dict(frame.iloc[0]), progress=False)
+    with pytest.raises(UserError, match="Series"):
+        model.predict(frame.iloc[0], progress=False)
 
 
 def test_photos_by_path_and_one_fusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

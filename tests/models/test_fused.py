@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.training.problems import build, sequences, xor
+from weft.data import Dataset
 from weft.errors import UserError
 from weft.models import FusedModel
 from weft.store import MemoryFeatures
@@ -232,5 +233,7 @@ def test_user_mistakes_are_named():
     model.target = "lable"
     with pytest.raises(UserError, match="did you mean 'label'"):
         fit(model, features, split, QUICK, progress=False)
+    with pytest.raises(UserError, match="does not know how to read a table"):
+        model.encode({"a": [1]})
     with pytest.raises(UserError, match="does not know its encoders"):
-        model.encode(None)
+        model.encode(Dataset("none", ["0"], {}, {}, None, None, "classification"))

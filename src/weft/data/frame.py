@@ -30,6 +30,15 @@ def frame_columns(frame: Any) -> tuple[list[str], int, Callable[[str], list[Any]
             "pass one of these, or the path of a file",
         )
     if isinstance(frame, Mapping):
+        single = next(
+            (name for name, cells in frame.items() if isinstance(cells, str) or not hasattr(cells, "__len__")), None
+        )
+        if single is not None:
+            raise UserError(
+                "a column is a list of cells, one per row",
+                f"{single!r}: {frame[single]!r}",
+                f"give [{frame[single]!r}]",
+            )
         lengths = {str(name): len(cells) for name, cells in frame.items()}
         if len(set(lengths.values())) > 1:
             raise UserError("columns have one cell per row", f"{lengths}", "cut them to equal length")

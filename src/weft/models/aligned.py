@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from weft.alignment import create_aligner
 from weft.alignment.closed_form import ClosedForm
 from weft.data import Dataset
-from weft.data.frame import is_frame
 from weft.errors import UserError, did_you_mean
 from weft.models.pretrained import Pretrained, models
 from weft.models.raw import encode_rows, read_frame
@@ -105,7 +104,7 @@ class AlignedModel(nn.Module, Pretrained):
         Raises:
             UserError: the source has none of the model's modalities, or raw rows cannot be read.
         """
-        features: Features = self.encode(source) if isinstance(source, Dataset) or is_frame(source) else source
+        features: Features = source if hasattr(source, "dims") else self.encode(source)
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         names = [name for name in self.names if name in features.dims]
         features = select(features, names or self.names)
@@ -165,7 +164,7 @@ class AlignedModel(nn.Module, Pretrained):
         Raises:
             UserError: the model does not know its encoders, no modality is there, or a value cannot be read.
         """
-        if is_frame(rows):
+        if not isinstance(rows, Dataset):
             rows = read_frame(rows, self.table, some=True)
         known = self.encoders and {name: spec for name, spec in self.encoders.items() if name in rows.modalities}
         return encode_rows(known or self.encoders, rows, progress=progress)

@@ -11,7 +11,6 @@ import numpy as np
 from torch import nn
 
 from weft.data import Dataset
-from weft.data.frame import is_frame
 from weft.errors import UserError
 from weft.files import read_json, write_json
 from weft.models.pooled import PooledInputs
@@ -70,7 +69,7 @@ class Predictor(Pretrained):
         """Answers for raw rows or features.
 
         Args:
-            source: features, or raw rows that the model's own encoders read: a data set, or a table in memory (a
+            source: features, or raw rows that the model's own encoders read: a data set, or a table (a path, a
                 DataFrame, ``{column: cells}``) with the columns of the training table, its target not needed.
             rows: which rows; all by default.
             sets: also ``"set"``, or ``"low"`` and ``"high"``, that hold the truth in this share of rows: 0.8, .9, .95.
@@ -82,8 +81,7 @@ class Predictor(Pretrained):
         Raises:
             UserError: a modality is missing, a row has none, or the model does not know its encoders.
         """
-        raw = isinstance(source, Dataset) or is_frame(source)
-        features = self.encode(source, progress=progress) if raw else source
+        features = source if hasattr(source, "dims") else self.encode(source, progress=progress)
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         ids = np.array([features.ids[row] for row in rows.tolist()])
         outputs = self.outputs(features, rows)
@@ -133,7 +131,7 @@ class Predictor(Pretrained):
         Raises:
             UserError: the model does not know its encoders, a modality is missing, or a value cannot be read.
         """
-        if is_frame(rows):
+        if not isinstance(rows, Dataset):
             rows = read_frame(rows, self.table)
         return encode_rows(self.encoders, rows, progress=progress)
 

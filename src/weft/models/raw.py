@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from weft.data import Dataset
-from weft.data.frame import frame_columns
+from weft.data.columns import Columns
 from weft.data.table import read_table
 from weft.data.table_config import TableConfig
 from weft.encoders import Encoder, restore_encoder
@@ -40,10 +40,10 @@ def table_of(features: Features) -> dict[str, Any] | None:
 
 
 def read_frame(frame: Any, table: Mapping[str, Any] | None, some: bool = False) -> Dataset:
-    """A table in memory, read as the training table was; its target is not needed.
+    """A table, read as the training table was; its target is not needed.
 
     Args:
-        frame: a DataFrame, ``{column: cells}``.
+        frame: a DataFrame, ``{column: cells}``, or the path of a file.
         table: what :func:`table_of` returned, as the model keeps it.
         some: modalities whose columns are not there are left out, if any other is.
 
@@ -58,7 +58,7 @@ def read_frame(frame: Any, table: Mapping[str, Any] | None, some: bool = False) 
         )
     config = TableConfig(**table)
     if some:
-        columns = set(frame_columns(frame)[0])
+        columns = set(Columns(frame).names)
         there = {name: m for name, m in config.modalities.items() if columns.issuperset(m.names)}
         config = config.model_copy(update={"modalities": there or config.modalities})
     return read_table(frame, config, require_target=False)
