@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.training.problems import build, sequences, xor
-from weft.data import Dataset
+from weft.data import Dataset, Modality
 from weft.errors import UserError
 from weft.models import FusedModel
 from weft.store import MemoryFeatures
@@ -236,4 +236,4 @@ def test_user_mistakes_are_named():
     with pytest.raises(UserError, match="does not know how to read a table"):
         model.encode({"a": [1]})
     with pytest.raises(UserError, match="does not know its encoders"):
-        model.encode(Dataset("none", ["0"], {}, {}, None, None, "classification"))
+        model.encode(Dataset("one", ["0"], {"a": Modality("vector", [np.ones(2)])}, {}, None, None, "classification"))
