@@ -207,9 +207,10 @@ def test_what_reading_found_is_said(model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(command: list[str], option: str, tmp_path: Path) -> None:
+    store = [] if "--system" in command else ["--store", tmp_path / "store"]
     with pytest.raises(UserError, match=option):
-        weft(*command, "--data", "rows=40", "-o", tmp_path / "out")
-    assert not list(tmp_path.rglob("*.safetensors"))
+        weft(*command, "--data", "rows=40", "-o", tmp_path / "out", *store)
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
 def test_a_file_in_the_place_of_a_store_is_said(config: Path, tmp_path: Path) -> None:
