@@ -103,21 +103,36 @@ def test_even_folds_share_out_classes_values_and_groups() -> None:
     assert np.bincount(fold[::7]).tolist() == [12] * 5
 
 
+def by_auc(truth: np.ndarray, scores: dict[str, np.ndarray], resamples: int = 999) -> Evidence:
+    """Evidence of one seed from scores ``{method: (N,)}`` of the second of two classes, judged by AUC."""
+    evidence = ByHand(dict.fromkeys(scores, truth))
+    evidence.by_rows, evidence._tested, evidence._fold_of = False, {}, np.zeros(len(truth), dtype=int)
+    evidence.setup = SimpleNamespace(config=SimpleNamespace(resamples=resamples))  # type: ignore[assignment]
+    evidence.task = SimpleNamespace(metric=CLASSES["auc"], outputs=2)
+    evidence.truth = [truth]
+    evidence.answers = {
+        name: [[((z > 0).astype(int), np.stack([-np.logaddexp(0, z), -np.logaddexp(0, -z)], axis=1))]]
+        for name, z in scores.items()
+    }
+    return evidence
+
+
 def test_the_scale_of_scores_is_no_part_of_a_test_of_their_order(rng: np.random.Generator) -> None:
     """AUC does not see a monotone change of one method's scores, so neither does its paired test."""
     truth = rng.integers(2, size=200)
     good, poor = (truth + rng.normal(scale=s, size=200) for s in (1.0, 1.6))
+    once, other = (by_auc(truth, {"a": good / k - 3, "b": poor}).p_value("a", "b") for k in (1.0, 20.0))
+    assert once == other < 0.05
 
-    def p_value(scale: float) -> float:
-        evidence = ByHand({"a": truth, "b": truth})
-        evidence.by_rows, evidence._tested, evidence._fold_of = False, {}, np.zeros(200, dtype=int)
-        evidence.task = SimpleNamespace(metric=CLASSES["auc"], outputs=2)
-        evidence.truth = [truth]
-        scores = {"a": good / scale - 3, "b": poor}
-        evidence.answers = {
-            name: [[((z > 0).astype(int), np.stack([-np.logaddexp(0, z), -np.logaddexp(0, -z)], axis=1))]]
-            for name, z in scores.items()
-        }
-        return evidence.p_value("a", "b")
 
-    assert p_value(1.0) == p_value(20.0) < 0.05
+def test_p_values_of_two_scales_are_uniform_where_neither_is_better() -> None:
+    """Of 300 such draws .05 lie below .05 and .18 below .2; exchanging the scores themselves, .003 and .017."""
+    found = []
+    for trial in range(200):
+        rng = np.random.default_rng(trial)
+        truth = rng.integers(2, size=80)
+        common = truth + rng.normal(size=80)
+        a, b = (common + rng.normal(scale=0.7, size=80) for _ in range(2))
+        found.append(by_auc(truth, {"a": a, "b": b / 6 - 1}, resamples=99).p_value("a", "b"))
+    assert 0.45 < np.mean(found) < 0.57
+    assert 0.14 < np.mean(np.array(found) <= 0.2) < 0.27

@@ -268,6 +268,8 @@ VALUES: dict[str, Metric] = {
     "mae": _mean(lambda truth, guess, error: np.abs(truth - guess).mean(axis=1), False),
     "medae": Metric(lambda truth, guess, error: float(np.median(np.abs(truth - guess), axis=0).mean()), False),
     "r2": Metric(_r2),
-    "spearman": Metric(lambda truth, guess, error: float(np.mean(list(map(_rank_correlation, truth.T, guess.T))))),
+    "spearman": Metric(
+        lambda truth, guess, error: float(np.mean(list(map(_rank_correlation, truth.T, guess.T)))), ordering=True
+    ),
 }
 TIMES: dict[str, Metric] = {"concordance": Metric(concordance, ordering=True)}
