@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from weft.alignment import Objective, create_objective, create_regulariser, objectives
 from weft.alignment.grad_cache import grad_cache
+from weft.ops.contrastive import process_rank
 from weft.tokens import Tokens, as_tokens
 
 ROWS, WIDTH = 26, 3
@@ -159,8 +160,9 @@ def regularise(name: str, rows: slice, chunk: int | None) -> Trained:
 
     regulariser.prepare(batch, {n: p.numpy() for n, p in there.items()}, single)
     inputs = batch(rows)
-    for _ in range(2):
+    for step in range(2):
         encoder.zero_grad()
+        torch.manual_seed(10 * step + process_rank())  # as the loop does: every process has its own
         loss = regulariser(inputs, embed(inputs), embed)
         loss.backward()
     return Trained(loss.detach(), [p.grad for p in encoder.parameters()])  # type: ignore[misc]

@@ -33,7 +33,7 @@ from torch import Tensor
 from weft.alignment.base import Inputs, Regulariser, aligners, check_weight, create_aligner, regularisers
 from weft.alignment.closed_form import ClosedForm
 from weft.errors import UserError, did_you_mean
-from weft.ops.contrastive import gather_with_grad, process_rank, world_size
+from weft.ops.contrastive import gather_with_grad, process_rank, same_everywhere, world_size
 from weft.ops.sinkhorn import sinkhorn
 
 
@@ -78,7 +78,6 @@ class KLOT(Regulariser):
         self.weight, self.rows, self.teacher, self.dim = weight, rows, teacher, dim
         self.teacher_options = teacher_options or {}
         self.epsilon, self.epsilon_teacher = epsilon, epsilon_teacher
-        self.register_buffer("steps", torch.tensor(0))
 
     def extra_repr(self) -> str:
         return (
@@ -121,11 +120,9 @@ class KLOT(Regulariser):
         self, inputs: Inputs, embeddings: dict[str, Tensor], embed: Callable[[Inputs], dict[str, Tensor]]
     ) -> Tensor:
         ours, theirs = {}, {}
-        steps = self.get_buffer("steps")
-        rng, own = np.random.default_rng([0, int(steps)]), slice(process_rank(), None, world_size())
-        steps.add_(1)
+        own = slice(process_rank(), None, world_size())
         for name, rows in self._rows.items():
-            drawn = rng.permutation(rows)[: self.rows]
+            drawn = rows[same_everywhere(torch.randperm(len(rows))).numpy()][: self.rows]
             items = {name: self._batch(drawn[own])[name]}
             ours[name] = gather_with_grad(embed(items)[name].float())[0]
             with torch.no_grad():

@@ -74,6 +74,15 @@ def process_rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def same_everywhere(x: Tensor) -> Tensor:
+    """That of the first process, in all of them; ``x`` has one shape, and lies on the CPU."""
+    if world_size() == 1:
+        return x
+    found = [x]
+    dist.broadcast_object_list(found, src=0)
+    return found[0]
+
+
 def gather_with_grad(x: Tensor) -> tuple[Tensor, int]:
     r"""The rows of all processes, in the order of their ranks; the number of rows may differ.
 
