@@ -54,13 +54,13 @@ def align(
     """
     from weft.cli.output import say, write_json, write_table
     from weft.cli.source import open_store, settings
-    from weft.compare.aligners import DEFAULT, AlignConfig, compare_aligners, numbers, shown, shown_curve, variants_of
+    from weft.compare.aligners import DEFAULT, AlignConfig, compare_aligners, shown, shown_curve
 
     progress = not (quiet or json)
     features = open_store(source, root, data, encoder, store, progress=progress)
     folder = out or Path("runs") / Path(source).stem / "align"
     names = tuple(aligners.split(",")) if aligners else DEFAULT
-    variants = variants_of(settings(variant, "variant"))
+    variants = settings(variant, "variant")
     config = AlignConfig(names, seeds, dim, settings(setting, "set"), permutations, numbers(curve), variants)
     result = compare_aligners(features, config, folder, progress=progress)
     if json:
@@ -71,3 +71,17 @@ def align(
         write_table("By number of training groups", shown_curve(result["curve"]))
     say(result["sentence"])
     say(f"winner: {result['winner']}")
+
+
+def numbers(text: str | None) -> tuple[int, ...]:
+    """Whole numbers, comma-separated.
+
+    Raises:
+        UserError: a word that is no whole number.
+    """
+    from weft.errors import UserError
+
+    try:
+        return tuple(int(part) for part in (text or "").split(",") if part)
+    except ValueError as error:
+        raise UserError("--curve has whole numbers", str(text), "--curve 100,200,400") from error

@@ -25,7 +25,8 @@ def refuse(context: typer.Context, who: str, options: Sequence[str]) -> None:
     from weft.errors import UserError
 
     for one in context.command.params:
-        if one.name in options and str(context.get_parameter_source(one.name)).endswith("COMMANDLINE"):
+        given = context.get_parameter_source(str(one.name))
+        if one.name in options and given is not None and given.name == "COMMANDLINE":
             raise UserError(f"{who} does not read {one.opts[0]}", f"{one.opts[0]} was given", "leave it out")
 
 

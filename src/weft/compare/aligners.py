@@ -59,6 +59,8 @@ FOLDS = 4
 TEST_WIDTH = 64
 """Columns of the solution in the permutation test."""
 
+EXAMPLE = "NAME={aligner: whitened, width: 64}"
+
 
 @dataclass(frozen=True)
 class AlignConfig:
@@ -256,10 +258,12 @@ def refuse_unknown(config: AlignConfig) -> None:
         UserError: which, and what is known.
     """
     for name, variant in config.variants.items():
+        if not isinstance(variant, Mapping):
+            raise UserError("a variant is an aligner and its options", f"{name}={variant}", EXAMPLE)
         if name in aligners.names():
             raise UserError("a variant has a name of its own", name, f"for example {name}-2")
         if "aligner" not in variant:
-            raise UserError("a variant names its aligner", f"{name}: {dict(variant)}", "{aligner: whitened, width: 64}")
+            raise UserError("a variant names its aligner", f"{name}: {dict(variant)}", EXAMPLE)
     for name in config.rows:
         row = config.of(name)
         if row.aligner not in aligners.names():
@@ -490,30 +494,3 @@ def shown_curve(curve: list[dict[str, Any]]) -> list[dict[str, str]]:
         {"groups": row["groups"], "aligner": row["aligner"], "test": f"{row['test']:.0f} ± {row['sd']:.0f}"}
         for row in curve
     ]
-
-
-def numbers(text: str | None) -> tuple[int, ...]:
-    """Whole numbers, comma-separated.
-
-    Raises:
-        UserError: a word that is no whole number.
-    """
-    try:
-        return tuple(int(part) for part in (text or "").split(",") if part)
-    except ValueError as error:
-        raise UserError("--curve has whole numbers", str(text), "--curve 100,200,400") from error
-
-
-def variants_of(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Variants as they are written on the command line, checked to be names and values.
-
-    Raises:
-        UserError: which is not.
-    """
-    for name, value in given.items():
-        if not isinstance(value, dict):
-            found = f"{name}={value}"
-            raise UserError(
-                "--variant takes NAME={aligner: ..., OPTION: VALUE}", found, "{aligner: whitened, width: 64}"
-            )
-    return dict(given)

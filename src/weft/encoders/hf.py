@@ -151,9 +151,9 @@ class Pretrained(Encoder):
 
     masked = False
 
+    @abstractmethod
     def feed(self, raw: Tokens) -> dict[str, Tensor]:
         """What the model is called with, of what :meth:`read` gave."""
-        raise NotImplementedError
 
     def chosen(self, raw: Tokens) -> Tokens:
         """The chosen output of what :meth:`read` gave, padded on the right: what :meth:`encode` gives, as tensors.

@@ -27,6 +27,9 @@ from weft.training.towers import RawRows, TowerModel
 if TYPE_CHECKING:
     from weft.store import Features
 
+DROPOUT = 0.1
+"""Before every layer of a head, by default."""
+
 
 def train_model(
     features: Features,
@@ -37,7 +40,7 @@ def train_model(
     options: Mapping[str, Any] | None = None,
     decision: Decision = "joint",
     rule: str = "mean",
-    dropout: float = 0.1,
+    dropout: float = DROPOUT,
     target: str | None = None,
     metric: str | None = None,
     class_weights: str | None = None,
@@ -76,7 +79,7 @@ def train_model(
             f"the aligner {name!r}",
             decision=decision != "joint",
             rule=rule != "mean",
-            dropout=dropout != 0.1,
+            dropout=dropout != DROPOUT,
             target=target,
             metric=metric,
             class_weights=class_weights,

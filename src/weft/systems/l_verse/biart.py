@@ -95,9 +95,8 @@ class BiArt(nn.Module):
         if self.segment is not None:
             h = h + self.segment(stream.roles)
         before = past.get_seq_length() if isinstance(past, Cache) else 0
-        heard = torch.ones(
-            len(h), before + h.shape[1], dtype=torch.long, device=h.device
-        )  # places start anew: one text
+        # without a mask transformers takes places that start anew for another text, which does not hear this one
+        heard = torch.ones(len(h), before + h.shape[1], dtype=torch.long, device=h.device)
         out = self.gpt(
             inputs_embeds=h, position_ids=stream.places, attention_mask=heard, past_key_values=past, use_cache=cache
         )
