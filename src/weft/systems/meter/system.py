@@ -22,17 +22,8 @@ from torch.nn import functional as F
 from weft.data import Dataset, read_image
 from weft.encoders.hf import quiet
 from weft.errors import UserError, did_you_mean
-from weft.systems.image_text import (
-    AnswerSystem,
-    PairSystem,
-    Reader,
-    Vocabulary,
-    begun,
-    image_encoder,
-    repeated,
-    settled,
-    texts_of,
-)
+from weft.systems.image_text import AnswerSystem, Reader, Vocabulary, begun, image_encoder, settled, texts_of
+from weft.systems.image_text_pairs import PairSystem, repeated
 from weft.systems.meter.codes import MOST, Codes, patches_of
 from weft.systems.meter.decoder import Decoder, hide_spans
 from weft.systems.meter.encoders import ClipTower, Places, TextEncoder

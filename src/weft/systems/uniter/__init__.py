@@ -9,7 +9,8 @@ alignment of words and regions is :mod:`weft.ops.ipot`.
 from weft.systems.uniter.heads import UniterFor
 from weft.systems.uniter.network import Compacted, UniterNet
 from weft.systems.uniter.objectives import UniterForPretraining
-from weft.systems.uniter.system import Uniter, UniterPairs
+from weft.systems.uniter.pairs import UniterPairs
+from weft.systems.uniter.system import Uniter
 from weft.systems.uniter.tasks import UniterChoices, UniterRefers, UniterTwo, UniterTwoPair, UniterTwoTriplet
 
 __all__ = [

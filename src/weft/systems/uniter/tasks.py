@@ -18,9 +18,11 @@ from torch.nn import functional as F
 
 from weft.data import Dataset
 from weft.errors import UserError, some
-from weft.systems.image_text import repeated, texts_of
+from weft.systems.image_text import texts_of
+from weft.systems.image_text_pairs import repeated
+from weft.systems.uniter.begin import Inputs, show
 from weft.systems.uniter.regions import Regions
-from weft.systems.uniter.system import Inputs, Uniter, show
+from weft.systems.uniter.system import Uniter
 from weft.tasks.base import tasks
 from weft.tasks.classification import ClassificationTask
 from weft.tasks.judge import Judge
