@@ -1,7 +1,8 @@
 # Two commands do everything, each with its own set-up: `make demo` and `make test`; `make dist-check` builds the
 # wheel from the sdist and tries it, then the sdist, in an environment that holds nothing else; `make browser` clicks
 # through the page of `weft serve` and the documentation, and needs a Chromium; `make ray` compares and encodes on Ray, in
-# an environment of its own; `make hosts` (as root) trains between two network namespaces.
+# an environment of its own; `make hosts` (as root) trains between two network namespaces; `make gpu` holds what runs on a
+# GPU against the CPU.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -10,7 +11,7 @@ UV     := UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv
 DIST   := runs/dist
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check dist-check browser ray hosts docs clean
+.PHONY: demo test check dist-check browser ray hosts gpu docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/weft compare shapes --data rows=600 --fusions concat,additive,gated,lmf --seeds 3 --set trials=2 \
@@ -46,6 +47,10 @@ ray: $(VENV)/.uv
 
 hosts: $(VENV)/.core
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/two_hosts.py
+
+gpu: $(VENV)/.test
+	OMP_NUM_THREADS=1 WEFT_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/gpu/[a-z]*.py tests/golden
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/systems tests/training -k "verb or serves"
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -37,5 +38,6 @@ def golden(
 
 
 def load(path: Path) -> Case:
-    """Read one case."""
-    return Case(path, json.loads(path.with_suffix(".json").read_text()), load_file(path))
+    """Read one case, its tensors on torch's default device (see ``conftest.py``)."""
+    tensors = load_file(path, device=str(torch.get_default_device()))
+    return Case(path, json.loads(path.with_suffix(".json").read_text()), tensors)

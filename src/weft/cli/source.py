@@ -39,7 +39,7 @@ def out_option(text: str, *, folder: bool = True) -> Any:
     """The option --out: a path, or a URL, to which the results go when the verb has ended well."""
 
     def place(context: typer.Context, value: str | None) -> Path | None:
-        if value is None or "://" not in value or context.resilient_parsing:
+        if value is None or "://" not in str(value) or context.resilient_parsing:
             return None if value is None else Path(value)
         return context.with_resource(_at_url(value, folder))
 

@@ -24,7 +24,8 @@ class Tower(nn.Module):
     """A model over text or images, to be trained.
 
     Args:
-        encoder: of :func:`weft.encoders.create_encoder`, ``hf:<name or folder>``; its model is trained in place.
+        encoder: of :func:`weft.encoders.create_encoder`, ``hf:<name or folder>``; its model is trained in place, and
+            starts on the CPU as every module does.
 
     Attributes:
         width: ``D`` of its tokens.
@@ -46,7 +47,7 @@ class Tower(nn.Module):
             raise UserError(
                 "a tower gives all its tokens", f"output={encoder.output!r}", "leave output out: the aligner pools"
             )
-        self._encoder, self.network, self.width = encoder, encoder.model, encoder.width
+        self._encoder, self.network, self.width = encoder, encoder.model.cpu(), encoder.width
         self.recipe: dict[str, Any] = encoder.recipe or {}
 
     def identity(self) -> dict[str, Any]:

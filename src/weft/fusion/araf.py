@@ -214,10 +214,12 @@ class ARAF(Fusion):
 
     def _shares(self, there: Tensor) -> Tensor:
         """Weight of every pair's alignment in F, ``(B, pairs)``: 0 where b is absent; the present askers' mean."""
-        sent = there[:, [b for _, b in self.pairs]].float()
+        ask, answer = zip(*self.pairs, strict=True)  # stacked: an index made of a list would make a GPU wait
+        sent = torch.stack([there[:, b] for b in answer], dim=1).float()
         if len(self.askers) == 1:
             return sent
-        return sent * there[:, [a for a, _ in self.pairs]] / there.sum(dim=1, keepdim=True).clamp(min=1)
+        asked = torch.stack([there[:, a] for a in ask], dim=1)
+        return sent * asked / there.sum(dim=1, keepdim=True).clamp(min=1)
 
     def _finish(self, enhanced: Tensor, parts: list[Tensor]) -> Fused:
         mask = everywhere(*enhanced.shape[:2], device=enhanced.device)

@@ -202,7 +202,9 @@ def _check_aligned(inputs: Mapping[str, Tokens]) -> None:
 
 def _refuse_absent(who: str, inputs: Mapping[str, Tokens]) -> None:
     for name, tokens in inputs.items():
-        rows: list[int] = [] if tokens.mask.is_meta else (~present(tokens)).nonzero().flatten().tolist()
+        if tokens.mask.is_meta or full(tokens.mask):
+            continue
+        rows = (~present(tokens)).nonzero().flatten().tolist()
         if rows:
             raise UserError(
                 f"{who} cannot do without modality {name!r}",

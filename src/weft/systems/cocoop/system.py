@@ -207,7 +207,7 @@ def fingerprint(model: nn.Module) -> str:
     found = sha256()
     for name, value in sorted(model.state_dict().items()):
         found.update(name.encode())
-        found.update(value.contiguous().numpy().tobytes())
+        found.update(value.cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
 
 

@@ -55,7 +55,8 @@ def make_sgd(module: nn.Module, lr: float = 1e-3, momentum: float = 0.9) -> torc
 
 def step(head: nn.Module, optimiser: torch.optim.Optimizer, x: Any, y: Tensor) -> float:
     """One step of cross-entropy on the inputs of ``head`` and class codes ``y`` ``(B,)``; the loss before it."""
-    loss = F.cross_entropy(head(x), y)
+    logits = head(x)
+    loss = F.cross_entropy(logits, y.to(logits.device))
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -121,6 +122,8 @@ def sklearn_probe(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, 
 class FineTuned(nn.Module):
     """An aligner's encoder of one modality (its towers included), and a head on its embedding before normalisation.
 
+    It is where the aligner is, and takes inputs from anywhere.
+
     Args:
         model: it is copied, and the copy is trained.
         name: the modality.
@@ -130,11 +133,11 @@ class FineTuned(nn.Module):
     def __init__(self, model: AlignedModel, name: str, classes: int) -> None:
         super().__init__()
         self.model, self.name = copy.deepcopy(model), name
-        self.head = nn.Linear(model.aligner.dim, classes)
+        self.head = nn.Linear(model.aligner.dim, classes).to(next(model.buffers()).device)
 
     def forward(self, inputs: dict[str, Tokens]) -> Tensor:
         """Logits ``(B, classes)``."""
-        return self.head(self.model.output(self.name, inputs[self.name]))
+        return self.head(self.model.output(self.name, inputs[self.name].to(self.head.weight.device)))
 
 
 def fine_tune(
@@ -210,4 +213,4 @@ def _batches(rows: int, size: int, shuffle: np.random.Generator) -> Iterator[np.
 @torch.no_grad()
 def _measure(network: FineTuned, features: Features, rows: np.ndarray, codes: np.ndarray) -> dict[str, float]:
     logits = torch.cat([network(features.gather(rows[start : start + 256])) for start in range(0, len(rows), 256)])
-    return top_k(logits, torch.from_numpy(codes))
+    return top_k(logits.cpu(), torch.from_numpy(codes))
