@@ -71,6 +71,15 @@ def test_a_comparison_of_a_frame_keeps_a_model_that_reads_frames(tmp_path: Path)
         model.predict(frame.iloc[0], progress=False)
 
 
+def test_the_sentence_says_when_one_column_alone_tells_the_target(tmp_path: Path):
+    told = {**cells(), "parcel": [f"a {kind} one" for kind in cells()["kind"]]}
+    found = weft.compare(told, target="kind", folder=tmp_path / "told", **QUICK)
+    assert "Beware: column 'parcel' alone tells 'kind' (AUC 1.000" in found.sentence
+    assert "--drop 'parcel'" in found.sentence
+    fair = weft.compare(told, target="kind", drop=["parcel"], folder=tmp_path / "fair", **QUICK)
+    assert "Beware" not in fair.sentence
+
+
 def test_photos_by_path_and_one_fusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)

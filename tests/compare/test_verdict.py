@@ -148,7 +148,7 @@ class Told:
 
     def method(self, name: str) -> SimpleNamespace:
         role = {"a": "single", "b": "single", "linear": "classical"}.get(name, name if " " in name else "fusion")
-        role = "ensemble" if name == "ensemble" else role
+        role = name if name == "chance" else "ensemble" if name == "ensemble" else role
         family = "linear" if name == "linear" else "ensemble" if name.startswith("ensemble") else "network"
         modalities = (name,) if role == "single" else ("a", "b")
         return SimpleNamespace(name=name, role=role, modalities=modalities, family=family, random=family == "network")
@@ -175,6 +175,9 @@ class Told:
 
     def signal_everywhere(self) -> Signal | None:
         return self.everywhere
+
+    def suspect(self) -> str | None:
+        return None
 
 
 SURE, UNSURE = Gain(0.3, 0.2, 0.4, 0.001), Gain(0.01, -0.05, 0.07, 0.6)
@@ -266,6 +269,24 @@ def test_the_winner_says_what_to_leave_out() -> None:
     assert found.leave_out == ("b",)
     assert found.sentence.startswith("Fusion is not shown to help: a alone is enough;")
     assert found.sentence.endswith("Use a alone, best on dev; leave out b.")
+
+
+def test_where_nothing_is_shown_nothing_is_to_be_left_out_and_the_winner_is_doubted() -> None:
+    found = told({"concat": 0.52, "a": 0.51, "b": 0.5, "chance": 0.5}, {}, {"a": 1.0})
+    assert (found.outcome, found.winner, found.leave_out) == ("nothing shown", "a", ("b",))
+    assert "leave out" not in found.sentence
+    ending = "Use a alone, best on dev; it is not shown to be better than chance (auc 0.510, p = 0.4)."
+    assert found.sentence.endswith(ending)
+
+
+def test_an_ensemble_not_told_apart_from_chance_is_said_to_be() -> None:
+    figures = {"concat": 0.52, "a": 0.51, "b": 0.5, "ensemble": 0.53, "chance": 0.5}
+    found = told(figures, {}, {"ensemble": 1.0})
+    assert found.winner == "ensemble"
+    assert "not shown to be better than chance (auc 0.530" in found.sentence
+    sure = told(figures, {("ensemble", "chance"): SURE}, {"ensemble": 1.0})
+    assert "not shown to be better than chance" not in sure.sentence
+    assert "chance" not in told({**figures, "ensemble": 0.8}, {}, {"ensemble": 1.0}).sentence.partition("Use ")[2]
 
 
 def test_facts_are_json_without_words() -> None:

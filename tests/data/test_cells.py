@@ -48,6 +48,18 @@ NOON = datetime(2024, 1, 31, 12)
         ("31 Jan 2024", None, datetime(2024, 1, 31)),
         ("January 31, 2024 12:00", None, NOON),
         ("31.01.2024", True, datetime(2024, 1, 31)),
+        ("3rd of Feb. 2024", None, datetime(2024, 2, 3)),
+        ("Wed, Jan 31st, 2024 12:00 PM", None, NOON),
+        ("1/31/24 12:00:00 am", False, datetime(2024, 1, 31)),
+        ("31-Jan-69", None, datetime(1969, 1, 31)),
+        ("Jan-24", None, datetime(2024, 1, 1)),
+        ("Sept 2024", None, datetime(2024, 9, 1)),
+        ("2024-02", None, datetime(2024, 2, 1)),
+        ("02/2024", None, datetime(2024, 2, 1)),
+        ("2024-W05", None, datetime(2024, 1, 29)),
+        ("2024W053", None, datetime(2024, 1, 31)),
+        ("2024 Q2", None, datetime(2024, 4, 1)),
+        ("31.01.24", True, datetime(2024, 1, 31)),
         ("1/2/2024", True, datetime(2024, 2, 1)),
         ("1/2/2024", False, datetime(2024, 1, 2)),
         (date(2024, 1, 31), None, datetime(2024, 1, 31)),
@@ -59,7 +71,24 @@ def test_dates(cell: Any, day_first: bool | None, value: datetime | None) -> Non
     assert as_date(cell, day_first) == value
 
 
-@pytest.mark.parametrize("cell", ["2024-13-01", "2024-02-30", "1/2/2024", "12:30", "20240131", "soon", 5])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *(
+            "2024-13-01",
+            "2024-02-30",
+            "1/2/2024",
+            "12:30",
+            "20240131",
+            "soon",
+            5,
+            "May 5",
+            "May 15",
+            "2024-01-31 13:00 PM",
+        ),
+        *("market 5, 2024", "2010-13", "2024-W60", "1999", "Q5 2024", "1.2.10"),
+    ],
+)
 def test_no_dates(cell: Any) -> None:
     with pytest.raises(ValueError):
         as_date(cell)

@@ -12,6 +12,9 @@ def init(
     table: Annotated[Path, typer.Argument(help="CSV, Parquet or JSONL; one row per sample, one column per modality.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The YAML to write.")] = Path("weft.yaml"),
     target: Annotated[str | None, typer.Option(help="Column to predict; none: retrieval.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What is asked of it: ordinal, regression, ... (default: guess).")
+    ] = None,
     id: Annotated[str | None, typer.Option(help="Column of row ids; none: rows are numbered.")] = None,
     group: Annotated[str | None, typer.Option(help="Rows of one value stay in one split; none: no groups.")] = None,
     time: Annotated[str | None, typer.Option(help="Column of dates to split by; none: rows have no order.")] = None,
@@ -36,7 +39,7 @@ def init(
     if out.exists() and not force:
         raise UserError("the configuration exists already", str(out), "choose another --out, or pass --force")
     ask_file(out)
-    proposal = propose_table(table, target=target, id=id, group=group, time=time, drop=drop)
+    proposal = propose_table(table, target=target, id=id, group=group, time=time, drop=drop, task=task)
     config = proposal.config
     out.write_text(to_commented_yaml(config, out.parent, proposal), encoding="utf-8")
     for role in ("target", "task", "id", "group", "split", "time"):
@@ -52,5 +55,7 @@ def init(
     for what, why in proposal.reasons.items():
         if what.startswith("column "):
             say(f"{what}: {why}")
-    roles = "--target, --id, --group, --time, --drop"
+    for warning in proposal.warnings:
+        say(f"warning: {warning}")
+    roles = "--target, --task, --id, --group, --time, --drop"
     say(f"Other roles: {roles}. Written: {out}. Next: weft check {out}, weft compare {out}")

@@ -32,6 +32,7 @@ from weft.compare.statistics import (
     not_told_apart,
     sign_flip_test,
 )
+from weft.data.giveaway import why_given_away
 from weft.tasks.metrics import mean_ranks
 
 WORK, FEWEST = 30_000_000, 199
@@ -281,6 +282,10 @@ class Evidence:
     def signal_everywhere(self) -> Signal | None:
         """The clearest signal of a modality over all rows; see :func:`weft.compare.signal.signal_everywhere`."""
         return signal_everywhere(self.setup.features, self.task, self.setup.target, self._draws)
+
+    def suspect(self) -> str | None:
+        """What is to be said of columns that give the target away; see :mod:`weft.data.giveaway`."""
+        return why_given_away(self.setup.features.cells(), self.setup.column, self.setup.target)
 
     def tied(self) -> list[str]:
         """The method that is best on test, and those that paired tests do not tell apart from it (Holm, 5 %)."""

@@ -103,9 +103,11 @@ class Verdict:
         others: further paired tests, ``{"A over B": gain}``.
         reference: where variants of a system are compared, the first, which the others are tested against.
         winner: the method to use, best on dev of all; its model is kept.
+        doubt: what it shows of the target, where it is not shown to be better than chance.
         leave_out: modalities that the winner does without.
         signal: what the best single modality shows of the target; None where that is not in question. Where the test
             rows show nothing and all rows do, what those show.
+        suspect: what is to be said of columns that give the target away, see :mod:`weft.data.giveaway`.
         said: facts of every method named here.
     """
 
@@ -130,8 +132,10 @@ class Verdict:
     over_rival: Gain | None = None
     others: dict[str, Gain] = field(default_factory=dict)
     winner: str | None = None
+    doubt: Signal | None = None
     leave_out: tuple[str, ...] = ()
     signal: Signal | None = None
+    suspect: str | None = None
     said: dict[str, Said] = field(default_factory=dict)
 
     @property
@@ -179,10 +183,13 @@ def decide(evidence: Evidence, winner: str | None = None) -> Verdict:
         "ensemble": best["ensemble"],
         "singles": best["ensemble of singles"],
         "winner": winner,
+        "suspect": evidence.suspect(),
     }
     named = [name for name in (*best.values(), winner) if name is not None]
     facts["said"] = {name: said(evidence, name) for name in named}
     if winner is not None:
+        predicts, signal = _predicts(evidence, winner)
+        facts["doubt"] = None if predicts or winner in evidence.done("chance") else signal
         seen = facts["said"][winner].modalities
         facts["leave_out"] = tuple(name for name in features.dims if name not in seen)
     if single is None:
@@ -259,13 +266,18 @@ def said(evidence: Evidence, name: str) -> Said:
     return Said(name, method.role, method.family, modalities, value, low, high, seeds, lucky, members)
 
 
-def _carrier(evidence: Evidence, single: str) -> tuple[str | None, Signal | None]:
+def _carrier(evidence: Evidence, single: str) -> tuple[str | None, Signal]:
     """The modality of a single-modality method if it is shown to predict the target, and what it shows."""
     (modality,) = next(method for method in evidence.methods if method.name == single).modalities
-    chance = evidence.done("chance")
-    signal = evidence.signal(single)
-    predicts = signal.p < LEVEL / 2 or bool(chance and shows_gain(evidence.compare(single, chance[0])))
+    predicts, signal = _predicts(evidence, single)
     return (modality if predicts else None), signal
+
+
+def _predicts(evidence: Evidence, name: str) -> tuple[bool, Signal]:
+    """Whether a method is shown to predict the target, by the metric that sees it best or by a gain over chance."""
+    chance = evidence.done("chance")
+    signal = evidence.signal(name)
+    return signal.p < LEVEL / 2 or bool(chance and shows_gain(evidence.compare(name, chance[0]))), signal
 
 
 def _others(evidence: Evidence, best: dict[str, str | None], winner: str | None, rival: str | None) -> dict[str, Gain]:

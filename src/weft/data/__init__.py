@@ -1,9 +1,10 @@
 """Raw samples: tables of one's own, published sets in their official layouts, and sets with known answers."""
 
+from weft.data.commented_yaml import to_commented_yaml
 from weft.data.dataset import BuiltIn, Dataset, FolderReader, Modality, Reader, datasets, load_dataset
 from weft.data.failure import Failure
 from weft.data.files import read_array, read_audio, read_image
-from weft.data.guess import Proposal, guess_table, propose_table, to_commented_yaml
+from weft.data.guess import Proposal, guess_table, propose_table
 from weft.data.kinds import Kind, kinds
 from weft.data.splits import Split, make_folds, make_splits
 from weft.data.table import read_more, read_table

@@ -4,8 +4,10 @@ How a column's cells are read is its *type*, a word that is learned once, from t
 travels with the model: a cell is then read by that word alone (:func:`read_cell`), never by the cells beside it.
 
 * ``number``: ``12``, ``-1.5e-3``, ``1,234.5``, ``$5``, ``5 %``; ``number, decimal comma``: ``12,5``, ``1.234,50 €``.
-* ``date``: ``2024-01-31``, ``2024/01/31 18:30``, ``31 Jan 2024``; ``date, day first``: ``31.01.2024``;
-  ``date, month first``: ``1/31/2024``. A date is a ``datetime`` by the clock it was written in.
+* ``date``: ``2024-01-31``, ``2024/01/31 18:30``, ``31 Jan 2024 6:30 PM``, ``Wed, Jan 31st, 2024``; the first day of
+  ``2024-01``, ``01/2024``, ``Jan-24``, ``2024-W05``, ``2024 Q1``; ``date, day first``: ``31.01.2024``, ``31/1/24``;
+  ``date, month first``: ``1/31/2024``. A date is a ``datetime`` by the clock it was written in; years of two digits are
+  1969 to 2068.
 * ``category``: everything else, as words. ``1``, ``1.0`` and the number 1 are one category; ``00501``, ``10_20`` and
   ``12E5`` are codes, not numbers.
 """
@@ -32,12 +34,38 @@ _POINT = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+|[1-9]\d{0,2}(?:,\d{
 _COMMA = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:,\d*)?|,\d+|[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?)(?:[eE][+-]?\d+)?")
 _CODE = re.compile(r"\d+[eE]\d+")
 _WHOLE = re.compile(r"([+-]?(?:0|[1-9]\d*))\.0+")
-_CLOCK = r"(?:[T ]\s*(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?\s*(?:Z|UTC|GMT|[+-]\d{2}:?\d{2})?)?"
-_YEAR_FIRST = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})" + _CLOCK)
-_YEAR_LAST = re.compile(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})" + _CLOCK)
-_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-_MONTH = rf"({'|'.join(_MONTHS)})[a-z]*\.?"
-_NAMED = re.compile(rf"(?:(\d{{1,2}})[-. ]\s*{_MONTH}|{_MONTH} (\d{{1,2}}))[-, ]+(\d{{4}}){_CLOCK}", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(.*\d),?[T ]\s*(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?\s*([AP])?(?(5)\.?M\.?)\s*"
+    r"(?:Z|UTC|GMT|[+-]\d{2}:?\d{2})?",
+    re.IGNORECASE,
+)
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
+_MONTH = rf"(?P<name>{'|'.join(rf'{name[:3]}(?:{name[3:]})?' for name in _MONTHS)}|sept)\.?"
+_WEEKDAY = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?"
+_DAY, _YEAR, _CENTURY = r"(?P<d>\d{1,2})(?:st|nd|rd|th)?", r"(?P<y>\d{4}|'?\d{2})", r"(?P<y>(?:19|20)\d{2})"
+_FORMS = [
+    re.compile(form, re.IGNORECASE)
+    for form in (
+        r"(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})",
+        rf"{_WEEKDAY}{_DAY}[-. ]\s*(?:of\s+)?{_MONTH}[-, ]+{_YEAR}",
+        rf"{_WEEKDAY}{_MONTH} {_DAY}[-, ]+{_YEAR}",
+        rf"{_MONTH}[-/., ]*(?P<y>\d{{4}})",
+        rf"{_MONTH}(?:[-/]| ')(?P<y>\d{{2}})",
+        rf"{_CENTURY}[-/](?P<m>\d{{1,2}})",
+        rf"(?P<m>\d{{1,2}})/{_CENTURY}",
+        r"(?P<y>\d{4})[- ]?Q(?P<q>[1-4])",
+        r"Q(?P<q>[1-4])[-/ ]?(?P<y>\d{4})",
+        r"(?P<y>\d{4})-?W(?P<w>\d{2})(?:-?(?P<d>[1-7]))?",
+    )
+]
+_YEAR_LAST = re.compile(
+    r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})|(\d{1,2})[-/](\d{1,2})[-/](\d{2})|(\d{2})\.(\d{2})\.(\d{2})"
+)
+TURN = 69
+"""Years of two digits from here on are of the last century."""
 
 
 def is_blank(cell: Any) -> bool:
@@ -111,18 +139,41 @@ def as_date(cell: Any, day_first: bool | None = None) -> datetime | None:
     if isinstance(cell, date):
         return datetime(cell.year, cell.month, cell.day)
     text = cell.strip() if isinstance(cell, str) else ""
-    if found := _YEAR_FIRST.fullmatch(text):
-        year, month, day, *clock = found.groups()
-    elif found := _NAMED.fullmatch(text):
-        before, name, other_name, after, year, *clock = found.groups()
-        month, day = _MONTHS.index((name or other_name)[:3].lower()) + 1, before or after
-    elif day_first is not None and (found := _YEAR_LAST.fullmatch(text)):
-        first, second, year, *clock = found.groups()
-        day, month = (first, second) if day_first else (second, first)
-    else:
+    clock = _CLOCK.fullmatch(text)
+    day = _day(clock[1] if clock else text, day_first)
+    if day is None:
         raise ValueError(f"no date: {cell!r}")
-    hour, minute, second = (int(part or 0) for part in clock)
-    return datetime(int(year), int(month), int(day), hour, minute, second)
+    if clock is None:
+        return day
+    hour, minute, second = (int(part or 0) for part in clock.groups()[1:4])
+    if clock[5] is not None:
+        hour = (hour % 12 if hour <= 12 else 24) + 12 * (clock[5].upper() == "P")  # 13 PM is none
+    return day.replace(hour=hour, minute=minute, second=second)
+
+
+def _day(text: str, day_first: bool | None) -> datetime | None:
+    """The day that is written so, at midnight; None where no form fits."""
+    found = next((match for form in _FORMS if (match := form.fullmatch(text))), None)
+    if found is None:
+        last = _YEAR_LAST.fullmatch(text) if day_first is not None else None
+        if last is None:
+            return None
+        first, second, year = (part for part in last.groups() if part is not None)
+        month, day = (second, first) if day_first else (first, second)
+        return datetime(_year(year), int(month), int(day))
+    part = found.groupdict()
+    whole, number = _year(part["y"]), int(part.get("d") or 1)
+    if part.get("w"):
+        return datetime.fromisocalendar(whole, int(part["w"]), number)
+    month = 3 * int(part["q"]) - 2 if part.get("q") else part.get("m")
+    if part.get("name"):
+        month = 1 + next(k for k, name in enumerate(_MONTHS) if name.startswith(part["name"][:3].lower()))
+    return datetime(whole, int(month or 0), number)
+
+
+def _year(text: str) -> int:
+    year = int(text.lstrip("'"))
+    return year if len(text.lstrip("'")) == 4 else year + (1900 if year >= TURN else 2000)
 
 
 def as_category(cell: Any) -> str | None:
@@ -175,6 +226,17 @@ def learn_type(cells: Sequence[Any]) -> str:
         if any(found is not None for found in dates):
             return type_
     return "category"
+
+
+def reads_both_ways(cells: Sequence[Any]) -> Any:
+    """A cell such as ``1/2/2024`` of a column whose dates read by day and by month first alike; None of others."""
+    if learn_type(cells) != "date, month first":
+        return None
+    try:
+        both = [(cell, as_date(cell, True), as_date(cell, False)) for cell in cells if not is_blank(cell)]
+    except ValueError:
+        return None
+    return next((cell for cell, day, month in both if day != month), None)
 
 
 def why_category(cells: Sequence[Any]) -> str | None:

@@ -54,6 +54,12 @@ class Modality:
         """The values of ``rows`` ``(n,)``, in that order."""
         return replace(self, values=[self.values[i] for i in rows])
 
+    def cells(self) -> dict[str, tuple[Any, ...]]:
+        """``{field: its cells}``, None where the modality is absent; nothing where values have no fields."""
+        gone = (None,) * len(self.fields)
+        rows = [gone if value is None else value for value in self.values] if self.fields else []
+        return dict(zip(self.fields, zip(*rows, strict=True), strict=False))
+
     def check(self, name: str, ids: Sequence[str]) -> None:
         """Refuse values that are not of the kind; files are not opened.
 
@@ -143,6 +149,10 @@ class Dataset:
                 f"none of {', '.join(self.modalities)} in {len(gone)} rows: {some(gone)}",
                 "drop these rows, or add a modality that they have",
             )
+
+    def cells(self) -> dict[str, tuple[Any, ...]]:
+        """``{column: its cells}`` of all modalities that are columns side by side."""
+        return {field: cells for modality in self.modalities.values() for field, cells in modality.cells().items()}
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Dataset:
         """The samples ``rows`` ``(n,)``, in that order, with their targets, split and groups.

@@ -1,7 +1,7 @@
 """What a person should know of a data set before time is spent on it: classes, columns, and what can spoil a verdict.
 
-Everything is read from the raw values; nothing is encoded. A column *gives the target away* where its value alone, by a
-look-up table learned on one half of the rows, answers most of what the majority answer gets wrong in the other half.
+Everything is read from the raw values; nothing is encoded. Which columns give the target away says
+:mod:`weft.data.giveaway`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ import numpy as np
 from weft.data.cells import says_blank
 from weft.data.dataset import Dataset
 from weft.data.entities import is_entity
+from weft.data.giveaway import why_given_away
 from weft.data.kinds import kind_named
 from weft.data.splits import Split, make_splits
 from weft.data.targets import reads_of, tasks
+from weft.data.warnings import why_no_target
 from weft.errors import UserError, some
 
 FEW_ROWS = 5
-GIVEN_AWAY = 0.6
-"""Part of the errors of the majority answer that a single column may explain before it is suspected."""
-BINS = 20
-LOOKED_AT = 20_000
 SHOWN = 12
 
 
@@ -51,6 +49,9 @@ def look_over(data: Dataset, split: Split | None) -> Findings:
         _repeats(name, keys, data, split, found)
         if modality.fields:
             _columns(data, name, found)
+    for name, target in data.targets.items():
+        given_away = why_given_away({n: c for n, c in data.cells().items() if n != name}, name, target)
+        found.warnings += [] if given_away is None else [given_away]
     whole = list(zip(*([content_key(v) for v in m.values] for m in data.modalities.values()), strict=True))
     twice = len(whole) - len(set(whole))
     if twice:
@@ -68,11 +69,15 @@ def _target(data: Dataset, name: str, target: np.ndarray, found: Findings) -> No
     if target.dtype.kind == "f":
         low, middle, high = (float(np.quantile(target, q)) for q in (0, 0.5, 1))
         found.facts[what] = f"numbers from {low:g} to {high:g}, median {middle:g}"
+        found.warnings += [why] if (why := why_no_target(name, target)) is not None else []
         return
     classes = Counter(target.tolist())
     counts = dict(sorted(classes.items(), key=lambda pair: -pair[1]))
     found.facts[what] = f"{len(counts)} classes: {_counted(counts)}"
     if data.task not in tasks.names() or reads_of(data.task) != "classes":
+        return
+    if (why := why_no_target(name, target)) is not None:
+        found.warnings.append(why)
         return
     alike = defaultdict(list)
     for label in counts:
@@ -114,10 +119,8 @@ def _repeats(name: str, keys: Sequence[Hashable], data: Dataset, split: Split | 
 
 
 def _columns(data: Dataset, name: str, found: Findings) -> None:
-    """Every column of a tabular modality: type, values, gaps; constant ones and those that give the target away."""
-    modality = data.modalities[name]
-    rows = [value if value is not None else (None,) * len(modality.fields) for value in modality.values]
-    for column, cells in zip(modality.fields, zip(*rows, strict=True), strict=True):
+    """Every column of a tabular modality: type, values, gaps; and constant ones."""
+    for column, cells in data.modalities[name].cells().items():
         present = [cell for cell in cells if cell is not None]
         type_ = (
             {float: "number", str: "category", datetime: "date"}.get(type(present[0]), "number") if present else "empty"
@@ -127,55 +130,6 @@ def _columns(data: Dataset, name: str, found: Findings) -> None:
         found.facts[f"column {column}"] = f"{type_}, {len(set(present))} different{missing}"
         if len(set(present)) < 2 and not gaps:
             found.warnings.append(f"column {column!r} is the same in every row")
-        for target, values in data.targets.items():
-            if values.ndim == 1 and target != column:
-                _gives_away(column, cells, target, values, found)
-
-
-def _gives_away(column: str, cells: Sequence[Any], target: str, values: np.ndarray, found: Findings) -> None:
-    cells, values = cells[:LOOKED_AT], values[:LOOKED_AT]
-    codes, order = _binned(cells), np.random.default_rng(0).permutation(len(cells))
-    number = values.dtype.kind == "f"
-    right = base = 0.0
-    for half in (0, 1):
-        learn, ask = order[half::2], order[1 - half :: 2]
-        if not len(learn) or not len(ask):
-            return
-        seen: dict[Hashable, list[Any]] = defaultdict(list)
-        for row in learn:
-            seen[codes[row]].append(values[row])
-        if number:
-            mean = float(values[learn].mean())
-            answers = np.array([np.mean(seen[codes[row]]) if codes[row] in seen else mean for row in ask])
-            right -= float(((answers - values[ask]) ** 2).sum())
-            base -= float(((mean - values[ask]) ** 2).sum())
-        else:
-            most = Counter(values[learn].tolist()).most_common(1)[0][0]
-            table = {code: Counter(v).most_common(1)[0][0] for code, v in seen.items()}
-            right += sum(table.get(codes[row], most) == values[row] for row in ask)
-            base += sum(most == values[row] for row in ask)
-    count = len(codes)
-    explained = (right - base) / ((0.0 if number else count) - base) if base != (0.0 if number else count) else 0.0
-    if count >= 20 and explained > GIVEN_AWAY:
-        share = (
-            f"{explained:.0%} of its variance"
-            if number
-            else f"{right / count:.0%} of the rows ({base / count:.0%} without)"
-        )
-        found.warnings.append(
-            f"column {column!r} alone tells {target!r} in {share}: if it is known only after the target, leave it out "
-            f"(weft init --drop {column!r})"
-        )
-
-
-def _binned(cells: Sequence[Any]) -> list[Hashable]:
-    """Cells as few values: numbers and dates of many values by their quantile."""
-    numbers = [cell.timestamp() if isinstance(cell, datetime) else cell for cell in cells]
-    present = [n for n in numbers if isinstance(n, float | int)]
-    if len(set(present)) <= BINS or any(isinstance(n, str) for n in numbers):
-        return list(numbers)
-    edges = np.quantile(present, np.linspace(0, 1, BINS + 1)[1:-1])
-    return [None if n is None else int(np.searchsorted(edges, n, side="right")) for n in numbers]
 
 
 def content_key(value: Any) -> Hashable:

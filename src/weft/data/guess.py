@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,8 @@ from weft.data.kinds.text import LONG
 from weft.data.splits import Method
 from weft.data.table import FEW_CLASSES, SPLIT_WORDS, classes_of, label_set
 from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
-from weft.data.words import to_words
+from weft.data.targets import RETRIEVAL, reads_of
+from weft.data.warnings import table_warnings
 from weft.errors import UserError, did_you_mean, some
 
 LOOKED_AT = 1000
@@ -49,11 +49,13 @@ class Proposal:
         config: the configuration. Its table is the absolute path.
         reasons: ``{role or column: why}``, in the order to print them.
         left_out: ``{column: why}`` of columns that are no modality and have no role.
+        warnings: what can spoil the work, and the way out.
     """
 
     config: TableConfig
     reasons: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def guess_table(path: str | Path, **chosen: Any) -> TableConfig:
@@ -69,6 +71,7 @@ def propose_table(
     group: str | None = None,
     time: str | None = None,
     drop: Sequence[str] = (),
+    task: str | None = None,
 ) -> Proposal:
     """Propose a configuration from the names and cells of a table's columns.
 
@@ -83,9 +86,10 @@ def propose_table(
         source: a CSV, Parquet or JSONL file, or a table in memory.
         target, id, group, time: columns for these roles; ``"none"``: no column. None: guess.
         drop: columns to leave out.
+        task: what is asked of the target. None: guess.
 
     Raises:
-        UserError: the file cannot be read, there is no such column, or no column can be a modality.
+        UserError: the file cannot be read, there is no such column, no such task, or no column can be a modality.
     """
     columns = Columns(source)
     table, path = _Table(columns), columns.path
@@ -94,7 +98,7 @@ def propose_table(
             remedy = did_you_mean(str(column), table.cells, "columns")
             raise UserError(f"{path}: no column {column!r}", f"columns {some(table.cells, 20)}", remedy)
     proposal = Proposal.__new__(Proposal)
-    proposal.reasons, proposal.left_out = {}, dict.fromkeys(drop, "asked for (--drop)")
+    proposal.reasons, proposal.left_out, proposal.warnings = {}, dict.fromkeys(drop, "asked for (--drop)"), []
     roles: dict[str, str | None] = {"id": None, "group": None, "target": None, "split": None}
     for role, name in (("target", target), ("id", id), ("group", group)):
         if name is not None:
@@ -133,8 +137,8 @@ def propose_table(
         raise UserError(
             f"{path}: no column can be a modality", found_columns, "add a text, file, list or number column"
         )
-    task, why = ("retrieval", "no target") if roles["target"] is None else table.guess_task(roles["target"])
-    proposal.reasons["task"] = why
+    guessed, why = (RETRIEVAL, "no target") if roles["target"] is None else table.guess_task(roles["target"])
+    task, proposal.reasons["task"] = (guessed, why) if task is None else (task, "as asked for")
     labels = None
     if roles["target"] is not None and task == "multilabel":
         labels = sorted(set().union(*(label_set(cell) for cell in table.cells[roles["target"]])))
@@ -153,6 +157,7 @@ def propose_table(
         modalities=modalities,
         splits=SplitsConfig(method=_guess_split(roles, task, moments is not None and moments[0] is not None)),
     )
+    proposal.warnings += table_warnings(table.cells, proposal.config, table.answers(roles["target"], task))
     return proposal
 
 
@@ -321,6 +326,18 @@ class _Table:
                 best = (sure, name, ", ".join(why) or "the last column of numbers or few words")
         return None if best is None else (best[1], best[2])
 
+    def answers(self, target: str | None, task: str) -> np.ndarray | None:
+        """``(N,)`` of a target of classes or numbers, where every cell has one; None of others."""
+        if target is None or target not in self.cells or None in self.cells[target]:
+            return None
+        if reads_of(task) == "classes":
+            return classes_of(self.cells[target])
+        type_ = learn_type(self.cells[target])
+        if reads_of(task) != "numbers" or not type_.startswith("number"):
+            return None
+        values = [_number(cell, type_) for cell in self.cells[target]]
+        return None if None in values else np.array(values, dtype=np.float64)
+
     def guess_task(self, target: str) -> tuple[str, str]:
         there = self.present(target)
         if any(as_list(cell) is not None or (isinstance(cell, str) and re.search(r"\w[|;]\w", cell)) for cell in there):
@@ -329,9 +346,10 @@ class _Table:
         if not is_numeric(there) and not comma:
             return "classification", f"{self.distinct(target)} different words"
         classes = classes_of(there)
-        few = len({*classes.tolist()})
-        if classes.dtype.kind == "i" and few <= FEW_CLASSES:
-            return "classification", f"{few} different whole numbers"
+        levels = sorted({*classes.tolist()})
+        if classes.dtype.kind == "i" and len(levels) <= FEW_CLASSES:
+            ordered = f"; if {levels[0]} to {levels[-1]} are steps of a scale: --task ordinal" if steps(levels) else ""
+            return "classification", f"{len(levels)} different whole numbers{ordered}"
         return "regression", "numbers"
 
 
@@ -388,6 +406,18 @@ def _types(table: _Table, columns: Sequence[str]) -> dict[str, CellType]:
     return types
 
 
+def steps(levels: Sequence[int]) -> bool:
+    """Whether whole numbers may be the steps of a scale: three or more, without a gap."""
+    return len(levels) > 2 and levels[-1] - levels[0] == len(levels) - 1
+
+
+def _number(cell: Any, type_: str) -> Any:
+    try:
+        return read_cell(cell, type_)
+    except ValueError:
+        return None
+
+
 def _guess_split(roles: Mapping[str, str | None], task: str, in_time: bool) -> Method:
     if roles["split"] is not None:
         return "given"
@@ -395,80 +425,4 @@ def _guess_split(roles: Mapping[str, str | None], task: str, in_time: bool) -> M
         return "temporal"
     if roles["group"] is not None:
         return "grouped"
-    return "stratified" if task == "classification" else "random"
-
-
-# --- writing the YAML ---------------------------------------------------------------------------------------------
-
-
-def to_commented_yaml(config: TableConfig, folder: str | Path | None = None, proposal: Proposal | None = None) -> str:
-    """The configuration as YAML with comments that say what may be changed; :func:`load_config` reads it back.
-
-    Args:
-        config: what the columns are.
-        folder: where the YAML will lie, as the table's path is written relative to it. None: the working folder.
-        proposal: its reasons become comments.
-    """
-    table = os.path.relpath(config.table, folder or Path.cwd())
-    lines = [
-        "# Written by `weft init`. Check the guesses, then run: weft compare <this file>",
-        f"table: {to_words(table)}  # CSV, Parquet or JSONL; relative to this file; paths in its cells: to the table",
-    ]
-    notes = {
-        "id": "column of unique row ids; null: rows are numbered",
-        "split": "column with train, dev, test (val, validation and the like are understood); null: see splits",
-        "group": "rows of one group (patient, speaker, source image) never cross a split; null: rows are independent",
-        "time": "column of dates, for splits by method temporal; null: rows have no order",
-        "target": "column to predict, or a list of columns (the first is the default); null for retrieval",
-        "task": "classification, regression, multilabel, retrieval, ... (weft list --kind task)",
-    }
-    reasons = {} if proposal is None else proposal.reasons
-    for key, note in notes.items():
-        why = f"guessed: {reasons[key]}. " if key in reasons else ""
-        lines.append(f"{key}: {to_words(getattr(config, key))}  # {_comment(why)}{note}")
-    if config.labels is not None:
-        lines.append(f"labels: {to_words(config.labels)}  # in the order of the outputs")
-    if config.classes:
-        lines.append(f"classes: {to_words(config.classes)}  # rows of other classes are left out")
-    if proposal is not None and proposal.left_out:
-        lines += ["", "# Left out:"]
-        lines += [f"#   {to_words(column)}: {_comment(why)}" for column, why in proposal.left_out.items()]
-    lines += ["", "modalities:  # the order here is the order everywhere"]
-    for name, modality in config.modalities.items():
-        lines += _modality_lines(name, modality)
-    lines += ["", *_split_lines(config.splits)]
-    return "\n".join(lines) + "\n"
-
-
-def _comment(text: str) -> str:
-    """Text on one line, whatever a cell held."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _modality_lines(name: str, modality: ModalityConfig) -> list[str]:
-    kind = kind_named(modality.kind)
-    lines = [f"  {to_words(name)}:", f"    kind: {to_words(modality.kind)}"]
-    if modality.column is not None:
-        lines.append(f"    column: {to_words(modality.column)}")
-    else:
-        lines += ["    columns:", *(f"      - {to_words(column)}" for column in modality.columns or ())]
-    if modality.types:
-        lines.append("    types:  # how cells are read: number, category, date, ...")
-        lines += [f"      {to_words(column)}: {to_words(type_)}" for column, type_ in modality.types.items()]
-    note = "built in, needs no weights" + (f". {kind.better_for}, instead:" if kind.better else "")
-    lines.append(f"    encoder: {to_words(modality.encoder or kind.encoder)}  # {note}")
-    lines += [f"    # encoder: {model}" for model in kind.better]
-    if modality.options:
-        lines.append(f"    options: {to_words(modality.options)}")
-    return lines
-
-
-def _split_lines(splits: SplitsConfig | None) -> list[str]:
-    if splits is None:
-        return []
-    return [
-        "splits:",
-        f"  method: {to_words(splits.method)}  # given (the split column), grouped, stratified, random or temporal",
-        f"  fractions: {to_words(list(splits.fractions))}  # train, dev, test",
-        f"  seed: {splits.seed}",
-    ]
+    return "stratified" if task != RETRIEVAL and reads_of(task) == "classes" else "random"

@@ -12,6 +12,8 @@ from weft.compare.signal import Signal
 from weft.compare.statistics import LEVEL
 from weft.compare.verdict import Said, Verdict, differs, shows_gain
 
+UNKNOWN = ("no result", "no fusion finished", "weak signal", "nothing shown")
+"""Outcomes that say nothing of what a modality is worth."""
 SOME = 3
 """Patterns that a note is written about."""
 NAMED = 5
@@ -20,7 +22,8 @@ NAMED = 5
 
 def write_sentence(v: Verdict) -> str:
     """The verdict in words."""
-    return " ".join(part for part in (_finding(v), _use(v)) if part)
+    beware = "" if v.suspect is None else f"Beware: {v.suspect}."
+    return " ".join(part for part in (_finding(v), _use(v), beware) if part)
 
 
 def _finding(v: Verdict) -> str:
@@ -121,8 +124,12 @@ def _use(v: Verdict) -> str:
     text = f"Use {kind}, best on dev"
     if v.winner not in (v.earned, v.single, v.fusion):
         text += f" ({v.primary} {winner.value:.3f} on test)"
-    if v.leave_out:
+    if v.leave_out and v.outcome not in UNKNOWN:
         text += f"; leave out {_join(v.leave_out)}"
+    if v.doubt is not None:
+        text += (
+            f"; it is not shown to be better than chance ({v.doubt.metric} {v.doubt.value:.3f}, p = {v.doubt.p:.2g})"
+        )
     return text + "."
 
 

@@ -65,6 +65,8 @@ class Features(RowFacts, Protocol):
 
     def fitted(self, rows: np.ndarray) -> Features: ...
 
+    def cells(self) -> dict[str, tuple[Any, ...]]: ...
+
 
 def rows_content(rows: Any) -> tuple[Any, ...]:
     """All that rows hold beside their values, in a form that :func:`~weft.store.files.content_hash` takes."""
@@ -141,6 +143,10 @@ class ColumnFeatures(RowFacts):
     def fitted(self, rows: np.ndarray) -> Self:
         """The same rows under encoders that learned from ``rows`` alone; here nothing is known of encoders."""
         return self
+
+    def cells(self) -> dict[str, tuple[Any, ...]]:
+        """``{column: its cells}`` behind the features, where they are known; here they are not."""
+        return {}
 
     def _check(self, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows)

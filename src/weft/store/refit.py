@@ -45,6 +45,12 @@ def write_raw(folder: Path, kind: str, values: Mapping[str, Any]) -> None:
         write_bytes(path, json.dumps(kept, ensure_ascii=False).encode())
 
 
+def read_raw(folder: Path, entry: dict[str, Any]) -> list[Any]:
+    """The different values of a modality whose encoder refits, in the order of the store's pointers."""
+    kind, packed = kind_named(entry["kind"]), read_json(folder / entry["folder"] / RAW)
+    return [kind.unpack(packed[digest]) for digest in read_digests(folder / entry["folder"], entry)]
+
+
 def refit(folder: Path, name: str, entry: dict[str, Any], pointer: np.ndarray, rows: np.ndarray) -> Refitted:
     """``values`` and ``lengths`` of a modality whose encoder is fitted on ``rows``, and its entry in the manifest."""
     made = fitted_on(pointer, rows)
@@ -53,9 +59,7 @@ def refit(folder: Path, name: str, entry: dict[str, Any], pointer: np.ndarray, r
         tensors, about = read_tensors(path)
         if about["address"] == entry["address"] and about["fitted"] == made:
             return tensors, _entry(entry, made, json.loads(about["state"]), tensors["values"])
-    kind = kind_named(entry["kind"])
-    packed = read_json(folder / entry["folder"] / RAW)
-    values = [kind.unpack(packed[digest]) for digest in read_digests(folder / entry["folder"], entry)]
+    values = read_raw(folder, entry)
     encoder = create_encoder(entry["recipe"]["spec"], entry["kind"], **entry["recipe"]["options"])
     known = pointer[np.asarray(rows, dtype=np.int64)]
     encoder.fit([values[value] for value in known[known >= 0]])

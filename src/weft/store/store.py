@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from weft.data.dataset import Modality
 from weft.data.failure import Failure
+from weft.data.table_config import ModalityConfig
 from weft.encoders import Encoder, restore_encoder
 from weft.errors import UserError, did_you_mean
 from weft.files import sha256
@@ -19,7 +21,7 @@ from weft.store.block import damage, damaged, map_block
 from weft.store.column import Column
 from weft.store.features import ColumnFeatures
 from weft.store.files import MANIFEST, ROWS, content_hash, read_failures, read_manifest, to_numpy
-from weft.store.refit import fitted_on, refit
+from weft.store.refit import fitted_on, read_raw, refit
 
 if TYPE_CHECKING:
     from weft.store.encode import EncodeReport
@@ -146,6 +148,18 @@ class Store(ColumnFeatures):
         part._fitted = np.asarray(rows)
         part._set_columns(columns)
         return part
+
+    def cells(self) -> dict[str, tuple[Any, ...]]:
+        """``{column: its cells}`` of columns side by side whose raw values are kept, see :mod:`weft.store.refit`."""
+        found: dict[str, tuple[Any, ...]] = {}
+        table = (self.manifest.get("table") or {}).get("modalities", {})
+        for name, column in self._columns.items():
+            entry = self.manifest["modalities"][name]
+            if entry.get("fitted") is not None and table.get(name, {}).get("types"):
+                values, fields = read_raw(self.folder, entry), ModalityConfig(**table[name]).names
+                rows = [None if at < 0 else values[at] for at in column.pointer.tolist()]
+                found |= Modality(entry["kind"], rows, tuple(fields)).cells()
+        return found
 
     def encoder(self, name: str) -> Encoder:
         """The encoder of a modality, as it was when the store was made: for new rows.

@@ -1,0 +1,114 @@
+"""What ``weft init`` warns of: a target of which nothing can be learned, columns that tell it, dates read in doubt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from weft.data.cells import as_date, is_blank, read_cell, reads_both_ways
+from weft.data.entities import EVENTS, ID_WORDS, NO_EVENTS, words_of
+from weft.data.giveaway import rows_looked_at, why_given_away
+from weft.data.table_config import ModalityConfig, TableConfig
+
+Cells = Mapping[str, Sequence[Any]]
+LOOKED_AT = 1000
+FEW = 10
+"""Rows up to which as many classes as rows are nothing strange."""
+SHORT = 30
+"""Characters of the longest cell that may be a date."""
+READ = "2021-01-31, 31 Jan 2021, 1/31/2021, 31.01.2021, Jan-21, 2021-01, 2021-W04, 2021 Q1, each with a time"
+_DATED = re.compile(r"(?=.*(?<!\d)(?:19|20)\d{2}(?!\d))(?=.*(?<!\d)\d{1,2}(?!\d)).*")
+_COMPACT = re.compile(r"(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
+
+
+def table_warnings(cells: Cells, config: TableConfig, target: np.ndarray | None) -> list[str]:
+    """Warnings about a table as it is about to be read.
+
+    Args:
+        cells: ``{column: cells}``, None where empty.
+        config: what the columns are.
+        target: ``(N,)`` of classes or floats; None where there is none, or another.
+    """
+    found = []
+    if target is not None:
+        name = config.target_names[0]
+        why = why_no_target(name, target)
+        found += [why or why_given_away(_typed(cells, config), name, target[rows_looked_at(len(target))])]
+    for modality in config.modalities.values():
+        found += [_dates(column, cells[column], modality) for column in modality.names]
+    return [text for text in found if text is not None]
+
+
+def why_no_target(name: str, target: np.ndarray) -> str | None:
+    """Why nothing can be learned of a target ``(N,)``; floats are numbers, all else is classes."""
+    values = np.unique(target)
+    remedy = "choose another (weft init --target)"
+    if len(values) < 2:
+        return f"target {name!r} is the same in every row, so nothing can be learned of it: {remedy}"
+    number = target.dtype.kind == "f"
+    counts = number and bool((np.abs(np.diff(target)) == 1).all())
+    named = bool(words_of(name)) and words_of(name)[-1] in ID_WORDS and len(values) == len(target)
+    if len(target) > FEW and (counts or named or (not number and len(values) > len(target) / 2)):
+        return f"target {name!r} has {len(values):,} different values in {len(target):,} rows, as an id has: {remedy}"
+    return None
+
+
+def _typed(cells: Cells, config: TableConfig) -> dict[str, list[Any]]:
+    """The columns side by side, read by their types, in the rows that are looked at."""
+    types = {column: type_ for modality in config.modalities.values() for column, type_ in modality.types.items()}
+    return {
+        column: [_read(cells[column][row], type_) for row in rows_looked_at(len(cells[column]))]
+        for column, type_ in types.items()
+    }
+
+
+def _read(cell: Any, type_: str) -> Any:
+    try:
+        return read_cell(cell, type_)
+    except ValueError:
+        return None
+
+
+def _dates(column: str, cells: Sequence[Any], modality: ModalityConfig) -> str | None:
+    """What to say of a column of dates that may be read otherwise, or not at all."""
+    type_ = modality.types.get(column, "category" if modality.kind == "text" else None)
+    there = list(islice((cell for cell in cells if not is_blank(cell)), LOOKED_AT))
+    about = f"column {column!r}"
+    if type_ == "date, month first" and (cell := reads_both_ways(cells)) is not None:
+        day = as_date(cell, False)
+        return (
+            f"{about}: {cell!r} is read as {day:%Y-%m-%d}, but all its dates read with the day first as well: if they "
+            "are meant so, set its type to 'date, day first' in the YAML"
+        )
+    if type_ not in ("category", "number") or not there:
+        return None
+    if sum(map(_is_date, there)) > len(there) / 2:
+        wrong = next((cell for cell in cells if not is_blank(cell) and not _is_date(cell)), None)
+        why = "some with the day and some with the month first" if wrong is None else f"but {str(wrong)[:40]!r} is none"
+        return f"{about}: (nearly) all cells are dates, {why}, so all are read as words: correct it, or empty the cell"
+    says = bool(set(words_of(column)) & {*EVENTS, *NO_EVENTS})
+    looks = [cell for cell in map(str, there) if len(cell) <= SHORT and _looks(cell, type_, says)]
+    if len(looks) <= len(there) / 2:
+        return None
+    read = "numbers" if type_ == "number" else "words"
+    return f"{about}: cells such as {looks[0]!r} look like dates and are read as {read}; dates are {READ}"
+
+
+def _looks(cell: str, type_: str, says: bool) -> bool:
+    """Whether a cell that is read as no date may be one; ``says``: its column is called so."""
+    if type_ == "number":
+        return says and _COMPACT.fullmatch(cell) is not None
+    return _DATED.fullmatch(cell) is not None or (says and any(c.isdigit() for c in cell))
+
+
+def _is_date(cell: Any) -> bool:
+    for day_first in (False, True):
+        try:
+            return as_date(cell, day_first) is not None
+        except ValueError:
+            continue
+    return False

@@ -1,0 +1,132 @@
+"""What ``weft init`` warns of: targets of which nothing can be learned, columns that tell them, dates in doubt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
+from sklearn.metrics import roc_auc_score
+
+from tests.conftest import ROOT
+from weft.data import propose_table, read_table, to_commented_yaml
+from weft.data.giveaway import why_given_away
+from weft.errors import UserError
+
+RANDOM = np.random.default_rng(0)
+Y = RANDOM.integers(2, size=200)
+SIZE, NOISE = RANDOM.normal(size=200).tolist(), RANDOM.normal(size=200).tolist()
+
+
+def warned(target: str = "y", **columns: Any) -> list[str]:
+    """Warnings about a table with a target ``y`` and a column ``size``."""
+    return propose_table({"size": SIZE, "y": Y.tolist(), **columns}, target=target).warnings
+
+
+def test_a_column_that_gives_the_target_away_is_said_with_its_figure_and_the_way_out() -> None:
+    stars = np.where(RANDOM.random(200) < 0.97, Y, 1 - Y)
+    (text,) = warned(stars=[f"{s} stars" for s in stars], noise=NOISE)
+    assert "'stars' alone tells 'y'" in text
+    assert "--drop 'stars'" in text
+    said = float(text.partition("AUC ")[2][:5])
+    assert said == pytest.approx(roc_auc_score(Y, stars), abs=0.02)
+    proposal = propose_table({"size": SIZE, "stars": stars.tolist(), "y": Y.tolist()}, target="y", drop=["stars"])
+    assert not proposal.warnings
+
+
+def test_so_is_a_number_that_tells_a_number() -> None:
+    price = RANDOM.normal(size=200)
+    columns: dict[str, Any] = {"tax": (0.19 * price + 0.001 * RANDOM.normal(size=200)).tolist(), "noise": NOISE}
+    found = why_given_away({**columns, "size": SIZE}, "price", price)
+    assert found is not None
+    assert "'tax'" in found
+    assert "of its variance" in found
+    assert why_given_away({"size": SIZE, "noise": NOISE}, "price", price) is None
+
+
+@pytest.mark.parametrize("load", [load_breast_cancer, load_diabetes, load_iris, load_wine])
+def test_a_fair_table_is_not_suspected(load: Any) -> None:
+    found = load()
+    columns = {str(name): found.data[:, k].tolist() for k, name in enumerate(found.feature_names)}
+    assert why_given_away(columns, "target", found.target) is None
+
+
+def test_reviews_are_suspected_and_pets_are_not_but_their_classes_are_steps(data_root: Path) -> None:
+    (text,) = propose_table(data_root / "tables" / "reviews.csv").warnings
+    assert "'Rating' alone tells 'Recommended IND' (AUC 0.97" in text
+    pets = propose_table(data_root / "tables" / "pets.csv")
+    assert not pets.warnings
+    assert (pets.config.target, pets.config.task) == ("AdoptionSpeed", "classification")
+    assert "0 to 4 are steps of a scale: --task ordinal" in pets.reasons["task"]
+
+
+def test_ids_and_constants_are_no_targets() -> None:
+    ids = [f"p{k:03d}" for k in range(200)]
+    for target, columns in (
+        ("code", {"code": ids}),
+        ("row_id", {"row_id": list(range(200))}),
+        ("place", {"place": list(range(7, 207))}),
+        ("key", {"key": RANDOM.permutation(200).tolist()}),
+    ):
+        (text,) = warned(target, **columns)
+        assert f"{target!r} has 200 different values in 200 rows" in text
+        assert "--target" in text
+    assert "same in every row" in warned("flat", flat=[5] * 200)[0]
+    assert not warned("price", price=RANDOM.permutation(2000)[:200].tolist())
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "ordinal"])
+def test_a_constant_target_is_refused_with_a_way_out_that_helps(task: str) -> None:
+    frame = {"size": SIZE, "flat": [5] * 200}
+    config = propose_table(frame, target="flat", task=task).config
+    with pytest.raises(UserError, match="nothing can be learned") as error:
+        read_table(frame, config)
+    assert "--target" in error.value.remedy
+    assert "task" not in error.value.remedy
+
+
+def test_dates_that_read_both_ways_are_said() -> None:
+    both = [f"{1 + k % 12}/{1 + k % 11}/2024" for k in range(200)]
+    (text,) = warned(day=both)
+    assert "'day'" in text
+    assert "date, day first" in text
+    assert not warned(day=[f"{1 + k % 12}/{1 + k % 28}/2024" for k in range(200)])
+    proposal = propose_table({"day": both, "y": Y.tolist()}, target="y")
+    yaml = to_commented_yaml(proposal.config, ROOT, proposal)
+    assert f"# Warning: {proposal.warnings[0]}" in yaml
+
+
+@pytest.mark.parametrize(
+    ("cells", "read"),
+    [
+        (["3. Januar 2021", "4. Mai 2020"], "words"),
+        (["31/1/2021", "1/31/2021"], "some with the day"),
+        (["2021-01-03", "2021-01-04", "2021-01-05", "n.d."], "'n.d.'"),
+        (["10:30", "11:45"], "words"),
+        (["20210103", "20201231"], "numbers"),
+    ],
+)
+def test_dates_that_are_not_understood_are_said(cells: list[str], read: str) -> None:
+    (text,) = warned(created=[cells[k % len(cells)] for k in range(200)])
+    assert "column 'created'" in text
+    assert read in text
+
+
+@pytest.mark.parametrize("cells", [["3 Jan 2021", "4 May 2020"], ["Jan-21", "Feb-20"], ["2021-W01", "2021-W02"]])
+def test_dates_that_are_understood_are_not(cells: list[str]) -> None:
+    proposal = propose_table({"when": [cells[k % 2] for k in range(200)], "y": Y.tolist()}, target="y")
+    assert [m.kind for m in proposal.config.modalities.values()] == ["date"]
+    assert not proposal.warnings
+
+
+@pytest.mark.parametrize("cells", [["Model 2021", "Model 2020"], ["a", "b"], ["10 pcs", "11 pcs"]])
+def test_words_that_are_no_dates_are_not(cells: list[str]) -> None:
+    assert not warned(kind=[cells[k % 2] for k in range(200)])
+
+
+def test_a_task_is_asked_for_in_one_word() -> None:
+    asked = propose_table({"size": SIZE, "y": [k % 3 for k in range(200)]}, target="y", task="ordinal")
+    assert (asked.config.task, asked.reasons["task"]) == ("ordinal", "as asked for")
+    assert "ordinal" not in propose_table({"size": SIZE, "y": Y.tolist()}, target="y").reasons["task"]
