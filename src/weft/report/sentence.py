@@ -126,10 +126,9 @@ def _use(v: Verdict) -> str:
         text += f" ({v.primary} {winner.value:.3f} on test)"
     if v.leave_out and v.outcome not in UNKNOWN:
         text += f"; leave out {_join(v.leave_out)}"
-    if v.doubt is not None:
-        text += (
-            f"; it is not shown to be better than chance ({v.doubt.metric} {v.doubt.value:.3f}, p = {v.doubt.p:.2g})"
-        )
+    if v.doubt is not None and v.outcome != "weak signal":  # which says so
+        shown = f"{v.doubt.metric} {v.doubt.value:.3f}, p = {v.doubt.p:.2g}"
+        text += f"; it is not shown to be better than chance ({shown})"
     return text + "."
 
 
