@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -9,9 +11,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import PolynomialFeatures
 
 from weft.data import Dataset, load_dataset, make_splits, read_image
+from weft.data.scenes import described
+from weft.data.shapes import COLOURS
 from weft.errors import UserError
 
-GENERATED = ("redundant", "unique", "xor", "noise", "shapes")
+GENERATED = ("redundant", "unique", "xor", "noise", "shapes", "scenes")
 
 
 def arrays(data: Dataset) -> dict[str, np.ndarray]:
@@ -146,3 +150,19 @@ def test_sets_of_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 
     np.testing.assert_allclose(both * 16, load_digits().images)
+
+
+def test_scenes_show_what_their_sentences_say() -> None:
+    """Which colour lies left or above is read off the pictures; a sentence says the same from either object."""
+    data = load_dataset("scenes", rows=60, size=32)
+    for row, picture in enumerate(data.modalities["image"].values):
+        first, way, second = re.fullmatch(r"(\w+) (left of|above) (\w+)", data.targets["relation"][row]).groups()
+        bright = picture.astype(int) - picture.min(axis=2, keepdims=True) > 40
+        middles = [np.argwhere(bright[:, :, COLOURS.index(colour)]).mean(axis=0) for colour in (first, second)]
+        assert (middles[1] - middles[0])[0 if way == "above" else 1] > 8
+        assert described(data.modalities["caption"].values[row]) == {k: v[row] for k, v in data.targets.items()}
+    said = {"relation": "red left of blue", "first shape": "circle", "second shape": "square"}
+    assert described("there is a blue square right of a red circle") == said
+    assert described("a red circle") == dict.fromkeys(said)
+    with pytest.raises(UserError, match="size=8"):
+        load_dataset("scenes", size=8)

@@ -86,6 +86,31 @@ def test_what_ffmpeg_cannot_read_is_named(tmp_path: Path) -> None:
     assert "0x" not in store.failures[0].why  # the same words every time
 
 
+def test_damaged_bytes_of_an_mp4_are_named(tmp_path: Path) -> None:
+    """A film of H.264 that a real ffmpeg wrote is read; with its head or its middle destroyed its row is named."""
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="needs the extra 'video'")
+    path, rng = tmp_path / "whole.mp4", np.random.default_rng(0)
+    writer = imageio_ffmpeg.write_frames(str(path), (64, 48), fps=10)
+    writer.send(None)
+    for level in range(0, 240, 6):
+        writer.send((level + rng.integers(16, size=(48, 64, 3))).astype(np.uint8).tobytes())
+    writer.close()
+    whole = path.read_bytes()
+    np.testing.assert_allclose(read_frames(path, 4).mean(axis=(1, 2, 3)), [7.5, 85.5, 163.5, 241.5], atol=4)
+    for name, start, count in (("head", 0, 64), ("middle", len(whole) // 2, 400), ("end", len(whole) // 2, len(whole))):
+        (tmp_path / f"{name}.mp4").write_bytes((whole[:start] + bytes(count) + whole[start + count :])[: len(whole)])
+        with pytest.raises(UserError, match=rf"(?s)row '{name}'.*truncated or damaged.*{name}\.mp4 .*ffmpeg says: "):
+            read_frames(tmp_path / f"{name}.mp4", 4, f"row {name!r}")
+    values = [path, tmp_path / "head.mp4", path, tmp_path / "middle.mp4"]
+    rows = {"clip": Modality("video", values), "text": Modality("text", list("abcd"))}
+    data = Dataset("d", list("wxyz"), rows, {}, None, None, "retrieval")
+    encoders = {"clip": create_encoder("frame-patches", "video"), "text": create_encoder("hashed-text", "text")}
+    with pytest.raises(UserError, match=r"(?s)row 'x'.*head\.mp4"):
+        encode(data, encoders, tmp_path / "stopped", progress=False)
+    store = encode(data, encoders, tmp_path / "store", on_error="skip", progress=False)
+    assert [failure.row for failure in store.failures] == ["x", "z"]
+
+
 def test_without_ffmpeg_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)

@@ -116,13 +116,22 @@ def _draw(random: np.random.Generator, side: int, shape: int, position: int, siz
     row, column = divmod(position, 2)
     jitter = random.uniform(-0.04, 0.04, size=2)
     x, y = (side * (0.27 + 0.46 * at + shift) for at, shift in zip((column, row), jitter, strict=True))
-    area = (side * (0.18 if size == 0 else 0.27)) ** 2
+    paint(image, SHAPES[shape], x, y, (side * (0.18 if size == 0 else 0.27)) ** 2, int(grounds[1]))
+    clean = np.asarray(image, dtype=np.float64)
+    if hue is not None:
+        ground = np.minimum(clean, int(grounds[0]))
+        clean = np.stack([clean if channel == hue else ground for channel in range(3)], axis=2)
+    noisy = clean + random.normal(scale=8.0, size=clean.shape)
+    return noisy.clip(0, 255).astype(np.uint8)
+
+
+def paint(image: Image.Image, shape: str, x: float, y: float, area: float, fill: int) -> None:
+    """One object with its middle at ``x, y``; all shapes of an area have as many pixels."""
     draw = ImageDraw.Draw(image)
-    fill = int(grounds[1])
-    if SHAPES[shape] == "circle":
+    if shape == "circle":
         radius = (area / np.pi) ** 0.5
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
-    elif SHAPES[shape] == "square":
+    elif shape == "square":
         half = area**0.5 / 2
         draw.rectangle((x - half, y - half, x + half, y + half), fill=fill)
     else:
@@ -130,12 +139,6 @@ def _draw(random: np.random.Generator, side: int, shape: int, position: int, siz
         height = edge * 3**0.5 / 2
         bottom = y + height / 3
         draw.polygon([(x - edge / 2, bottom), (x + edge / 2, bottom), (x, bottom - height)], fill=fill)
-    clean = np.asarray(image, dtype=np.float64)
-    if hue is not None:
-        ground = np.minimum(clean, int(grounds[0]))
-        clean = np.stack([clean if channel == hue else ground for channel in range(3)], axis=2)
-    noisy = clean + random.normal(scale=8.0, size=clean.shape)
-    return noisy.clip(0, 255).astype(np.uint8)
 
 
 def _sense(random: np.random.Generator, colour: int) -> np.ndarray:
