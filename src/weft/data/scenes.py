@@ -1,8 +1,8 @@
 """Scenes: two coloured objects and a sentence that says how they stand.
 
 An object has a shape (3) and a colour (3), the two differ in colour, and one stands left of the other or above it. The
-sentence may begin with either ("a red circle left of a blue square", "a blue square right of a red circle"). The targets
-say what a picture shows in one way: ``relation`` ("red left of blue", 12 values), ``first shape``, of the left or upper
+sentence begins with either ("a red circle left of a blue square", "a blue square right of a red circle"). Targets say
+what a picture shows in one way: ``relation`` ("red left of blue", 12 values), ``first shape``, of the left or upper
 object, and ``second shape``.
 """
 
