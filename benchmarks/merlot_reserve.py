@@ -42,9 +42,9 @@ def made() -> tuple[Dataset, Split, dict[str, Any], dict[str, Any]]:
 def digits() -> tuple[Dataset, Split, dict[str, Any], dict[str, Any]]:
     """The same of real digits; the test rows have recordings and images of their own."""
     root = Path(os.environ.get("WEFT_DATA", ROOT.parent / "shared" / "data"))
-    data = load_dataset("digit-scripts", root, rows=2000)
+    data = load_dataset("digit-scripts", root)
     options = {"rate": 8000, "fft": 512, "hop": 128, "mels": 32, "frames": 24, "seconds": 1.5, "patch": 14}
-    return data, make_splits(data), options, {"epochs": 30, "lr": 3e-3}
+    return data, make_splits(data), options, {"lr": 3e-3}
 
 
 def run(world: str, variant: str, seed: int) -> dict[str, Any]:
