@@ -52,15 +52,30 @@ def test_the_cheap_answers_come_first(tmp_path: Path) -> None:
 
 
 def test_a_budget_that_is_over_still_gives_an_answer(tmp_path: Path) -> None:
-    """Chance and one strength of the linear model, which is kept; the report says what is missing."""
+    """What a verdict needs, one strength of each linear model, the best is kept; the report says what is missing."""
     found = compare(small(), quick(train=FAST, budget=0), tmp_path, progress=False)
-    assert {row.method for row in found.rows if row.status == "done"} == {"chance", "linear"}
-    assert len(json.loads(next(tmp_path.glob("jobs/*.json")).read_text())["trials"]) == 1
+    assert {row.method for row in found.rows if row.status == "done"} == {
+        "chance",
+        "linear",
+        "a (linear)",
+        "b (linear)",
+    }
+    assert "the best method on several, linear, has accuracy" in found.sentence or found.verdict.earned == "linear"
+    assert all(len(json.loads(path.read_text())["trials"]) == 1 for path in tmp_path.glob("jobs/*.json"))
     assert found.kept is not None
     assert found.kept.method == "linear"
     assert load_model(tmp_path / "winner").names == ("a", "b")
     assert any(note.startswith("The budget of 0 s ended before") for note in found.notes)
     json.loads(found.to_json())
+
+
+def test_a_verdict_comes_before_the_reserves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine what is kept back for the last fits and figures would leave no time for a single fusion."""
+    monkeypatch.setattr("weft.compare.rounds.FIGURES", 1e6)
+    found = compare(small(), quick(train=FAST, seeds=5, budget=60), tmp_path, progress=False)
+    done = {row.method for row in found.rows if row.status == "done" and row.role != "chance"}
+    assert done - {"linear", "a (linear)", "b (linear)"} in ({"concat"}, {"gated"})
+    assert found.verdict.outcome not in ("no result", "no fusion finished")
 
 
 def test_jobs_that_do_not_fit_do_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """The order of a comparison: cheap answers first, then what they suggest, then what costs most; an answer at all times.
 
-1. Chance and linear on all modalities, however late it is: the least that is an answer. Then each modality alone by a
-   linear model, then boosting on all and on each alone, concat and gated on all, the cheapest first.
+1. Chance and linear on all modalities and on each alone, however late it is, then the cheapest of concat and gated on
+   all, as long as the report is still in time: the least that a verdict needs. Then boosting on all and on each alone
+   and the other of the two, the cheapest first.
 2. Simple-transformer, late and hybrid on all, each modality alone by a network; classical models on subsets. With many
    modalities the subset is found by leaving out one after the other as long as the loss on dev falls.
 3. The plain fusions on the subset that is best on dev; all other methods and seeds, the cheapest first.
@@ -55,6 +56,8 @@ QUICK = 499
 """Random draws of the tests of an early verdict."""
 FIGURES, TESTS = 7.0, 1e-4
 """CPU seconds of the figures and the report, and of the tests of one method per test row."""
+LEAST = 3.0
+"""CPU seconds of the figures and the report where few methods have finished."""
 SHARE = 0.1
 """Of the budget that contributions may take."""
 AGAIN = 0.3
@@ -96,7 +99,8 @@ class Rounds:
         with self.display:
             with crew(setup, self.display) as self.crew:
                 limit = self.clock.deadline(self._finish() + last + SHARE * (config.budget or 0.0))
-                self.crew.run([job for job in self.jobs() if self._turn(job) == 0], self.clock.deadline(), always=True)
+                self.crew.run([job for job in self.jobs() if self._turn(job) < 2], self.clock.deadline(), always=True)
+                self._do(self._first_fusion(), self.clock.deadline(LEAST * self.busy.factor))
                 self.add(subset_methods(setup.features, config))
                 self._do([job for job in self.jobs() if self._turn(job) < LATER], limit)
                 best = self._best_subset(limit)
@@ -150,6 +154,11 @@ class Rounds:
             return 2
         plain = method.decision != "joint" or method.fusion == "simple-transformer"
         return 4 if method.family != "network" or method.role == "single" or (whole and plain) else LATER
+
+    def _first_fusion(self) -> list[Job]:
+        """The jobs of the cheapest network that a verdict can be about."""
+        able = [job for job in self.jobs() if self._turn(job) == 2 and job.method.family == "network"]
+        return [job for job in able if job.method == able[0].method]
 
     def _cost(self, job: Job) -> float:
         """By which jobs of one round are ordered: what they cost, a later seed of a method after its first."""

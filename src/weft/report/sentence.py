@@ -39,7 +39,7 @@ def _finding(v: Verdict) -> str:
         elif not v.carrier:
             shown = f", which is not shown to be better than chance{_power(v.signal)}"
         return f"There is only one modality, {modality}, so there is nothing to fuse; {_reach(v, v.single)}{shown}."
-    if v.outcome == "no fusion finished":
+    if v.outcome == "no fusion finished" and v.gain is None:
         return f"No fusion method finished, so whether fusion helps cannot be said; {_reach(v, v.single)}."
     if v.outcome in ("helps", "together", "averaging"):
         return _gained(v)
@@ -51,6 +51,8 @@ def _finding(v: Verdict) -> str:
         f"{_figure(v, asked)} on {v.rows:,} test rows against {_figure(v, v.single)} by {_label(v, v.single)} "
         f"(gain {_plus(v.gain)}, {_sure(v, v.gain, asked, v.single)})"
     )
+    if v.outcome == "no fusion finished":
+        return f"No fusion network finished. Without one, {against}."
     could = "" if v.smallest is None else f" A gain of {v.smallest:.3f} would have been seen in 80 of 100 such tests."
     if v.outcome == "does not help":
         more = v.winner in v.said and v.said[str(v.winner)].modalities != (v.carrier,)
