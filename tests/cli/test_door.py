@@ -129,6 +129,35 @@ def test_a_modality_may_be_empty_in_every_new_row(model: Path, tmp_path: Path) -
     np.testing.assert_allclose(together["probability"][0], single["probability"][0], atol=1e-5)
 
 
+def test_a_modality_whose_columns_are_not_there_is_absent_and_that_is_said(model: Path, tmp_path: Path) -> None:
+    new = [{"given": "x", "size": 2}, {"given": "yes indeed", "size": 5}]
+    empty = write(tmp_path / "empty.csv", [{"note": "", "day": "", **row} for row in new])
+    gone = write(tmp_path / "gone.csv", new)
+    np.testing.assert_allclose(*(weft("predict", model, t, "--json")["probability"] for t in (empty, gone)))
+    said = weft("predict", model, gone, "--out", tmp_path / "p.csv")
+    assert "modality 'note' is absent in every row: there is no column 'note'" in said
+    with pytest.raises(UserError, match="no column 'size'"):
+        weft("predict", model, write(tmp_path / "part.csv", [{"note": "warp", "given": "x"}]), "--json")
+    with pytest.raises(UserError, match="no column 'day', nor any other"):
+        weft("predict", model, write(tmp_path / "other.csv", [{"colour": "red"}]), "--json")
+
+
+def test_an_empty_row_refuses_no_other(model: Path, tmp_path: Path) -> None:
+    full = {"note": "warp yarn", "given": "yes indeed", "size": 3, "day": "2024-03-05"}
+    new = write(tmp_path / "new.csv", [full, dict.fromkeys(full, ""), full])
+    assert "1 empty rows are answered as one of which nothing is known: '1'" in weft(
+        "predict", model, new, "--out", tmp_path / "p.csv", "--explain"
+    )
+    with (tmp_path / "p.csv").open() as file:
+        first, empty, third = csv.DictReader(file)
+    same = [name for name in first if name.startswith("probability_")]
+    assert [float(first[name]) for name in same] == pytest.approx([float(third[name]) for name in same])
+    shares = {name: float(cell) for name, cell in empty.items() if name.startswith("probability_")}
+    prior = {"Yes": 28 / 60, "no": 27 / 60, "yes": 2 / 60, "NA": 3 / 60}
+    assert shares == pytest.approx({f"probability_{name}": share for name, share in prior.items()}, abs=0.05)
+    assert {float(empty[name]) for name in empty if name.startswith("shapley_")} == {0.0}
+
+
 def test_outputs_are_asked_for_before_the_work(model: Path, tmp_path: Path, monkeypatch: Any) -> None:
     new = write(tmp_path / "new.csv", [{"note": "warp", "given": "x", "size": 2, "day": ""}])
     weft("predict", model, new, "--out", tmp_path / "deep" / "er" / "p.csv", "--quiet")

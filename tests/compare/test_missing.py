@@ -19,7 +19,7 @@ from weft.compare.methods import PROTECTIONS, Method, plan_methods
 from weft.compare.prepare import prepare
 from weft.compare.verdict import rare_patterns
 from weft.models import load_model
-from weft.models.ensemble import answers
+from weft.models.predictor import answers
 from weft.report.html import to_html
 from weft.report.terminal import render_terminal
 from weft.store import MemoryFeatures

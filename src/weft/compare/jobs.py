@@ -30,13 +30,12 @@ from weft.errors import UserError
 from weft.files import plain
 from weft.models import FusedModel
 from weft.models.boosted import ROUNDS, BoostedModel, Boosting, boosting
-from weft.models.ensemble import answers
 from weft.models.explain import Rearranged
 from weft.models.fused import Decision
 from weft.models.linear import ChanceModel, LinearModel, chance, linear_path
 from weft.models.missing import Pattern, Scores, patterns_of, rows_for, score
 from weft.models.pooled import PooledInputs
-from weft.models.predictor import Predictor
+from weft.models.predictor import Predictor, answers
 from weft.models.raw import encoder_specs, table_of
 from weft.models.seen import Seen
 from weft.store import Features, MemoryFeatures

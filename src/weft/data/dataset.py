@@ -87,6 +87,7 @@ class Dataset:
         time: ``(N,)`` seconds, for a ``temporal`` split; None where rows have no order.
         notes: what reading the data found and a person should know.
         failures: cells that could not be read and count as absent; their rows may be left out.
+        blank: rows may lack every modality, as rows to predict may.
 
     Raises:
         UserError: no rows or modalities, unequal lengths, duplicate ids, a row without any modality, an unknown split,
@@ -105,6 +106,7 @@ class Dataset:
     time: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
+    blank: bool = False
 
     def __post_init__(self) -> None:
         if not self.ids or not self.modalities:
@@ -118,7 +120,8 @@ class Dataset:
             )
         for name, modality in self.modalities.items():
             modality.check(name, self.ids)
-        self._check_presence()
+        if not self.blank:
+            self._check_presence()
         if self.split is not None:
             unknown = [f"{i}: {s}" for i, s in zip(self.ids, self.split, strict=True) if s not in SPLITS]
             if unknown:

@@ -19,8 +19,9 @@ from weft.data.entities import why_category as why_no_group
 from weft.data.kinds import kind_named, kinds
 from weft.data.kinds.text import LONG
 from weft.data.splits import Method
-from weft.data.table import FEW_CLASSES, SPLIT_WORDS, classes_of, label_set
+from weft.data.table import FEW_CLASSES, SPLIT_WORDS
 from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
+from weft.data.target_cells import classes_of, label_set
 from weft.data.targets import RETRIEVAL, reads_of
 from weft.data.warnings import table_warnings
 from weft.errors import UserError, did_you_mean, some

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from weft.data.cells import LARGEST, as_category, as_number, is_blank, learn_type, read_cell, says_blank
-from weft.data.columns import Columns, as_list
+from weft.data.columns import Columns
 from weft.data.dataset import SPLITS, Dataset, Modality
 from weft.data.failure import Failure, OnError
 from weft.data.kinds import Kind, Place, kind_named
 from weft.data.splits import Split, make_splits
 from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
+from weft.data.target_cells import as_class, classes_of, label_set, number_or_nan
 from weft.data.targets import reads_of
-from weft.errors import UserError, some
+from weft.errors import UserError, did_you_mean, some
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -45,7 +45,7 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True,
             files are relative to the working folder.
         config: what the columns are.
         require_target: False for prediction on new rows: target, split, group and id may then be missing or say
-            anything, and a modality may be absent in every row.
+            anything, the columns of a modality may all be missing, and rows may be empty.
         on_error: ``"skip"``: a cell that is no value of its kind, or names a file that is not there, counts as absent,
             rows with nothing left are left out, and both are in the ``failures`` of the data set.
 
@@ -60,11 +60,20 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True,
     if config.splits is not None and require_target:
         rows.split = _split_names(rows, _parts(rows, config.splits))
     teachers = _teachers(rows, config) if require_target else np.arange(len(rows))
+    known = [column for modality in config.modalities.values() for column in modality.names]
+    if not require_target and not set(known) & set(columns.names):
+        found, remedy = f"columns {some(columns.names, 20)}", did_you_mean(known[0], columns.names, "columns")
+        raise UserError(f"{path}: no column {known[0]!r}, nor any other of {some(known, 20)}", found, remedy)
     modalities, chosen = {}, {}
     failures: list[Failure] = []
     skipped = failures if on_error == "skip" else None
     for name, modality in config.modalities.items():
-        chosen[name], modalities[name] = _modality(columns, name, modality, rows, teachers, skipped)
+        if not require_target and not set(modality.names) & set(columns.names):
+            chosen[name], modalities[name] = modality, _absent(modality, rows, name)
+        else:
+            chosen[name], modalities[name] = _modality(columns, name, modality, rows, teachers, skipped)
+    if not require_target:
+        _say_what_is_blank(rows, modalities)
     empty = [name for name, modality in modalities.items() if not modality.presence.any()]
     if empty and require_target:
         used = {name: config.modalities[name].names for name in empty}
@@ -91,6 +100,7 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True,
         time=rows.time,
         notes=tuple(rows.notes),
         failures=tuple(failures),
+        blank=not require_target,
     )
     return dataset if rows.kept is None else dataset.take(rows.kept)
 
@@ -242,6 +252,20 @@ def _ids(columns: Columns, column: str | None) -> list[str]:
     return [str(cell) for cell in cells]
 
 
+def _absent(config: ModalityConfig, rows: _Rows, name: str) -> Modality:
+    """A modality of which new rows have no column."""
+    rows.notes.append(f"modality {name!r} is absent in every row: there is no column {some(config.names)}")
+    return Modality(config.kind, [None] * len(rows), tuple(config.names) if kind_named(config.kind).typed else ())
+
+
+def _say_what_is_blank(rows: _Rows, modalities: Mapping[str, Modality]) -> None:
+    """Note new rows of which nothing is known."""
+    there = np.any([modality.presence for modality in modalities.values()], axis=0)
+    if not there.all():
+        empty = [rows.ids[row] for row in np.flatnonzero(~there)]
+        rows.notes.append(f"{len(empty)} empty rows are answered as one of which nothing is known: {some(empty)}")
+
+
 def _modality(
     columns: Columns,
     name: str,
@@ -252,6 +276,13 @@ def _modality(
 ) -> tuple[ModalityConfig, Modality]:
     """The modality, and its configuration with the types that were learned."""
     kind = kind_named(config.kind)
+    lacking = [column for column in config.names if column not in columns.names]
+    if len(lacking) > 1:
+        found = f"{some(lacking, 20)} are missing; there are {some(columns.names, 20)}"
+        remedy = (
+            f"add them, with empty cells where nothing is known ({did_you_mean(lacking[0], columns.names, 'columns')})"
+        )
+        raise UserError(f"{columns.path}: no columns {some(lacking, 3)} (modality {name!r})", found, remedy)
     cells = [columns.cells(column, f"modality {name!r}") for column in config.names]
     if kind.typed:
         types = {
@@ -382,7 +413,7 @@ def _read_new_target(columns: Columns, column: str, config: TableConfig, rows: _
             rows.notes.append(f"the target {column!r} of these rows is not read: {error.what}")
         return
     if reads in ("numbers", "columns"):
-        rows.targets[column] = np.array([_number_or_nan(cell) for cell in cells], dtype=np.float64)
+        rows.targets[column] = np.array([number_or_nan(cell) for cell in cells], dtype=np.float64)
         return
     known = config.classes.get(column, [])
     unsaid = [says_blank(cell) and str(as_category(cell)) not in map(str, known) for cell in cells]
@@ -391,28 +422,6 @@ def _read_new_target(columns: Columns, column: str, config: TableConfig, rows: _
         rows.targets[column] = np.array(values, dtype=object)
     else:
         rows.targets[column] = _plain_target(cells, config, column)
-
-
-def classes_of(cells: Sequence[Any]) -> np.ndarray:
-    """Whole numbers as ints, everything else as str; a cell is what :func:`~weft.data.cells.as_category` says."""
-    texts = [as_category(cell) or "" for cell in cells]
-    if all(re.fullmatch(r"[+-]?(0|[1-9]\d{0,17})", text) for text in texts):
-        return np.array([int(text) for text in texts], dtype=np.int64)
-    return np.array(texts)
-
-
-def as_class(cell: Any, classes: Sequence[int | str]) -> int | str:
-    """A cell as one of the classes, which are ints or words; as a word where it is none of them."""
-    text = as_category(cell) or ""
-    return next((known for known in classes if str(known) == text), text)
-
-
-def _number_or_nan(cell: Any) -> float:
-    try:
-        value = as_number(cell)
-    except ValueError:
-        value = None
-    return float("nan") if value is None or not abs(value) <= LARGEST else value
 
 
 def _counted(counts: Mapping[Any, int], most: int = 5) -> str:
@@ -466,13 +475,3 @@ def _indicators(
     for row, found in enumerate(sets):
         hot[row, [index[label] for label in found]] = 1
     return hot, names
-
-
-def label_set(cell: Any) -> set[str]:
-    """``["a", "b"]``, a JSON list, ``a|b`` or ``a;b``."""
-    if cell is None:
-        return set()
-    items = as_list(cell)
-    if items is None:
-        items = re.split(r"[|;]", str(cell))
-    return {str(item).strip() for item in items if str(item).strip()}

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weft.models.predictor import About, Fitted, Predictor
+from weft.models.predictor import About, Fitted, Predictor, answers
 from weft.models.pretrained import load_model, models
 from weft.models.rows import refuse_empty_rows, select
 from weft.tasks.base import Task
@@ -100,13 +100,3 @@ class EnsembleModel(Fitted):
         """The ensemble with the members of a folder."""
         count = config.pop("members")
         return cls(members=[load_model(folder / f"member-{number}") for number in range(count)], **config)
-
-
-def answers(model: Predictor, features: Features, rows: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """Outputs ``(n, K)`` float32; rows without any modality of the model get ``answer`` ``(K,)``."""
-    features = features.subset(model.names)
-    there = features.presence[rows].any(axis=1)
-    found = np.tile(np.asarray(answer, dtype=np.float32), (len(rows), 1))
-    if there.any():
-        found[there] = model.outputs(features, rows[there])
-    return found

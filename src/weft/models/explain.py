@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from weft.errors import UserError
-from weft.models.predictor import Predictor
+from weft.models.predictor import Predictor, answers
 from weft.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -106,13 +106,13 @@ def row_shapley(model: Predictor, features: Features, rows: np.ndarray) -> np.nd
         raise UserError(f"exact Shapley values are for at most {MOST} modalities", found, "use a subset of them")
     features = features.subset(names)
     presence = np.asarray(features.presence)[rows]
-    say = _speaker(model, model.outputs(features, rows))
-    silent = say(np.tile(_knows_nothing(model), (len(rows), 1)))
+    say = _speaker(model, answers(model, features, rows, model.prior()))
+    silent = say(np.tile(model.prior(), (len(rows), 1)))
     values: dict[frozenset[str], np.ndarray] = {frozenset(): silent}
     for size in range(1, len(names) + 1):
         for part in combinations(names, size):
             seen = presence[:, [names.index(name) for name in part]].any(axis=1)
-            outputs = np.tile(_knows_nothing(model), (len(rows), 1))
+            outputs = np.tile(model.prior(), (len(rows), 1))
             if seen.any():
                 outputs[seen] = model.outputs(Rearranged.without(features, set(names) - set(part)), rows[seen])
             values[frozenset(part)] = say(outputs)
@@ -142,13 +142,6 @@ def perceptual_scores(model: Predictor, features: Features, rows: np.ndarray, se
             drops.append(sign * (whole - task.primary_metric(moved, target)))
         found[name] = float(np.mean(drops) / abs(whole)) if whole else float("nan")
     return found
-
-
-def _knows_nothing(model: Predictor) -> np.ndarray:
-    """``(K,)`` outputs for a row without any modality: the class frequencies, or the mean."""
-    if not model.task.probabilistic:
-        return np.zeros(model.task.outputs, dtype=np.float32)
-    return model.task.from_log_probabilities(model.task.log_prior()).numpy()
 
 
 def _speaker(model: Predictor, whole: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -16,7 +16,7 @@ from weft.files import read_json, write_json
 from weft.models.pooled import PooledInputs
 from weft.models.pretrained import Pretrained
 from weft.models.raw import encode_rows, read_frame
-from weft.models.rows import choose_target
+from weft.models.rows import choose_target, select
 from weft.places import here
 from weft.tasks.base import Task
 from weft.tasks.conformal import Conformal
@@ -55,6 +55,13 @@ class Predictor(Pretrained):
     def outputs(self, features: Features, rows: np.ndarray | None = None, *, batch_size: int = 512) -> np.ndarray:
         """Outputs ``(N, K)`` float32 of rows (default: all)."""
 
+    def prior(self) -> np.ndarray:
+        """``(K,)`` outputs for a row of which nothing is known: the class frequencies, or the mean."""
+        if not self.task.probabilistic:
+            return np.zeros(self.task.outputs, dtype=np.float32)
+        found: np.ndarray = self.task.from_log_probabilities(self.task.log_prior()).numpy()
+        return found
+
     def target_of(self, features: Features) -> np.ndarray:
         """The column of targets this model is about: ``target``, or the first.
 
@@ -70,7 +77,8 @@ class Predictor(Pretrained):
 
         Args:
             source: features, or raw rows that the model's own encoders read: a data set, or a table (a path, a
-                DataFrame, ``{column: cells}``) with the columns of the training table, its target not needed.
+                DataFrame, ``{column: cells}``) with the columns of the training table. Its target is not needed; a
+                modality may lack all its columns; a row of which nothing is known gets the average answer.
             rows: which rows; all by default.
             sets: also ``"set"``, or ``"low"`` and ``"high"``, that hold the truth in this share of rows: 0.8, .9, .95.
             progress: show a bar while encoding.
@@ -79,12 +87,12 @@ class Predictor(Pretrained):
             ``"id"`` ``(N,)`` and what the task decides: ``"prediction"``, and ``"probability"`` where it has one.
 
         Raises:
-            UserError: a modality is missing, a row has none, or the model does not know its encoders.
+            UserError: a modality lacks some of its columns, or the model does not know its encoders.
         """
         features = source if hasattr(source, "dims") else self.encode(source, progress=progress)
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         ids = np.array([features.ids[row] for row in rows.tolist()])
-        outputs = self.outputs(features, rows)
+        outputs = answers(self, features, rows, self.prior())
         found = {"id": ids, **self.task.decide(outputs)}
         if sets is None:
             return found
@@ -143,6 +151,16 @@ class Predictor(Pretrained):
             folder.mkdir(parents=True, exist_ok=True)
             self.task.figures(outputs, target, folder)
         return self.task.metrics(outputs, target)
+
+
+def answers(model: Predictor, features: Features, rows: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """Outputs ``(n, K)`` float32; rows without any modality of the model get ``answer`` ``(K,)``."""
+    features = select(features, model.names)
+    there = features.presence[rows].any(axis=1)
+    found = np.tile(np.asarray(answer, dtype=np.float32), (len(rows), 1))
+    if there.any():
+        found[there] = model.outputs(features, rows[there])
+    return found
 
 
 class About(TypedDict, total=False):
