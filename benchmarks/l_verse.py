@@ -48,7 +48,7 @@ SHAPE: dict[str, Any] = {
     "widths": [1, 2],
 }  # fmt: skip
 PLAIN: dict[str, Any] = {**SHAPE, "pyramid": [16]}
-FIRST, SECOND, ART, ARAF = 12, 20, 40, 100
+FIRST, SECOND, ART, ARAF = 12, 20, 30, 100
 """Epochs of the autoencoder, of its kept scale, of the transformer, of ARAF's generator."""
 VAES = {
     "AugVAE, one codebook": (True, SECOND), "AugVAE, a codebook per scale": (False, SECOND),
