@@ -1,8 +1,8 @@
 """Videos with their sound and subtitles in a folder: ``talk.mp4`` beside ``talk.wav`` and ``talk.srt``.
 
-Modalities ``video``, ``audio`` and ``subtitles``. Sound is a file of the video's name, else the video's own (``.mp4`` and
-others that ffmpeg reads); animated pictures and arrays have none. Subtitles are SRT, WebVTT, or plain words. What is not
-there is absent in its row. Row ids are paths relative to the root; ``train``, ``dev`` and ``test`` may be folders.
+Modalities ``video``, ``audio`` and ``subtitles``. Sound is a file of the video's name, else the video's own (``.mp4``
+and others that ffmpeg reads); animated pictures and arrays have none. Subtitles are SRT, WebVTT or plain words. What is
+not there is absent in its row. Row ids are paths below the root; ``train``, ``dev`` and ``test`` may be folders.
 """
 
 from __future__ import annotations
