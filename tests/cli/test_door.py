@@ -17,6 +17,7 @@ from weft.cli import INTERRUPTED, main
 from weft.data import load_config
 from weft.errors import UserError
 from weft.files import write_bytes
+from weft.models import load_model
 
 WORDS = ["warp", "weft", "yarn", "loom", "silk", "wool", "linen", "cotton", "thread", "cloth"]
 
@@ -221,7 +222,12 @@ def test_a_class_with_one_row_is_named_before_anything_is_encoded(tmp_path: Path
 
 def test_what_reading_found_is_said(model: Path, tmp_path: Path) -> None:
     new = write(tmp_path / "new.csv", [{"note": "warp", "given": "x", "size": "inf", "day": ""}])
-    assert "'size' (number): 1 cells cannot be read so" in weft("predict", model, new, "--out", tmp_path / "p.csv")
+    said = weft("predict", model, new, "--out", tmp_path / "p.csv")
+    assert "'size' (number): 1 cells cannot be read so" in said
+    assert "'given': 1 cells hold what no training row does: '0: x'" in said
+    with pytest.warns(UserWarning, match="cells") as found:
+        load_model(model).predict(new, progress=False)
+    assert sum("'size'" in str(w.message) or "'given'" in str(w.message) for w in found) == 2
 
 
 @pytest.mark.parametrize(

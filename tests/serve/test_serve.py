@@ -24,6 +24,7 @@ import pytest
 import weft.serve.app as serving
 from tests.cli.test_verbs import weft
 from weft.cli.serve import serve
+from weft.compare.frames import compare_frame
 from weft.data import load_dataset
 from weft.errors import UserError
 from weft.models import FusedModel
@@ -381,7 +382,8 @@ def test_health_figures_and_the_page(engine: Engine) -> None:
 
 
 def test_texts_that_are_compared_are_named_by_their_columns() -> None:
-    table = {"modalities": {"likeness": {"kind": "texts", "columns": ["one", "two"]}}}
+    modalities = {"likeness": {"kind": "texts", "columns": ["one", "two"]}}
+    table = {"table": "t.csv", "task": "retrieval", "modalities": modalities}
     model = SimpleNamespace(names=("likeness",), encoders={"likeness": {"kind": "texts"}}, table=table)
     reader = Reader(model)
     assert reader.rows([{"likeness": {"two": "b", "one": "a"}}]) == [{"likeness": ("a", "b")}]
@@ -389,6 +391,55 @@ def test_texts_that_are_compared_are_named_by_their_columns() -> None:
         reader.rows([{"likeness": "a"}])
     with pytest.raises(UserError, match="holds nothing"):
         reader.rows([{"likeness": {"one": "a"}}])
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """A model of a table's number and category, which does without its texts."""
+    place = tmp_path_factory.mktemp("facts")
+    table = {
+        "size": [i % 7 + 0.5 for i in range(60)],
+        "colour": [("red", "blue")[i % 2] for i in range(60)],
+        "note": [f"a short note about thing {i}" for i in range(60)],
+        "title": [f"the title of thing number {i}" for i in range(60)],
+        "y": [("a", "b")[i % 2] for i in range(60)],
+    }
+    only = {"only": ["tabular (linear)", "chance"], "seeds": 1, "resamples": 99}
+    compare_frame(table, "y", folder=place, progress=False, **only)
+    return Engine(place / "winner")
+
+
+def test_cells_that_are_not_read_and_unknown_words_are_said(facts: Engine) -> None:
+    nested = {"tabular": {"size": "many", "colour": "green"}}
+    rows = [{"tabular": {"size": 2, "colour": "red"}}, nested]
+    clean, odd, empty = talk(
+        facts,
+        ("POST", "/predict", {"json": {"rows": rows[0]}}),
+        ("POST", "/predict", {"json": {"rows": rows}}),
+        ("POST", "/predict", {"json": {"rows": {"tabular": {"size": "many"}}}}),
+    )
+    assert clean.json()["warnings"] == []
+    assert len(odd.json()["answers"]) == 2
+    unread, unknown = odd.json()["warnings"]
+    assert "'size' (number): 1 cells cannot be read so and count as missing: 'row 1: many'" in unread
+    assert "'colour': 1 cells hold what no training row does: 'row 1: green'" in unknown
+    assert empty.status_code == 422
+    assert "row 0: many" in empty.json()["found"]
+
+
+def test_cells_may_stand_in_the_row_itself_as_in_the_table(facts: Engine) -> None:
+    flat = {"note": "a note", "title": "a title", "size": 2, "colour": "red"}
+    one, two, wrong, schema = talk(
+        facts,
+        ("POST", "/predict", {"json": {"rows": {**flat, "y": "a"}}}),
+        ("POST", "/predict", {"json": {"rows": {"tabular": {"size": 2, "colour": "red"}}}}),
+        ("POST", "/predict", {"json": {"rows": {"sise": 2}}}),
+        ("GET", "/openapi.json", {}),
+    )
+    assert one.json()["answers"] == two.json()["answers"]
+    assert one.json()["warnings"] == [f"row 0: this model does without {name!r}" for name in ("note", "title", "y")]
+    assert "'size'" in wrong.json()["remedy"]
+    assert "tabular (tabular, size, colour)" in schema.json()["info"]["description"]
 
 
 def test_a_slow_client_is_refused_and_holds_up_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

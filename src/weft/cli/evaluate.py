@@ -55,7 +55,7 @@ def evaluate(
     """
     from weft.cli import systems
     from weft.cli.output import say, write_json, write_table
-    from weft.cli.source import open_rows, read_source, settings
+    from weft.cli.source import encoded, open_rows, read_source, settings
     from weft.errors import UserError
     from weft.models.predictor import Predictor
     from weft.models.pretrained import load_model
@@ -96,7 +96,7 @@ def evaluate(
         if is_store(source):
             features = Store.open(source)
         else:
-            features = loaded.encode(read_source(source, root, data), progress=not (quiet or json))
+            features = encoded(loaded, read_source(source, root, data), not (quiet or json))
         rows = rows_for(loaded.seen, features, split)
         count, metrics = len(rows), loaded.evaluate(features, rows, figures=figures)
         if "answers" in features.targets:

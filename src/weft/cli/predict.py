@@ -38,7 +38,7 @@ def predict(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict for a new table: the model's own encoders read it, absent modalities are left out.
+    """Predict for a new table: the model's own encoders read it. A modality may be absent, with all its columns.
 
     Systems write what they predict: a table, or a file per row (a map, an image, a sound). An aligner with a closed
     form (ridge, cca, whitened) predicts the features of one modality from another.
@@ -61,7 +61,7 @@ def predict(
 
     from weft.cli import systems
     from weft.cli.output import say, write_json
-    from weft.cli.source import open_rows, read_new_rows
+    from weft.cli.source import encoded, open_rows, read_new_rows
     from weft.errors import UserError
     from weft.files import ask_file, write_bytes, writing
     from weft.models.aligned import AlignedModel
@@ -104,7 +104,7 @@ def predict(
     if not json:
         ask_file(place)
     dataset = read_new_rows(loaded.table, source, root, data)
-    features = loaded.encode(dataset, progress=not (quiet or json))
+    features = encoded(loaded, dataset, not (quiet or json))
     chosen = rows_for(loaded.seen, features, split)
     result = loaded.predict(features, chosen, sets=sets)
     if explain:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from weft.data import Dataset
     from weft.data.failure import OnError
     from weft.encoders import Encoder
-    from weft.store import Store
+    from weft.models.predictor import Predictor
+    from weft.store import MemoryFeatures, Store
     from weft.training.towers import RawRows
 
 
@@ -126,6 +127,16 @@ def said(dataset: Dataset) -> Dataset:
     for note in dataset.notes:
         say(f"{dataset.name}: {note}")
     return dataset
+
+
+def encoded(model: Predictor, dataset: Dataset, progress: bool) -> MemoryFeatures:
+    """Features of raw rows by the encoders of a model; what these did not meet in training is said."""
+    from weft.cli.output import say
+
+    features = model.encode(dataset, progress=progress)
+    for note in features.notes[len(dataset.notes) :]:
+        say(f"{dataset.name}: {note}")
+    return features
 
 
 def read_new_rows(table: dict[str, Any] | None, source: str, root: Path | None, data: list[str]) -> Dataset:

@@ -89,6 +89,10 @@ class Encoder(ABC):
         """``(n,)`` relative lengths; values of like length share a batch. Default: all equal."""
         return np.zeros(len(values), dtype=np.int64)
 
+    def unknown(self, values: Sequence[Any]) -> dict[int, list[tuple[int, str]]]:
+        """Words that :meth:`fit` did not meet: ``{cell of a value: [(place of the value, word)]}``. Default: none."""
+        return {}
+
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """All that decides the output (name, revision, preprocessing, options), JSON."""

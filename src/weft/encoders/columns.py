@@ -110,6 +110,16 @@ class Columns(Encoder):
             raise UserError("the columns encoder is not fitted", "no statistics", "call fit() on the training rows")
         return [self._row(index, row) for index, row in enumerate(values)]
 
+    def unknown(self, values: Sequence[Any]) -> dict[int, list[tuple[int, str]]]:
+        """Categories that no training row has."""
+        found: dict[int, list[tuple[int, str]]] = {}
+        for position, column in enumerate(self.columns):
+            if column["kind"] == "categorical":
+                known = {*column["categories"], *column["counts"]}
+                words = ((row, as_category(value[position])) for row, value in enumerate(values))
+                found[position] = [(row, word) for row, word in words if word is not None and word not in known]
+        return {position: words for position, words in found.items() if words}
+
     def _row(self, index: int, row: Sequence[Any]) -> np.ndarray:
         if len(row) != len(self.columns):
             raise BadValue(

@@ -165,7 +165,7 @@ class AlignedModel(nn.Module, Pretrained):
             UserError: the model does not know its encoders, no modality is there, or a value cannot be read.
         """
         if not isinstance(rows, Dataset):
-            rows = read_frame(rows, self.table, some=True)
+            rows = read_frame(rows, self.table, partly=True)
         known = self.encoders and {name: spec for name, spec in self.encoders.items() if name in rows.modalities}
         return encode_rows(known or self.encoders, rows, progress=progress)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,12 +137,17 @@ class Predictor(Pretrained):
     def encode(self, rows: Any, *, progress: bool = True) -> MemoryFeatures:
         """Features of raw rows, a data set or a table in memory, by the encoders the model was trained with.
 
+        Of a table it warns where cells cannot be read or hold what training did not meet; of a data set the caller has
+        the notes, here and in those of the features.
+
         Raises:
             UserError: the model does not know its encoders, a modality is missing, or a value cannot be read.
         """
-        if not isinstance(rows, Dataset):
-            rows = read_frame(rows, self.table)
-        return encode_rows(self.encoders, rows, progress=progress)
+        raw = isinstance(rows, Dataset)
+        found = encode_rows(self.encoders, rows if raw else read_frame(rows, self.table), progress=progress)
+        for note in () if raw else found.notes:
+            warnings.warn(note, stacklevel=3)
+        return found
 
     def evaluate(self, features: Features, rows: np.ndarray, figures: Path | str | None = None) -> dict[str, float]:
         """Metrics of the task on rows; ``figures`` is a folder for the task's figures."""

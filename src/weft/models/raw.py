@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from weft.data import Dataset
+from weft.data import Dataset, Modality
 from weft.data.columns import Columns
 from weft.data.table import read_table
 from weft.data.table_config import TableConfig
 from weft.encoders import Encoder, restore_encoder
-from weft.errors import UserError, did_you_mean
+from weft.errors import UserError, did_you_mean, some
 from weft.progress import progress_bar
 from weft.store import Features, MemoryFeatures, Store
 from weft.store.files import DTYPES
@@ -39,13 +39,13 @@ def table_of(features: Features) -> dict[str, Any] | None:
     return features.manifest.get("table") if isinstance(features, Store) else None
 
 
-def read_frame(frame: Any, table: Mapping[str, Any] | None, some: bool = False) -> Dataset:
+def read_frame(frame: Any, table: Mapping[str, Any] | None, partly: bool = False) -> Dataset:
     """A table, read as the training table was; its target is not needed.
 
     Args:
         frame: a DataFrame, ``{column: cells}``, or the path of a file.
         table: what :func:`table_of` returned, as the model keeps it.
-        some: modalities whose columns are not there are left out, if any other is.
+        partly: modalities whose columns are not there are left out, if any other is.
 
     Raises:
         UserError: the model was not trained on a table, a column is missing, or a cell cannot be read.
@@ -57,7 +57,7 @@ def read_frame(frame: Any, table: Mapping[str, Any] | None, some: bool = False) 
             "give it a data set or features, or train it on a table",
         )
     config = TableConfig(**table)
-    if some:
+    if partly:
         columns = set(Columns(frame).names)
         there = {name: m for name, m in config.modalities.items() if columns.issuperset(m.names)}
         config = config.model_copy(update={"modalities": there or config.modalities})
@@ -88,6 +88,9 @@ def encode_rows(
         dataset: the rows; modalities the model does not know are not read.
         encoders: those that :func:`make_encoder` made before; None: they are made.
 
+    Returns:
+        The features. Their ``notes`` are those of the rows, and what training did not meet.
+
     Raises:
         UserError: the model keeps no encoders, a modality is missing or of another kind, or a value cannot be read.
     """
@@ -99,6 +102,7 @@ def encode_rows(
         )
     modalities: dict[str, list[np.ndarray | None]] = {}
     dims: dict[str, int] = {}
+    notes: list[str] = []
     with progress_bar(progress) as bar:
         for name, spec in specs.items():
             if name not in dataset.modalities:
@@ -115,14 +119,30 @@ def encode_rows(
             task = bar.add_task(name, total=len(unique.values))
             ready = make_encoder(name, spec) if encoders is None else encoders[name]
             dims[name] = ready.width
-            found = Run(name, ready, unique, dataset.ids, batch_size).encode(
+            notes += unknown_words(ready, dataset.modalities[name], dataset.ids)
+            encoded = Run(name, ready, unique, dataset.ids, batch_size).encode(
                 range(len(unique.values)), spec["dtype"], bar, task
             )
-            values = [_rounded(array, spec["dtype"]) for array in found]
+            values = [_rounded(array, spec["dtype"]) for array in encoded]
             modalities[name] = [None if at < 0 else values[at] for at in unique.pointer.tolist()]
-    return MemoryFeatures(
+    found = MemoryFeatures(
         dataset.ids, modalities, dataset.targets, dataset.split, dataset.group, dataset.task, dataset.labels, dims
     )
+    found.notes = (*dataset.notes, *notes)
+    return found
+
+
+def unknown_words(encoder: Encoder, modality: Modality, ids: Sequence[str]) -> list[str]:
+    """What to say of cells whose words the encoder did not meet in training; nothing of kinds without cells."""
+    if not modality.fields:
+        return []
+    there = [row for row, value in enumerate(modality.values) if value is not None]
+    found = encoder.unknown([modality.values[row] for row in there])
+    return [
+        f"column {modality.fields[cell]!r}: {len(words)} cells hold what no training row does: "
+        f"{some([f'{ids[there[place]]}: {word[:40]}' for place, word in words], 3)}"
+        for cell, words in found.items()
+    ]
 
 
 def encode_row(

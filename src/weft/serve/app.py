@@ -39,7 +39,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 class Rows(BaseModel):
-    """One row, or several: values by modality."""
+    """One row, or several: values by modality, the cells of a table by their columns."""
 
     model_config = ConfigDict(extra="forbid")
     rows: dict[str, Any] | list[dict[str, Any]] = Field(examples=[[{"caption": "a red circle"}]])
@@ -164,7 +164,7 @@ def create_app(engine: Engine, *, most: int = 64) -> FastAPI:
             await batcher.stop()
 
     images = [name for name, kind in engine.reader.kinds.items() if kind == "image"]
-    about = f"A {type(engine.model).__name__}."
+    about = f"A {type(engine.model).__name__}. A row holds {engine.reader.described()}."
     app = FastAPI(title="weft", description=about, lifespan=life, docs_url=None, redoc_url=None)
     app.router.route_class = Route
     app.add_middleware(Door, counts=counts, spent=spent)
@@ -187,27 +187,32 @@ def create_app(engine: Engine, *, most: int = 64) -> FastAPI:
     async def http(_: Request, error: HTTPException) -> Response:
         return answer(error.status_code, str(error.detail), f"status {error.status_code}", "see /docs")
 
-    async def read(rows: Any) -> list[dict[str, Any]]:
-        """By a thread where there are images: unpacking one takes as long as a hundred other rows."""
+    async def read(rows: Any) -> tuple[list[dict[str, Any]], list[str]]:
+        """Rows, and what is to be said of them; by a thread where there are images, which take long to unpack."""
         listed = [rows] if isinstance(rows, dict) else rows
         if not 1 <= len(listed) <= ROWS:
             raise UserError(f"1 to {ROWS} rows at once", f"{len(listed)} rows", "send them in parts")
+        notes: list[str] = []
         if any(name in row for row in listed for name in images):
-            return await asyncio.to_thread(engine.reader.rows, listed)
-        return engine.reader.rows(listed)
+            found = await asyncio.to_thread(engine.reader.rows, listed, notes)
+        else:
+            found = engine.reader.rows(listed, notes)
+        return found, notes + engine.unknown(found)
 
     def need(can: bool, what: str) -> None:
         if not can:
             raise UserError(f"this model does not {what}", type(engine.model).__name__, "see GET /model")
 
-    async def predicted(rows: list[dict[str, Any]], why: bool) -> dict[str, Any]:
+    async def predicted(given: Any, why: bool) -> dict[str, Any]:
+        rows, notes = await read(given)
         need(engine.predicts, "predict")
-        return {"answers": await (explain if why else predict).ask(rows)}
+        return {"answers": await (explain if why else predict).ask(rows), "warnings": notes}
 
     @app.post("/predict", responses=ERRORS)
     async def predict_rows(body: Rows) -> dict[str, Any]:
-        """The prediction for one row or many; an image is ``{"base64": "..."}``."""
-        return await predicted(await read(body.rows), body.explain)
+        """The prediction for one row or many; warnings name cells that cannot be read and words that training did not
+        meet. An image is ``{"base64": "..."}``; ``GET /model`` says what a row holds."""
+        return await predicted(body.rows, body.explain)
 
     async def form(request: Request) -> tuple[dict[str, Any], bool]:
         row: dict[str, Any] = {}
@@ -248,18 +253,18 @@ def create_app(engine: Engine, *, most: int = 64) -> FastAPI:
     async def predict_files(request: Request) -> dict[str, Any]:
         """One row as a form: ``row`` is its JSON, files are images named as their modality."""
         row, why = await form(request)
-        return await predicted(await read(row), why)
+        return await predicted(row, why)
 
     @app.post("/embed", responses=ERRORS)
     async def embed_rows(body: Values) -> dict[str, Any]:
         """Unit vectors of every modality of every row."""
-        rows = await read(body.rows)
+        rows, notes = await read(body.rows)
         need(engine.embeds, "embed")
-        return {"embeddings": await embed.ask(rows)}
+        return {"embeddings": await embed.ask(rows), "warnings": notes}
 
     async def found(row: dict[str, Any], find: str | None, top: int) -> dict[str, Any]:
         need(engine.embeds, "search")
-        rows = await read(row)
+        rows, _ = await read(row)
         return await embed.alone(lambda: engine.search(rows[0], find, top))
 
     @app.post("/search", responses=ERRORS)

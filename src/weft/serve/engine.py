@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from weft.data import Modality
 from weft.errors import UserError, did_you_mean
 from weft.files import plain
 from weft.models import FusedModel
 from weft.models.explain import row_shapley
 from weft.models.predictor import Predictor
 from weft.models.pretrained import load_model
-from weft.models.raw import encode_row, encode_rows, make_encoder
+from weft.models.raw import encode_row, encode_rows, make_encoder, unknown_words
 from weft.models.searching import gallery
 from weft.places import here
 from weft.retrieval.search import ExactIndex, model_fingerprint
@@ -77,6 +78,14 @@ class Engine:
         can = {"predict": self.predicts, "embed": self.embeds, "search": sorted(self.galleries)}
         classes = self.model.task.labels if self.predicts else []
         return {"model": type(self.model).__name__, "modalities": fields, "classes": classes, "can": can}
+
+    def unknown(self, rows: Sequence[Any]) -> list[str]:
+        """What is to be said of words that training did not meet."""
+        found = []
+        for name, columns in self.reader.columns.items():
+            modality = Modality(self.reader.kinds[name], [row.get(name) for row in rows], tuple(columns))
+            found += unknown_words(self.encoders[name], modality, [f"row {number}" for number in range(len(rows))])
+        return found
 
     def features(self, rows: Sequence[Any]) -> MemoryFeatures:
         return encode_rows(self.specs, self.reader.dataset(rows), progress=False, encoders=self.encoders)

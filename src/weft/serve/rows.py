@@ -6,12 +6,13 @@ import base64
 import binascii
 import io
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from weft.data import Dataset, Modality
+from weft.data import Dataset, Modality, TableConfig
 from weft.data.files import read_image
 from weft.data.kinds import kind_named
 from weft.data.kinds.base import Place
@@ -48,6 +49,7 @@ class Reader:
         table = (model.table or {}).get("modalities", {})
         of_columns = [n for n, kind in self.kinds.items() if kind in WAY_OUT and kind_named(kind).several]
         self.columns = {name: self._columns(table.get(name)) for name in of_columns}
+        self.unused = _names(model.table or {})
         self.types = {name: (table.get(name) or {}).get("types", {}) for name in self.columns}
         odd = [k for k in self.kinds.values() if k not in ARRAYS and k not in WAY_OUT and not _one_cell(k)]
         if odd or any(columns is None for columns in self.columns.values()):
@@ -58,27 +60,48 @@ class Reader:
     def _columns(entry: Mapping[str, Any] | None) -> Any:
         return None if entry is None else [entry["column"]] if entry.get("column") else entry["columns"]
 
-    def rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def described(self) -> str:
+        """What a row may hold, in words: modalities, and their columns, which may also stand in the row itself."""
+        each = [
+            f"{name} ({k}{''.join(f', {c}' for c in self.columns.get(name, ()))})" for name, k in self.kinds.items()
+        ]
+        flat = "; columns may stand in the row itself, as in the table" if self.columns else ""
+        return f"any of {'; '.join(each)}{flat}"
+
+    def rows(self, rows: Sequence[Mapping[str, Any]], notes: list[str] | None = None) -> list[dict[str, Any]]:
         """Values of each row, modalities that are absent left out.
+
+        Args:
+            rows: values by modality; cells of columns side by side in a mapping of their own, or flat as in a table.
+            notes: takes what is to be said of cells that cannot be read.
 
         Raises:
             UserError: an unknown modality, a value that is not of its kind, or a row without any.
         """
-        return [self._row(number, row) for number, row in enumerate(rows)]
+        said: list[str] = [] if notes is None else notes
+        return [self._row(number, row, said) for number, row in enumerate(rows)]
 
-    def _row(self, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _row(self, number: int, row: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+        known, before = {*self.kinds, *chain.from_iterable(self.columns.values())}, len(notes)
         for name in row:
-            if name not in self.kinds:
-                remedy = did_you_mean(str(name), self.kinds, "modalities")
-                raise UserError(f"row {number}: the model has no modality {name!r}"[:200], "an unknown name", remedy)
-        found = {name: self.value(name, cell, f"row {number}") for name, cell in row.items() if cell is not None}
+            if name not in known and name in self.unused:
+                notes.append(f"row {number}: this model does without {name!r}")
+            elif name not in known:
+                remedy = did_you_mean(str(name), known, "modalities and columns")
+                raise UserError(f"row {number}: no modality or column {name!r}"[:200], "an unknown name", remedy)
+        given = {name: row[name] for name in row if name in self.kinds}
+        for name, columns in self.columns.items():
+            if name not in row and (cells := {column: row[column] for column in columns if column in row}):
+                given[name] = cells
+        found = {n: self.value(n, cell, f"row {number}", notes) for n, cell in given.items() if cell is not None}
         found = {name: value for name, value in found.items() if value is not None}
         if not found:
-            raise UserError(f"row {number} holds nothing", "no modality", f"give one of {some(self.kinds)}")
+            why = "; ".join(notes[before:]) or "no modality"
+            raise UserError(f"row {number} holds nothing", why[:300], f"give one of {some(self.kinds)}")
         return found
 
-    def value(self, name: str, cell: Any, where: str) -> Any:
-        """One value; None where it is empty."""
+    def value(self, name: str, cell: Any, where: str, notes: list[str]) -> Any:
+        """One value; None where it is empty. What cannot be read is missing, and noted."""
         kind, what = self.kinds[name], f"{where}, {name!r} ({self.kinds[name]})"
         if kind == "image":
             return cell if isinstance(cell, np.ndarray) else self._image(cell, what)
@@ -98,7 +121,7 @@ class Reader:
                 raise UserError(
                     f"{what}: no such cell", repr(column)[:100], did_you_mean(str(column), columns, "columns")
                 )
-        place = Place(name, columns, ["row"], Path(), dict(self.types[name]))
+        place = Place(name, columns, [where], Path(), dict(self.types[name]), notes)
         try:
             return kind_named(kind).convert([[cell.get(column)] for column in columns], place)[0]
         except (ValueError, OverflowError) as error:
@@ -120,6 +143,16 @@ class Reader:
             for name, kind in self.kinds.items()
         }
         return Dataset("request", [str(i) for i in range(len(rows))], modalities, {}, None, None, "retrieval")
+
+
+def _names(table: Mapping[str, Any]) -> set[str]:
+    """Of all modalities and columns of a table, whether a model sees them or not."""
+    if not table:
+        return set()
+    config = TableConfig(**table)
+    columns = [column for modality in config.modalities.values() for column in modality.names]
+    roles = (config.id, config.group, config.split, config.time)
+    return {*config.modalities, *columns, *config.target_names, *(name for name in roles if name is not None)}
 
 
 def image(content: bytes, what: str) -> np.ndarray:

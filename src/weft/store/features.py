@@ -175,6 +175,9 @@ class MemoryFeatures(ColumnFeatures):
         labels: ``{column: names}`` of ``(N, K)`` targets.
         dims: ``{modality: D}`` of modalities that may be absent in every row.
 
+    Attributes:
+        notes: what a person should know of how they were read.
+
     Raises:
         UserError: unequal numbers of rows, repeated ids, shapes that do not fit, or values that are not finite.
 
@@ -189,6 +192,8 @@ class MemoryFeatures(ColumnFeatures):
         >>> features.gather(np.array([0, 1]))["sound"].values.shape
         torch.Size([2, 5, 2])
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
