@@ -42,7 +42,7 @@ class Literal(CrossDiffusionAttention):
         heads_r, heads_d = self._split(r, mask_r), self._split(d, mask_d)
         a_r, a_d = (torch.softmax(self.scale * h.query @ h.key.mT, dim=-1) for h in (heads_r, heads_d))
         s_r, s_d = self._normalised(a_r), self._normalised(a_d)
-        start = torch.eye(r.shape[1]).repeat(r.shape[0], self.heads, 1, 1)
+        start = torch.eye(r.shape[1], device=r.device).repeat(r.shape[0], self.heads, 1, 1)
         alpha, fitted = self.diffusion["alpha"], a_r + a_d
         g_rd = alpha * (s_r @ start) @ s_d.mT + (1 - alpha) * fitted
         g_dr = alpha * (s_d @ start) @ s_r.mT + (1 - alpha) * fitted

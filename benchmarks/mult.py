@@ -71,7 +71,7 @@ def encode(encoder: SequenceEncoder, x: Tensor, source: Tensor | None) -> Tensor
         norm, norm_mlp = layer.layer_norms
         query = norm(x)
         keys, values = (query, query) if key is None else (norm(key), norm(value))
-        mask = future_mask(len(query), len(keys)) if encoder.future_mask else None
+        mask = future_mask(len(query), len(keys), x.device) if encoder.future_mask else None
         x = x + attend(layer.self_attn, query, keys, values, mask)
         x = x + layer.fc2(F.relu(layer.fc1(norm_mlp(x))))
     return encoder.layer_norm(x)
@@ -79,12 +79,12 @@ def encode(encoder: SequenceEncoder, x: Tensor, source: Tensor | None) -> Tensor
 
 def embed(x: Tensor) -> Tensor:
     """``sqrt(E) X + PE``; a step whose first channel is 0 has no position."""
-    steps = torch.arange(1, len(x) + 1).unsqueeze(1) * (x[:, :, 0] != 0)
+    steps = torch.arange(1, len(x) + 1, device=x.device).unsqueeze(1) * (x[:, :, 0] != 0)
     return x.shape[2] ** 0.5 * x + positions(steps.to(x.dtype), x.shape[2]).detach()
 
 
-def future_mask(target: int, source: int) -> Tensor:
-    return torch.triu(torch.full((target, source), float("-inf")), 1 + abs(target - source))
+def future_mask(target: int, source: int, device: torch.device) -> Tensor:
+    return torch.triu(torch.full((target, source), float("-inf"), device=device), 1 + abs(target - source))
 
 
 def attend(att: SequenceAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

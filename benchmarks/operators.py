@@ -196,7 +196,7 @@ class Three(NamedTuple):
 
 
 def with_ones(x: Tensor) -> Tensor:
-    return torch.cat([torch.ones(len(x), 1), x], dim=1)
+    return torch.cat([x.new_ones(len(x), 1), x], dim=1)
 
 
 def tfn(side: str, size: Three, training: bool) -> Problem:
@@ -512,7 +512,7 @@ class Published(nn.Module):
 def step(problem: Problem) -> list[Tensor]:
     """The result, and the gradients of its weighted sum by inputs and weights."""
     y = problem.forward()
-    weight = torch.linspace(-1, 1, y.numel()).view_as(y)
+    weight = torch.linspace(-1, 1, y.numel(), device=y.device).view_as(y)
     leaves = [*problem.inputs, *problem.weights]
     return [y.detach(), *torch.autograd.grad((y * weight).sum(), leaves, allow_unused=True)]
 

@@ -6,7 +6,7 @@ million* are CPU seconds of one core by the line through the two largest sizes, 
 logarithms over all sizes; a plan by seconds per million is right where it is near 1. InfoNCE is one epoch of two linear
 towers of width 128 in batches of 1,024; search is 256 queries for the 10 nearest rows among vectors of width 128.
 *bytes in memory* is the rise of the resident set per row: of a store that is opened and split, and of ``encode`` while
-it knows which values of one modality it has seen. On a GPU nothing was measured.
+it knows which values of one modality it has seen. What a GPU does is measured by ``plan_gpu``.
 
     python benchmarks/plan.py
 """
@@ -14,6 +14,7 @@ it knows which values of one modality it has seen. On a GPU nothing was measured
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import fill_page, peak_memory, set_threads, timed, write_result
+from harness import RESULTS, fill_page, peak_memory, set_threads, timed, write_result
 
 from weft.alignment import create_objective
 from weft.data import Dataset, Modality, load_dataset, make_splits
@@ -169,11 +170,26 @@ def growth() -> dict[str, dict[str, float]]:
     return found
 
 
+def on_a_gpu() -> dict[str, str]:
+    """What ``plan_gpu`` found, by what is done; nothing where it was not run."""
+    path = RESULTS / "plan_gpu.json"
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    rates = {name: row["encode, bf16, batches of 256"] for name, row in found.items() if name in found["encoded"]}
+    cells = {name: f"{rate:,.0f} rows/s; {BILLION / rate / 3600:,.0f} hours" for name, rate in rates.items()}
+    for name, per in found["seconds per million"].items():
+        cells[name] = f"{per:,.3g} s per million; {per * BILLION / 1e6 / 3600:,.3g} hours"
+    return cells
+
+
 def page(rates: dict[str, float], grown: dict[str, dict[str, float]]) -> list[str]:
     """The tables of the plan."""
+    gpu = on_a_gpu()
     lines = ["| work | measured, one core | exponent | a billion pairs, core hours | GPU |", "|---|---:|---:|---:|---|"]
     for name, rate in rates.items():
-        lines.append(f"| encode: {name} | {rate:,.0f} rows/s | 1 | {BILLION / rate / 3600:,.0f} | not measured |")
+        hours = f"{BILLION / rate / 3600:,.0f}"
+        lines.append(f"| encode: {name} | {rate:,.0f} rows/s | 1 | {hours} | {gpu.get(name, 'not measured')} |")
     labels = {
         "store": "write the store, both modalities",
         "CCA": "align: CCA",
@@ -183,7 +199,8 @@ def page(rates: dict[str, float], grown: dict[str, dict[str, float]]) -> list[st
     for name, label in labels.items():
         per, exponent = grown[name]["seconds per million"], grown[name]["exponent"]
         hours = per * BILLION / 1e6 / 3600
-        lines.append(f"| {label} | {per:,.3g} s per million | {exponent:.2f} | {hours:,.3g} | not measured |")
+        beside = gpu.get(name, "not measured")
+        lines.append(f"| {label} | {per:,.3g} s per million | {exponent:.2f} | {hours:,.3g} | {beside} |")
     lines += ["", "| what grows with the rows | bytes a row | a billion pairs |", "|---|---:|---:|"]
     sizes = {
         f"a store of {' + '.join(map(str, DIMS.values()))} features in fp16": grown["disk"]["bytes per row"],

@@ -133,7 +133,8 @@ def section(path: Path) -> list[str]:
     lines += [
         "",
         f"Measured {machine['utc'][:10]} at {machine['commit'][:7]} on {machine['processor'] or 'a processor'}, "
-        f"{machine['cores']} cores, {machine['threads']} threads, torch {machine['packages']['torch']}, load {load}.",
+        f"{machine['cores']} cores, {machine['threads']} threads, torch {machine['packages']['torch']}, "
+        f"{machine['gpu'] + ', ' if machine.get('gpu') else ''}load {load}.",
         "",
     ]
     return lines

@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.testing import assert_close
 
+from tests.contract.host import NothingFromTheHost
 from tests.contract.sampling import (
     DIM,
+    all_real,
     build,
     permuted_state,
     probe,
@@ -148,6 +150,22 @@ def bfloat16_is_near(cls: Operator) -> None:
     assert bool((found.double() - exact).norm() < BFLOAT16_ERROR * exact.norm())
 
 
+def trains_under_autocast(cls: Operator) -> None:
+    """Modalities as wide as the result, which some operators take as they are: float32 then meets bfloat16."""
+    dims = dict.fromkeys(few(cls), DIM)
+    module = build(cls, dims, dtype=torch.float32)
+    for inputs in (
+        sample(cls, dims, dtype=torch.float32),
+        all_real(sample(cls, dims, absent=False, dtype=torch.float32)),
+    ):
+        exact = module.eval()(inputs).vector
+        with torch.autocast("cpu", torch.bfloat16):
+            found, trained = module(inputs).vector, module.train()(inputs).vector
+        assert bool((found.float() - exact).norm() < BFLOAT16_ERROR * exact.norm())
+        probe(trained.float()).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in module.parameters() if p.grad is not None)
+
+
 def symmetric_where_it_says_so(cls: Operator) -> None:
     """Permuting the modalities together with their weights leaves the vector as it is."""
     count, width = max(sizes(cls)), 6
@@ -239,12 +257,16 @@ def compiles(cls: Operator, backend: str = "eager") -> None:
 
 
 def stays_on_its_device(cls: Operator) -> None:
+    """With gaps and without, and nothing is brought there from the host, for which a GPU would wait."""
     dims = widths(cls)
-    module = build(cls, dims).to("meta")
-    inputs = {n: Tokens(t.values.to("meta"), t.mask.to("meta")) for n, t in sample(cls, dims).items()}
-    fused = module(inputs)
-    outputs = results(fused) + ([] if fused.tokens is None else [*fused.tokens])
-    assert {t.device.type for t in outputs} == {"meta"}
+    for batch in (sample(cls, dims), all_real(sample(cls, dims, absent=False))):
+        inputs = {name: tokens.to("meta") for name, tokens in batch.items()}
+        for training in (False, True):
+            module = build(cls, dims).to("meta").train(training)
+            with NothingFromTheHost(module, inputs):
+                fused = module(inputs)
+                outputs = results(fused) + ([] if fused.tokens is None else [*fused.tokens])
+            assert {t.device.type for t in outputs} == {"meta"}
 
 
 def cost_counts_the_parameters(cls: Operator) -> None:
@@ -263,6 +285,7 @@ CHECKS: dict[str, Callable[[Operator], None]] = {
         every_parameter_lives,
         gradients_are_right,
         bfloat16_is_near,
+        trains_under_autocast,
         symmetric_where_it_says_so,
         any_number_of_modalities,
         one_token_works_or_is_refused,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from weft.fusion import Fusion
-from weft.tokens import Tokens
+from weft.tokens import Tokens, everywhere
 
 DIM = 16
 WIDTHS = (6, 5, 9, 4, 8)
@@ -107,6 +107,11 @@ def rows(inputs: Mapping[str, Tokens], index: slice, *, trim: bool = False) -> d
         stop = min(max(last, 2), mask.shape[1]) if trim else mask.shape[1]
         part[name] = Tokens(values[index, :stop], kept[:, :stop])
     return part
+
+
+def all_real(inputs: Mapping[str, Tokens]) -> dict[str, Tokens]:
+    """The same batch with every token real, and known to be."""
+    return {n: Tokens(t.values, everywhere(*t.mask.shape, device=t.mask.device)) for n, t in inputs.items()}
 
 
 def under_mask(inputs: Mapping[str, Tokens], fill: float) -> dict[str, Tokens]:

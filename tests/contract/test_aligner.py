@@ -9,8 +9,10 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor
 from torch.testing import assert_close
 
+from tests.contract.host import NothingFromTheHost
 from tests.contract.sampling import (
     DIM,
+    all_real,
     build,
     probe,
     require_grad,
@@ -133,8 +135,11 @@ def test_exports_with_any_batch(name: str) -> None:
 @every_aligner
 def test_stays_on_its_device(name: str) -> None:
     cls = aligners.get(name)
-    inputs = {n: Tokens(t.values.to("meta"), t.mask.to("meta")) for n, t in sample(cls, widths(cls)).items()}
-    assert {z.device.type for z in build(cls, widths(cls)).to("meta")(inputs).values()} == {"meta"}
+    for batch in (sample(cls, widths(cls)), all_real(sample(cls, widths(cls), absent=False))):
+        inputs = {name: tokens.to("meta") for name, tokens in batch.items()}
+        module = build(cls, widths(cls)).to("meta").train()
+        with NothingFromTheHost(module, inputs):
+            assert {z.device.type for z in module(inputs).values()} == {"meta"}
 
 
 @every_aligner

@@ -122,6 +122,21 @@ class LeaksToTheCpu(Sum):
         return super().joined(inputs) + torch.ones(self.dim)
 
 
+class ChoosesByAList(Sum):
+    def joined(self, inputs: dict[str, Tokens]) -> torch.Tensor:
+        terms = torch.stack(self.terms(inputs), dim=1)
+        return terms[:, list(range(len(inputs)))].sum(dim=1)
+
+
+class MixesPrecisions(Sum):
+    """A modality as wide as the result is taken as it is, and interpolated with one that autocast has rounded."""
+
+    def joined(self, inputs: dict[str, Tokens]) -> torch.Tensor:
+        first = inputs[self.names[0]].values[:, 0]
+        x = super().joined(inputs)
+        return torch.lerp(first, x, x.sigmoid()) if first.shape == x.shape else x
+
+
 class BranchesOnData(Sum):
     def joined(self, inputs: dict[str, Tokens]) -> torch.Tensor:
         x = super().joined(inputs)
@@ -152,7 +167,8 @@ WRONG = {
     "contract_of_fused": [ForgetsAModality, NegativeWeights],
     "exports_with_any_batch": [BranchesOnData],
     "compiles": [BranchesOnData],
-    "stays_on_its_device": [LeaksToTheCpu],
+    "stays_on_its_device": [LeaksToTheCpu, ChoosesByAList],
+    "trains_under_autocast": [MixesPrecisions],
 }
 
 

@@ -13,6 +13,7 @@ from tests.contract.sampling import build, sample, under_mask
 from tests.fusion.loops import layer_norm
 from tests.fusion.references import reference
 from weft.errors import UserError
+from weft.fusion import fusions
 from weft.fusion.aff import AttentionalFusion, Bottleneck, ChannelAttention, MultiScaleChannelAttention, RealBatchNorm
 from weft.tokens import Tokens, as_tokens
 
@@ -156,3 +157,15 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
 def test_size_is_the_published_one() -> None:
     """Two branches of 2 C C' + 3 C' + 3 C weights."""
     assert AttentionalFusion.cost({"x": 8, "y": 8}, 8, reduction=4).parameters == 2 * (2 * 16 + 6 + 24)
+
+
+@pytest.mark.parametrize("name", ["aff", "iaff"])
+def test_batch_norm_trains_under_autocast(name: str) -> None:
+    """With gaps its statistics are in float32, as torch's own are."""
+    cls, dims = fusions.get(name), {"x": 16, "y": 16}
+    inputs = sample(cls, dims, dtype=torch.float32)
+    module = build(cls, dims, dtype=torch.float32, norm="batch").train()
+    exact = module(inputs).vector
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module(inputs).vector
+    assert bool((found.float() - exact).norm() < 0.05 * exact.norm())

@@ -13,13 +13,13 @@ from tests.contract.fusion_checks import value_and_gradients as of_fusion
 from tests.contract.processes import GRAD_CACHE, REGULARISERS, Encoder, label, pairs, variants
 from tests.contract.processes import build as build_objective
 from tests.contract.processes import groups as groups_of
-from tests.contract.sampling import build, probe, sample, sizes, widths
+from tests.contract.sampling import all_real, build, probe, sample, sizes, widths
 from tests.contract.test_aligner import value_and_gradients as of_aligner
 from tests.gpu import DEVICE, exact_float32, near, needs_device, needs_gpu, no_waiting
 from weft.alignment import aligners, create_regulariser, list_aligners
 from weft.alignment.grad_cache import grad_cache
 from weft.fusion import fusions, list_fusions
-from weft.tokens import Tokens, as_tokens, everywhere
+from weft.tokens import Tokens, as_tokens
 
 pytestmark = needs_device
 every_fusion = pytest.mark.parametrize("name", list_fusions())
@@ -29,10 +29,6 @@ every_aligner = pytest.mark.parametrize("name", list_aligners())
 def there(inputs: dict[str, Tokens]) -> dict[str, Tokens]:
     """On the device."""
     return {name: tokens.to(DEVICE) for name, tokens in inputs.items()}
-
-
-def all_real(inputs: dict[str, Tokens]) -> dict[str, Tokens]:
-    return {n: Tokens(t.values, everywhere(*t.mask.shape, device=t.mask.device)) for n, t in inputs.items()}
 
 
 def batches(cls: type[Any], dims: dict[str, int]) -> dict[str, dict[str, Tokens]]:

@@ -202,6 +202,7 @@ class RealBatchNorm(nn.BatchNorm1d):
             return super().forward(x)
         if not self.training:
             return super().forward(x.mT).mT
+        given, x = x.dtype, x.to(self.running_mean.dtype)
         real = mask.unsqueeze(-1).to(x.dtype)
         count = real.sum()
         if not mask.is_meta and not torch.compiler.is_compiling():
@@ -213,7 +214,7 @@ class RealBatchNorm(nn.BatchNorm1d):
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, rate)
             self.running_var.lerp_(variance * count / (count - 1), rate)
-        return (x - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+        return ((x - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias).to(given)
 
     @staticmethod
     def _refuse_one(count: int) -> None:
@@ -254,8 +255,9 @@ def blend(maps: Sequence[Tokens], logits: Tensor) -> tuple[Tensor, Tensor]:
         any is real. Of two maps without gaps only the first one's, ``(B, T, 1, C)``.
     """
     if len(maps) == 2 and whole(maps):
-        w = logits.sigmoid()
-        return torch.lerp(maps[1].values, maps[0].values, w), w.unsqueeze(2)
+        w, (first, second) = logits.sigmoid(), (x.values for x in maps)
+        dtype = torch.promote_types(first.dtype, second.dtype)  # under autocast what was projected is rounded, else not
+        return torch.lerp(second.to(dtype), first.to(dtype), w.to(dtype)), w.unsqueeze(2)
     logits = F.pad(logits.unflatten(-1, (len(maps) - 1, -1)), (0, 0, 0, 1))
     there = torch.stack([x.mask for x in maps], dim=2).unsqueeze(-1)
     w = torch.where(there, logits.masked_fill(~there, torch.finfo(logits.dtype).min).softmax(dim=2), 0.0)
