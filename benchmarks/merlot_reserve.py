@@ -44,7 +44,7 @@ def digits() -> tuple[Dataset, Split, dict[str, Any], dict[str, Any]]:
     root = Path(os.environ.get("WEFT_DATA", ROOT.parent / "shared" / "data"))
     data = load_dataset("digit-scripts", root)
     options = {"rate": 8000, "fft": 512, "hop": 128, "mels": 32, "frames": 24, "seconds": 1.5, "patch": 14}
-    return data, make_splits(data), options, {"lr": 3e-3}
+    return data, make_splits(data), options, {"epochs": 12, "lr": 3e-3}
 
 
 def run(world: str, variant: str, seed: int) -> dict[str, Any]:
