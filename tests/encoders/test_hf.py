@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.utils
+import torch._inductor.config
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -125,6 +129,30 @@ def test_half_precision_is_near(minilm: Path):
         cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         assert cosine.min() > 0.99
         assert b.dtype == np.float32
+
+
+def test_what_is_compiled(tiny_vit: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without the compiler, which takes half a minute: `benchmarks/encode_compiled.py` compares what it makes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    plain, compiled = (create_encoder(f"hf:{tiny_vit}", "image", compile=asked) for asked in (False, True))
+    images = list(np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8))
+    made = []
+    for count in (1, 15, 16, 20):  # small batches go through the model as it is; the others have one graph
+        np.testing.assert_allclose(compiled.encode(images[:count]), plain.encode(images[:count]), atol=1e-6)
+        made.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert made[0] == made[1] == made[2] - 1 == made[3] - 1
+    assert compiled.identity() == {**plain.identity(), "compile": True}
+    assert len(pickle.dumps(compiled)) > 0  # processes of Ray are sent it
+
+
+def test_no_compiler_is_said(tiny_vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    torch._dynamo.reset()
+    images = [np.zeros((32, 32, 3), np.uint8)] * 16
+    with pytest.raises(UserError, match=r"(?s)cannot be compiled.*no-such-compiler.*install a C\+\+ compiler"):
+        create_encoder(f"hf:{tiny_vit}", "image", compile=True).encode(images)
 
 
 def test_images_of_another_size(mobilenet: Path, data_root: Path):

@@ -1,8 +1,8 @@
 """Transformers models, frozen, by name or folder: ``hf:<name or folder>`` for text, images and sound.
 
-The model runs in evaluation and inference mode, in float32 or under autocast. Only safetensors weights are loaded, a
-model whose weights are incomplete is refused, and no code of the model's repository is run (``trust_remote_code`` stays
-off). ``HF_HUB_OFFLINE=1`` keeps everything local.
+The model runs in evaluation and inference mode, in float32 or under autocast, as it is or compiled. Only safetensors
+weights are loaded, a model whose weights are incomplete is refused, and no code of the model's repository is run
+(``trust_remote_code`` stays off). ``HF_HUB_OFFLINE=1`` keeps everything local.
 
 Outputs: ``tokens`` (the last hidden state, or that after a ``layer``, real tokens only; a convolutional map ``(C, H,
 W)`` becomes ``H * W`` tokens, row-major), or one token: their ``mean``, the first one (``cls``), or the model's own
@@ -37,6 +37,8 @@ from weft.tokens import Tokens, mean_pool
 Output = Literal["tokens", "mean", "cls", "pooler"]
 Precision = Literal["fp32", "bf16", "fp16"]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+COMPILED = 16
+"""Values of a batch that is worth compiling for: below, torch takes other convolutions, and would compile once more."""
 
 
 class Pretrained(Encoder):
@@ -51,10 +53,15 @@ class Pretrained(Encoder):
         layer: read the hidden state after this layer (0: what goes into the first; -2: the last but one) instead of the
             model's last. An inner layer is often nearer to another modality: `weft inspect` measures how near. Several:
             their states side by side, ``layer=[6, 4, 2]``, where they have the same tokens.
+        compile: translate the model by ``torch.compile``, half a minute of work at the first batch of 16 values or
+            more; smaller ones go through the model as it is. It needs a compiler, and features differ in their last
+            digits, so they are those of another encoder. It pays for networks of convolutions over thousands of values.
     """
 
     processor_class: str
     tower: str
+    compile = False
+    _compiled: Callable[..., Any] | None = None
 
     def __init__(
         self,
@@ -65,6 +72,7 @@ class Pretrained(Encoder):
         device: str = "auto",
         precision: Precision = "fp32",
         layer: int | Sequence[int] | None = None,
+        compile: bool = False,
     ) -> None:
         import transformers
 
@@ -90,6 +98,11 @@ class Pretrained(Encoder):
         self.commit = getattr(whole.config, "_commit_hash", None)
         self.model: nn.Module = self._part(whole).to(device=self.device, dtype=torch.float32).eval()
         self.width = self._width()
+        self.compile = compile
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was compiled: every process compiles for itself."""
+        return {**self.__dict__, "_compiled": None}
 
     def _load(self, load: Callable[[], Any]) -> Any:
         try:
@@ -132,7 +145,7 @@ class Pretrained(Encoder):
         inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
         autocast = AUTOCAST.get(self.precision)
         with torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None):
-            outputs, last = self._states(**inputs)
+            outputs, last = self._states(self._encoding, **inputs)
         if self.output == "pooler":
             pooled = outputs.get("pooler_output")
             if pooled is None:
@@ -160,7 +173,7 @@ class Pretrained(Encoder):
 
         A row whose mask is empty stays empty.
         """
-        outputs, last = self._states(**self.feed(raw))
+        outputs, last = self._states(self.model, **self.feed(raw))
         there = raw.mask.any(dim=1, keepdim=True)
         if self.output == "pooler":
             return Tokens(outputs["pooler_output"].flatten(1).unsqueeze(1), there)
@@ -170,12 +183,25 @@ class Pretrained(Encoder):
             return Tokens(mean_pool(Tokens(values, mask)).unsqueeze(1), there)
         return Tokens(values[:, :1], there) if self.output == "cls" else Tokens(values, mask)
 
-    def _states(self, **inputs: Tensor) -> tuple[Any, Tensor]:
+    def _encoding(self, **inputs: Any) -> Any:
+        """The model, compiled where that was asked."""
+        if not self.compile or len(next(iter(inputs.values()))) < COMPILED:
+            return self.model(**inputs)
+        if self._compiled is None:
+            self._compiled = torch.compile(self.model, dynamic=True)
+        try:
+            return self._compiled(**inputs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            remedy = "install a C++ compiler (apt-get install g++; on a GPU: Triton), or leave compile out"
+            raise UserError(f"the model {self.name!r} cannot be compiled", why, remedy) from error
+
+    def _states(self, model: Callable[..., Any], **inputs: Tensor) -> tuple[Any, Tensor]:
         """All that the model puts out, and the hidden state of the chosen layer."""
         if self.layer is None:
-            outputs = self.model(**inputs)
+            outputs = model(**inputs)
             return outputs, outputs["last_hidden_state"]
-        outputs = self.model(**inputs, output_hidden_states=True)
+        outputs = model(**inputs, output_hidden_states=True)
         states, layers = outputs["hidden_states"], [self.layer] if isinstance(self.layer, int) else self.layer
         for layer in layers:
             if not -len(states) <= layer < len(states):
@@ -190,7 +216,7 @@ class Pretrained(Encoder):
         return outputs, torch.cat(chosen, dim=-1)
 
     def identity(self) -> dict[str, Any]:
-        """Model, weights, preprocessing, output, precision. A folder is known by its content, not by where it lies."""
+        """All that decides the features. A folder is known by its content, not by where it lies."""
         return {
             "name": f"hf-{self.kinds[0]}",
             "version": 1,
@@ -201,6 +227,7 @@ class Pretrained(Encoder):
             "output": self.output,
             "precision": self.precision,
             **({} if self.layer is None else {"layer": self.layer}),
+            **({"compile": True} if self.compile else {}),
         }
 
     def _weights(self) -> str:
@@ -224,7 +251,7 @@ class PretrainedText(Pretrained):
     """A language model over text.
 
     Args:
-        model, output, revision, device, precision, layer: see :class:`Pretrained`.
+        model, output, revision, device, precision, layer, compile: see :class:`Pretrained`.
         max_length: tokens beyond this many are cut off; None: the tokenizer's own limit, at most 512.
     """
 
@@ -241,8 +268,12 @@ class PretrainedText(Pretrained):
         device: str = "auto",
         precision: Precision = "fp32",
         layer: int | Sequence[int] | None = None,
+        compile: bool = False,
     ) -> None:
-        super().__init__(model=model, output=output, revision=revision, device=device, precision=precision, layer=layer)
+        super().__init__(
+            model=model, output=output, revision=revision, device=device, precision=precision, layer=layer,
+            compile=compile,
+        )  # fmt: skip
         self.max_length = max_length or min(self.processor.model_max_length, 512)
         if self.processor.pad_token is None:
             self.processor.pad_token = self.processor.eos_token
@@ -268,7 +299,7 @@ class PretrainedText(Pretrained):
 
     def hidden(self, raw: Tokens) -> Tokens:
         """The last hidden state ``(n, T, D)`` of what :meth:`read` gave, with gradients."""
-        return Tokens(self._states(**self.feed(raw))[1], raw.mask)
+        return Tokens(self._states(self.model, **self.feed(raw))[1], raw.mask)
 
     def feed(self, raw: Tokens) -> dict[str, Tensor]:
         return {"input_ids": raw.values, "attention_mask": raw.mask.long()}
@@ -289,8 +320,8 @@ class PretrainedImage(Pretrained):
     """A vision model over images, preprocessed by the model's own image processor.
 
     Args:
-        model, output, revision, device, precision, layer: see :class:`Pretrained`; ``output="patches"``: the tokens of
-            a CLIP after its last norm, without the class token.
+        model, output, revision, device, precision, layer, compile: see :class:`Pretrained`; ``output="patches"``: the
+            tokens of a CLIP after its last norm, without the class token.
         size: side of the square that images are resized to; None: as the model's own processor says. Only for models
             that take any size (convolutional ones).
         views: 1; 2: the picture and its mirror image; 4: also the whole picture, where the processor cuts out its
@@ -311,14 +342,18 @@ class PretrainedImage(Pretrained):
         device: str = "auto",
         precision: Precision = "fp32",
         layer: int | Sequence[int] | None = None,
+        compile: bool = False,
     ) -> None:
         if views not in (1, 2, 4):
             raise UserError("there are 1, 2 or 4 views of a picture", f"views={views}", "2 adds its mirror image")
         self.size, self.views = size, views
-        super().__init__(model=model, output=output, revision=revision, device=device, precision=precision, layer=layer)
+        super().__init__(
+            model=model, output=output, revision=revision, device=device, precision=precision, layer=layer,
+            compile=compile,
+        )  # fmt: skip
 
-    def _states(self, **inputs: Tensor) -> tuple[Any, Tensor]:
-        outputs, last = super()._states(**inputs)
+    def _states(self, model: Callable[..., Any], **inputs: Tensor) -> tuple[Any, Tensor]:
+        outputs, last = super()._states(model, **inputs)
         if self.output != "patches":
             return outputs, last
         config: Any = self.model.config
@@ -362,7 +397,7 @@ class PretrainedImage(Pretrained):
 
     def hidden(self, raw: Tokens) -> Tokens:
         """The last hidden state ``(n, T, D)`` of what :meth:`read` gave, with gradients."""
-        values = as_sequence(self._states(**self.feed(raw))[1])
+        values = as_sequence(self._states(self.model, **self.feed(raw))[1])
         return Tokens(values, raw.mask.expand(values.shape[:2]))
 
     def feed(self, raw: Tokens) -> dict[str, Tensor]:
@@ -385,7 +420,7 @@ class PretrainedAudio(Pretrained):
     """A model over sound, resampled to the model's rate.
 
     Args:
-        model, output, revision, device, precision, layer: see :class:`Pretrained`.
+        model, output, revision, device, precision, layer, compile: see :class:`Pretrained`.
     """
 
     kinds = ("audio",)
