@@ -1,8 +1,8 @@
 # Two commands do everything, each with its own set-up: `make demo` and `make test`; `make dist-check` builds the
 # wheel from the sdist and tries it, then the sdist, in an environment that holds nothing else; `make browser` clicks
-# through the page of `weft serve` and the documentation, and needs a Chromium; `make ray` compares and encodes on Ray, in
-# an environment of its own; `make hosts` (as root) trains between two network namespaces; `make gpu` holds what runs on a
-# GPU against the CPU.
+# through the page of `weft serve` and the documentation, and needs a Chromium; `make ray` compares and encodes on Ray,
+# and `make gs` keeps stores and models in a bucket of Google's, each in an environment of its own; `make hosts` (as
+# root) trains between two network namespaces; `make gpu` holds what runs on a GPU against the CPU.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -11,7 +11,7 @@ UV     := UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv
 DIST   := runs/dist
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check dist-check browser ray hosts gpu docs clean
+.PHONY: demo test check dist-check browser ray gs hosts gpu docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/weft compare shapes --data rows=600 --fusions concat,additive,gated,lmf --seeds 3 --set trials=2 \
@@ -43,7 +43,12 @@ browser: $(VENV)/.browser
 ray: $(VENV)/.uv
 	$(UV) venv --quiet --clear --python $(PYTHON) runs/ray
 	$(UV) pip install --quiet --python runs/ray/bin/python -c constraints.txt -e ".[ray]" pytest
-	OMP_NUM_THREADS=1 runs/ray/bin/python -m pytest tests/ray/many_processes.py
+	RAY_worker_niceness=0 OMP_NUM_THREADS=1 runs/ray/bin/python -m pytest tests/ray/many_processes.py tests/ray/client.py
+
+gs: $(VENV)/.uv
+	$(UV) venv --quiet --clear --python $(PYTHON) runs/gs
+	$(UV) pip install --quiet --python runs/gs/bin/python -c constraints.txt -e ".[gs,boost]" gcp-storage-emulator pytest
+	OMP_NUM_THREADS=1 runs/gs/bin/python -m pytest tests/gs/bucket.py
 
 hosts: $(VENV)/.core
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/two_hosts.py

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ def connect(on: str, processes: int | None = None) -> Any:
     """
     if find_spec("ray") is None:
         raise UserError("Ray is not installed", f"on={on!r}", "pip install 'weft[ray]', or do without it")
+    if on.startswith("ray://"):
+        show_token()
     import ray
 
     if ray.is_initialized():
@@ -48,11 +51,21 @@ def connect(on: str, processes: int | None = None) -> Any:
         elif "RAY_ADDRESS" in os.environ:
             ray.init(**quiet)
         else:
+            os.environ.setdefault("RAY_worker_niceness", "0")  # by Ray's own rule, 15, what else runs would starve them
             ray.init(address="local", num_cpus=processes, include_dashboard=False, **quiet)
     except Exception as error:  # Ray raises whatever it likes where a cluster does not answer or start
         found = f"on={on!r}: {(str(error).splitlines() or [''])[0][:200]}"
-        raise UserError("no Ray cluster answers", found, "give ray, auto, or ray://HOST:PORT of one") from error
+        remedy = "give ray, auto, or ray://HOST:PORT of one, and RAY_AUTH_TOKEN where it asks for a token"
+        raise UserError("no Ray cluster answers", found, remedy) from error
     return ray
+
+
+def show_token() -> None:
+    """Have Ray's client show the token that there is, as Ray's other connections do by themselves; a cluster that asks
+    for one does not answer without."""
+    places = [os.environ.get("RAY_AUTH_TOKEN_PATH"), Path.home() / ".ray" / "auth_token"]
+    if "RAY_AUTH_TOKEN" in os.environ or any(place and Path(place).is_file() for place in places):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextmanager
