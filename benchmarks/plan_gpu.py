@@ -193,7 +193,7 @@ def main() -> None:
     if not small:
         write_result("plan_gpu", {"encoded": list(rates), **rates, "seconds per million": seconds_per_million})
         cpu = json.loads((RESULTS / "plan.json").read_text())
-        fill_page(PAGE, page(cpu["rows per second"], cpu))
+        fill_page(PAGE, page(cpu))
 
 
 if __name__ == "__main__":

@@ -99,12 +99,17 @@ def counts(result: dict[str, Any]) -> Iterator[str]:
         yield f"| {row['sets']} {kind} | {row['claims']} | {low} to {high} % | {'yes' if row['kept'] else 'NO'} |"
 
 
+def script_of(name: str) -> Path:
+    """The script of a result: that of its name, one that has the name in it, or one whose own name it begins with."""
+    scripts = sorted(HERE.glob("*.py"), key=lambda path: -len(path.stem))
+    named = [path for path in scripts if path.stem == name] + [p for p in scripts if f'"{name}"' in p.read_text()]
+    return next(iter([*named, *(path for path in scripts if name.startswith(f"{path.stem}_"))]))
+
+
 def section(path: Path) -> list[str]:
     """One result as Markdown."""
     result = json.loads(path.read_text())
-    script = HERE / f"{path.stem}.py"
-    if not script.exists():  # a script with several results names each of them
-        script = next(other for other in HERE.glob("*.py") if f'"{path.stem}"' in other.read_text())
+    script = script_of(path.stem)
     claim = ast.get_docstring(ast.parse(script.read_text())) or ""
     machine = result["machine"]
     lines = [
