@@ -93,3 +93,12 @@ def test_the_small_l_verse_runs_whole(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["run", "l-verse/small-shapes", *given])
     assert done.exit_code == 0, done.output
     assert "cider" in done.output
+
+
+def test_the_small_merlot_reserve_runs_whole(tmp_path: Path) -> None:
+    """Every step, on few rows: a network is trained and scored, then beside its variants without what they lack."""
+    given = ["--set", f"OUT={tmp_path}", "--set", "ROWS=30", "--set", "EPOCHS=1"]
+    done = CliRunner().invoke(app, ["run", "merlot-reserve/small-scripts", *given])
+    assert done.exit_code == 0, done.output
+    assert "accuracy" in done.output
+    assert "no script" in done.output
