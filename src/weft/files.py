@@ -72,7 +72,8 @@ def lock(path: Path, seconds: float = -1) -> Iterator[None]:
     Raises:
         UserError: another process still holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(path, timeout=seconds):
             yield
@@ -203,7 +204,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "choose another --out, free some space, or ask for the right to write there"
+        remedy = "choose another place (--out, folder=), free some space, or ask for the right to write there"
         raise UserError("the output cannot be written", f"{path}: {error.strerror or error}", remedy) from error
 
 

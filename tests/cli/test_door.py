@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,41 @@ def test_a_class_with_one_row_is_named_before_anything_is_encoded(tmp_path: Path
         weft("compare", tmp_path / "weft.yaml", "--folds", 3, "--store", tmp_path / "store", "--out", tmp_path / "out")
     assert not (tmp_path / "store").exists()
     assert any("'z' 1" in warning for warning in weft("check", tmp_path / "weft.yaml", "--json")["warnings"])
+
+
+def test_new_rows_with_a_target_are_judged_without_a_yaml(model: Path, tmp_path: Path) -> None:
+    later = [{**row, "adopted": "" if i < 3 else row["adopted"]} for i, row in enumerate(rows())]
+    table = write(tmp_path / "later.csv", later)
+    everything = ["evaluate", model, table, "--split", "all"]
+    assert weft(*everything, "--json")["rows"] == 57
+    assert "left out: 3 of 60 rows, which have no target" in weft(*everything)
+    with pytest.raises(UserError, match="target"):
+        weft("evaluate", model, write(tmp_path / "none.csv", later[:3]), "--split", "all")
+
+
+def test_a_table_instead_of_its_yaml_is_told_what_to_do_first(table: Path) -> None:
+    with pytest.raises(UserError) as error:
+        weft("compare", table)
+    assert error.value.remedy.startswith(f"say what its columns are: weft init {table}")
+    with pytest.raises(UserError) as error:
+        weft("check", "shpaes")
+    assert error.value.remedy == "for a table of your own: weft init TABLE; else did you mean 'shapes'?"
+
+
+def test_shapley_values_say_their_unit(model: Path, table: Path, tmp_path: Path) -> None:
+    assert "shapley_*: nats: from the log-probability" in weft(
+        "predict", model, table, "--explain", "-o", tmp_path / "p"
+    )
+
+
+def test_a_port_that_is_taken_is_said_with_another(model: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"127.0.0.1:{port}") as error:
+            weft("serve", model, "--port", port)
+    assert "--port" in error.value.remedy
 
 
 def test_what_reading_found_is_said(model: Path, tmp_path: Path) -> None:

@@ -80,6 +80,14 @@ def test_the_sentence_says_when_one_column_alone_tells_the_target(tmp_path: Path
     assert "Beware" not in fair.sentence
 
 
+@pytest.mark.parametrize("verb", [weft.compare, weft.fit])
+def test_a_folder_that_cannot_be_is_refused_before_the_work(verb, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for folder in ("/proc/x", tmp_path / "file" / "x"):
+        with pytest.raises(UserError, match="cannot be written"):
+            verb(cells(), target="kind", folder=folder)
+
+
 def test_photos_by_path_and_one_fusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)

@@ -146,6 +146,22 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
         read_table(tmp_path / "t.csv.gz", config(["size"]))
 
 
+WORDS = "size\tnaïve word\ty\n" + "".join(f"{i}\tcafé {i}\t{i % 2}\n" for i in range(30))
+
+
+def test_excels_unicode_text_is_read(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_bytes(WORDS.encode("utf-16"))
+    assert len(read_table(tmp_path / "t.txt", config(["size", "naïve word"]))) == 30
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("latin-1", "Windows-1252"), ("utf-16-le", "UTF-16")])
+def test_another_encoding_is_named_with_the_way_out(tmp_path: Path, encoding: str, name: str) -> None:
+    (tmp_path / "t.csv").write_bytes(WORDS.encode(encoding))
+    with pytest.raises(UserError, match=f"probably {name}") as error:
+        propose_table(tmp_path / "t.csv")
+    assert f"iconv -f {name}" in error.value.remedy
+
+
 @pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
 def test_delimiters_are_found(tmp_path: Path, delimiter: str) -> None:
     lines = ["name;size;y", *(f'"a; b, c | d {i}";{i}{",5" if delimiter == ";" else ""};{i % 2}' for i in range(20))]

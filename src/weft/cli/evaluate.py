@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from weft.cli.source import Data, Json, Model, Quiet, Root, Source, is_store, repeated
+from weft.cli.source import Data, Json, Model, Quiet, Root, is_store, repeated
 from weft.cli.systems import BatchSize, Judge
 
 
 def evaluate(
     model: Model,
-    source: Source,
+    source: Annotated[
+        str, typer.Argument(help="A store, a table of the same columns with the target, a YAML, or a data set.")
+    ],
     split: Annotated[
         str,
         typer.Option(help="Rows by their role in training: train, dev, test (held out or new), new, all."),
@@ -43,6 +45,8 @@ def evaluate(
 
         weft evaluate runs/weft/compare/winner weft.yaml --json
 
+        weft evaluate runs/weft/compare/winner later.csv
+
         weft evaluate runs/nju2k data/SIP --figures sip
 
         weft evaluate maps/SIP data/SIP --system rgbd-saliency --split all
@@ -55,11 +59,12 @@ def evaluate(
     """
     from weft.cli import systems
     from weft.cli.output import say, write_json, write_table
-    from weft.cli.source import encoded, open_rows, read_source, settings
+    from weft.cli.source import encoded, open_rows, read_new_rows, settings
     from weft.errors import UserError
     from weft.models.predictor import Predictor
     from weft.models.pretrained import load_model
     from weft.models.protocol import protocols
+    from weft.models.rows import with_target
     from weft.models.seen import rows_for
     from weft.store import Features, Store
     from weft.tasks.vqa_accuracy import metric_of_annotators
@@ -96,8 +101,13 @@ def evaluate(
         if is_store(source):
             features = Store.open(source)
         else:
-            features = encoded(loaded, read_source(source, root, data), not (quiet or json))
+            features = encoded(loaded, read_new_rows(loaded.table, source, root, data), not (quiet or json))
         rows = rows_for(loaded.seen, features, split)
+        if isinstance(loaded, Predictor):
+            told = with_target(features, loaded.target_of(features), rows)
+            if len(told) < len(rows):
+                say(f"left out: {len(rows) - len(told)} of {len(rows)} rows, which have no target")
+            rows = told
         count, metrics = len(rows), loaded.evaluate(features, rows, figures=figures)
         if "answers" in features.targets:
             metrics |= metric_of_annotators(features.targets, rows, loaded.predict(features, rows)["prediction"])

@@ -26,7 +26,8 @@ def predict(
         float | None, typer.Option(help="Prediction sets or intervals of this coverage: 0.8, 0.9, 0.95.")
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Exact Shapley value of each modality for each prediction.")
+        bool,
+        typer.Option("--explain", help="Exact Shapley value of each modality per prediction; the unit is said."),
     ] = False,
     find: Annotated[
         str | None, typer.Option(help="Of an aligner with a closed form: the modality to predict; -o is an .npz.")
@@ -108,8 +109,9 @@ def predict(
     chosen = rows_for(loaded.seen, features, split)
     result = loaded.predict(features, chosen, sets=sets)
     if explain:
-        from weft.models.explain import row_shapley
+        from weft.models.explain import row_shapley, unit_of
 
+        say(f"shapley_*: {unit_of(loaded.task)}")
         shares = row_shapley(loaded, features, chosen)
         result |= {f"shapley_{name}": shares[:, k] for k, name in enumerate(loaded.names)}
     if json:

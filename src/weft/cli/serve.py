@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -37,12 +38,37 @@ def serve(
         raise UserError("serving needs packages that are not installed", ", ".join(gone), "pip install 'weft[serve]'")
     import uvicorn
 
+    from weft.cli.output import say
     from weft.cli.source import read_source
     from weft.serve.app import create_app
     from weft.serve.engine import Engine
 
+    door = _door(host, port)
     rows = None if source is None else read_source(source, root, data)
     app = create_app(Engine(model, index, rows))
     gc.collect()
     gc.freeze()  # what is here stays: to look through it for garbage again makes everybody wait for 200 ms
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=10)
+    name = f"[{host}]" if ":" in host else host
+    say(f"http://{name}:{door.getsockname()[1]} is the page to try it on, /docs the interface; Ctrl-C ends it")
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10)
+    uvicorn.Server(config).run(sockets=[door])
+
+
+def _door(host: str, port: int) -> socket.socket:
+    """The address that is served, asked for before the work begins.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    from weft.errors import UserError
+
+    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.bind((host, port))
+    except OSError as error:
+        door.close()
+        found = f"{host}:{port}: {error.strerror or error}"
+        remedy = "choose another: --port 8001, or --port 0 for any that is free"
+        raise UserError("the address cannot be served", found, remedy) from error
+    return door

@@ -90,6 +90,7 @@ def read_source(source: str, root: Path | None, data: list[str], on_error: OnErr
         UserError: the source is neither a store, nor a YAML, nor the name of a data set.
     """
     from weft.data import datasets, load_dataset
+    from weft.data.columns import is_table
 
     if source.endswith((".yaml", ".yml")):
         from weft.data import load_config, read_table
@@ -97,10 +98,13 @@ def read_source(source: str, root: Path | None, data: list[str], on_error: OnErr
         config = load_config(source)
         return said(read_table(config.table, config, on_error=on_error))
     if source not in datasets.names():
+        if is_table(source):
+            remedy = f"say what its columns are: weft init {source}; then give the YAML that it writes"
+            raise UserError("the source is a table without a YAML", source, remedy)
         raise UserError(
             "the source is neither a store, nor a YAML file, nor a data set",
             source,
-            f"{did_you_mean(source, datasets.names(), 'data sets')} (for a table of your own: weft init TABLE)",
+            f"for a table of your own: weft init TABLE; else {did_you_mean(source, datasets.names(), 'data sets')}",
         )
     return load_dataset(source, root, **settings(data, "data"))
 

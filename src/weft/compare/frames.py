@@ -11,6 +11,7 @@ from weft.compare.config import CompareConfig
 from weft.data import Dataset, TableConfig, read_table
 from weft.data.guess import propose_table
 from weft.encoders import create_encoder, default_encoder
+from weft.files import ask_folder
 from weft.models.pretrained import load_model
 from weft.store import Store, encode
 from weft.training.train import train_model
@@ -62,6 +63,7 @@ def compare_frame(
         UserError: no such column, a table that cannot be read, or an unknown setting.
     """
     place = Path(folder)
+    ask_folder(place)
     roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop}
     features = encode_frame(frame, target, place / "store", encoders, progress=progress, **roles)
     return compare(features, CompareConfig(**settings), place, progress=progress)
@@ -87,6 +89,7 @@ def fit_frame(
     the trained model, which predicts tables of the same columns: ``model.predict(frame)``.
     """
     place = Path(folder)
+    ask_folder(place)
     roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop}
     features = encode_frame(frame, target, place / "store", encoders, progress=progress, **roles)
     train_model(features, fusion, place / fusion, progress=progress, **options)

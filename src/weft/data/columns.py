@@ -97,6 +97,7 @@ def _read(path: Path) -> Source:
             table = pa.parquet.read_table(path)
         else:
             content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+            content = _utf8(content, path)
             if suffix == ".jsonl":
                 return _read_jsonl(content.decode("utf-8-sig"), path)
             table = _read_csv(content, "\t" if suffix == ".tsv" else None)
@@ -105,6 +106,28 @@ def _read(path: Path) -> Source:
             raise
         raise UserError(f"{path} cannot be read", str(error), "check that the file is whole and UTF-8") from error
     return table.column_names, table.num_rows, lambda name: table.column(name).to_pylist()
+
+
+def _utf8(content: bytes, path: Path) -> bytes:
+    """The text of a file as UTF-8; UTF-16 with a byte order mark, as Excel writes it, is brought to it.
+
+    Raises:
+        UserError: it is in another encoding.
+    """
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16").encode()
+    at = content[:SAMPLE].find(b"\0")
+    wide = at >= 0
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        at = error.start
+    if at >= 0:
+        guess = "UTF-16" if wide else "Windows-1252 (Latin-1)"
+        found = f"byte {at}: {content[max(0, at - 20) : at + 20].decode('cp1252', 'replace')!r}"
+        remedy = f"save it as UTF-8, e.g. iconv -f {guess.split()[0]} -t UTF-8 {path.name} > utf8-{path.name}"
+        raise UserError(f"{path} is not UTF-8, but probably {guess}", found, remedy)
+    return content
 
 
 def _read_csv(content: bytes, delimiter: str | None) -> pa.Table:

@@ -32,6 +32,7 @@ from weft.tokens import Tokens
 
 if TYPE_CHECKING:
     from weft.store import Features
+    from weft.tasks.base import Task
 
 MOST, REPEATS = 6, 5
 
@@ -124,6 +125,15 @@ def row_shapley(model: Predictor, features: Features, rows: np.ndarray) -> np.nd
             for part in combinations(others, size):
                 shares[:, column] += weight * (values[frozenset({*part, name})] - values[frozenset(part)])
     return shares
+
+
+def unit_of(task: Task) -> str:
+    """What Shapley values of a row add up to, in words."""
+    if task.estimator == "classifier":
+        return "nats: from the log-probability that the predicted class has in training to the one it has here"
+    if task.estimator == "per-label":
+        return "logits: from the one that the label has in training to the one it has here"
+    return "the unit of the prediction: from the mean of training to the prediction"
 
 
 def perceptual_scores(model: Predictor, features: Features, rows: np.ndarray, seed: int = 0) -> dict[str, float]:

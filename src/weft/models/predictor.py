@@ -151,7 +151,7 @@ class Predictor(Pretrained):
 
     def evaluate(self, features: Features, rows: np.ndarray, figures: Path | str | None = None) -> dict[str, float]:
         """Metrics of the task on rows; ``figures`` is a folder for the task's figures."""
-        outputs, target = self.outputs(features, rows), self.target_of(features)[rows]
+        outputs, target = answers(self, features, rows, self.prior()), self.target_of(features)[rows]
         if figures is not None:
             folder = Path(figures)
             folder.mkdir(parents=True, exist_ok=True)

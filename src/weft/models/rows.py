@@ -46,6 +46,19 @@ def choose_target(features: Features, column: str | None) -> tuple[str, np.ndarr
     return name, features.targets[name]
 
 
+def with_target(features: Features, target: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Those of ``rows`` whose ``target`` is there; in new tables it may be missing.
+
+    Raises:
+        UserError: it is there in none.
+    """
+    gone = np.array([value is None or np.any(value != value) for value in target[rows].tolist()], dtype=bool)
+    if gone.all():
+        found = f"{len(rows)} rows: {some(features.ids[row] for row in rows)}"
+        raise UserError("no row has a target to be judged by", found, "give rows with a target, or ask for predictions")
+    return rows[~gone]
+
+
 def refuse_empty_rows(features: Features, rows: np.ndarray) -> None:
     """Refuse rows ``(n,)`` in which every modality is absent, by id."""
     empty = rows[~features.presence[rows].any(axis=1)]
