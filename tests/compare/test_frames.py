@@ -1,6 +1,7 @@
 """Tables in memory: pandas, polars, pyarrow and dictionaries alike, compared, fitted and predicted."""
 
 import datetime
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,16 @@ def test_a_comparison_of_a_frame_keeps_a_model_that_reads_frames(tmp_path: Path)
     alone = model.predict({name: column[:1] for name, column in cells().items()}, progress=False)
     assert alone["prediction"][0] == model.predict(frame, progress=False)["prediction"][0]
     assert found._repr_markdown_().startswith("**")
+    turned = frame.drop(columns="kind").set_index(frame.index[::-1] + 1000)
+    table = model.predict_frame(turned, progress=False)
+    assert table.index.equals(turned.index)
+    assert list(table.columns) == ["prediction", *(f"probability_{c}" for c in model.task.labels), "confidence"]
+    together = model.predict(turned, progress=False)["probability"]
+    np.testing.assert_array_equal(table[[f"probability_{c}" for c in model.task.labels]], together)
+    assert isinstance(model.predict_frame(pl.DataFrame(cells()), progress=False), pl.DataFrame)
+    assert list(model.predict_frame(cells(), progress=False)) == list(table.columns)
+    with pytest.raises(UserError, match="use predict"):
+        model.predict_frame(tmp_path / "new.csv")
     frame.to_csv(tmp_path / "new.csv", index=False)
     written = model.predict(tmp_path / "new.csv", progress=False)["prediction"]
     assert list(written) == list(model.predict(frame, progress=False)["prediction"])
@@ -78,6 +89,17 @@ def test_the_sentence_says_when_one_column_alone_tells_the_target(tmp_path: Path
     assert "--drop 'parcel'" in found.sentence
     fair = weft.compare(told, target="kind", drop=["parcel"], folder=tmp_path / "fair", **QUICK)
     assert "Beware" not in fair.sentence
+
+
+def test_arguments_have_their_names_and_others_are_refused():
+    known = inspect.signature(weft.compare).parameters
+    assert {"frame", "target", "folder", "drop", "budget", "metric", "seeds"} <= set(known)
+    assert known["seeds"].default == 5
+    assert "settings" not in known
+    assert {"frame", "fusion", "folder", "dim", "config", "dropout"} <= set(inspect.signature(weft.fit).parameters)
+    for verb, name in ((weft.compare, "foldr"), (weft.fit, "foldr"), (weft.compare, "out")):
+        with pytest.raises(UserError, match=f"no argument '{name}'(.|\n)*folder"):
+            verb(cells(), target="kind", **{name: "x"})
 
 
 @pytest.mark.parametrize("verb", [weft.compare, weft.fit])

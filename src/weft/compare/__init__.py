@@ -19,6 +19,7 @@ Example:
     ['concat']
 """
 
+import inspect
 import sys
 from types import ModuleType
 from typing import Any
@@ -36,6 +37,8 @@ class _Callable(ModuleType):
         return compare_frame(frame, target, **options)
 
 
+_Callable.__call__.__doc__ = compare_frame.__doc__
 sys.modules[__name__].__class__ = _Callable
+__signature__ = inspect.signature(compare_frame)
 
 __all__ = ["CompareConfig", "Comparison", "Verdict", "compare", "compare_frame", "fit_frame"]

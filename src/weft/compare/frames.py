@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from weft.compare.comparison import Comparison, compare
 from weft.compare.config import CompareConfig
 from weft.data import Dataset, TableConfig, read_table
 from weft.data.guess import propose_table
 from weft.encoders import create_encoder, default_encoder
+from weft.errors import UserError, did_you_mean
 from weft.files import ask_folder
 from weft.models.pretrained import load_model
 from weft.store import Store, encode
 from weft.training.train import train_model
 
+F = TypeVar("F", bound=Callable[..., Any])
+FIELDS = CompareConfig.model_fields
+DEFAULTS = {name: field.get_default(call_default_factory=True) for name, field in FIELDS.items()}
+SETTINGS = [
+    Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=FIELDS[name].annotation)
+    for name, default in DEFAULTS.items()
+]
 
+
+def spells_out(further: Iterable[Parameter]) -> Callable[[F], F]:
+    """A function's ``**`` argument takes these by name: they are shown in its signature, and other names refused."""
+
+    def wrap(function: F) -> F:
+        fixed = {n: p for n, p in signature(function).parameters.items() if p.kind is not Parameter.VAR_KEYWORD}
+        named = [p for p in further if p.name not in fixed and p.kind is Parameter.KEYWORD_ONLY]
+        function.__dict__["__signature__"] = Signature([*fixed.values(), *named], return_annotation=Any)
+        return function
+
+    return wrap
+
+
+def refuse_unknown_names(verb: str, function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuse arguments that a function does not have.
+
+    Raises:
+        UserError: there is one.
+    """
+    known = signature(function).parameters
+    for name in given:
+        if name not in known:
+            remedy = "results go to folder=..." if name == "out" else did_you_mean(name, known, "arguments")
+            raise UserError(f"{verb} has no argument {name!r}", f"{name}={given[name]!r}"[:200], remedy)
+
+
+@spells_out(SETTINGS)
 def compare_frame(
     frame: Any,
     target: str,
@@ -62,6 +98,7 @@ def compare_frame(
     Raises:
         UserError: no such column, a table that cannot be read, or an unknown setting.
     """
+    refuse_unknown_names("weft.compare", compare_frame, settings)
     place = Path(folder)
     ask_folder(place)
     roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop}
@@ -69,6 +106,7 @@ def compare_frame(
     return compare(features, CompareConfig(**settings), place, progress=progress)
 
 
+@spells_out(signature(train_model).parameters.values())
 def fit_frame(
     frame: Any,
     target: str,
@@ -88,6 +126,7 @@ def fit_frame(
     Arguments as for :func:`compare_frame`; ``options`` are those of :func:`~weft.training.train.train_model`. Returns
     the trained model, which predicts tables of the same columns: ``model.predict(frame)``.
     """
+    refuse_unknown_names("weft.fit", fit_frame, options)
     place = Path(folder)
     ask_folder(place)
     roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop}

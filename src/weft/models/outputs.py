@@ -104,22 +104,26 @@ def write_table(writes: str, path: Path, ids: Sequence[str], columns: Mapping[st
     import pyarrow.csv
     import pyarrow.parquet
 
-    table: dict[str, Any] = {"id": list(ids)}
-    for key, value in columns.items():
-        array = np.asarray(value)
-        if array.ndim == 2 and writes == "embedding":
-            table[key] = list(array)
-        elif array.ndim == 2:
-            labels = names if len(names) == array.shape[1] else range(array.shape[1])
-            table |= {f"{key}_{label}": array[:, i] for i, label in enumerate(labels)}
-        else:
-            table[key] = array
+    flat = {key: list(np.asarray(v)) if writes == "embedding" and np.ndim(v) == 2 else v for key, v in columns.items()}
+    table = {"id": list(ids), **flat_columns(flat, names)}
     sink = io.BytesIO()
     if writes == "embedding":
         pyarrow.parquet.write_table(pa.table(table), sink)
     else:
         pyarrow.csv.write_csv(pa.table(table), sink)
     write_bytes(path, sink.getvalue())
+
+
+def flat_columns(columns: Mapping[str, Any], names: Sequence[Any]) -> dict[str, Any]:
+    """One column for each entry: an array ``(n, K)`` becomes ``<key>_<name>`` of the ``K`` names, or numbers."""
+    table: dict[str, Any] = {}
+    for key, value in columns.items():
+        if isinstance(value, np.ndarray) and value.ndim == 2:
+            labels = names if len(names) == value.shape[1] else range(value.shape[1])
+            table |= {f"{key}_{label}": value[:, i] for i, label in enumerate(labels)}
+        else:
+            table[key] = value
+    return table
 
 
 def png_bytes(value: np.ndarray) -> bytes:

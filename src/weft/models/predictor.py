@@ -14,6 +14,7 @@ from torch import nn
 from weft.data import Dataset
 from weft.errors import UserError
 from weft.files import read_json, write_json
+from weft.models.outputs import flat_columns
 from weft.models.pooled import PooledInputs
 from weft.models.pretrained import Pretrained
 from weft.models.raw import encode_rows, read_frame
@@ -85,7 +86,8 @@ class Predictor(Pretrained):
             progress: show a bar while encoding.
 
         Returns:
-            ``"id"`` ``(N,)`` and what the task decides: ``"prediction"``, and ``"probability"`` where it has one.
+            ``"id"`` ``(N,)`` and what the task decides: ``"prediction"``, and where it has one ``"probability"``: of
+            classes ``(N, C)``, in the order of ``model.task.labels``. :meth:`predict_frame` gives a DataFrame.
 
         Raises:
             UserError: a modality lacks some of its columns, or the model does not know its encoders.
@@ -104,6 +106,19 @@ class Predictor(Pretrained):
                 "measure them on rows it was not trained on: model.calibrate(features, rows)",
             )
         return {**found, **self.conformal.predict(self.task, outputs, self._presence(features)[rows], sets)}
+
+    def predict_frame(self, frame: Any, *, sets: float | None = None, progress: bool = True) -> Any:
+        """Answers for a table in its own form, one column for each class's probability: ``probability_yes``.
+
+        A DataFrame of pandas gives one with the same index, one of polars another, ``{column: cells}`` a dictionary.
+        Arguments and errors are those of :meth:`predict`.
+        """
+        if not (isinstance(frame, dict) or hasattr(frame, "to_dict")):
+            what = "a frame is a pandas or polars DataFrame, or {column: cells}"
+            raise UserError(what, type(frame).__name__, "use predict()")
+        found = self.predict(frame, sets=sets, progress=progress)
+        columns = flat_columns({name: cells for name, cells in found.items() if name != "id"}, self.task.labels)
+        return type(frame)(columns, **({"index": frame.index} if hasattr(frame, "iloc") else {}))
 
     def calibrate(self, features: Features, rows: np.ndarray) -> None:
         """Measure the thresholds of sets or intervals on rows ``(n,)`` the model was not trained on.
