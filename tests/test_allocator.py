@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from weft.allocator import keep_freed_memory
+from weft.allocator import keep_freed_memory, return_much_freed_memory
 
 STEPS = """
 import resource, sys
@@ -45,3 +45,33 @@ def test_freed_memory_is_used_again() -> None:
 def test_a_c_library_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     assert keep_freed_memory() is False
+
+
+HOLE = """
+import sys
+import numpy as np
+from weft.allocator import keep_freed_memory, return_much_freed_memory
+keep_freed_memory()
+def resident():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) << 10
+before = resident()
+x, above = np.ones(1 << 27), np.ones(1 << 10)
+del x
+full = resident() - before
+said = return_much_freed_memory()
+print(said, full, resident() - before)
+"""
+
+
+def test_much_freed_memory_is_returned_from_below_what_is_in_use() -> None:
+    """A hole of a GiB under a block that stays; another C library says that it cannot."""
+    run = subprocess.run([sys.executable, "-c", HOLE], capture_output=True, text=True, check=True)
+    said, full, left = run.stdout.split()
+    assert said == str(platform.libc_ver()[0] == "glibc")
+    if said == "True":
+        assert int(full) > 1 << 29 and int(left) < 1 << 27
+
+
+def test_a_c_library_without_mallinfo_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert return_much_freed_memory() is False

@@ -11,6 +11,17 @@ import ctypes
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
 """Parameters of ``mallopt(3)``."""
+MUCH = 1 << 29
+"""Free bytes that a process does not sit on after a piece of work."""
+
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
 
 
 def keep_freed_memory() -> bool:
@@ -27,3 +38,18 @@ def keep_freed_memory() -> bool:
     except (OSError, TypeError, AttributeError):
         return False
     return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, -1))
+
+
+def return_much_freed_memory() -> bool:
+    """Give freed memory back to the kernel where it is more than ``MUCH``: a matrix of the last piece of work leaves a
+    hole that the next one, a few bytes larger, does not fit into.
+
+    Returns:
+        Whether something was given back; with a C library that cannot do that nothing happens.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        library.mallinfo2.restype = _Mallinfo
+        return bool(library.mallinfo2().fordblks > MUCH and library.malloc_trim(0))
+    except (OSError, TypeError, AttributeError):
+        return False

@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 from weft.data import propose_table, read_table, to_commented_yaml
 from weft.data.giveaway import why_given_away
 from weft.errors import UserError
+from weft.tasks import create_task
 
 RANDOM = np.random.default_rng(0)
 Y = RANDOM.integers(2, size=200)
@@ -78,13 +79,12 @@ def test_ids_and_constants_are_no_targets() -> None:
 
 
 @pytest.mark.parametrize("task", ["classification", "regression", "ordinal"])
-def test_a_constant_target_is_refused_with_a_way_out_that_helps(task: str) -> None:
+def test_a_constant_target_is_read_and_refused_where_it_is_to_be_learned(task: str) -> None:
     frame = {"size": SIZE, "flat": [5] * 200}
-    config = propose_table(frame, target="flat", task=task).config
-    with pytest.raises(UserError, match="nothing can be learned") as error:
-        read_table(frame, config)
-    assert "--target" in error.value.remedy
-    assert "task" not in error.value.remedy
+    data = read_table(frame, propose_table(frame, target="flat", task=task).config)
+    with pytest.raises(UserError, match="at least two classes|varies") as error:
+        create_task(task, data.targets["flat"])
+    assert "target" in error.value.remedy
 
 
 def test_dates_that_read_both_ways_are_said() -> None:

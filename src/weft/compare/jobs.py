@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from weft.allocator import return_much_freed_memory
 from weft.compare.config import CompareConfig
 from weft.compare.ledger import Job, Ledger
 from weft.compare.methods import PROTECTIONS, STRENGTHS, Method
@@ -205,6 +206,8 @@ def run_job(setup: Setup, job: Job, deadline: float | None = None) -> dict[str, 
     except Exception as error:  # a method that cannot run is a row of the table, whatever stopped it
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return setup.ledger.fail(job, message, time.monotonic() - started)
+    finally:
+        return_much_freed_memory()
 
 
 def _measure(setup: Setup, job: Job, deadline: float | None) -> tuple[dict[str, Any], dict[str, np.ndarray], Predictor]:

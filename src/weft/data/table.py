@@ -383,12 +383,6 @@ def _read_target(columns: Columns, column: str, config: TableConfig, rows: _Rows
     if config.labels:
         rows.labels[column] = tuple(config.labels)
     classes = np.unique(rows.targets[column]).tolist()
-    if len({*classes, *config.classes.get(column, ())}) < 2:
-        raise UserError(
-            f"{columns.path}: target {column!r} has only one class, so nothing can be learned of it",
-            f"{classes[0]!r} in all {len(ids)} rows",
-            "choose another target column (weft init --target)",
-        )
     rows.classes[column] = list(config.classes.get(column, classes))
 
 
@@ -445,12 +439,6 @@ def _numbers(columns: Columns, column: str, cells: Sequence[Any], ids: list[str]
             f"{columns.path}: target {column!r} is to be a number, and holds cells that are no finite numbers",
             f"{len(wrong)} rows: {some(wrong)}",
             "correct or drop these rows, or set task: classification",
-        )
-    if len(set(numbers)) < 2:
-        raise UserError(
-            f"{columns.path}: target {column!r} is the same in every row, so nothing can be learned of it",
-            f"{numbers[0]:g} in all {len(ids)} rows",
-            "choose another target column (weft init --target)",
         )
     return np.array(numbers, dtype=np.float64)
 
