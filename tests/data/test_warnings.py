@@ -82,7 +82,7 @@ def test_ids_and_constants_are_no_targets() -> None:
 def test_a_constant_target_is_read_and_refused_where_it_is_to_be_learned(task: str) -> None:
     frame = {"size": SIZE, "flat": [5] * 200}
     data = read_table(frame, propose_table(frame, target="flat", task=task).config)
-    with pytest.raises(UserError, match="at least two classes|varies") as error:
+    with pytest.raises(UserError, match=r"at least two classes|varies") as error:
         create_task(task, data.targets["flat"])
     assert "target" in error.value.remedy
 
