@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from weft.errors import UserError
 from weft.files import lock, read_json, read_tensors, replacing, to_json, write_bytes, write_json, write_tensors
@@ -38,6 +39,8 @@ def test_tensors_and_text_come_back(tmp_path):
     tensors, about = read_tensors(tmp_path / "deep" / "t.safetensors")
     assert tensors["x"].tolist() == [0, 1, 2]
     assert about == {"about": "[b]"}
+    assert (tmp_path / "deep" / "t.safetensors").read_bytes() == save({"x": torch.arange(3)}, {"about": "[b]"})
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["t.safetensors"]
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):

@@ -36,13 +36,19 @@ def write_bytes(path: Path, content: bytes, *, lasting: bool = True) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         path.write_bytes(content)
         return
+    with in_one_step(path, lasting) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def in_one_step(path: Path, lasting: bool = True) -> Iterator[Path]:
+    """A file beside ``path`` to write, which takes its place when the block ends well; see :func:`write_bytes`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            if lasting:
-                file.flush()
+        yield temporary
+        if lasting:
+            with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
@@ -136,11 +142,12 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Named tensors, of any shapes, and text as one safetensors file, written in one step."""
-    from safetensors.torch import save
+    """Named tensors, of any shapes, and text as one safetensors file, written in one step and from where they lie: the
+    bytes of the whole file, as :func:`write_bytes` would have them, are the tensors twice over."""
+    from safetensors.torch import save_file
 
-    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(content, metadata))
+    with in_one_step(path) as temporary:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from weft.errors import UserError
+from weft.files import write_tensors
 from weft.retrieval import search
 from weft.retrieval.search import ExactIndex, FaissIndex, model_fingerprint, top
 
@@ -151,7 +152,7 @@ def test_a_damaged_index_is_named(vectors, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="damaged"):
         ExactIndex.load(tmp_path, "m")
-    path.write_bytes(search.save({"vectors": torch.ones(3, 2)}))
+    write_tensors(path, {"vectors": torch.ones(3, 2)})
     with pytest.raises(UserError, match="damaged"):
         ExactIndex.load(tmp_path, "m")
 

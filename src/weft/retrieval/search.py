@@ -29,11 +29,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, final, get_args
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from weft.errors import UserError, did_you_mean
-from weft.files import write_bytes
+from weft.files import write_tensors
 from weft.retrieval.metrics import Array, check_embeddings
 
 Metric = Literal["dot", "l2"]
@@ -171,8 +170,7 @@ class Index(ABC):
             "biased": self.biased,
             "about": self.about,
         }
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_bytes(Path(folder) / FILE, save(tensors, {"index": json.dumps(facts)}))
+        write_tensors(Path(folder) / FILE, tensors, {"index": json.dumps(facts)})
 
     @classmethod
     @final
