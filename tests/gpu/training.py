@@ -23,6 +23,7 @@ from weft.alignment.closed_form import ClosedForm
 from weft.data import Dataset, make_splits
 from weft.encoders import create_encoder
 from weft.models import AlignedModel
+from weft.models.aligned_ensemble import AlignedEnsemble
 from weft.models.pretrained import load_model
 from weft.retrieval.metrics import rank
 from weft.retrieval.search import ExactIndex
@@ -163,6 +164,16 @@ def test_a_closed_form_is_solved_on_the_gpu(name: str) -> None:
         assert next(model.buffers()).device.type == torch.device(device).type
         scores.append(history.best["dev_score"])
     assert scores[1] == pytest.approx(scores[0], rel=0.02)
+
+
+def test_an_ensemble_of_aligners_is_on_one_device() -> None:
+    features, split = pairs()
+    members = []
+    for name in ("two-tower", "cca"):
+        members.append(AlignedModel.build(dims=features.dims, aligner=name, dim=6))
+        fit_aligner(members[-1], create_objective("infonce"), features, split, {"epochs": 1}, progress=False)
+    found = AlignedEnsemble(members, [1, 1]).eval().embed(features, split.test)
+    assert {vectors.shape for vectors in found.values()} == {(len(split.test), 12)}
 
 
 def test_ranks_and_neighbours_are_those_of_the_cpu() -> None:

@@ -33,7 +33,7 @@ class AlignedEnsemble(AlignedModel):
     """Several aligners of the same modalities as one.
 
     Args:
-        members: trained models with the same modalities.
+        members: trained models with the same modalities; they are put on the device of the first.
         weights: of their cosines, above 0; they are made to sum to 1.
 
     Raises:
@@ -52,7 +52,8 @@ class AlignedEnsemble(AlignedModel):
             raise UserError("members of an ensemble read the same modalities", found, "train them on one store")
         first = members[0]
         self.dims, self.names, self.encoders, self.table = first.dims, first.names, first.encoders, first.table
-        self.members, self.seen = nn.ModuleList(members), first.seen
+        where = next(first.buffers()).device  # training leaves a model on the GPU, a closed form where it was
+        self.members, self.seen = nn.ModuleList(member.to(where) for member in members), first.seen
         self.shares = [float(w) / float(sum(weights)) for w in weights]
 
     @property
