@@ -275,7 +275,7 @@ def test_where_nothing_is_shown_nothing_is_to_be_left_out_and_the_winner_is_doub
     found = told({"concat": 0.52, "a": 0.51, "b": 0.5, "chance": 0.5}, {}, {"a": 1.0})
     assert (found.outcome, found.winner, found.leave_out) == ("nothing shown", "a", ("b",))
     assert "leave out" not in found.sentence
-    ending = "Use a alone, best on dev; it is not shown to be better than chance (auc 0.510, p = 0.4)."
+    ending = "Use a alone, best on dev; on the test rows it is not told apart from chance (auc 0.510, p = 0.4)."
     assert found.sentence.endswith(ending)
 
 
@@ -283,9 +283,9 @@ def test_an_ensemble_not_told_apart_from_chance_is_said_to_be() -> None:
     figures = {"concat": 0.52, "a": 0.51, "b": 0.5, "ensemble": 0.53, "chance": 0.5}
     found = told(figures, {}, {"ensemble": 1.0})
     assert found.winner == "ensemble"
-    assert "not shown to be better than chance (auc 0.530" in found.sentence
+    assert "on the test rows it is not told apart from chance (auc 0.530" in found.sentence
     sure = told(figures, {("ensemble", "chance"): SURE}, {"ensemble": 1.0})
-    assert "not shown to be better than chance" not in sure.sentence
+    assert "not told apart from chance" not in sure.sentence
     assert "chance" not in told({**figures, "ensemble": 0.8}, {}, {"ensemble": 1.0}).sentence.partition("Use ")[2]
 
 

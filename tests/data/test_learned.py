@@ -190,6 +190,21 @@ def test_classes_can_be_left_out(tmp_path: Path) -> None:
         read_table(path, config(["size"], classes={"y": ["nothing"]}))
 
 
+@pytest.mark.parametrize(
+    ("target", "task"), [("ab", "classification"), ([1.5, 2.5], "regression"), ([3, 4], "ordinal")]
+)
+def test_rows_without_a_target_are_left_out_and_that_is_said(tmp_path: Path, target: Any, task: str) -> None:
+    table = [{"size": i, "y": None if i in (0, 7) else target[i % 2]} for i in range(30)]
+    path = save(tmp_path / "t.csv", table)
+    data = read_table(path, config(["size"], task=task))
+    assert (len(data), {"0", "7"} & set(data.ids)) == (28, set())
+    assert data.targets["y"].tolist() == [target[i % 2] for i in range(30) if i not in (0, 7)]
+    assert any("left out: 2 of 30 rows whose target 'y' is missing: '0', '7'" in note for note in data.notes)
+    proposal = propose_table(path)
+    assert proposal.config.target == "y"
+    assert "missing in 2 rows, which are left out" in proposal.reasons["target"]
+
+
 def test_a_split_in_time(tmp_path: Path) -> None:
     table = [{"day": f"2024-01-{1 + i // 2:02d}", "size": i, "y": i % 2} for i in range(40)][::-1]
     data = read_table(save(tmp_path / "t.csv", table), config(["size"], time="day", splits={"method": "temporal"}))

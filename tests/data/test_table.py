@@ -231,7 +231,7 @@ MISTAKES: list[tuple[Callable[[Rows], None], dict[str, Any], str]] = [
     (change("part", 3, "holdout"), {}, "row-3: holdout"),
     (change("part", 3, None), {}, "row-3: none"),
     (change("patient", 3, None), {}, r"group column(.|\n)*'row-3'"),
-    (change("stage", 3, None), {"target": "stage"}, r"missing in 1 of 12(.|\n)*'row-3'(.|\n)*retrieval"),
+    (every("stage", None), {"target": "stage"}, r"missing in every row(.|\n)*retrieval"),
     (change("photo", 3, "gone.png"), {"target": "stage"}, r"'row-3'(.|\n)*gone\.png"),
     (every("note", " "), {"target": "stage"}, "'note' is empty in every row"),
     (

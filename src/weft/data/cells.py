@@ -29,7 +29,8 @@ INFINITE_WORDS = frozenset({"inf", "infinity", "infty"})
 LARGEST = 3e38
 """Numbers beyond what float32 holds are no values."""
 
-_DECORATION = re.compile(r"^([+-]?)\s*[$€£¥]\s*|\s*[$€£¥%]$")
+_MONEY = r"(?:[$€£¥]|(?:AUD|CAD|CHF|CNY|DKK|EUR|GBP|INR|JPY|NOK|PLN|SEK|USD)\b)"
+_DECORATION = re.compile(rf"^([+-]?)\s*{_MONEY}\s*|\s*(?:{_MONEY}|%)$")
 _POINT = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+|[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?)(?:[eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:,\d*)?|,\d+|[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?)(?:[eE][+-]?\d+)?")
 _CODE = re.compile(r"\d+[eE]\d+")

@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from weft.errors import some
 
@@ -93,9 +92,11 @@ def _strength(cells: Sequence[Any], answers: np.ndarray, classes: bool) -> float
 
 def _area(score: np.ndarray, true: np.ndarray) -> float:
     """Under the ROC curve; ties count half."""
-    positive = int(true.sum())
-    above = rankdata(score)[true].sum() - positive * (positive + 1) / 2
-    return float(above / (positive * (len(true) - positive)))
+    _, code, counts = np.unique(score, return_inverse=True, return_counts=True)
+    positive = np.bincount(code[true], minlength=len(counts))
+    negative = counts - positive
+    below = np.cumsum(negative) - negative / 2
+    return float((positive * below).sum() / (positive.sum() * negative.sum()))
 
 
 def _cut(cells: Sequence[Any]) -> list[Hashable]:

@@ -30,9 +30,12 @@ LOOKED_AT = 1000
 """Cells of a column that a kind is guessed from."""
 ALIKE, MOST_ALIKE = 2, 4
 """Texts whose usual lengths differ by this factor at most are compared with one another, so many of them at most."""
+KNOWN = 0.9
+"""Part of the rows in which a column that is guessed to be the target is there."""
 NONE = "none"
 """On the command line: no column in this role."""
 
+GUESSED = {"classification": "classes", "regression": "numbers", "multilabel": "sets", RETRIEVAL: None}
 _IDS = ("id", "uid", "uuid", "guid", "key", "hash", "code", "index", "url")
 _TARGETS = ("target", "targets", "label", "labels", "class", "y", "answer", "tags", "sentiment", "outcome", "score")
 _TARGET_WORDS = (
@@ -319,11 +322,11 @@ class _Table:
             if place == len(free) - 1:
                 sure, why = sure + 1.5, [*why, "the last column"]
             if len(there) < self.rows:
-                sure -= 3
+                sure, why = sure - 1, [*why, f"missing in {self.rows - len(there)} rows, which are left out"]
             if name.lower().startswith(("is_", "is ", "has_", "has ")):
                 sure += 0.5
             sure += place / (10 * len(free))
-            if sure > 0 and len(there) == self.rows and (best is None or sure > best[0]):
+            if sure > 0 and len(there) > KNOWN * self.rows and (best is None or sure > best[0]):
                 best = (sure, name, ", ".join(why) or "the last column of numbers or few words")
         return None if best is None else (best[1], best[2])
 
@@ -331,10 +334,10 @@ class _Table:
         """``(N,)`` of a target of classes or numbers, where every cell has one; None of others."""
         if target is None or target not in self.cells or None in self.cells[target]:
             return None
-        if reads_of(task) == "classes":
+        if _reads(task) == "classes":
             return classes_of(self.cells[target])
         type_ = learn_type(self.cells[target])
-        if reads_of(task) != "numbers" or not type_.startswith("number"):
+        if _reads(task) != "numbers" or not type_.startswith("number"):
             return None
         values = [_number(cell, type_) for cell in self.cells[target]]
         return None if None in values else np.array(values, dtype=np.float64)
@@ -407,6 +410,11 @@ def _types(table: _Table, columns: Sequence[str]) -> dict[str, CellType]:
     return types
 
 
+def _reads(task: str) -> str | None:
+    """How the target of a task is read; to look up one that is not guessed here, all tasks are imported."""
+    return GUESSED[task] if task in GUESSED else reads_of(task)
+
+
 def steps(levels: Sequence[int]) -> bool:
     """Whether whole numbers may be the steps of a scale: three or more, without a gap."""
     return len(levels) > 2 and levels[-1] - levels[0] == len(levels) - 1
@@ -426,4 +434,4 @@ def _guess_split(roles: Mapping[str, str | None], task: str, in_time: bool) -> M
         return "temporal"
     if roles["group"] is not None:
         return "grouped"
-    return "stratified" if task != RETRIEVAL and reads_of(task) == "classes" else "random"
+    return "stratified" if _reads(task) == "classes" else "random"

@@ -38,7 +38,7 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True,
 
     How cells are read (``types``), and the classes of a target, are what the configuration says, else what the training
     rows teach; both are in the ``table`` of the data set, so new rows are read by what training learned and never by
-    the rows beside them.
+    the rows beside them. Rows without a target are left out, and that is noted.
 
     Args:
         source: a CSV, Parquet or JSONL file; files named in it are relative to its folder. Or a table in memory, whose
@@ -51,8 +51,8 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True,
 
     Raises:
         UserError: a missing column, duplicate ids, a missing file, an empty modality, a ragged or non-finite array, a
-            missing, non-numeric or one-class target, a row without any modality, a group in two splits. Rows are named
-            by id.
+            non-numeric or constant target, or one that no row has, a row without any modality, a group in two splits.
+            Rows are named by id.
     """
     columns = Columns(source)
     path = columns.path
@@ -365,24 +365,28 @@ def _read_target(columns: Columns, column: str, config: TableConfig, rows: _Rows
     cells, ids = columns.cells(column, "target"), rows.ids
     gone = [row for row, cell in zip(ids, cells, strict=True) if cell is None]
     reads = reads_of(config.task)
-    if gone and reads != "sets":
-        raise UserError(
-            f"{columns.path}: target {column!r} is missing in {len(gone)} of {len(ids)} rows",
-            f"rows {some(gone)}",
-            "drop these rows; or take the target out and set task: retrieval, which needs none",
-        )
+    if reads != "sets" and len(gone) == len(ids):
+        remedy = "choose another target column (weft init --target); or set task: retrieval, which needs none"
+        raise UserError(f"{columns.path}: target {column!r} is missing in every row", f"{len(ids)} rows", remedy)
     if reads == "sets":
         rows.targets[column], rows.labels[column] = _indicators(columns, column, config.labels, cells, ids)
         return
+    there = np.array([row for row, cell in enumerate(cells) if cell is not None])
+    told = [cells[row] for row in there]
+    if gone:
+        rows.notes.append(f"left out: {len(gone)} of {len(ids)} rows whose target {column!r} is missing: {some(gone)}")
+        rows.kept = there if rows.kept is None else np.intersect1d(rows.kept, there)
     if reads in ("numbers", "columns"):
-        rows.targets[column] = _numbers(columns, column, cells, ids)
-        return
-    rows.targets[column] = _plain_target(cells, config, column)
-    if reads is None:
+        values = _numbers(columns, column, told, [ids[row] for row in there])
+    else:
+        values = _plain_target(told, config, column)
+    rows.targets[column] = np.full(len(ids), values[0], dtype=values.dtype)
+    rows.targets[column][there] = values
+    if reads is None or reads in ("numbers", "columns"):
         return
     if config.labels:
         rows.labels[column] = tuple(config.labels)
-    classes = np.unique(rows.targets[column]).tolist()
+    classes = np.unique(values).tolist()
     rows.classes[column] = list(config.classes.get(column, classes))
 
 

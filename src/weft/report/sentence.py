@@ -128,9 +128,9 @@ def _use(v: Verdict) -> str:
         text += f" ({v.primary} {winner.value:.3f} on test)"
     if v.leave_out and v.outcome not in UNKNOWN:
         text += f"; leave out {_join(v.leave_out)}"
-    if v.doubt is not None and v.outcome != "weak signal":  # which says so
+    if v.doubt is not None:
         shown = f"{v.doubt.metric} {v.doubt.value:.3f}, p = {v.doubt.p:.2g}"
-        text += f"; it is not shown to be better than chance ({shown})"
+        text += f"; on the test rows it is not told apart from chance ({shown})"
     return text + "."
 
 
