@@ -427,6 +427,15 @@ def test_cells_that_are_not_read_and_unknown_words_are_said(facts: Engine) -> No
     assert "row 0: many" in empty.json()["found"]
 
 
+def test_a_modality_of_one_column_of_its_name_takes_the_cell() -> None:
+    modalities = {"day": {"kind": "date", "column": "day", "types": {"day": "date"}}}
+    table = {"table": "t.csv", "task": "retrieval", "modalities": modalities}
+    reader = Reader(SimpleNamespace(names=("day",), encoders={"day": {"kind": "date"}}, table=table))
+    assert reader.rows([{"day": "2024-01-31"}]) == reader.rows([{"day": {"day": "2024-01-31"}}])
+    with pytest.raises(UserError, match="holds nothing"):
+        reader.rows([{"day": None}])
+
+
 def test_cells_may_stand_in_the_row_itself_as_in_the_table(facts: Engine) -> None:
     flat = {"note": "a note", "title": "a title", "size": 2, "colour": "red"}
     one, two, wrong, schema = talk(

@@ -91,7 +91,8 @@ class Reader:
                 raise UserError(f"row {number}: no modality or column {name!r}"[:200], "an unknown name", remedy)
         given = {name: row[name] for name in row if name in self.kinds}
         for name, columns in self.columns.items():
-            if name not in row and (cells := {column: row[column] for column in columns if column in row}):
+            flat = name not in row or (name in columns and not isinstance(row[name], Mapping))
+            if flat and (cells := {column: row[column] for column in columns if column in row}):
                 given[name] = cells
         found = {n: self.value(n, cell, f"row {number}", notes) for n, cell in given.items() if cell is not None}
         found = {name: value for name, value in found.items() if value is not None}
