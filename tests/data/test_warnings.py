@@ -37,6 +37,12 @@ def test_a_column_that_gives_the_target_away_is_said_with_its_figure_and_the_way
     assert not proposal.warnings
 
 
+def test_a_target_that_some_rows_lack_is_told_all_the_same() -> None:
+    y = [None if k % 20 == 0 else int(v) for k, v in enumerate(Y)]
+    (text,) = propose_table({"size": SIZE, "stars": [f"{v} stars" for v in Y], "y": y}, target="y").warnings
+    assert "'stars' alone tells 'y' (AUC 1.000" in text
+
+
 def test_so_is_a_number_that_tells_a_number() -> None:
     price = RANDOM.normal(size=200)
     columns: dict[str, Any] = {"tax": (0.19 * price + 0.001 * RANDOM.normal(size=200)).tolist(), "noise": NOISE}

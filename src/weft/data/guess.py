@@ -331,15 +331,16 @@ class _Table:
         return None if best is None else (best[1], best[2])
 
     def answers(self, target: str | None, task: str) -> np.ndarray | None:
-        """``(N,)`` of a target of classes or numbers, where every cell has one; None of others."""
-        if target is None or target not in self.cells or None in self.cells[target]:
+        """A target of classes or numbers, of the rows that have one; None of others."""
+        there = [] if target is None else [cell for cell in self.cells.get(target, ()) if cell is not None]
+        if not there:
             return None
         if _reads(task) == "classes":
-            return classes_of(self.cells[target])
-        type_ = learn_type(self.cells[target])
+            return classes_of(there)
+        type_ = learn_type(there)
         if _reads(task) != "numbers" or not type_.startswith("number"):
             return None
-        values = [_number(cell, type_) for cell in self.cells[target]]
+        values = [_number(cell, type_) for cell in there]
         return None if None in values else np.array(values, dtype=np.float64)
 
     def guess_task(self, target: str) -> tuple[str, str]:

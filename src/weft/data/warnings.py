@@ -31,13 +31,15 @@ def table_warnings(cells: Cells, config: TableConfig, target: np.ndarray | None)
     Args:
         cells: ``{column: cells}``, None where empty.
         config: what the columns are.
-        target: ``(N,)`` of classes or floats; None where there is none, or another.
+        target: classes or floats of the rows that have one, ``(n,)``; None where there is none, or another.
     """
     found = []
     if target is not None:
         name = config.target_names[0]
+        looked_at = rows_looked_at(len(target))
+        there = np.array([row for row, cell in enumerate(cells[name]) if cell is not None])[looked_at]
         why = why_no_target(name, target)
-        found += [why or why_given_away(_typed(cells, config), name, target[rows_looked_at(len(target))])]
+        found += [why or why_given_away(_typed(cells, config, there), name, target[looked_at])]
     for modality in config.modalities.values():
         found += [_dates(column, cells[column], modality) for column in modality.names]
     return [text for text in found if text is not None]
@@ -57,13 +59,10 @@ def why_no_target(name: str, target: np.ndarray) -> str | None:
     return None
 
 
-def _typed(cells: Cells, config: TableConfig) -> dict[str, list[Any]]:
-    """The columns side by side, read by their types, in the rows that are looked at."""
+def _typed(cells: Cells, config: TableConfig, rows: np.ndarray) -> dict[str, list[Any]]:
+    """The columns side by side, read by their types, in some rows."""
     types = {column: type_ for modality in config.modalities.values() for column, type_ in modality.types.items()}
-    return {
-        column: [_read(cells[column][row], type_) for row in rows_looked_at(len(cells[column]))]
-        for column, type_ in types.items()
-    }
+    return {column: [_read(cells[column][row], type_) for row in rows] for column, type_ in types.items()}
 
 
 def _read(cell: Any, type_: str) -> Any:
