@@ -53,7 +53,7 @@ class Pretrained(Encoder):
         layer: read the hidden state after this layer (0: what goes into the first; -2: the last but one) instead of the
             model's last. An inner layer is often nearer to another modality: `weft inspect` measures how near. Several:
             their states side by side, ``layer=[6, 4, 2]``, where they have the same tokens.
-        compile: translate the model by ``torch.compile``, half a minute of work at the first batch of 16 values or
+        compile: translate the model by ``torch.compile``, about a minute of work at the first batch of 16 values or
             more; smaller ones go through the model as it is. It needs a compiler, and features differ in their last
             digits, so they are those of another encoder. It pays for networks of convolutions over thousands of values.
     """
