@@ -109,7 +109,7 @@ def test_no_fusion_finished(tmp_path: Path) -> None:
     broken = quick(fusions=["tfn"], options={"tfn": {"no_such_option": 1}}, seeds=1)
     failed = compare(small(), broken, tmp_path, progress=False)
     assert failed.verdict.outcome == "no fusion finished"
-    assert failed.sentence.startswith("No fusion method finished")
+    assert failed.sentence.startswith("No fusion network finished. Without one, the best method on several, ")
     row = next(row for row in failed.rows if row.method == "tfn")
     assert row.status == "failed"
     assert row.error is not None

@@ -1,6 +1,7 @@
 """Three trainings give the figures they gave when each system had verbs, a loop and a model class of its own.
 
-They were equal to the last digit on the machine where both were run; elsewhere sums may round otherwise.
+They were equal to the last digit on the machine where both were run. On another processor sums round otherwise, which
+two epochs of a pretrained network carry to nearly a percent (an AMD for an Intel).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def close(found: dict[str, Any], expected: dict[str, float]) -> None:
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize(

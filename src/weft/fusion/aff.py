@@ -255,9 +255,11 @@ def blend(maps: Sequence[Tokens], logits: Tensor) -> tuple[Tensor, Tensor]:
         any is real. Of two maps without gaps only the first one's, ``(B, T, 1, C)``.
     """
     if len(maps) == 2 and whole(maps):
-        w, (first, second) = logits.sigmoid(), (x.values for x in maps)
-        dtype = torch.promote_types(first.dtype, second.dtype)  # under autocast what was projected is rounded, else not
-        return torch.lerp(second.to(dtype), first.to(dtype), w.to(dtype)), w.unsqueeze(2)
+        w, first, second = logits.sigmoid(), maps[0].values, maps[1].values
+        if first.dtype != second.dtype:  # under autocast what was projected is rounded, the other is not
+            dtype = torch.promote_types(first.dtype, second.dtype)
+            first, second = first.to(dtype), second.to(dtype)
+        return torch.lerp(second, first, w.to(first.dtype)), w.unsqueeze(2)
     logits = F.pad(logits.unflatten(-1, (len(maps) - 1, -1)), (0, 0, 0, 1))
     there = torch.stack([x.mask for x in maps], dim=2).unsqueeze(-1)
     w = torch.where(there, logits.masked_fill(~there, torch.finfo(logits.dtype).min).softmax(dim=2), 0.0)
