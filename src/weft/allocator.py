@@ -41,8 +41,8 @@ def keep_freed_memory() -> bool:
 
 
 def return_much_freed_memory() -> bool:
-    """Give freed memory back to the kernel where it is more than ``MUCH``: a matrix of the last piece of work leaves a
-    hole that the next one, a few bytes larger, does not fit into.
+    """Give freed memory back to the kernel where it is more than ``MUCH``: a matrix of the last piece of work may leave
+    a hole that the next one does not fit into.
 
     Returns:
         Whether something was given back; with a C library that cannot do that nothing happens.
