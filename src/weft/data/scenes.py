@@ -62,9 +62,7 @@ class Scenes(Generated):
             name="scenes",
             ids=numbered("scene", self.rows),
             modalities={"image": Modality("image", images), "caption": Modality("text", captions)},
-            targets={
-                name: np.array([one[name] for one in told]) for name in ("relation", "first shape", "second shape")
-            },
+            targets={name: np.array([one[name] for one in told]) for name in PARTS},
             split=None,
             group=None,
             task="retrieval",

@@ -27,6 +27,7 @@ def as_class(cell: Any, classes: Sequence[int | str]) -> int | str:
 
 
 def number_or_nan(cell: Any) -> float:
+    """A cell as a number; NaN where it is empty, none, or larger than float32 holds."""
     try:
         value = as_number(cell)
     except ValueError:
