@@ -1,8 +1,10 @@
-"""Errors that a user can act on: what went wrong, what was found, what to do."""
+"""Errors that a user can act on: what went wrong, what was found, what to do. And warnings, at the user's own line."""
 
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,15 @@ class UserError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.what}\n  found:  {self.found}\n  remedy: {self.remedy}"
+
+
+def warn_of(notes: Iterable[str]) -> None:
+    """A Python warning for each note, which points at the line outside weft that asked."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "weft":
+        frame, level = frame.f_back, level + 1
+    for note in notes:
+        warnings.warn(note, stacklevel=level)
 
 
 def did_you_mean(name: str, known: Iterable[str], label: str = "names") -> str:

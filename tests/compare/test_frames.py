@@ -2,6 +2,7 @@
 
 import datetime
 import inspect
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 import weft
+from tests.cli.test_verbs import weft as weft_verb
 from weft.data.columns import Columns
 from weft.errors import UserError
 
@@ -89,6 +91,48 @@ def test_the_sentence_says_when_one_column_alone_tells_the_target(tmp_path: Path
     assert "--drop 'parcel'" in found.sentence
     fair = weft.compare(told, target="kind", drop=["parcel"], folder=tmp_path / "fair", **QUICK)
     assert "Beware" not in fair.sentence
+
+
+def doubtful() -> pd.DataFrame:
+    stars = [k % 5 + (k % 7 == 0) for k in range(120)]
+    both = [f"{1 + k % 12}/{1 + k % 11}/2024" for k in range(120)]
+    told = [f"so {star}" for star in stars]
+    odd = {"row_id": range(120), "same": ["x"] * 120, "when": both, "told": told, "stars": stars}
+    return pd.DataFrame({**cells(), **odd})
+
+
+CALLS = {
+    "compare": lambda frame, folder: weft.compare(frame, "stars", folder=folder, **{**QUICK, "only": ["chance"]}),
+    "fit": lambda frame, folder: weft.fit(
+        frame, "stars", "concat", folder=folder, dim=8, config={"epochs": 1}, progress=False
+    ),
+    "estimator": lambda frame, folder: weft.WeftClassifier(("chance",)).fit(
+        frame.drop(columns="stars"), frame["stars"]
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_what_init_says_of_columns_in_doubt_is_warned_of(tmp_path: Path, call: str):
+    """Once each, in the words of the terminal, pointing at the line that called."""
+    doubtful().to_csv(tmp_path / "t.csv", index=False)
+    printed = weft_verb("init", tmp_path / "t.csv", "--target", "stars", "-o", tmp_path / "t.yaml")
+    frame = doubtful()
+    with pytest.warns(UserWarning, match="row_id") as caught:
+        CALLS[call](frame, tmp_path / "out")
+    said = [str(one.message) for one in caught if one.filename == __file__]
+    texts = ["id: row_id (named", "left out: same (the same", "day first", "'told' alone tells", "steps of a scale"]
+    for text in texts[: 4 if call == "estimator" else 5]:
+        assert [text in line for line in said].count(True) == 1
+        assert text in printed
+
+
+def test_steps_of_a_scale_are_asked_for_in_one_word(tmp_path: Path):
+    steps = {**cells(), "kind": [k % 3 for k in range(120)]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = weft.compare(steps, target="kind", task="ordinal", drop=["day"], folder=tmp_path, **QUICK)
+    assert "kappa_quadratic" in found.sentence
 
 
 def test_arguments_have_their_names_and_others_are_refused():

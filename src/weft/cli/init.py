@@ -43,18 +43,14 @@ def init(
     config = proposal.config
     out.write_text(to_commented_yaml(config, out.parent, proposal), encoding="utf-8")
     for role in ("target", "task", "id", "group", "split", "time"):
-        why = proposal.reasons.get(role)
-        say(f"{role}: {getattr(config, role) or 'none'}{f' ({why})' if why else ''}")
+        say(proposal.about(role))
     if config.split is None and config.splits is not None:
         say(f"rows are split: {config.splits.method}")
     for name, modality in config.modalities.items():
         several = f" of {', '.join(modality.names)}" if modality.columns else ""
         say(f"modality {name}: {modality.kind}{several}")
-    for column, why in proposal.left_out.items():
-        say(f"left out: {column or '(a column without a name)'} ({why})")
-    for what, why in proposal.reasons.items():
-        if what.startswith("column "):
-            say(f"{what}: {why}")
+    for line in proposal.columns():
+        say(line)
     for warning in proposal.warnings:
         say(f"warning: {warning}")
     roles = "--target, --task, --id, --group, --time, --drop"

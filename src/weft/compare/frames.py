@@ -12,7 +12,7 @@ from weft.compare.config import CompareConfig
 from weft.data import Dataset, TableConfig, read_table
 from weft.data.guess import propose_table
 from weft.encoders import create_encoder, default_encoder
-from weft.errors import UserError, did_you_mean
+from weft.errors import UserError, did_you_mean, warn_of
 from weft.files import ask_folder
 from weft.models.pretrained import load_model
 from weft.store import Store, encode
@@ -62,11 +62,14 @@ def compare_frame(
     group: str | None = None,
     time: str | None = None,
     drop: Sequence[str] = (),
+    task: str | None = None,
     encoders: Mapping[str, str] | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> Comparison:
     """Compare every way to predict a column of a table from the others; ``weft.compare(frame, target=...)``.
+
+    What ``weft init`` says of columns in doubt is warned of; its options are the arguments of the same names.
 
     Args:
         frame: a pandas or polars DataFrame, a pyarrow Table, ``{column: cells}``, or the path of a table file. Files
@@ -76,6 +79,7 @@ def compare_frame(
         id, group, time: columns with unique ids, of rows that belong together, and of dates to split by; guessed if not
             given, ``"none"``: none.
         drop: columns to leave out.
+        task: what is asked of the target: ``"ordinal"``, ``"regression"``, ...; guessed if not given.
         encoders: ``{modality: name}``, e.g. ``{"photo": "hf:facebook/dinov2-small"}``; those that are not named are
             built in.
         progress: show progress bars.
@@ -101,7 +105,7 @@ def compare_frame(
     refuse_unknown_names("weft.compare", compare_frame, settings)
     place = Path(folder)
     ask_folder(place)
-    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop}
+    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop, "task": task}
     features = encode_frame(frame, target, place / "store", encoders, progress=progress, **roles)
     return compare(features, CompareConfig(**settings), place, progress=progress)
 
@@ -117,6 +121,7 @@ def fit_frame(
     group: str | None = None,
     time: str | None = None,
     drop: Sequence[str] = (),
+    task: str | None = None,
     encoders: Mapping[str, str] | None = None,
     progress: bool = True,
     **options: Any,
@@ -129,7 +134,7 @@ def fit_frame(
     refuse_unknown_names("weft.fit", fit_frame, options)
     place = Path(folder)
     ask_folder(place)
-    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop}
+    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop, "task": task}
     features = encode_frame(frame, target, place / "store", encoders, progress=progress, **roles)
     train_model(features, fusion, place / fusion, progress=progress, **options)
     return load_model(place / fusion)
@@ -144,18 +149,28 @@ def encode_frame(
     progress: bool = True,
     **roles: Any,
 ) -> Store:
-    """The features of a table in memory, on disk; ``roles`` are ``id``, ``group``, ``time``, ``drop``: see
-    :func:`compare_frame`.
+    """The features of a table in memory, on disk; ``roles`` are ``id``, ``group``, ``time``, ``drop``, ``task``:
+    see :func:`compare_frame`.
     """
-    config = propose_table(frame, target=target, **roles).config
+    config = propose_config(frame, target=target, **roles)
     return encode_config(frame, config, folder, encoders, progress=progress)
+
+
+def propose_config(frame: Any, **chosen: Any) -> TableConfig:
+    """What the columns of a table in memory are; it warns of those in doubt. ``chosen``: see
+    :func:`~weft.data.guess.propose_table`.
+    """
+    proposal = propose_table(frame, **chosen)
+    warn_of(proposal.doubts())
+    return proposal.config
 
 
 def encode_config(
     frame: Any, config: TableConfig, folder: Path, encoders: Mapping[str, str] | None = None, *, progress: bool = True
 ) -> Store:
-    """The features of a table in memory, read as a configuration says."""
+    """The features of a table in memory, read as a configuration says; what reading it found is warned of likewise."""
     dataset = read_table(frame, config)
+    warn_of(dataset.notes)
     made = {}
     for name, modality in dataset.modalities.items():
         spec = (encoders or {}).get(name) or _of_table(dataset, name) or default_encoder(modality.kind)

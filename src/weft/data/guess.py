@@ -23,7 +23,7 @@ from weft.data.table import FEW_CLASSES, SPLIT_WORDS
 from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
 from weft.data.target_cells import classes_of, label_set
 from weft.data.targets import RETRIEVAL, reads_of
-from weft.data.warnings import table_warnings
+from weft.data.warnings import table_warnings, why_ordinal
 from weft.errors import UserError, did_you_mean, some
 
 LOOKED_AT = 1000
@@ -34,6 +34,8 @@ KNOWN = 0.9
 """Part of the rows in which a column that is guessed to be the target is there."""
 NONE = "none"
 """On the command line: no column in this role."""
+ASKED, DROPPED = "as asked for", "asked for (--drop)"
+"""Reasons that are no guesses."""
 
 GUESSED = {"classification": "classes", "regression": "numbers", "multilabel": "sets", RETRIEVAL: None}
 _IDS = ("id", "uid", "uuid", "guid", "key", "hash", "code", "index", "url")
@@ -60,6 +62,31 @@ class Proposal:
     reasons: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    def about(self, role: str) -> str:
+        """Which column has a role, and why."""
+        why = self.reasons.get(role)
+        return f"{role}: {getattr(self.config, role) or 'none'}{f' ({why})' if why else ''}"
+
+    def doubts(self) -> list[str]:
+        """What is to be said even to somebody who sees no YAML: columns that are no features by a guess or are not read
+        as they look, and the warnings.
+        """
+        guessed = [
+            role
+            for role in ("id", "group", "split", "time")
+            if getattr(self.config, role) and self.reasons[role] != ASKED
+        ]
+        return [*map(self.about, guessed), *self.columns(), *self.warnings]
+
+    def columns(self) -> list[str]:
+        """The columns that are left out by a guess, and those that are not read as they look."""
+        left = [
+            f"left out: {column or '(a column without a name)'} ({why})"
+            for column, why in self.left_out.items()
+            if why != DROPPED
+        ]
+        return left + [f"{what}: {why}" for what, why in self.reasons.items() if what.startswith("column ")]
 
 
 def guess_table(path: str | Path, **chosen: Any) -> TableConfig:
@@ -102,12 +129,12 @@ def propose_table(
             remedy = did_you_mean(str(column), table.cells, "columns")
             raise UserError(f"{path}: no column {column!r}", f"columns {some(table.cells, 20)}", remedy)
     proposal = Proposal.__new__(Proposal)
-    proposal.reasons, proposal.left_out, proposal.warnings = {}, dict.fromkeys(drop, "asked for (--drop)"), []
+    proposal.reasons, proposal.left_out, proposal.warnings = {}, dict.fromkeys(drop, DROPPED), []
     roles: dict[str, str | None] = {"id": None, "group": None, "target": None, "split": None}
     for role, name in (("target", target), ("id", id), ("group", group)):
         if name is not None:
             roles[role] = None if name == NONE else name
-            proposal.reasons[role] = "as asked for"
+            proposal.reasons[role] = ASKED
     free = [name for name in table.cells if name not in drop and name not in roles.values()]
 
     def take(role: str, found: tuple[str, str] | None) -> None:
@@ -142,7 +169,7 @@ def propose_table(
             f"{path}: no column can be a modality", found_columns, "add a text, file, list or number column"
         )
     guessed, why = (RETRIEVAL, "no target") if roles["target"] is None else table.guess_task(roles["target"])
-    task, proposal.reasons["task"] = (guessed, why) if task is None else (task, "as asked for")
+    task, proposal.reasons["task"] = (guessed, why) if task is None else (task, ASKED)
     labels = None
     if roles["target"] is not None and task == "multilabel":
         labels = sorted(set().union(*(label_set(cell) for cell in table.cells[roles["target"]])))
@@ -161,7 +188,10 @@ def propose_table(
         modalities=modalities,
         splits=SplitsConfig(method=_guess_split(roles, task, moments is not None and moments[0] is not None)),
     )
-    proposal.warnings += table_warnings(table.cells, proposal.config, table.answers(roles["target"], task))
+    answers = table.answers(roles["target"], task)
+    proposal.warnings += table_warnings(table.cells, proposal.config, answers)
+    if answers is not None and proposal.reasons["task"] != ASKED:
+        proposal.warnings += why_ordinal(roles["target"], answers)
     return proposal
 
 
@@ -277,7 +307,7 @@ class _Table:
     ) -> tuple[str | None, str] | None:
         """The column of dates that rows are to be split by, and why; or None, and why not by the one there is."""
         if asked is not None:
-            return None if asked == NONE else asked, "as asked for"
+            return None if asked == NONE else asked, ASKED
         if roles["target"] is None or roles["split"] is not None:
             return None
         found = {name: why for name in free if self.kind(name) == "date" and (why := self._why_in_time(name))}
@@ -353,8 +383,7 @@ class _Table:
         classes = classes_of(there)
         levels = sorted({*classes.tolist()})
         if classes.dtype.kind == "i" and len(levels) <= FEW_CLASSES:
-            ordered = f"; if {levels[0]} to {levels[-1]} are steps of a scale: --task ordinal" if steps(levels) else ""
-            return "classification", f"{len(levels)} different whole numbers{ordered}"
+            return "classification", f"{len(levels)} different whole numbers"
         return "regression", "numbers"
 
 
@@ -414,11 +443,6 @@ def _types(table: _Table, columns: Sequence[str]) -> dict[str, CellType]:
 def _reads(task: str) -> str | None:
     """How the target of a task is read; to look up one that is not guessed here, all tasks are imported."""
     return GUESSED[task] if task in GUESSED else reads_of(task)
-
-
-def steps(levels: Sequence[int]) -> bool:
-    """Whether whole numbers may be the steps of a scale: three or more, without a gap."""
-    return len(levels) > 2 and levels[-1] - levels[0] == len(levels) - 1
 
 
 def _number(cell: Any, type_: str) -> Any:

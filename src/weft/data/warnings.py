@@ -1,4 +1,6 @@
-"""What ``weft init`` warns of: a target of which nothing can be learned, columns that tell it, dates read in doubt."""
+"""What is warned of before a table is read: a target of which nothing can be learned or that may be a scale, columns
+that tell it, dates read in doubt.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +61,15 @@ def why_no_target(name: str, target: np.ndarray) -> str | None:
     return None
 
 
+def why_ordinal(name: str, target: np.ndarray) -> list[str]:
+    """What to say of classes ``(N,)`` that may be the steps of a scale: three whole numbers or more, without a gap."""
+    levels = np.unique(target)
+    if target.dtype.kind != "i" or len(levels) < 3 or levels[-1] - levels[0] != len(levels) - 1:
+        return []
+    read = f"target {name!r} is read as {len(levels)} classes in no order, {levels[0]} to {levels[-1]}"
+    return [f"{read}; if they are steps of a scale: --task ordinal"]
+
+
 def _typed(cells: Cells, config: TableConfig, rows: np.ndarray) -> dict[str, list[Any]]:
     """The columns side by side, read by their types, in some rows."""
     types = {column: type_ for modality in config.modalities.values() for column, type_ in modality.types.items()}
@@ -81,7 +92,7 @@ def _dates(column: str, cells: Sequence[Any], modality: ModalityConfig) -> str |
         day = as_date(cell, False)
         return (
             f"{about}: {cell!r} is read as {day:%Y-%m-%d}, but all its dates read with the day first as well: if they "
-            "are meant so, set its type to 'date, day first' in the YAML"
+            "are meant so, set its type to 'date, day first' in the YAML (in memory: give dates, not words)"
         )
     if type_ not in ("category", "number") or not there:
         return None

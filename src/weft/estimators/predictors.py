@@ -29,14 +29,15 @@ from sklearn.utils.validation import (
 
 from weft.compare.comparison import Comparison, compare
 from weft.compare.config import CompareConfig
-from weft.compare.frames import encode_config
+from weft.compare.frames import encode_config, propose_config
 from weft.data import TableConfig
 from weft.data.cells import as_category
 from weft.data.frame import frame_columns, is_frame
-from weft.data.guess import NONE, propose_table
+from weft.data.guess import NONE
 from weft.data.table_config import ModalityConfig
 from weft.errors import UserError
 from weft.models.pretrained import load_model
+from weft.store import Store
 
 FEWEST = 3
 """Rows: one each for train, dev and test."""
@@ -87,25 +88,27 @@ class _Estimator(BaseEstimator, ABC):
         columns, y = self._columns(X, y, fitting=True)
         target = _new_name("target", columns)
         cells = {**columns, target: self._targets(y)}
-        config = self._propose(cells, target, _is_table(X))
         seed = int(check_random_state(self.random_state).randint(2**31))
         asked = {"only": list(self.methods), "budget": self.budget, "metric": self.metric}
         quick = {"seeds": 1, "resamples": 99, "fractions": self.fractions, "split_seed": seed}
         wanted = CompareConfig(**{**quick, **asked, **(self.settings or {})})
         place = tempfile.TemporaryDirectory() if self.folder is None else nullcontext(self.folder)
         with place as folder:
-            features = encode_config(cells, config, Path(folder) / "store", self.encoders, progress=self.verbose)
+            features = self._encoded(cells, target, Path(folder) / "store", _is_table(X))
             self.comparison_ = compare(features, wanted, folder, progress=self.verbose)
             self.model_ = _kept(self.comparison_)
         return self
 
-    def _propose(self, cells: Mapping[str, Any], target: str, table: bool) -> TableConfig:
-        if not table:
+    def _encoded(self, cells: Mapping[str, Any], target: str, folder: Path, table: bool) -> Store:
+        """The features of the rows; of a table it warns of columns in doubt."""
+        if table:
+            roles: dict[str, Any] = {"group": self.group, "time": NONE, "drop": self.drop, "task": self.task}
+            config = propose_config(cells, target=target, **roles).model_copy(update={"splits": None, "labels": None})
+        else:
             names = [name for name in cells if name != target]
             numbers = ModalityConfig(kind="tabular", columns=names, types=dict.fromkeys(names, "number"))
-            return TableConfig(table="", target=target, task=self.task, modalities={"numbers": numbers})
-        config = propose_table(cells, target=target, group=self.group, time=NONE, drop=self.drop).config
-        return config.model_copy(update={"task": self.task, "splits": None, "labels": None})
+            config = TableConfig(table="", target=target, task=self.task, modalities={"numbers": numbers})
+        return encode_config(cells, config, folder, self.encoders, progress=self.verbose)
 
     def _columns(self, X: Any, y: Any = None, *, fitting: bool = False) -> tuple[dict[str, Any], Any]:
         """``{name: cells}``, and the target ``(N,)`` when fitting."""

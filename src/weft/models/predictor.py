@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from weft.data import Dataset
-from weft.errors import UserError
+from weft.errors import UserError, warn_of
 from weft.files import read_json, write_json
 from weft.models.outputs import flat_columns
 from weft.models.pooled import PooledInputs
@@ -160,8 +159,7 @@ class Predictor(Pretrained):
         """
         raw = isinstance(rows, Dataset)
         found = encode_rows(self.encoders, rows if raw else read_frame(rows, self.table), progress=progress)
-        for note in () if raw else found.notes:
-            warnings.warn(note, stacklevel=3)
+        warn_of(() if raw else found.notes)
         return found
 
     def evaluate(self, features: Features, rows: np.ndarray, figures: Path | str | None = None) -> dict[str, float]:
