@@ -258,12 +258,16 @@ def _absent(config: ModalityConfig, rows: _Rows, name: str) -> Modality:
     return Modality(config.kind, [None] * len(rows), tuple(config.names) if kind_named(config.kind).typed else ())
 
 
+def said_of_blank(ids: Sequence[str]) -> str:
+    """What is said of rows to predict that hold nothing a model can read."""
+    return f"{len(ids)} empty rows are answered as one of which nothing is known: {some(ids)}"
+
+
 def _say_what_is_blank(rows: _Rows, modalities: Mapping[str, Modality]) -> None:
     """Note new rows of which nothing is known."""
     there = np.any([modality.presence for modality in modalities.values()], axis=0)
     if not there.all():
-        empty = [rows.ids[row] for row in np.flatnonzero(~there)]
-        rows.notes.append(f"{len(empty)} empty rows are answered as one of which nothing is known: {some(empty)}")
+        rows.notes.append(said_of_blank([rows.ids[row] for row in np.flatnonzero(~there)]))
 
 
 def _modality(

@@ -197,7 +197,7 @@ def create_app(engine: Engine, *, most: int = 64) -> FastAPI:
             found = await asyncio.to_thread(engine.reader.rows, listed, notes)
         else:
             found = engine.reader.rows(listed, notes)
-        return found, notes + engine.unknown(found)
+        return found, notes + engine.unknown(found) + engine.blank(found)
 
     def need(can: bool, what: str) -> None:
         if not can:
@@ -210,8 +210,9 @@ def create_app(engine: Engine, *, most: int = 64) -> FastAPI:
 
     @app.post("/predict", responses=ERRORS)
     async def predict_rows(body: Rows) -> dict[str, Any]:
-        """The prediction for one row or many; warnings name cells that cannot be read and words that training did not
-        meet. An image is ``{"base64": "..."}``; ``GET /model`` says what a row holds."""
+        """The prediction for one row or many. Warnings name cells that cannot be read, words that training did not
+        meet, and rows that hold nothing: they are answered as one of which nothing is known. An image is
+        ``{"base64": "..."}``; ``GET /model`` says what a row holds."""
         return await predicted(body.rows, body.explain)
 
     async def form(request: Request) -> tuple[dict[str, Any], bool]:
@@ -257,7 +258,7 @@ def create_app(engine: Engine, *, most: int = 64) -> FastAPI:
 
     @app.post("/embed", responses=ERRORS)
     async def embed_rows(body: Values) -> dict[str, Any]:
-        """Unit vectors of every modality of every row."""
+        """Unit vectors of every modality of every row; warnings name rows that have none."""
         rows, notes = await read(body.rows)
         need(engine.embeds, "embed")
         return {"embeddings": await embed.ask(rows), "warnings": notes}

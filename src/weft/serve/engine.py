@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from weft.data import Modality
-from weft.errors import UserError, did_you_mean
+from weft.data.table import said_of_blank
+from weft.errors import UserError, did_you_mean, some
 from weft.files import plain
 from weft.models import FusedModel
 from weft.models.explain import row_shapley
-from weft.models.predictor import Predictor
+from weft.models.predictor import Predictor, answers
 from weft.models.pretrained import load_model
 from weft.models.raw import encode_row, encode_rows, make_encoder, unknown_words
 from weft.models.searching import gallery
@@ -79,6 +80,13 @@ class Engine:
         classes = self.model.task.labels if self.predicts else []
         return {"model": type(self.model).__name__, "modalities": fields, "classes": classes, "can": can}
 
+    def blank(self, rows: Sequence[Any]) -> list[str]:
+        """What is to be said of rows that hold nothing."""
+        empty = [f"row {number}" for number, row in enumerate(rows) if not row]
+        if not empty:
+            return []
+        return [said_of_blank(empty) if self.predicts else f"{len(empty)} empty rows have no embedding: {some(empty)}"]
+
     def unknown(self, rows: Sequence[Any]) -> list[str]:
         """What is to be said of words that training did not meet."""
         found = []
@@ -96,8 +104,8 @@ class Engine:
 
     def _outputs(self, rows: Sequence[Any]) -> np.ndarray:
         """Outputs ``(n, K)``; those of a lone row without a table of features around it."""
-        if len(rows) > 1 or not isinstance(self.model, FusedModel):
-            return self.model.outputs(self.features(rows))
+        if len(rows) > 1 or not rows[0] or not isinstance(self.model, FusedModel):
+            return answers(self.model, self.features(rows), np.arange(len(rows)), self.model.prior())
         row = encode_row(self.specs, rows[0], self.encoders)
         widths = self.model.dims
         there = {n: torch.zeros(0, widths[n]) if a is None else torch.from_numpy(a) for n, a in row.items()}
@@ -107,12 +115,12 @@ class Engine:
 
     def explain(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
         """The same with ``shapley``, what each modality did."""
-        features = self.features(rows)
-        shares = row_shapley(self.model, features, np.arange(len(rows)))
-        names = self.model.names
+        features, index, names = self.features(rows), np.arange(len(rows)), self.model.names
+        shares = row_shapley(self.model, features, index)
+        outputs = answers(self.model, features, index, self.model.prior())
         return [
             {**answer, "shapley": dict(zip(names, share.tolist(), strict=True))}
-            for answer, share in zip(self._answers(self.model.outputs(features)), shares, strict=True)
+            for answer, share in zip(self._answers(outputs), shares, strict=True)
         ]
 
     def _answers(self, outputs: np.ndarray) -> list[dict[str, Any]]:
@@ -128,9 +136,11 @@ class Engine:
         return found
 
     def embed(self, rows: Sequence[Any]) -> list[dict[str, list[float]]]:
-        """The unit vector of each modality that is there."""
-        vectors = self.model.embed(self.features(rows))
-        return [{n: vectors[n][i].tolist() for n in row} for i, row in enumerate(rows)]
+        """The unit vector of each modality that is there; nothing of a row that holds nothing."""
+        there = [row for row in rows if row]
+        vectors = self.model.embed(self.features(there)) if there else {}
+        found = iter([{n: vectors[n][i].tolist() for n in row} for i, row in enumerate(there)])
+        return [next(found) if row else {} for row in rows]
 
     def search(self, row: dict[str, Any], find: str | None, top: int) -> dict[str, Any]:
         """The best items of a gallery for the one modality of a row."""

@@ -76,13 +76,13 @@ class Reader:
             notes: takes what is to be said of cells that cannot be read.
 
         Raises:
-            UserError: an unknown modality, a value that is not of its kind, or a row without any.
+            UserError: an unknown modality, or a value that is not of its kind.
         """
         said: list[str] = [] if notes is None else notes
         return [self._row(number, row, said) for number, row in enumerate(rows)]
 
     def _row(self, number: int, row: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-        known, before = {*self.kinds, *chain.from_iterable(self.columns.values())}, len(notes)
+        known = {*self.kinds, *chain.from_iterable(self.columns.values())}
         for name in row:
             if name not in known and name in self.unused:
                 notes.append(f"row {number}: this model does without {name!r}")
@@ -95,11 +95,7 @@ class Reader:
             if flat and (cells := {column: row[column] for column in columns if column in row}):
                 given[name] = cells
         found = {n: self.value(n, cell, f"row {number}", notes) for n, cell in given.items() if cell is not None}
-        found = {name: value for name, value in found.items() if value is not None}
-        if not found:
-            why = "; ".join(notes[before:]) or "no modality"
-            raise UserError(f"row {number} holds nothing", why[:300], f"give one of {some(self.kinds)}")
-        return found
+        return {name: value for name, value in found.items() if value is not None}
 
     def value(self, name: str, cell: Any, where: str, notes: list[str]) -> Any:
         """One value; None where it is empty. What cannot be read is missing, and noted."""
@@ -143,7 +139,8 @@ class Reader:
             name: Modality(kind, [row.get(name) for row in rows], tuple(self.columns.get(name, ())))
             for name, kind in self.kinds.items()
         }
-        return Dataset("request", [str(i) for i in range(len(rows))], modalities, {}, None, None, "retrieval")
+        ids = [str(i) for i in range(len(rows))]
+        return Dataset("request", ids, modalities, {}, None, None, "retrieval", blank=True)
 
 
 def _names(table: Mapping[str, Any]) -> set[str]:
