@@ -191,7 +191,7 @@ def propose_table(
     answers = table.answers(roles["target"], task)
     proposal.warnings += table_warnings(table.cells, proposal.config, answers)
     if answers is not None and proposal.reasons["task"] != ASKED:
-        proposal.warnings += why_ordinal(roles["target"], answers)
+        proposal.warnings += why_ordinal(proposal.config.target_names[0], answers)
     return proposal
 
 
