@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from tests.contract.processes import train
+from tests.elsewhere import CPU, THERE, elsewhere
 from weft.alignment.grad_cache import chunks, grad_cache
 from weft.errors import UserError
 from weft.tokens import as_tokens
@@ -60,6 +61,19 @@ def test_chunks_are_all_rows_in_order() -> None:
     assert [len(part["a"].mask) for part in parts] == [3, 3, 1]
     assert torch.cat([part["b"].values for part in parts]).flatten().tolist() == [10.0 + i for i in range(7)]
     assert len(next(chunks(inputs, 100))["a"].mask) == 7
+
+
+def test_what_is_embedded_once_more_is_where_it_was() -> None:
+    """On a device beside the CPU (a stand-in, which finds what is brought from the wrong one)."""
+    with elsewhere():
+        layer, inputs = nn.Linear(3, 2).to(THERE), {"a": as_tokens(torch.randn(5, 3)).to(THERE)}
+        found = grad_cache(lambda part: {"a": layer(part["a"].values[:, 0])}, inputs, 2)["a"]
+        found.sum().backward()
+        assert {found.device, layer.weight.grad.device} == {THERE}
+        places = iter([THERE, CPU])
+        once = grad_cache(lambda part: {"a": layer(part["a"].values[:, 0].to(next(places)))}, inputs, 5)["a"]
+        with pytest.raises(RuntimeError, match="metadata"):
+            once.sum().backward()
 
 
 def test_chunk_is_positive() -> None:

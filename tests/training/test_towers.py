@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from tests.cli.test_aligned_verbs import COLOURS, noise, weft
+from tests.elsewhere import THERE, elsewhere
 from tests.systems.tiny import write_bert, write_resnet
 from weft.alignment import create_objective
 from weft.data import Dataset, Modality, make_splits
@@ -141,6 +143,24 @@ def test_gradients_are_those_of_the_published_loss(folders: dict[str, Path], dat
         for name, parameter in reference.named_parameters():
             if "pooler" not in name:
                 assert_close(ours[name].grad, parameter.grad, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_towers_and_rows_meet_on_one_device(folders: dict[str, Path], data: Dataset) -> None:
+    """Encoders begin on the GPU, aligners and rows on the CPU: before, in and after a training by chunks, and tuned."""
+    split, losses = make_splits(data), []
+    codes = np.unique(data.targets["colour"], return_inverse=True)[1]
+    for place in (nullcontext(), elsewhere()):
+        with place:
+            rows = RawRows(data, towers(folders))
+            model = build(rows)
+            model.evaluate(rows, split.train)
+            settings = {**SETTINGS, "epochs": 1, "chunk": 3}
+            history = fit_aligner(model, create_objective("convirt"), rows, split, settings, progress=False)
+            losses.append([history.best["loss"], history.best["dev_loss"]])
+            fine_tune(model, rows, "image", *((rows, codes[rows]) for rows in (split.dev, split.dev)), epochs=(1,))
+            devices = {weight.device for weight in model.parameters()}
+    assert devices == {THERE}
+    assert losses[0] == losses[1]
 
 
 def test_training_learns_and_the_folder_is_an_ordinary_aligner(
