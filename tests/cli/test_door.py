@@ -15,7 +15,7 @@ import pytest
 
 from tests.cli.test_verbs import weft, write
 from weft.cli import INTERRUPTED, main
-from weft.data import load_config
+from weft.data import load_config, to_commented_yaml
 from weft.errors import UserError
 from weft.files import write_bytes
 from weft.models import load_model
@@ -298,3 +298,48 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: Any, capsys: Any) -> None:
     with pytest.raises(SystemExit):
         main()
     assert "same command" in capsys.readouterr().err
+
+
+def test_a_handful_of_rows_is_judged_by_what_it_defines_whether_from_a_table_or_a_yaml(
+    model: Path, config: Path, tmp_path: Path
+) -> None:
+    """No split is made of rows that a model has not seen, and their cells are read as in training."""
+    full = {"note": "warp yarn", "given": "yes indeed", "size": 3, "day": "2024-03-05", "adopted": "Yes"}
+    for count in (1, 2):
+        new = write(tmp_path / "few.csv", [full, {**full, "size": ""}][:count])
+        few = load_config(config).model_copy(update={"id": None, "table": str(new)})
+        for modality in few.modalities.values():
+            modality.types.clear()
+        (tmp_path / "few.yaml").write_text(to_commented_yaml(few, tmp_path))
+        by_table, by_yaml = (weft("evaluate", model, tmp_path / f"few.{end}", "--json") for end in ("csv", "yaml"))
+        assert by_table == by_yaml
+        assert by_table["rows"] == count
+        assert by_table["auc"] is None
+        assert by_table["log_loss"] > 0
+        said = weft("evaluate", model, tmp_path / "few.yaml", "--explain")
+        assert "not defined on these rows: auc" in said
+        assert "nan" not in said
+    own = weft("evaluate", model, config, "--json")
+    assert own == weft("evaluate", model, config.with_name("t.csv"), "--json")
+    assert own["rows"] == 8
+
+
+def test_an_empty_row_is_judged_by_every_way_of_judging(model: Path, tmp_path: Path) -> None:
+    full = {"note": "warp yarn", "given": "yes indeed", "size": 3, "day": "2024-03-05", "adopted": "Yes"}
+    blank = {**dict.fromkeys(full, ""), "adopted": "no"}
+    new = write(tmp_path / "new.csv", [full, blank, full, {**full, "adopted": "no"}])
+    found = weft("evaluate", model, new, "--explain", "--missing", "--json")
+    assert found["rows"] == 4
+    assert any(name.startswith("perceptual") for name in found)
+
+
+def test_rows_without_ids_are_not_taken_for_those_of_training_though_some_of_these_lacked_a_target(
+    tmp_path: Path,
+) -> None:
+    trained = write(tmp_path / "t.csv", [{"size": i % 7, "kind": "ab"[i % 2] if i % 9 else ""} for i in range(60)])
+    weft("init", trained, "-o", tmp_path / "w.yaml", "--target", "kind")
+    place = ("--store", tmp_path / "store", "--out", tmp_path / "model", "--set", "epochs=1", "--quiet")
+    weft("fit", tmp_path / "w.yaml", "--fusion", "concat", *place)
+    new = write(tmp_path / "new.csv", [{"size": i % 5, "kind": "ab"[i % 3 % 2]} for i in range(40)])
+    assert weft("evaluate", tmp_path / "model", new, "--json")["rows"] == 40
+    assert weft("evaluate", tmp_path / "model", trained, "--json")["rows"] < 12

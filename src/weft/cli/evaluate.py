@@ -67,6 +67,7 @@ def evaluate(
     from weft.models.rows import with_target
     from weft.models.seen import rows_for
     from weft.store import Features, Store
+    from weft.tasks.metrics import why_undefined
     from weft.tasks.vqa_accuracy import metric_of_annotators
     from weft.training.system import System
     from weft.training.system import systems as registry
@@ -84,7 +85,7 @@ def evaluate(
         for file in report.files:
             say(f"figure: {file}")
         return
-    options, patterns = settings(judge, "judge"), {}
+    options, patterns, why = settings(judge, "judge"), {}, ""
     loaded: Any = None if system else load_model(model)
     if (explain or missing) and not isinstance(loaded, Predictor):
         remedy = "leave them out, or give a model of weft fit or weft compare"
@@ -107,7 +108,7 @@ def evaluate(
             told = with_target(features, loaded.target_of(features), rows)
             if len(told) < len(rows):
                 say(f"left out: {len(rows) - len(told)} of {len(rows)} rows, which have no target")
-            rows = told
+            rows, why = told, f" ({why_undefined(loaded.target_of(features)[told])})"
         count, metrics = len(rows), loaded.evaluate(features, rows, figures=figures)
         if "answers" in features.targets:
             metrics |= metric_of_annotators(features.targets, rows, loaded.predict(features, rows)["prediction"])
@@ -126,8 +127,10 @@ def evaluate(
     else:
         write_table(
             f"{model} on {split} ({count} rows)",
-            [{"metric": key, "value": f"{value:.4f}"} for key, value in metrics.items()],
+            [{"metric": key, "value": "" if value != value else f"{value:.4f}"} for key, value in metrics.items()],
         )
+        if lost := [name for name, value in metrics.items() if value != value]:
+            say(f"not defined on these rows: {', '.join(lost)}{why}")
         if patterns:
             write_table(f"rows as they come: {loaded.task.primary}", come_table(come, loaded.task.primary))
             if made:

@@ -149,9 +149,13 @@ def read_new_rows(table: dict[str, Any] | None, source: str, root: Path | None, 
     Raises:
         UserError: the model was not trained on a table, so it cannot read one.
     """
-    from weft.data import TableConfig, read_table
+    from weft.data import TableConfig, load_config, read_table
     from weft.data.columns import is_table
+    from weft.data.table import as_learned
 
+    if source.endswith((".yaml", ".yml")):
+        config = as_learned(load_config(source), table)
+        return said(read_table(config.table, config))
     if not is_table(source):
         return read_source(source, root, data)
     if table is None:

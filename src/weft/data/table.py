@@ -117,12 +117,37 @@ def read_more(source: Any, table: Mapping[str, Any], on_error: OnError = "stop")
         UserError: as :func:`read_table`.
     """
     config = TableConfig(**{**table, "table": str(source), "splits": None})
-    columns, classes = Columns(source), {}
-    for name, known in config.classes.items():
+    return read_table(source, _with_new_classes(config, config.classes, Columns(source)), on_error=on_error)
+
+
+def as_learned(config: TableConfig, table: Mapping[str, Any] | None) -> TableConfig:
+    """How rows that a model has not seen are read by a configuration of theirs: cells and classes as in its own table.
+
+    They are few perhaps, so nothing is learned of them, and no split is made.
+    """
+    if table is None:
+        return config.model_copy(update={"splits": None})
+    known = TableConfig(**table)
+    types = {column: type_ for modality in known.modalities.values() for column, type_ in modality.types.items()}
+    modalities = {
+        name: modality.model_copy(
+            update={"types": modality.types | {column: types[column] for column in modality.names if column in types}}
+        )
+        for name, modality in config.modalities.items()
+    }
+    classes = {name: found for name, found in known.classes.items() if name not in config.classes}
+    learned = {"splits": None, "modalities": modalities, "labels": known.labels or config.labels}
+    return _with_new_classes(config.model_copy(update=learned), classes, Columns(config.table))
+
+
+def _with_new_classes(config: TableConfig, classes: Mapping[str, Sequence[Any]], columns: Columns) -> TableConfig:
+    """The configuration with these classes of targets, and those that the columns have beside."""
+    all_classes = dict(config.classes)
+    for name, known in classes.items():
         cells = [] if name not in columns.names else columns.cells(name, "target")
         found = {as_class(cell, known) for cell in cells if cell is not None} - set(known)
-        classes[name] = [*known, *sorted(found, key=str)]
-    return read_table(source, config.model_copy(update={"classes": classes}), on_error=on_error)
+        all_classes[name] = [*known, *sorted(found, key=str)]
+    return config.model_copy(update={"classes": all_classes})
 
 
 def _with_something(

@@ -141,14 +141,14 @@ def perceptual_scores(model: Predictor, features: Features, rows: np.ndarray, se
     features, target = features.subset(list(model.names)), model.target_of(features)[rows]
     rng, task = np.random.default_rng(seed), model.task
     sign = 1.0 if task.higher_is_better else -1.0
-    whole = task.primary_metric(model.outputs(features, rows), target)
+    whole = task.primary_metric(answers(model, features, rows, model.prior()), target)
     found = {}
     for column, name in enumerate(model.names):
         there, drops = rows[np.asarray(features.presence)[rows, column]], []
         for _ in range(REPEATS):
             source = {other: np.arange(len(features)) for other in model.names}
             source[name][there] = rng.permutation(there)
-            moved = model.outputs(Rearranged(features, source), rows)
+            moved = answers(model, Rearranged(features, source), rows, model.prior())
             drops.append(sign * (whole - task.primary_metric(moved, target)))
         found[name] = float(np.mean(drops) / abs(whole)) if whole else float("nan")
     return found

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weft.models.explain import Rearranged
-from weft.models.predictor import Predictor
+from weft.models.predictor import Predictor, answers
 from weft.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def scores_as_they_come(
     presence, found = np.asarray(features.presence)[rows], {}
     for row in np.unique(presence, axis=0).tolist():
         chosen = rows[(presence == row).all(axis=1)]
-        outputs = model.outputs(features, chosen)
+        outputs = answers(model, features, chosen, model.prior())
         entry = {"rows": len(chosen), **model.task.metrics(outputs, target[chosen])}
         if model.conformal is not None:
             there = np.tile(np.array(row, dtype=bool), (len(chosen), 1))

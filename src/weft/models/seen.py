@@ -17,8 +17,11 @@ from typing import Protocol, Self
 import numpy as np
 import torch
 
+from weft.data import Dataset
 from weft.errors import UserError, did_you_mean
 from weft.files import canonical, read_tensors, sha256, write_tensors
+from weft.models.raw import table_of
+from weft.store import Store
 
 NAME = "seen.safetensors"
 PARTS = ("train", "dev", "test")
@@ -54,17 +57,17 @@ class Seen:
         """Rows of ``split`` (train, dev, test row numbers) of some data."""
         hashes = _hashes(data.ids)
         parts = {part: hashes[rows] for part, rows in zip(PARTS, split, strict=True)}
-        return cls(parts, _table(data), _numbered(data.ids), fingerprint)
+        return cls(parts, _table(data), _numbered(data), fingerprint)
 
     def part_of(self, data: Rows) -> np.ndarray:
         """``(N,)``: "train", "dev", "test", or "" for a row that the model has not seen.
 
         A row in several parts (folds) counts as the first of them. Rows that are known by their number only are those
-        of the same table, to which others may have been appended since.
+        of the same table, to which others may have been appended since, or which had rows that were left out.
         """
         found, hashes = np.full(len(data.ids), "", dtype="<U5"), _hashes(data.ids)
         if self.numbered:
-            then = len(np.unique(np.concatenate(list(self.parts.values()))))
+            then = np.flatnonzero(np.isin(hashes, np.concatenate(list(self.parts.values()))))
             if self.table not in (_table(data), _table(data, then)):
                 return found
         for part in reversed(PARTS):
@@ -124,11 +127,16 @@ def _hashes(ids: Sequence[str]) -> np.ndarray:
     return np.frombuffer(digests, dtype=np.int64)
 
 
-def _table(data: Rows, first: int | None = None) -> str:
-    """Hash of the ids and targets, of all rows or of the ``first``."""
-    targets = {name: [str(v) for v in np.asarray(values).tolist()[:first]] for name, values in data.targets.items()}
-    return sha256(canonical([list(data.ids)[:first], targets]))[:16]
+def _table(data: Rows, rows: np.ndarray | None = None) -> str:
+    """Hash of the ids and targets, of all rows or of some."""
+    chosen = list(range(len(data.ids))) if rows is None else rows.tolist()
+    targets = {name: [str(v) for v in np.asarray(values)[chosen].tolist()] for name, values in data.targets.items()}
+    return sha256(canonical([[data.ids[row] for row in chosen], targets]))[:16]
 
 
-def _numbered(ids: Sequence[str]) -> bool:
-    return all(str(row) == str(number) for number, row in enumerate(ids))
+def _numbered(data: Rows) -> bool:
+    """Whether the ids are row numbers: those of a table without ids, some of whose rows may have been left out."""
+    table = data.table if isinstance(data, Dataset) else table_of(data) if isinstance(data, Store) else None
+    if table is not None:
+        return table["id"] is None
+    return all(str(row) == str(number) for number, row in enumerate(data.ids))

@@ -61,6 +61,15 @@ def _mean(rows: Callable[..., Array], higher_is_better: bool = True, root: bool 
     return Metric(whole, higher_is_better, rows, root)
 
 
+def why_undefined(truth: Array) -> str:
+    """Why rows with targets ``(N,)`` or ``(N, K)`` leave a metric undefined."""
+    if len(truth) == 1:
+        return "there is one row"
+    if (truth == truth[:1]).all():
+        return "the target is the same in all of them"
+    return "the target or the answers vary too little"
+
+
 def mean_ranks(values: Array) -> Array:
     """Ranks from 1 of values ``(N,)``, ties at their mean; NaN throughout where one is. SciPy's takes 1 s to import."""
     if np.isnan(values).any():
