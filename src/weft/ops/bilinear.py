@@ -198,7 +198,7 @@ def circular_convolution(sketches: Sequence[Tensor], there: Tensor) -> Tensor:
 
 def vectors(inputs: Mapping[str, Tokens]) -> list[Tensor]:
     """Pooled modalities, of one token each, as vectors ``(B, D_m)``."""
-    return [t.values.squeeze(1) for t in inputs.values()]
+    return [t.values.flatten(1) for t in inputs.values()]
 
 
 def presence(inputs: Mapping[str, Tokens]) -> Tensor:
