@@ -23,9 +23,9 @@ python benchmarks/operators.py --null [..]   the same, of the published code bes
 
 What the interface costs, on tensors of a few numbers (``mlb``, forward and backward, an AMD EPYC): 210 us a call beside
 181 of the published module, 18 of the 29 in the forward pass. The view of one token as a vector takes most (undone by
-another view, not by a squeeze's inverse: 33 before), checks, the order of names and masks some 5, modules around modules
-and what is computed when it is read the rest. Where a call takes a millisecond that is three percent: what ``mlb``,
-``linear-sum`` and ``mutan`` lack at the smaller sizes.
+another view, not by a squeeze's inverse: 33 before), checks, the order of names and masks some 5, modules around
+modules and what is computed when it is read the rest. Where a call takes a millisecond that is three percent: what
+``mlb``, ``linear-sum`` and ``mutan`` lack at the smaller sizes.
 
 ``--repeats N``: pairs of measurements, 6 otherwise. Where a side's weights lie in memory stays so for a whole run: even
 the published code beside itself gives .96 to 1.04 at 4800 x 2048 -> 3000, with quartiles that leave 1 out. Ratios as
