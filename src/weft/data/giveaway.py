@@ -6,7 +6,9 @@ r"""Whether one column alone tells the target, better than a fair column would: 
 of a look-up table from the column's value to the mean target, learned on one half of the rows and asked about the
 other, in turn; numbers and dates are cut into 20 values. A column is suspected where it knows (nearly) everything,
 ``s >= 0.99``, or where ``s >= 0.85`` and the other columns do not come near: half of them have less than half of it. In
-a table whose columns all predict well (sizes of a tumour, of a flower) a strong one is nothing strange.
+a table whose columns all predict well (sizes of a tumour, of a flower) a strong one is nothing strange. Features that a
+network gave for the rows it was trained on are such columns, many at once: those of CMU-MOSI's text have an AUC of .99
+on its training rows and of .80 on its test rows.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ BINS, EACH = 20, 10
 """Values that numbers are cut into; at least so many rows each, on average, in the half that is learned from."""
 FEWEST, LOOKED_AT = 20, 5000
 """Rows below which nothing is suspected, and rows that are looked at."""
+SHOWN = 5
+"""Columns that are named."""
 PRIOR = 1.0
 """Rows' worth of the mean of all that a mean of few rows is drawn to."""
 
@@ -48,10 +52,15 @@ def why_given_away(columns: Mapping[str, Sequence[Any]], name: str, target: np.n
     suspects.sort(key=lambda column: -found[column])
     best = found[suspects[0]]
     figure = f"AUC {(1 + best) / 2:.3f}" if classes else f"{best:.1%} of its variance"
-    which = f"column {suspects[0]!r} alone tells" if len(suspects) == 1 else f"columns {some(suspects)} each alone tell"
+    which = (
+        f"column {suspects[0]!r} alone tells"
+        if len(suspects) == 1
+        else f"columns {some(suspects, SHOWN)} each alone tell"
+    )
+    drop = " ".join(f"--drop {column!r}" for column in suspects[:SHOWN]) + (" ..." if len(suspects) > SHOWN else "")
     return (
-        f"{which} {name!r} ({figure}, on rows it was not learned from): if that is known only after the target, leave "
-        f"it out (weft init --drop {suspects[0]!r})"
+        f"{which} {name!r} ({figure}, on rows it was not learned from): if that is known only after the target, or was "
+        f"made with its help, leave {'it' if len(suspects) == 1 else 'them'} out (weft init {drop})"
     )
 
 

@@ -202,11 +202,14 @@ class _Table:
         self.folder, self.rows = columns.path.parent, columns.rows
         self.cells = {name: columns.cells(name, "guess") for name in columns.names}
         self._kinds: dict[str, str] = {}
+        self._present: dict[str, list[Any]] = {}
         self.categories: dict[str, str] = {}
         """Columns of ids that are no group, and why; see :meth:`find_group`."""
 
     def present(self, name: str) -> list[Any]:
-        return [cell for cell in self.cells[name] if not is_blank(cell)]
+        if name not in self._present:
+            self._present[name] = [cell for cell in self.cells[name] if not is_blank(cell)]
+        return self._present[name]
 
     def kind(self, name: str) -> str:
         """The kind that is surest of a column; kinds are asked in the order of their names."""
