@@ -47,6 +47,17 @@ def did_you_mean(name: str, known: Iterable[str], label: str = "names") -> str:
     return f"known {label}: {', '.join(known) or '(none)'}"
 
 
+def count(number: int, noun: str) -> str:
+    """``1 cell``, ``1,200 cells``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def short(cell: object, most: int = 40) -> str:
+    """A cell in a message: the beginning of a long one."""
+    text = str(cell)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def some(items: Iterable[object], most: int = 5) -> str:
     """The first few of a list for an error message: ``'a', 'b' and 7 more``."""
     items = list(items)

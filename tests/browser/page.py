@@ -101,6 +101,8 @@ def predict(page: Page, url: str, picture: bytes, out: Path) -> None:
     expect(page.get_by_role("alert")).not_to_be_empty()
     page.screenshot(path=out / "3-a-mistake.png", full_page=True)
     page.locator("#field-sensor-").fill("")
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator(".warnings li")).to_have_text("1 empty row answered as one of which nothing is known: 'row 0'")
     page.locator("#field-caption-").fill("a large red circle in the top left")
     page.locator("#file-image").set_input_files([{"name": "photo.png", "mimeType": "image/png", "buffer": picture}])
     page.get_by_role("button", name="Predict").click()

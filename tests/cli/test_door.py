@@ -147,7 +147,7 @@ def test_a_modality_whose_columns_are_not_there_is_absent_and_that_is_said(model
 def test_an_empty_row_refuses_no_other(model: Path, tmp_path: Path) -> None:
     full = {"note": "warp yarn", "given": "yes indeed", "size": 3, "day": "2024-03-05"}
     new = write(tmp_path / "new.csv", [full, dict.fromkeys(full, ""), full])
-    assert "1 empty rows are answered as one of which nothing is known: '1'" in weft(
+    assert "1 empty row answered as one of which nothing is known: '1'" in weft(
         "predict", model, new, "--out", tmp_path / "p.csv", "--explain"
     )
     with (tmp_path / "p.csv").open() as file:
@@ -259,9 +259,9 @@ def test_a_port_that_is_taken_is_said_with_another(model: Path) -> None:
 def test_what_reading_found_is_said(model: Path, tmp_path: Path) -> None:
     new = write(tmp_path / "new.csv", [{"note": "warp", "given": "x", "size": "inf", "day": ""}])
     said = weft("predict", model, new, "--out", tmp_path / "p.csv")
-    assert "'size' (number): 1 cells cannot be read so" in said
-    assert "'given': 1 cells hold what no training row does: '0: x'" in said
-    with pytest.warns(UserWarning, match="cells") as found:
+    assert "'size' (number): 1 cell not readable so" in said
+    assert "'given': 1 cell with what no training row holds: '0: x'" in said
+    with pytest.warns(UserWarning, match="cell") as found:
         load_model(model).predict(new, progress=False)
     assert sum("'size'" in str(w.message) or "'given'" in str(w.message) for w in found) == 2
 

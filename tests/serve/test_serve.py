@@ -165,7 +165,7 @@ def test_an_empty_row_refuses_no_other_and_is_answered_and_said_as_by_predict(en
         first, middle, last = found.json()["answers"]
         assert first == last
         assert list(middle["probability"].values()) == pytest.approx(prior)
-        assert "1 empty rows are answered as one of which nothing is known: 'row 1'" in found.json()["warnings"]
+        assert "1 empty row answered as one of which nothing is known: 'row 1'" in found.json()["warnings"]
     assert set(why.json()["answers"][1]["shapley"].values()) == {0.0}
     assert many.json()["answers"][0]["prediction"] == vectors.json()["answers"][0]["prediction"]
     assert lone.json()["answers"] == many.json()["answers"][1:2]
@@ -177,7 +177,7 @@ def test_an_empty_row_refuses_no_other_and_is_answered_and_said_as_by_predict(en
         ("POST", "/search", {"json": {"query": empty}}),
     )
     assert [list(row) for row in embedded.json()["embeddings"]] == [["caption"], []]
-    assert embedded.json()["warnings"] == ["1 empty rows have no embedding: 'row 1'"]
+    assert embedded.json()["warnings"] == ["1 empty row without an embedding: 'row 1'"]
     assert refused.status_code == 422
 
 
@@ -452,11 +452,11 @@ def test_cells_that_are_not_read_and_unknown_words_are_said(facts: Engine) -> No
     assert clean.json()["warnings"] == []
     assert len(odd.json()["answers"]) == 2
     unread, unknown = odd.json()["warnings"]
-    assert "'size' (number): 1 cells cannot be read so and count as missing: 'row 1: many'" in unread
-    assert "'colour': 1 cells hold what no training row does: 'row 1: green'" in unknown
+    assert "'size' (number): 1 cell not readable so, taken as missing: 'row 1: many'" in unread
+    assert "'colour': 1 cell with what no training row holds: 'row 1: green'" in unknown
     unread, blank = empty.json()["warnings"]
     assert "row 0: many" in unread
-    assert "1 empty rows are answered as one of which nothing is known: 'row 0'" in blank
+    assert "1 empty row answered as one of which nothing is known: 'row 0'" in blank
 
 
 def test_a_modality_of_one_column_of_its_name_takes_the_cell() -> None:

@@ -22,7 +22,7 @@ from weft.data.splits import Split, make_splits
 from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
 from weft.data.target_cells import as_class, classes_of, label_set, number_or_nan
 from weft.data.targets import reads_of
-from weft.errors import UserError, did_you_mean, some
+from weft.errors import UserError, count, did_you_mean, some
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -285,7 +285,7 @@ def _absent(config: ModalityConfig, rows: _Rows, name: str) -> Modality:
 
 def said_of_blank(ids: Sequence[str]) -> str:
     """What is said of rows to predict that hold nothing a model can read."""
-    return f"{len(ids)} empty rows are answered as one of which nothing is known: {some(ids)}"
+    return f"{count(len(ids), 'empty row')} answered as one of which nothing is known: {some(ids)}"
 
 
 def _say_what_is_blank(rows: _Rows, modalities: Mapping[str, Modality]) -> None:

@@ -13,7 +13,7 @@ from weft.data.columns import Columns
 from weft.data.table import read_table
 from weft.data.table_config import TableConfig
 from weft.encoders import Encoder, restore_encoder
-from weft.errors import UserError, did_you_mean, some
+from weft.errors import UserError, count, did_you_mean, short, some
 from weft.progress import progress_bar
 from weft.store import Features, MemoryFeatures, Store
 from weft.store.files import DTYPES
@@ -139,8 +139,8 @@ def unknown_words(encoder: Encoder, modality: Modality, ids: Sequence[str]) -> l
     there = [row for row, value in enumerate(modality.values) if value is not None]
     found = encoder.unknown([modality.values[row] for row in there])
     return [
-        f"column {modality.fields[cell]!r}: {len(words)} cells hold what no training row does: "
-        f"{some([f'{ids[there[place]]}: {word[:40]}' for place, word in words], 3)}"
+        f"column {modality.fields[cell]!r}: {count(len(words), 'cell')} with what no training row holds: "
+        f"{some([f'{ids[there[place]]}: {short(word)}' for place, word in words], 3)}"
         for cell, words in found.items()
     ]
 

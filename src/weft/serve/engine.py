@@ -12,7 +12,7 @@ import torch
 
 from weft.data import Modality
 from weft.data.table import said_of_blank
-from weft.errors import UserError, did_you_mean, some
+from weft.errors import UserError, count, did_you_mean, some
 from weft.files import plain
 from weft.models import FusedModel
 from weft.models.explain import row_shapley
@@ -85,7 +85,11 @@ class Engine:
         empty = [f"row {number}" for number, row in enumerate(rows) if not row]
         if not empty:
             return []
-        return [said_of_blank(empty) if self.predicts else f"{len(empty)} empty rows have no embedding: {some(empty)}"]
+        return [
+            said_of_blank(empty)
+            if self.predicts
+            else f"{count(len(empty), 'empty row')} without an embedding: {some(empty)}"
+        ]
 
     def unknown(self, rows: Sequence[Any]) -> list[str]:
         """What is to be said of words that training did not meet."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from weft.data.cells import is_numeric, read_cell
 from weft.data.kinds.base import Kind, Place, kinds, refuse
-from weft.errors import some
+from weft.errors import count, short, some
 
 FEW = 20
 """Words of at most so many kinds are categories, whatever their number of rows."""
@@ -35,11 +35,11 @@ class Tabular(Kind):
                 values.append(read_cell(cell, place.types[column]))
             except ValueError:
                 values.append(None)
-                wrong.append(f"{row}: {str(cell)[:40]}")
+                wrong.append(f"{row}: {short(cell)}")
         if wrong:
             place.notes.append(
-                f"column {column!r} ({place.types[column]}): {len(wrong)} cells cannot be read so and count as "
-                f"missing: {some(wrong, 3)}"
+                f"column {column!r} ({place.types[column]}): {count(len(wrong), 'cell')} not readable so, "
+                f"taken as missing: {some(wrong, 3)}"
             )
         return values
 
