@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from weft.data import TableConfig, guess_table, propose_table, read_table
+from weft.data.columns import Columns
 from weft.encoders import create_encoder
 from weft.errors import UserError
 
@@ -320,3 +322,18 @@ def test_dates_become_calendar_entries() -> None:
     again = create_encoder("columns", "date")
     again.load_state(json.loads(json.dumps(encoder.state())))
     np.testing.assert_array_equal(again.encode([(start,)])[0], encoder.encode([(start,)])[0])
+
+
+def test_columns_of_one_name_are_told_apart_as_pandas_does(tmp_path: Path) -> None:
+    """And those without a name, which a spreadsheet writes at the end of its lines, are left out."""
+    (tmp_path / "t.csv").write_text(
+        "value,value,value.1,unit,,\n" + "".join(f"{k % 5},{k % 3},{k % 2},m{k % 2},,\n" for k in range(30))
+    )
+    found, frame = Columns(tmp_path / "t.csv"), pd.read_csv(tmp_path / "t.csv")
+    assert found.names[:4] == list(frame.columns)[:4]
+    assert found.cells("value.2", "test") == [str(k % 3) for k in range(30)]
+    proposal = propose_table(tmp_path / "t.csv")
+    assert set(proposal.left_out.values()) == {"empty"}
+    assert "'value'" in proposal.reasons["column 'value.2'"]
+    with pytest.raises(UserError, match="names are unique"):
+        Columns(pd.DataFrame([[1, 2]], columns=["a", "a"]))

@@ -40,13 +40,18 @@ class Columns:
             Or a table in memory, see :mod:`weft.data.frame`; files its cells name are relative to the working folder.
 
     Raises:
-        UserError: missing file, another format, a damaged file, no rows, or a column name that comes twice.
+        UserError: missing file, another format, a damaged file, no rows, or a column name that comes twice in memory.
+
+    Attributes:
+        renamed: ``{name: what the file calls it}`` of columns whose name comes again in a file.
     """
 
     def __init__(self, source: Any) -> None:
         file = isinstance(source, str | Path)
         self.path = path = Path(source) if file else Path(type(source).__name__)
-        self.names, self.rows, self._column = _read(path) if file else frame_columns(source)
+        own, self.rows, self._column = _read(path) if file else frame_columns(source)
+        self.names = _apart(own) if file else own
+        self.renamed = {name: before for name, before in zip(self.names, own, strict=True) if name != before}
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise UserError(f"{path}: column names are unique", f"more than once: {some(twice)}", "rename the columns")
@@ -105,7 +110,17 @@ def _read(path: Path) -> Source:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} cannot be read", str(error), "check that the file is whole and UTF-8") from error
-    return table.column_names, table.num_rows, lambda name: table.column(name).to_pylist()
+    names = _apart(table.column_names)
+    return table.column_names, table.num_rows, lambda name: table.column(names.index(name)).to_pylist()
+
+
+def _apart(own: Sequence[str]) -> list[str]:
+    """Names of columns, those that come again numbered as pandas does: ``value``, ``value.1``; ``Unnamed: 7``."""
+    names: list[str] = []
+    for place, name in enumerate(own):
+        again = (f"{name}.{k}" if name else f"Unnamed: {place + k - 1}" for k in range(1, len(own) + 1))
+        names.append(name if name not in names else next(new for new in again if new not in {*own, *names}))
+    return names
 
 
 def _utf8(content: bytes, path: Path) -> bytes:

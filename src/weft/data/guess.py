@@ -174,6 +174,8 @@ def propose_table(
     if roles["target"] is not None and task == "multilabel":
         labels = sorted(set().union(*(label_set(cell) for cell in table.cells[roles["target"]])))
     used = [name for modality in modalities.values() for name in modality.names]
+    for column in columns.renamed.keys() & set(used):
+        proposal.reasons[f"column {column!r}"] = f"another column is called {columns.renamed[column]!r}, too"
     for column in table.categories.keys() & set(used):
         proposal.reasons[f"column {column!r}"] = table.categories[column]
     moments = table.find_time(time, used, roles, task)
