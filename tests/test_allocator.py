@@ -9,13 +9,15 @@ import sys
 
 import pytest
 
-from weft.allocator import keep_freed_memory, return_much_freed_memory
+from weft.allocator import keep_freed_memory, return_freed_memory, return_much_freed_memory
 
 STEPS = """
 import resource, sys
 import torch
-from weft.allocator import keep_freed_memory
-print(keep_freed_memory() if sys.argv[1] == "keep" else None)
+from weft.allocator import keep_freed_memory, return_freed_memory
+print(keep_freed_memory() if sys.argv[1] != "leave" else None)
+if sys.argv[1] == "undo":
+    return_freed_memory()
 x = torch.randn(4096, 8)
 model = torch.nn.Sequential(torch.nn.Linear(8, 2048), torch.nn.ReLU(), torch.nn.Linear(2048, 8))
 for step in range(16):
@@ -40,11 +42,13 @@ def test_freed_memory_is_used_again() -> None:
     assert said == str(platform.libc_ver()[0] == "glibc")
     if said == "True":
         assert kept < faults("leave")[1] / 10
+        assert kept < faults("undo")[1] / 10, "until it is told otherwise"
 
 
 def test_a_c_library_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     assert keep_freed_memory() is False
+    assert return_freed_memory() is False
 
 
 HOLE = """

@@ -12,7 +12,17 @@ import torch
 from safetensors.torch import save
 
 from weft.errors import UserError
-from weft.files import lock, read_json, read_tensors, replacing, to_json, write_bytes, write_json, write_tensors
+from weft.files import (
+    lock,
+    read_json,
+    read_tensors,
+    replacing,
+    to_json,
+    write_bytes,
+    write_json,
+    write_tensors,
+    write_tensors_in_turn,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -41,6 +51,38 @@ def test_tensors_and_text_come_back(tmp_path):
     assert about == {"about": "[b]"}
     assert (tmp_path / "deep" / "t.safetensors").read_bytes() == save({"x": torch.arange(3)}, {"about": "[b]"})
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["t.safetensors"]
+
+
+def test_tensors_are_written_one_after_the_other(tmp_path: Path) -> None:
+    """Of every type, empty, without axes, sharing memory; each is asked for once, in their order."""
+    x = torch.randn(3, 4)
+    kinds = (
+        torch.float64,
+        torch.int64,
+        torch.float32,
+        torch.int32,
+        torch.bfloat16,
+        torch.float16,
+        torch.uint8,
+        torch.bool,
+    )
+    tensors = {str(kind): (10 * x).to(kind) for kind in kinds}
+    tensors |= {"row": x[1], "turned": x.t(), "number": torch.tensor(7.0), "none": torch.zeros(0, 2)}
+    tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
+    asked: list[torch.Tensor] = []
+
+    def ask(shape: torch.Tensor) -> torch.Tensor:
+        asked.append(shape)
+        return next(tensor for tensor in tensors.values() if tensor is shape)
+
+    write_tensors_in_turn(tmp_path / "deep" / "t.safetensors", tensors, ask, {"about": "[b]"})
+    found, about = read_tensors(tmp_path / "deep" / "t.safetensors")
+    assert about == {"about": "[b]"}
+    assert [id(tensor) for tensor in asked] == [id(tensor) for tensor in tensors.values()]
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):

@@ -11,6 +11,8 @@ import ctypes
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
 """Parameters of ``mallopt(3)``."""
+USUAL = {TRIM_THRESHOLD: 128 * 1024, MMAP_MAX: 65536}
+"""What they are unless told otherwise."""
 MUCH = 1 << 29
 """Free bytes that a process does not sit on after a piece of work."""
 
@@ -38,6 +40,20 @@ def keep_freed_memory() -> bool:
     except (OSError, TypeError, AttributeError):
         return False
     return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, -1))
+
+
+def return_freed_memory() -> bool:
+    """Undo :func:`keep_freed_memory`, for work that wants less memory rather than time: blocks that come and go in
+    several sizes leave holes into which the next does not fit.
+
+    Returns:
+        Whether the C library can do that; on others nothing happens.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        return all(library.mallopt(name, value) for name, value in USUAL.items()) and bool(library.malloc_trim(0))
+    except (OSError, TypeError, AttributeError):
+        return False
 
 
 def return_much_freed_memory() -> bool:

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -150,17 +150,52 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
 
 
+def write_tensors_in_turn(
+    path: Path, tensors: Mapping[str, Tensor], ask: Callable[[Tensor], Tensor], metadata: dict[str, str]
+) -> None:
+    """As :func:`write_tensors`, where all of them are not to be in memory at once, or some share it.
+
+    Args:
+        path, metadata: as there.
+        tensors: of the shapes and types that are written; those of larger elements first, so that each lies at a
+            multiple of its own.
+        ask: the values of one of them; asked in their order, each when the one before has been written.
+    """
+    import torch
+
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        kind = str(tensor.dtype).removeprefix("torch.").replace("bfloat", "BF").replace("float", "F")
+        dtype = kind.replace("int", "I").replace("uI", "U").replace("bool", "BOOL")
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    content = json.dumps(header).encode()
+    content += b" " * (-len(content) % 8)
+    with in_one_step(path) as temporary, temporary.open("wb") as file:
+        file.write(len(content).to_bytes(8, "little") + content)
+        for tensor in tensors.values():
+            file.write(ask(tensor).detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file.
 
     Raises:
         UserError: the file is missing or damaged.
     """
+    with tensors_of(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+@contextmanager
+def tensors_of(path: Path) -> Iterator[Any]:
+    """A safetensors file, open to ask it for one tensor after the other; errors as for :func:`read_tensors`."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except FileNotFoundError:
         raise _missing(path) from None
     except (SafetensorError, OSError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +46,11 @@ def trained(folder: Path, steps: int | None = None) -> History | None:
     system = make_system("frozen-fusion", data, split.train, dim=8, dropout=0.0)
     settings = {"epochs": 3, "patience": 0, "batch_size": 14, "lr": 1e-2}
     if steps is not None:
-        make, left = system.batch, iter(range(steps))
+        make, left, first = system.batch, iter(range(steps)), [weakref.ref(weight) for weight in system.parameters()]
 
         def batch(*words: Any) -> Any:
+            gc.collect()
+            assert not any(weight() is not None for weight in first), "a process has its shares, and no whole weights"
             if next(left, None) is None:
                 raise Stops
             return make(*words)
@@ -75,6 +79,35 @@ def test_two_processes_train_a_system_as_one_does(tmp_path: Path) -> None:
             tensors = read_tensors(tmp_path / name / file)[0]
             assert tensors.keys() == expected.keys()
             assert max(float((tensors[key].double() - expected[key].double()).abs().max()) for key in tensors) < 1e-6
+
+
+GATHERED = """
+import json
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from weft.training.shares import first_has, whole
+dist.init_process_group("gloo")
+mesh = init_device_mesh("cpu", (2,))
+found = []
+for rows in (4, 3, 1):
+    full = torch.arange(3.0 * rows).reshape(rows, 3)
+    share = distribute_tensor(full, mesh, [Shard(0)])
+    got = first_has(share)
+    assert torch.equal(whole(share), full)
+    found.append(got is None if dist.get_rank() else torch.equal(got, full))
+assert first_has(full) is full
+assert all(found)
+print(json.dumps(found))
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_what_is_written_is_whole_in_the_first_process_alone(tmp_path: Path) -> None:
+    """Shares of even and uneven rows, and one that is empty."""
+    assert on_two_processes(GATHERED, tmp_path) == [True, True, True]
 
 
 def test_shares_are_for_one_phase() -> None:

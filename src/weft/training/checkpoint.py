@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from weft.errors import UserError
-from weft.files import canonical, read_tensors, sha256, write_tensors
-from weft.training.shares import like, whole
+from weft.files import canonical, sha256, tensors_of, write_tensors_in_turn
+from weft.training.shares import first_has, like
 
 NAME = "checkpoint.safetensors"
 
@@ -53,28 +53,32 @@ def fingerprint(value: Any) -> str:
     return sha256(canonical(value))[:16]
 
 
-def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimizer remembers, in full: ``{"<parameter>.<slot>": tensor}``."""
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{slot}": whole(torch.as_tensor(v)) for index, of in state.items() for slot, v in of.items()}
-
-
 def save_checkpoint(
     folder: Path,
     state: dict[str, Tensor],
     best: dict[str, Tensor],
-    slots: Sequence[dict[str, Tensor]],
+    optimizers: Sequence[torch.optim.Optimizer],
     scaler: torch.amp.GradScaler,
     position: Position,
     run: dict[str, str],
+    main: bool = True,
 ) -> None:
-    """Write the state of a run in one step: weights, the best ones, and the :func:`moments` of every optimizer."""
-    tensors = {f"model.{name}": t for name, t in state.items()}
-    tensors |= {f"best.{name}": t for name, t in best.items()}
-    for k, found in enumerate(slots):
-        tensors |= {f"optimizer.{k}.{name}": t for name, t in found.items()}
-    header = {"position": asdict(position), "scaler": scaler.state_dict(), "run": run}
-    write_tensors(folder / NAME, tensors, {"weft": json.dumps(header)})
+    """Write the state of a run in one step: weights, the best ones, and what the optimizers remember.
+
+    Of tensors in shares every process has to ask for it at once; one after the other they are put together in the
+    first, which alone is ``main`` and writes.
+    """
+    tensors = {f"model.{name}": t for name, t in state.items()} | {f"best.{name}": t for name, t in best.items()}
+    for k, optimizer in enumerate(optimizers):
+        for index, slots in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{k}.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
+    tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
+    if main:
+        header = {"position": asdict(position), "scaler": scaler.state_dict(), "run": run}
+        write_tensors_in_turn(folder / NAME, tensors, first_has, {"weft": json.dumps(header)})
+    else:
+        for tensor in tensors.values():
+            first_has(tensor)
 
 
 def load_checkpoint(
@@ -91,37 +95,39 @@ def load_checkpoint(
     """
     if not (folder / NAME).exists():
         return None
-    tensors, metadata = read_tensors(folder / NAME)
-    try:
-        header = json.loads(metadata["weft"])
-        position, then = Position(**header["position"]), header["run"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(
-            "the checkpoint is damaged", f"{folder / NAME}: {error!r}", "delete the folder and train again"
-        ) from None
-    other = [key for key in run if run[key] != then.get(key)]
-    if other:
-        raise UserError(
-            "the folder holds the checkpoint of another run",
-            f"{folder}: {', '.join(f'{key} {then.get(key)} there, {run[key]} here' for key in other)}",
-            "choose an empty folder, delete this one, or go back to the earlier settings",
-        )
-    own = module.state_dict()
-    module.load_state_dict({name: like(own[name], t) for name, t in _part(tensors, "model.").items()})
-    for k, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _part(tensors, f"optimizer.{k}.").items():
-            index, slot = name.split(".", 1)
-            state.setdefault(int(index), {})[slot] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        for parameter, slots in optimizer.state.items():
-            for name in [name for name, t in slots.items() if t.shape == parameter.shape]:
-                full = like(parameter, slots[name])
-                slots[name] = torch.empty_like(parameter, dtype=full.dtype).copy_(full)
+    with tensors_of(folder / NAME) as file:
+        try:
+            header = json.loads((file.metadata() or {})["weft"])
+            position, then = Position(**header["position"]), header["run"]
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise UserError(
+                "the checkpoint is damaged", f"{folder / NAME}: {error!r}", "delete the folder and train again"
+            ) from None
+        other = [key for key in run if run[key] != then.get(key)]
+        if other:
+            raise UserError(
+                "the folder holds the checkpoint of another run",
+                f"{folder}: {', '.join(f'{key} {then.get(key)} there, {run[key]} here' for key in other)}",
+                "choose an empty folder, delete this one, or go back to the earlier settings",
+            )
+        own = module.state_dict()
+        state: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}}
+        moved = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
+        slots: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+        for key in file.keys():  # noqa: SIM118
+            part, _, name = key.partition(".")
+            tensor = file.get_tensor(key)
+            if part in state:
+                state[part][name] = like(own[name], tensor)
+                continue
+            k, index, slot = name.split(".")
+            weight = moved[int(k)][int(index)]
+            if tensor.shape == weight.shape:
+                tensor = torch.empty_like(weight, dtype=tensor.dtype).copy_(like(weight, tensor))
+            slots[int(k)].setdefault(int(index), {})[slot] = tensor
+    module.load_state_dict(state["model"])
+    for optimizer, found in zip(optimizers, slots, strict=True):
+        optimizer.load_state_dict({"state": found, "param_groups": optimizer.state_dict()["param_groups"]})
     if header["scaler"]:
         scaler.load_state_dict(header["scaler"])
-    return position, _part(tensors, "best.")
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    return position, state["best"]

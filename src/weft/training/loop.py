@@ -32,13 +32,13 @@ from weft.models.aligned import AlignedModel
 from weft.models.fused import FusedModel
 from weft.store.files import DTYPES
 from weft.training.aligned_task import AlignedTask
-from weft.training.checkpoint import Position, fingerprint, load_checkpoint, moments, save_checkpoint
+from weft.training.checkpoint import Position, fingerprint, load_checkpoint, save_checkpoint
 from weft.training.config import TrainConfig
 from weft.training.fused_task import FusedTask
 from weft.training.log import RunLog
 from weft.training.phase import Average, Optimizer
 from weft.training.schedule import learning_rate, make_schedule
-from weft.training.shares import share, together, unite, wanted, whole
+from weft.training.shares import first_has, share, together, unite, wanted
 from weft.training.towers import TowerModel, TowerTask
 from weft.training.training_task import FOR_ALIGNERS, TrainingTask
 
@@ -197,7 +197,7 @@ class _Loop:
         self.averages = [module for module in task.modules() if isinstance(module, Average)]
         self.shares = self.processes > 1 and wanted()
         if self.shares:
-            self.phases = share(task, self.device, self.phases)
+            self.phases = task.phases = share(task, self.device, self.phases)  # nobody is to keep the whole weights
         self.by_hand = self.processes > 1 and len(self.phases) > 1
         self.network: nn.Module = task if self.by_hand or self.shares else self.accelerator.prepare_model(task)
         moves = [phase.optimizer for phase in self.phases] or [Optimizer(list(task.parameters()))]
@@ -236,9 +236,9 @@ class _Loop:
                     if not position.epochs:
                         raise
                     cut = True
-        unite(self.task)
         if self.best:
             self._put(self.best)
+        unite(self.task)
         self.task.eval()
         early = len(position.epochs) < config.epochs
         return History(position.epochs, position.best_epoch, position.seconds, early, cut)
@@ -401,30 +401,27 @@ class _Loop:
         """``best/`` first, then ``last/``: what ``last/`` knows of is always there."""
         if self.folder is None or not (self.main or self.shares):
             return
-        now, slots = self._state(), [moments(one) for one in self.optimizers.values()]
         if self.position.best_epoch != self._saved_best:
-            with together(self.task):
-                self._put(self.best or now)
+            now = self._state()
+            self._put(self.best or now)
+            with together(self.task, first_has):
                 if self.main:
                     self.task.model.save_pretrained(self.folder / "best")
-                self._put(now)
+            self._put(now)
             self._saved_best = self.position.best_epoch
-        if self.main:
-            save_checkpoint(self.folder / "last", now, self.best, slots, self.scaler, self.position, self.run_identity)
+        optimizers, now = list(self.optimizers.values()), self.task.state_dict()
+        save_checkpoint(
+            self.folder / "last", now, self.best, optimizers, self.scaler, self.position, self.run_identity, self.main
+        )
         self._saved_at = time.monotonic()
 
     def _state(self) -> dict[str, Tensor]:
-        """A copy of all weights and buffers."""
-        return {name: whole(tensor.detach()).clone() for name, tensor in self.task.state_dict().items()}
+        """A copy of all weights and buffers, of shares where they are that."""
+        return {name: tensor.detach().clone() for name, tensor in self.task.state_dict().items()}
 
-    @torch.no_grad()
     def _put(self, state: dict[str, Tensor]) -> None:
-        """Give the task these weights and buffers; those that were in shares have to be together."""
-        if not self.shares:
-            self.task.load_state_dict(state)
-            return
-        for name, tensor in self.task.state_dict().items():  # to load them, torch wants shares
-            tensor.copy_(state[name])
+        """Give the task these weights and buffers."""
+        self.task.load_state_dict(state)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         precision = self.config.precision

@@ -1,9 +1,10 @@
 """Weights, gradients and the moments of Adam in shares, one for each process: fully sharded data parallel (FSDP).
 
 ``accelerate launch --use_fsdp`` (``ACCELERATE_USE_FSDP=true``) asks for it. Between steps a process of ``P`` holds
-``1 / P`` of every weight and of both its moments; a step puts the weights together, and leaves each process its share
-of the mean gradient. The task is one unit: while it computes, all its weights are there, and so are they while dev rows
-are scored. Accelerate shards on GPUs alone; torch's ``fully_shard``, used here, does on CPUs, too.
+``1 / P`` of every weight, of the best one so far and of both its moments; a step puts the weights together, and leaves
+each process its share of the mean gradient. The task is one unit: while it computes, all its weights and gradients are
+there, and while dev rows are scored all weights. What is written is put together tensor by tensor, in the first process
+alone. Accelerate shards on GPUs alone; torch's ``fully_shard``, used here, does on CPUs, too.
 
 Rajbhandari et al. 2020, ZeRO (SC); Zhao et al. 2023, PyTorch FSDP (VLDB).
 """
@@ -11,7 +12,7 @@ Rajbhandari et al. 2020, ZeRO (SC); Zhao et al. 2023, PyTorch FSDP (VLDB).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weft.allocator import return_freed_memory
 from weft.errors import UserError
 from weft.training.phase import Phase
 
@@ -44,6 +46,7 @@ def share(task: nn.Module, device: torch.device, phases: Sequence[Phase]) -> lis
             f"ACCELERATE_USE_FSDP is set, and a step of this system has {len(phases)} phases",
             "launch without --use_fsdp: every process then has all weights",
         )
+    return_freed_memory()
     names = {id(weight): name for name, weight in task.named_parameters()}
     fully_shard(task, mesh=init_device_mesh(device.type, (dist.get_world_size(),)))
     shares = dict(task.named_parameters())
@@ -76,22 +79,51 @@ def like(tensor: Any, full: Tensor) -> Tensor:
     return distribute_tensor(full.to(tensor.device), tensor.device_mesh, tensor.placements)
 
 
+def first_has(tensor: Any) -> Any:
+    """As :func:`whole`, in the first process alone; None in the others, which send it their shares."""
+    if not is_share(tensor):
+        return tensor
+    import torch.distributed as dist
+
+    share: Tensor = tensor.to_local().contiguous()
+    if dist.get_rank():
+        if share.numel():
+            dist.send(share, 0)
+        return None
+    full = torch.empty(tensor.shape, dtype=tensor.dtype, device=share.device)
+    for rank, part in enumerate(full.chunk(dist.get_world_size())):
+        if rank:
+            dist.recv(part, rank)
+        else:
+            part.copy_(share)
+    return full
+
+
 @torch.no_grad()
-def unite(task: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
-    """Put full weights in the place of the shares; the shares, and where they were."""
+def unite(task: nn.Module, gather: Callable[[Any], Any] = whole) -> list[tuple[nn.Module, str, Any]]:
+    """Put full weights in the place of the shares.
+
+    Args:
+        task: its modules.
+        gather: :func:`whole`, or :func:`first_has`: the other processes then go on with their shares.
+
+    Returns:
+        The shares, and where they were.
+    """
     made: dict[int, nn.Parameter] = {}
     shares = [(m, name, w) for m in task.modules() for name, w in m.named_parameters(recurse=False) if is_share(w)]
     for module, name, weight in shares:
         if id(weight) not in made:  # a weight may be that of several modules
-            made[id(weight)] = nn.Parameter(whole(weight), weight.requires_grad)
+            full = gather(weight)
+            made[id(weight)] = weight if full is None else nn.Parameter(full, weight.requires_grad)
         module.register_parameter(name, made[id(weight)])
     return shares
 
 
 @contextmanager
-def together(task: nn.Module) -> Iterator[None]:
-    """All weights are there; what is written to those that were shares is lost afterwards."""
-    shares = unite(task)
+def together(task: nn.Module, gather: Callable[[Any], Any] = whole) -> Iterator[None]:
+    """All weights are there, see :func:`unite`; what is written to those that were shares is lost afterwards."""
+    shares = unite(task, gather)
     yield
     for module, name, weight in shares:
         module.register_parameter(name, weight)
