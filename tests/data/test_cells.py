@@ -171,3 +171,23 @@ def test_words_stay_words(text: str, value: Any) -> None:
 def test_words_come_back_as_words(word: str) -> None:
     assert read_words(to_words(word)) == word
     assert read_words(to_words([word, 1])) == [word, 1]
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (["($1,234.00)", "$(5)", "3", "-"], [-1234, -5, 3, None]),
+        (["1 234 567.5", "1\u202f234", "2"], [1234567.5, 1234, 2]),
+        (["1'234.50", "1’234", "CHF 5"], [1234.5, 1234, 5]),
+        (["\u22125", "3"], [-5, 3]),
+    ],
+)
+def test_numbers_as_book_keepers_write_them(cells: list[str], values: list[float | None]) -> None:
+    assert learn_type(cells) == "number"
+    assert [read_cell(cell, "number") for cell in cells] == values
+    assert learn_type(["1 234,5", "(2,5)"]) == "number, decimal comma"
+
+
+@pytest.mark.parametrize("cell", ["(-5)", "()", "5 12", "089 123", "12 345 67", "1'23", "(a)", "2021 1000", "--5"])
+def test_words_with_digits_stay_words(cell: str) -> None:
+    assert learn_type([cell, "3"]) == "category"

@@ -146,6 +146,13 @@ def test_words_that_are_no_dates_are_not(cells: list[str]) -> None:
     assert not warned(kind=[cells[k % 2] for k in range(200)])
 
 
+def test_a_column_of_numbers_and_a_few_words_is_said_to_be_read_as_words() -> None:
+    odd = [f"{size:.3f}" for size in SIZE]
+    odd[7] = "about three"
+    doubts = propose_table({"size": odd, "noise": NOISE, "y": Y.tolist()}, target="y").doubts()
+    assert any("column 'size'" in doubt and "'about three'" in doubt for doubt in doubts)
+
+
 def test_a_task_is_asked_for_in_one_word() -> None:
     asked = propose_table({"size": SIZE, "y": [k % 3 for k in range(200)]}, target="y", task="ordinal")
     assert (asked.config.task, asked.reasons["task"]) == ("ordinal", "as asked for")

@@ -3,7 +3,8 @@
 How a column's cells are read is its *type*, a word that is learned once, from training rows (:func:`learn_type`), and
 travels with the model: a cell is then read by that word alone (:func:`read_cell`), never by the cells beside it.
 
-* ``number``: ``12``, ``-1.5e-3``, ``1,234.5``, ``$5``, ``5 %``; ``number, decimal comma``: ``12,5``, ``1.234,50 €``.
+* ``number``: ``12``, ``-1.5e-3``, ``1,234.5``, ``1 234``, ``1'234``, ``$5``, ``5 %``, ``(5.00)`` for what is owed;
+  ``number, decimal comma``: ``12,5``, ``1.234,50 €``.
 * ``date``: ``2024-01-31``, ``2024/01/31 18:30``, ``31 Jan 2024 6:30 PM``, ``Wed, Jan 31st, 2024``; the first day of
   ``2024-01``, ``01/2024``, ``Jan-24``, ``2024-W05``, ``2024 Q1``; ``date, day first``: ``31.01.2024``, ``31/1/24``;
   ``date, month first``: ``1/31/2024``. A date is a ``datetime`` by the clock it was written in; years of two digits are
@@ -33,6 +34,7 @@ _MONEY = r"(?:[$€£¥]|(?:AUD|CAD|CHF|CNY|DKK|EUR|GBP|INR|JPY|NOK|PLN|SEK|USD)
 _DECORATION = re.compile(rf"^([+-]?)\s*{_MONEY}\s*|\s*(?:{_MONEY}|%)$")
 _POINT = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+|[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?)(?:[eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:,\d*)?|,\d+|[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?)(?:[eE][+-]?\d+)?")
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:[\s'’]\d{3})+(?:[.,]\d*)?")
 _CODE = re.compile(r"\d+[eE]\d+")
 _WHOLE = re.compile(r"([+-]?(?:0|[1-9]\d*))\.0+")
 _CLOCK = re.compile(
@@ -97,7 +99,8 @@ def as_number(cell: Any, *, comma: bool = False) -> float | None:
         text = _undecorated(cell)
         if text.lstrip("+-").lower() in INFINITE_WORDS:
             return -math.inf if text.startswith("-") else math.inf
-        if not (_COMMA if comma else _POINT).fullmatch(text):
+        form = _COMMA if comma else _POINT
+        if form.fullmatch(text) is None and form.fullmatch(text := _plain(text)) is None:
             raise ValueError(f"no number: {cell!r}")
         return float(text.replace(".", "").replace(",", ".") if comma else text.replace(",", ""))
     if isinstance(cell, bool) or not isinstance(cell, int | float | Decimal):
@@ -250,6 +253,14 @@ def why_category(cells: Sequence[Any]) -> str | None:
             wrong.append(cell)
     there = sum(not is_blank(cell) for cell in cells)
     return f"{len(wrong)} of {there} cells are no numbers, e.g. {wrong[0]!r}" if 0 < len(wrong) < there / 2 else None
+
+
+def _plain(text: str) -> str:
+    """A number as a program writes it, of one as a book-keeper does: ``(5.00)``, ``−5``, ``1 234``, ``1'234``."""
+    if text.startswith("(") and text.endswith(")"):
+        text = f"-{_undecorated(text[1:-1])}"
+    text = text.replace("−", "-")
+    return re.sub(r"[\s'’]", "", text) if _GROUPED.fullmatch(text) else text
 
 
 def _undecorated(text: str) -> str:

@@ -398,6 +398,9 @@ def _modalities(table: _Table, free: Sequence[str], proposal: Proposal) -> dict[
     plain: list[str] = []
     for name in free:
         kind = table.kind(name)
+        why = why_category(table.present(name)[:LOOKED_AT]) if kind == "text" else None
+        if why is not None:
+            proposal.reasons[f"column {name!r}"] = f"text, not numbers: {why}"
         if kind == "text" and table.is_hash(name):
             proposal.left_out[name] = "hashes say nothing of a new row"
         elif kind == "tabular":
