@@ -135,6 +135,13 @@ def test_steps_of_a_scale_are_asked_for_in_one_word(tmp_path: Path):
     assert "kappa_quadratic" in found.sentence
 
 
+def test_a_handful_of_rows_is_compared_without_a_figure_that_they_do_not_define(tmp_path: Path):
+    found = weft.compare({"a": [0, 1, 2, 3, 4], "y": [0, 1, 0, 1, 0]}, target="y", folder=tmp_path, **QUICK)
+    assert "nan" not in found.sentence
+    assert "on 1 test row," in found.sentence
+    assert "the test rows do not define auc" in found.sentence
+
+
 def test_arguments_have_their_names_and_others_are_refused():
     known = inspect.signature(weft.compare).parameters
     assert {"frame", "target", "folder", "drop", "budget", "metric", "seeds"} <= set(known)

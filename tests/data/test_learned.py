@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import gzip
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from weft.data import TableConfig, guess_table, propose_table, read_table
+from weft.data import TableConfig, guess_table, make_splits, propose_table, read_table
+from weft.data.cells import read_cell
 from weft.data.columns import Columns
 from weft.encoders import create_encoder
 from weft.errors import UserError
+from weft.models.seen import Seen
 
 Rows = list[dict[str, Any]]
 
@@ -337,3 +341,39 @@ def test_columns_of_one_name_are_told_apart_as_pandas_does(tmp_path: Path) -> No
     assert "'value'" in proposal.reasons["column 'value.2'"]
     with pytest.raises(UserError, match="names are unique"):
         Columns(pd.DataFrame([[1, 2]], columns=["a", "a"]))
+
+
+@pytest.mark.parametrize("blank", [",,\n", ",,a\n"])
+def test_an_empty_row_of_a_training_table_is_left_out_and_said(tmp_path: Path, blank: str) -> None:
+    """Spreadsheets write such lines at their end; with a target or without, they hold nothing to learn from."""
+    lines = [f"{k % 7},m{k % 3},{'ab'[k % 2]}\n" for k in range(30)]
+    (tmp_path / "t.csv").write_text("size,unit,kind\n" + "".join([*lines[:9], blank, *lines[9:], blank]))
+    proposal = propose_table(tmp_path / "t.csv", target="kind", id="none", group="none")
+    data = read_table(tmp_path / "t.csv", proposal.config)
+    assert len(data) == 30
+    assert data.split is not None
+    assert "9" not in data.ids
+    assert any("2" in note and "'9', '31'" in note for note in data.notes)
+    seen = Seen.of(data, make_splits(data))
+    again = read_table(tmp_path / "t.csv", TableConfig(**data.table), require_target=False)
+    assert (seen.part_of(again) == "").sum() == 2
+
+
+def test_durations_and_periods_of_a_frame_are_numbers_and_dates() -> None:
+    frame = pd.DataFrame(
+        {
+            "took": pd.to_timedelta(range(30), "h"),
+            "month": pd.period_range("2020-01", periods=30, freq="M"),
+            "kind": list("ab") * 15,
+        }
+    )
+    frame.loc[3, "took"] = None
+    proposal = propose_table(frame, target="kind")
+    assert {c: t for m in proposal.config.modalities.values() for c, t in m.types.items()} == {
+        "took": "number",
+        "month": "date",
+    }
+    data = read_table(frame, proposal.config)
+    assert data.cells()["took"][2:5] == (7200.0, None, 14400.0)
+    assert pl.Series([timedelta(hours=1)]).to_list() == [timedelta(hours=1)]
+    assert read_cell(timedelta(hours=1), "number") == 3600.0

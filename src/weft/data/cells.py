@@ -4,7 +4,7 @@ How a column's cells are read is its *type*, a word that is learned once, from t
 travels with the model: a cell is then read by that word alone (:func:`read_cell`), never by the cells beside it.
 
 * ``number``: ``12``, ``-1.5e-3``, ``1,234.5``, ``1 234``, ``1'234``, ``$5``, ``5 %``, ``(5.00)`` for what is owed;
-  ``number, decimal comma``: ``12,5``, ``1.234,50 €``.
+  a duration in memory, in seconds; ``number, decimal comma``: ``12,5``, ``1.234,50 €``.
 * ``date``: ``2024-01-31``, ``2024/01/31 18:30``, ``31 Jan 2024 6:30 PM``, ``Wed, Jan 31st, 2024``; the first day of
   ``2024-01``, ``01/2024``, ``Jan-24``, ``2024-W05``, ``2024 Q1``; ``date, day first``: ``31.01.2024``, ``31/1/24``;
   ``date, month first``: ``1/31/2024``. A date is a ``datetime`` by the clock it was written in; years of two digits are
@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
@@ -103,6 +103,8 @@ def as_number(cell: Any, *, comma: bool = False) -> float | None:
         if form.fullmatch(text) is None and form.fullmatch(text := _plain(text)) is None:
             raise ValueError(f"no number: {cell!r}")
         return float(text.replace(".", "").replace(",", ".") if comma else text.replace(",", ""))
+    if isinstance(cell, timedelta):
+        return cell.total_seconds()
     if isinstance(cell, bool) or not isinstance(cell, int | float | Decimal):
         raise ValueError(f"no number: {cell!r}")
     try:

@@ -54,6 +54,8 @@ def frame_columns(frame: Any) -> tuple[list[str], int, Callable[[str], list[Any]
 def cells_of(column: Any) -> list[Any]:
     """A column as plain Python values, None where it is empty."""
     if hasattr(column, "notna"):  # pandas
+        if str(column.dtype).startswith("period"):
+            column = column.dt.to_timestamp()
         filled = column.astype(object)
         return list(filled.where(column.notna(), None))
     for method in ("to_pylist", "to_list", "tolist"):  # pyarrow, polars, numpy

@@ -82,6 +82,8 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True,
         )
     if skipped is not None:
         rows, modalities = _with_something(rows, modalities, skipped)
+    elif require_target:
+        rows, modalities = _without_blank(rows, modalities)
     labels = config.labels
     if reads_of(config.task) == "sets" and rows.labels:
         labels = list(next(iter(rows.labels.values())))
@@ -164,6 +166,18 @@ def _with_something(
         found = f"{len(failures)} cells; the first, row {failures[0].row!r}: {failures[0].why}"
         raise UserError("no row has anything that can be read", found, "mend the table")
     keep = np.flatnonzero(there)
+    return rows.take(keep), {name: modality.take(keep) for name, modality in modalities.items()}
+
+
+def _without_blank(rows: _Rows, modalities: dict[str, Modality]) -> tuple[_Rows, dict[str, Modality]]:
+    """The rows of which anything is known; of those that are left out for want of a target nothing is said twice."""
+    there = np.any([modality.presence for modality in modalities.values()], axis=0)
+    if there.all():
+        return rows, modalities
+    kept = np.arange(len(rows)) if rows.kept is None else rows.kept
+    empty = [rows.ids[row] for row in np.flatnonzero(~there)]
+    rows.notes.append(f"left out: {count(len(empty), 'empty row')}: {some(empty)}")
+    keep = kept[there[kept]]
     return rows.take(keep), {name: modality.take(keep) for name, modality in modalities.items()}
 
 

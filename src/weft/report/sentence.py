@@ -11,6 +11,7 @@ from weft.compare.evidence import Degraded, Gain
 from weft.compare.signal import Signal
 from weft.compare.statistics import LEVEL
 from weft.compare.verdict import Said, Verdict, differs, shows_gain
+from weft.errors import count
 
 UNKNOWN = ("no result", "no fusion finished", "weak signal", "nothing shown")
 """Outcomes that say nothing of what a modality is worth."""
@@ -48,7 +49,7 @@ def _finding(v: Verdict) -> str:
     asked = v.fusion or v.classical or v.singles
     against = (
         f"the best {'fusion' if asked == v.fusion else 'method on several'}, {asked}, has {v.primary} "
-        f"{_figure(v, asked)} on {v.rows:,} test rows against {_figure(v, v.single)} by {_label(v, v.single)} "
+        f"{_figure(v, asked)} on {count(v.rows, 'test row')} against {_figure(v, v.single)} by {_label(v, v.single)} "
         f"(gain {_plus(v.gain)}, {_sure(v, v.gain, asked, v.single)})"
     )
     if v.outcome == "no fusion finished":
@@ -82,9 +83,9 @@ def _gained(v: Verdict) -> str:
     if v.earned is None or v.over_rival is None or v.rival is None:
         return ""
     text = (
-        f"{how} {_join(v.said[v.earned].modalities)} reaches {v.primary} {_figure(v, v.earned)} on {v.rows:,} test "
-        f"rows, better by {abs(v.over_rival.gain):.3f} than the best single modality ({_label(v, v.rival)}: "
-        f"{_figure(v, v.rival)})"
+        f"{how} {_join(v.said[v.earned].modalities)} reaches {v.primary} {_figure(v, v.earned)} on "
+        f"{count(v.rows, 'test row')}, better by {abs(v.over_rival.gain):.3f} than the best single modality "
+        f"({_label(v, v.rival)}: {_figure(v, v.rival)})"
     )
     if v.rival != v.single and v.gain is not None:
         text += f" and by {v.gain.gain:.3f} than the one chosen on dev ({_label(v, v.single)}: {_figure(v, v.single)}; "
@@ -100,7 +101,9 @@ def _variants(v: Verdict, first: str) -> str:
     """Variants of a system against the first of them."""
     gains = {name: gain for name in v.said if (gain := v.others.get(f"{name} over {first}")) is not None}
     best = (max if v.higher_is_better else min)(v.said, key=lambda name: v.said[name].value)
-    text = f"On {v.rows:,} test rows {best} has the best {v.primary}, {v.said[best].value:.3f} ({_runs(v, best)})."
+    text = (
+        f"On {count(v.rows, 'test row')} {best} has the best {v.primary}, {v.said[best].value:.3f} ({_runs(v, best)})."
+    )
     for words, names in (
         ("is shown to be better than", [name for name in gains if shows_gain(-gains[name])]),
         ("is shown to be worse than", [name for name in gains if shows_gain(gains[name])]),
@@ -129,8 +132,7 @@ def _use(v: Verdict) -> str:
     if v.leave_out and v.outcome not in UNKNOWN:
         text += f"; leave out {_join(v.leave_out)}"
     if v.doubt is not None:
-        shown = f"{v.doubt.metric} {v.doubt.value:.3f}, p = {v.doubt.p:.2g}"
-        text += f"; on the test rows it is not told apart from chance ({shown})"
+        text += f"; on the test rows it is not told apart from chance ({_shown(v.doubt)})"
     return text + "."
 
 
@@ -186,10 +188,17 @@ def _power(signal: Signal | None) -> str:
     """In brackets, what the best modality shows and what could have been seen."""
     if signal is None:
         return ""
-    return (
-        f" ({signal.name}: {signal.metric} {signal.value:.3f}, p = {signal.p:.2g}; {signal.smallest:.3f} would have "
-        "been seen in 80 of 100 such tests)"
-    )
+    could = "" if signal.smallest != signal.smallest else (
+        f"; {signal.smallest:.3f} would have been seen in 80 of 100 such tests"
+    )  # fmt: skip
+    return f" ({signal.name}: {_shown(signal)}{could})"
+
+
+def _shown(signal: Signal) -> str:
+    """The metric and its test, or that the rows do not define it, as where all are of one class."""
+    if signal.value != signal.value:
+        return f"the test rows do not define {signal.metric}"
+    return f"{signal.metric} {signal.value:.3f}, p = {signal.p:.2g}"
 
 
 def _figure(v: Verdict, name: str | None) -> str:
@@ -219,7 +228,7 @@ def _reach(v: Verdict, name: str | None) -> str:
         return ""
     method = v.said[name]
     label = _label(v, name) if len(method.modalities) == 1 else f"{_method(v, name)} of {_join(method.modalities)}"
-    return f"{label} reaches {v.primary} {method.value:.3f} on {v.rows:,} test rows"
+    return f"{label} reaches {v.primary} {method.value:.3f} on {count(v.rows, 'test row')}"
 
 
 def _plus(gain: Gain | None) -> str:
