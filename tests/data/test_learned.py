@@ -377,3 +377,32 @@ def test_durations_and_periods_of_a_frame_are_numbers_and_dates() -> None:
     assert data.cells()["took"][2:5] == (7200.0, None, 14400.0)
     assert pl.Series([timedelta(hours=1)]).to_list() == [timedelta(hours=1)]
     assert read_cell(timedelta(hours=1), "number") == 3600.0
+
+
+ROWS = "".join(f"{k / 8},{'uvw'[k % 3]},{['yes', 'no'][k % 2]}\n" for k in range(40))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("t.csv", "Report of 2024,,\n,,\nsize,unit,ok\n" + ROWS, "columns without a name(.|\n)*title"),
+        ("t.csv", "Report of 2024\nsize,unit,ok\n" + ROWS, "title"),
+        ("t.csv", "size,unit,ok\n" + ROWS + "Source: the office\n", "remark(.|\n)*quotes"),
+        ("t.xlsx", "PK", "read_excel"),
+    ],
+)
+def test_what_spreadsheets_write_around_a_table_is_refused_in_their_words(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=said):
+        propose_table(tmp_path / name)
+
+
+def test_a_table_without_names_or_of_one_column_is_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(ROWS)
+    assert "looks like a row" in propose_table(tmp_path / "t.csv").warnings[0]
+    (tmp_path / "t.csv").write_text("size unit ok\n" + ROWS.replace(",", " "))
+    assert "one column" in propose_table(tmp_path / "t.csv").warnings[0]
+    (tmp_path / "t.csv").write_text("0,1,2\n" + ROWS)
+    assert not propose_table(tmp_path / "t.csv", target="2").warnings

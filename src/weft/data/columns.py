@@ -27,6 +27,7 @@ from weft.data.frame import frame_columns
 from weft.errors import UserError, did_you_mean, some
 
 FORMATS = (".csv", ".tsv", ".txt", ".parquet", ".jsonl")
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods")
 DELIMITERS = (",", "\t", ";", "|")
 SAMPLE = 1 << 16
 """Characters of a CSV that its delimiter is found in."""
@@ -55,6 +56,10 @@ class Columns:
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise UserError(f"{path}: column names are unique", f"more than once: {some(twice)}", "rename the columns")
+        unnamed = [name for name, before in zip(self.names, own, strict=True) if not before]
+        if self.rows and len([name for name in unnamed if not all(map(is_blank, self._column(name)))]) > 1:
+            found, remedy = f"the first line: {some(own)}", "remove a title above the column names, or name the columns"
+            raise UserError(f"{path}: there are columns without a name", found, remedy)
         if self.rows == 0:
             raise UserError(f"{path}: the table has no rows", f"columns {some(self.names)}", "check the file")
         self._cells: dict[str, list[Any]] = {}
@@ -94,7 +99,10 @@ def _suffix(path: Path) -> str:
 def _read(path: Path) -> Source:
     suffix = _suffix(path)
     if suffix not in FORMATS:
-        raise UserError("a table is CSV, Parquet or JSONL", str(path), f"name the file {' or '.join(FORMATS)}")
+        remedy = f"name the file {' or '.join(FORMATS)}"
+        if suffix in SPREADSHEETS:
+            remedy = "save the sheet as CSV; or in Python: weft.compare(pandas.read_excel(path), target=...)"
+        raise UserError("a table is CSV, Parquet or JSONL", str(path), remedy)
     if not is_file(path):
         raise UserError("the table does not exist", str(path), "check the path; in a YAML it is relative to the YAML")
     try:
@@ -109,6 +117,13 @@ def _read(path: Path) -> Source:
     except (pa.ArrowException, csv.Error, ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
         if isinstance(error, UserError):
             raise
+        if "columns, got" in str(error):
+            remedy = (
+                "no title above the column names and no remark below the rows; a cell that holds a comma has quotes"
+            )
+            raise UserError(
+                f"{path} cannot be read: a line has other cells than the first", str(error), remedy
+            ) from error
         raise UserError(f"{path} cannot be read", str(error), "check that the file is whole and UTF-8") from error
     names = _apart(table.column_names)
     return table.column_names, table.num_rows, lambda name: table.column(names.index(name)).to_pylist()

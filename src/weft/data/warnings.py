@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from weft.data.cells import as_date, is_blank, read_cell, reads_both_ways
+from weft.data.cells import as_date, is_blank, is_numeric, read_cell, reads_both_ways
 from weft.data.entities import EVENTS, ID_WORDS, NO_EVENTS, words_of
 from weft.data.giveaway import rows_looked_at, why_given_away
 from weft.data.table_config import ModalityConfig, TableConfig
+from weft.errors import some
 
 Cells = Mapping[str, Sequence[Any]]
 LOOKED_AT = 1000
@@ -35,7 +36,7 @@ def table_warnings(cells: Cells, config: TableConfig, target: np.ndarray | None)
         config: what the columns are.
         target: classes or floats of the rows that have one, ``(n,)``; None where there is none, or another.
     """
-    found = []
+    found = [_names(cells)]
     if target is not None:
         name = config.target_names[0]
         looked_at = rows_looked_at(len(target))
@@ -45,6 +46,23 @@ def table_warnings(cells: Cells, config: TableConfig, target: np.ndarray | None)
     for modality in config.modalities.values():
         found += [_dates(column, cells[column], modality) for column in modality.names]
     return [text for text in found if text is not None]
+
+
+def _names(cells: Cells) -> str | None:
+    """What to say of a table whose first line may be a row, or that may not have been cut into columns."""
+    names = list(cells)
+    if len(names) == 1:
+        return f"the table has one column, {names[0][:40]!r}: columns are delimited by , ; | or tabs"
+    counted = names == [str(place) for place in range(len(names))]
+    if not counted and all(_is_cell(name, list(islice(column, LOOKED_AT))) for name, column in cells.items()):
+        return f"the first line looks like a row, not like names of columns: {some(names)}: put the names above it"
+    return None
+
+
+def _is_cell(name: str, column: Sequence[Any]) -> bool:
+    """Whether the name of a column could be one of its cells."""
+    there = [cell for cell in column if not is_blank(cell)]
+    return bool(there) and (name in map(str, there) or (is_numeric([name]) and is_numeric(there)))
 
 
 def why_no_target(name: str, target: np.ndarray) -> str | None:
