@@ -477,9 +477,24 @@ def test_cells_may_stand_in_the_row_itself_as_in_the_table(facts: Engine) -> Non
         ("GET", "/openapi.json", {}),
     )
     assert one.json()["answers"] == two.json()["answers"]
-    assert one.json()["warnings"] == [f"row 0: this model does without {name!r}" for name in ("note", "title", "y")]
+    assert one.json()["warnings"] == ["this model does without 'note', 'title', 'y'"]
     assert "'size'" in wrong.json()["remedy"]
     assert "tabular (tabular, size, colour)" in schema.json()["info"]["description"]
+
+
+def test_columns_that_training_left_out_are_passed_over_and_misspelt_ones_are_not(facts: Engine) -> None:
+    """An id, an empty column without a name: they stand in the table, so a row that is sent as it stands has them."""
+    row = {"Order No": 7, "": None, "size": 2, "colour": "red"}
+    told, misspelt, nothing, many = talk(
+        facts,
+        ("POST", "/predict", {"json": {"rows": [row, row]}}),
+        ("POST", "/predict", {"json": {"rows": [{"size": 2, "color": "red"}]}}),
+        ("POST", "/predict", {"json": {"rows": [{"Order No": 7}]}}),
+        ("POST", "/predict", {"json": {"rows": [{"size": 2, **{f"x{k}": k for k in range(200)}}]}}),
+    )
+    assert told.json()["warnings"] == ["this model does without 'Order No', ''"]
+    assert "'colour'" in misspelt.json()["remedy"]
+    assert [found.status_code for found in (told, misspelt, nothing, many)] == [200, 422, 422, 422]
 
 
 def test_a_slow_client_is_refused_and_holds_up_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from weft.data import Dataset, Modality, TableConfig
 from weft.data.files import read_image
 from weft.data.kinds import kind_named
 from weft.data.kinds.base import Place
-from weft.errors import UserError, did_you_mean, some
+from weft.errors import UserError, did_you_mean, short, some
 
+MOST_OTHERS = 100
+"""Names in a request that the model does not know: columns that training left out, such as ids."""
 PIXELS = 40_000_000
 """Of an image at most: what it unpacks to, not what is sent."""
 ARRAYS = {"series": 2, "tokens": 2, "vector": 1}
@@ -79,16 +82,23 @@ class Reader:
             UserError: an unknown modality, or a value that is not of its kind.
         """
         said: list[str] = [] if notes is None else notes
-        return [self._row(number, row, said) for number, row in enumerate(rows)]
+        without: dict[str, None] = {}
+        found = [self._row(number, row, without, said) for number, row in enumerate(rows)]
+        if without:
+            said.append(f"this model does without {some([short(name) for name in without])}")
+        return found
 
-    def _row(self, number: int, row: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    def _row(self, number: int, row: Mapping[str, Any], without: dict[str, None], notes: list[str]) -> dict[str, Any]:
         known = {*self.kinds, *chain.from_iterable(self.columns.values())}
+        absent = known.difference(row)
         for name in row:
-            if name not in known and name in self.unused:
-                notes.append(f"row {number}: this model does without {name!r}")
-            elif name not in known:
+            if name in known or name in without:
+                continue
+            misspelt = absent == known or get_close_matches(name, absent, 1) or len(without) == MOST_OTHERS
+            if name not in self.unused and misspelt:
                 remedy = did_you_mean(str(name), known, "modalities and columns")
                 raise UserError(f"row {number}: no modality or column {name!r}"[:200], "an unknown name", remedy)
+            without[name] = None
         given = {name: row[name] for name in row if name in self.kinds}
         for name, columns in self.columns.items():
             flat = name not in row or (name in columns and not isinstance(row[name], Mapping))
