@@ -2,7 +2,8 @@
 
 Tensors stay in the CPU's memory. Which of them were moved is known beside them, what an operation makes is where its
 inputs are, and an operation on tensors of two places fails as it would on a GPU; in backward passes, too, and where
-these compute something once more. The library sees a GPU and takes it.
+these compute something once more. The library sees a GPU and takes it. What torch makes from nothing inside of an
+operation or a backward pass (zeros, a causal mask) counts as the CPU's: it is not for code where that happens.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def _making(places: Places, make: Callable[..., Tensor]) -> Callable[..., Tensor
 
     @functools.wraps(make)
     def made(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:
-        place = _named(device)
+        place = _named(device) or (places.of(args[0]) if device is None and make.__name__ == "new_tensor" else None)
         if place is None:
             return make(*args, **kwargs) if device is None else make(*args, device=device, **kwargs)
         return places.moved(make(*args, device=CPU, **kwargs), place)
