@@ -1,11 +1,10 @@
 """Peak memory of each process that trains a system: one process, two with all weights (DDP), two with shares (FSDP).
 
 ``weft fit`` of ``frozen-fusion`` with a wide head on ``shapes``, on the CPU, two processes joined by gloo, four steps
-and two looks at the dev rows. *MiB* is the highest resident set of a process, libraries and rows (450 MiB) included:
-the median of three runs, the three ways in turn, and the lowest and highest. *weights* are those of the model in
-float32. One process holds them five times between steps: they, their gradients, two moments of Adam, the best ones so
-far. Shares halve that; but while a step computes, all weights and gradients are there, and with two processes that is
-as much again. Dev rows are scored, and a checkpoint is written, below that peak.
+and two looks at the dev rows. *MiB* is the highest resident set of a process, libraries and rows (450 MiB) included, in
+one run. *weights* are those of the model in float32. One process holds them five times between steps: they, their
+gradients, two moments of Adam, the best ones so far. Shares halve that; but while a step computes, all weights and
+gradients are there. That is the peak: dev rows are scored and a checkpoint is written below it.
 
 The command keeps memory that a step frees, which saves time and costs a peak; with shares it gives it back. *returned*:
 the other two do so, too.
@@ -16,7 +15,6 @@ the other two do so, too.
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,7 +30,6 @@ WAYS = {
     "one process, returned": (1, False, True),
     "two, all weights (DDP), returned": (2, False, True),
 }
-REPEATS = 3
 WIDTH = 8192
 """Of the fused vector, and of the layer behind it."""
 
@@ -71,19 +68,14 @@ def trained(folder: Path, count: int, shares: bool, returned: bool) -> tuple[lis
 
 def main() -> None:
     set_threads(1)
-    peaks: dict[str, list[list[int]]] = {way: [] for way in WAYS}
-    for _ in range(REPEATS):
-        for way, (count, shares, returned) in WAYS.items():
-            with tempfile.TemporaryDirectory() as place:
-                found, weights = trained(Path(place), count, shares, returned)
-            peaks[way].append([round(peak / 2**20) for peak in found])
-            print(f"{way}: {peaks[way][-1]}", flush=True)
     figures: dict[str, Any] = {}
-    for way, runs in peaks.items():
-        for which, column in zip(("first process", "second process"), zip(*runs, strict=True), strict=False):
-            figures.setdefault(way, {})[f"{which}, MiB"] = int(statistics.median(column))
-            figures[way][f"{which}, from to"] = f"{min(column)} to {max(column)}"
+    for way, (count, shares, returned) in WAYS.items():
+        with tempfile.TemporaryDirectory() as place:
+            peaks, weights = trained(Path(place), count, shares, returned)
+        mib = [round(peak / 2**20) for peak in peaks]
+        figures[way] = dict(zip(("first process, MiB", "second process, MiB"), mib, strict=False))
         figures[way]["weights, MiB"] = round(weights / 2**20)
+        print(f"{way}: {mib}", flush=True)
     write_result("shares_memory", figures)
 
 
