@@ -11,6 +11,9 @@ What stands in the way: each worker costs 11 to 15 CPU seconds before it works, 
 encoding here takes 9, and a job of the comparison less than half of one, on two cores that other work shares. Ray pays
 where each worker has minutes of work and a core of its own.
 
+Measured when Ray ran its workers at niceness 15, its own rule, beside other work; weft has started them at 0 since. It
+was not measured again: no core of this machine was quiet.
+
     python benchmarks/ray_workers.py      (with Ray installed: the environment of ``make ray``)
 
 The image model is the folder of a transformers MobileNetV2: ``$WEFT_MODELS/mobilenet_v2``.

@@ -62,7 +62,13 @@ def connect(on: str, processes: int | None = None) -> Any:
 
 def show_token() -> None:
     """Have Ray's client show the token that there is, as Ray's other connections do by themselves; a cluster that asks
-    for one does not answer without."""
+    for one does not answer without.
+
+    Ray reads this when it is imported. Where it was before, it is left alone: what it then starts would ask for a token
+    that it does not show itself.
+    """
+    if "ray" in sys.modules:
+        return
     places = [os.environ.get("RAY_AUTH_TOKEN_PATH"), Path.home() / ".ray" / "auth_token"]
     if "RAY_AUTH_TOKEN" in os.environ or any(place and Path(place).is_file() for place in places):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
