@@ -147,9 +147,9 @@ def bits(features: MemoryFeatures, split: Split, ways: list[dict[str, Any]]) -> 
         for seed in range(SEEDS):
             model = FusedModel.build(dims=features.dims, task=task, dim=32, seed=seed, target=column, **way)
             fit(model, features, split, {**TRAIN, "seed": seed}, progress=False)
-            outputs.append(model.outputs(features))
-        mean = task.average(np.stack(outputs))
-        losses.append([_bits(task, mean[rows], target[rows]) for rows in (split.dev, split.test)])
+            outputs.append([model.outputs(features, rows) for rows in (split.dev, split.test)])
+        means = [task.average(np.stack(part)) for part in zip(*outputs, strict=True)]
+        losses.append([_bits(task, *both) for both in zip(means, (target[split.dev], target[split.test]), strict=True)])
     return min(losses)[1]
 
 
