@@ -15,7 +15,7 @@ clustering; with more than ``CELLS / 2`` classes there are cells for the predict
 1. the target permuted: every term should be zero, what remains is the bias of few rows;
 2. the second modality permuted within each class of the target: both keep what they say alone and are independent given
    the target. Synergy is *not* zero there, but there adding up the log-odds of single modalities (late fusion) is
-   optimal; so only synergy above this null is an argument for joint fusion.
+   optimal; so only synergy above this null, and by ``SMALLEST``, is an argument for joint fusion.
 
 The spread of the synergy is that of the bootstrap over rows, or groups. Rows that lack one of the two modalities are
 left out. Cells and nulls are ours; the decomposition is Bertschinger et al. 2014, on multimodal data Liang et al. 2023.
@@ -38,6 +38,9 @@ from weft.store import Features
 from weft.tasks.base import Task, create_task, guess_task
 
 DRAWS, CELLS, FIFTHS, THIRDS, AXES = 200, 10, 5, 3, 20
+SMALLEST = 0.05
+"""Bits above what late fusion explains that are worth a word. On real pairs fewer that were no chance came with a loss,
+four times of four; all generated pairs that gained had more (docs/results/synergy.md, where it is taken from)."""
 LOOSE = (1e-5, 300)
 """Tolerance and rounds of the draws, far below their spread."""
 
@@ -71,8 +74,8 @@ class PairInformation:
 
     @property
     def joint_may_help(self) -> bool:
-        """Whether there is more synergy than late fusion explains."""
-        return self.synergy > self.late_most
+        """Whether there is more synergy than late fusion explains, by chance too, and by enough to be of use."""
+        return self.synergy > self.late_most and self.synergy - self.late >= SMALLEST
 
     @property
     def sentence(self) -> str:
