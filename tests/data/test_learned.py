@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from weft.data import TableConfig, guess_table, make_splits, propose_table, read_table
+from weft.data import ModalityConfig, TableConfig, guess_table, make_splits, propose_table, read_table
 from weft.data.cells import read_cell
 from weft.data.columns import Columns
 from weft.encoders import create_encoder
@@ -341,6 +341,16 @@ def test_columns_of_one_name_are_told_apart_as_pandas_does(tmp_path: Path) -> No
     assert "'value'" in proposal.reasons["column 'value.2'"]
     with pytest.raises(UserError, match="names are unique"):
         Columns(pd.DataFrame([[1, 2]], columns=["a", "a"]))
+
+
+def test_a_table_whose_rows_with_a_target_are_all_empty_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("size,unit,kind\n" + "".join(f"{k},m,\n,,{'ab'[k % 2]}\n" for k in range(12)))
+    modality = ModalityConfig(kind="tabular", columns=["size", "unit"])
+    with pytest.raises(UserError, match="no row has anything that can be read"):
+        read_table(
+            tmp_path / "t.csv",
+            TableConfig(table="t.csv", target="kind", task="classification", modalities={"facts": modality}),
+        )
 
 
 @pytest.mark.parametrize("blank", [",,\n", ",,a\n"])

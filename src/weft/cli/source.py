@@ -151,7 +151,7 @@ def read_new_rows(table: dict[str, Any] | None, source: str, root: Path | None, 
     """
     from weft.data import TableConfig, load_config, read_table
     from weft.data.columns import is_table
-    from weft.data.table import as_learned
+    from weft.data.more_rows import as_learned
 
     if source.endswith((".yaml", ".yml")):
         config = as_learned(load_config(source), table)

@@ -6,8 +6,9 @@ from weft.data.failure import Failure
 from weft.data.files import read_array, read_audio, read_image
 from weft.data.guess import Proposal, guess_table, propose_table
 from weft.data.kinds import Kind, kinds
+from weft.data.more_rows import read_more
 from weft.data.splits import Split, make_folds, make_splits
-from weft.data.table import read_more, read_table
+from weft.data.table import read_table
 from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig, load_config
 
 __all__ = [

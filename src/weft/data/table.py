@@ -80,16 +80,14 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True,
         raise UserError(
             f"{path}: modality {empty[0]!r} is empty in every row", f"columns {used}", "remove the modality"
         )
-    if skipped is not None:
+    if require_target or skipped is not None:
         rows, modalities = _with_something(rows, modalities, skipped)
-    elif require_target:
-        rows, modalities = _without_blank(rows, modalities)
     labels = config.labels
     if reads_of(config.task) == "sets" and rows.labels:
         labels = list(next(iter(rows.labels.values())))
     classes = {**config.classes, **rows.classes}
     learned = config.model_copy(update={"modalities": chosen, "classes": classes, "labels": labels})
-    dataset = Dataset(
+    return Dataset(
         name=path.stem,
         ids=rows.ids,
         modalities=modalities,
@@ -104,81 +102,36 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True,
         failures=tuple(failures),
         blank=not require_target,
     )
-    return dataset if rows.kept is None else dataset.take(rows.kept)
-
-
-def read_more(source: Any, table: Mapping[str, Any], on_error: OnError = "stop") -> Dataset:
-    """Rows to add to others, read as those were: by their types and labels; classes that they did not have are new.
-
-    Args:
-        source: as of :func:`read_table`.
-        table: of the data set that the others are.
-        on_error: as of :func:`read_table`.
-
-    Raises:
-        UserError: as :func:`read_table`.
-    """
-    config = TableConfig(**{**table, "table": str(source), "splits": None})
-    return read_table(source, _with_new_classes(config, config.classes, Columns(source)), on_error=on_error)
-
-
-def as_learned(config: TableConfig, table: Mapping[str, Any] | None) -> TableConfig:
-    """How rows that a model has not seen are read by a configuration of theirs: cells and classes as in its own table.
-
-    They are few perhaps, so nothing is learned of them, and no split is made.
-    """
-    if table is None:
-        return config.model_copy(update={"splits": None})
-    known = TableConfig(**table)
-    types = {column: type_ for modality in known.modalities.values() for column, type_ in modality.types.items()}
-    modalities = {
-        name: modality.model_copy(
-            update={"types": modality.types | {column: types[column] for column in modality.names if column in types}}
-        )
-        for name, modality in config.modalities.items()
-    }
-    classes = {name: found for name, found in known.classes.items() if name not in config.classes}
-    learned = {"splits": None, "modalities": modalities, "labels": known.labels or config.labels}
-    return _with_new_classes(config.model_copy(update=learned), classes, Columns(config.table))
-
-
-def _with_new_classes(config: TableConfig, classes: Mapping[str, Sequence[Any]], columns: Columns) -> TableConfig:
-    """The configuration with these classes of targets, and those that the columns have beside."""
-    all_classes = dict(config.classes)
-    for name, known in classes.items():
-        cells = [] if name not in columns.names else columns.cells(name, "target")
-        found = {as_class(cell, known) for cell in cells if cell is not None} - set(known)
-        all_classes[name] = [*known, *sorted(found, key=str)]
-    return config.model_copy(update={"classes": all_classes})
 
 
 def _with_something(
-    rows: _Rows, modalities: dict[str, Modality], failures: list[Failure]
+    rows: _Rows, modalities: dict[str, Modality], failures: list[Failure] | None
 ) -> tuple[_Rows, dict[str, Modality]]:
-    """The rows that have any modality, of those that are kept; the others are failures."""
-    there = np.any([modality.presence for modality in modalities.values()], axis=0)
-    said = {failure.row for failure in failures}
-    empty = [rows.ids[row] for row in np.flatnonzero(~there) if rows.ids[row] not in said]
-    failures.extend(Failure(row, next(iter(modalities)), "", "every cell of the row is empty") for row in empty)
-    if rows.kept is not None:
-        there &= np.isin(np.arange(len(rows)), rows.kept)
-    if not there.any():
-        found = f"{len(failures)} cells; the first, row {failures[0].row!r}: {failures[0].why}"
+    """The rows that have any modality, of those that are kept; the others are failures, or are said to be left out."""
+    there = _anything(modalities)
+    kept = np.isin(np.arange(len(rows)), np.arange(len(rows)) if rows.kept is None else rows.kept)
+    empty = [rows.ids[row] for row in np.flatnonzero(kept & ~there)]
+    if failures is None and empty:
+        rows.notes.append(f"left out: {count(len(empty), 'empty row')}: {some(empty)}")
+    elif failures is not None:
+        said = {failure.row for failure in failures}
+        gone = [row for row in empty if row not in said]
+        failures.extend(Failure(row, next(iter(modalities)), "", "every cell of the row is empty") for row in gone)
+    keep = np.flatnonzero(kept & there)
+    if not len(keep):
+        found = f"{count(len(empty), 'row')} with a target, each of them empty: {some(empty)}"
+        if failures:
+            found = f"{count(len(failures), 'cell')}; the first, row {failures[0].row!r}: {failures[0].why}"
         raise UserError("no row has anything that can be read", found, "mend the table")
-    keep = np.flatnonzero(there)
-    return rows.take(keep), {name: modality.take(keep) for name, modality in modalities.items()}
-
-
-def _without_blank(rows: _Rows, modalities: dict[str, Modality]) -> tuple[_Rows, dict[str, Modality]]:
-    """The rows of which anything is known; of those that are left out for want of a target nothing is said twice."""
-    there = np.any([modality.presence for modality in modalities.values()], axis=0)
-    if there.all():
+    if len(keep) == len(rows):
         return rows, modalities
-    kept = np.arange(len(rows)) if rows.kept is None else rows.kept
-    empty = [rows.ids[row] for row in np.flatnonzero(~there)]
-    rows.notes.append(f"left out: {count(len(empty), 'empty row')}: {some(empty)}")
-    keep = kept[there[kept]]
     return rows.take(keep), {name: modality.take(keep) for name, modality in modalities.items()}
+
+
+def _anything(modalities: Mapping[str, Modality]) -> np.ndarray:
+    """``(N,)`` bool: the rows of which anything is known."""
+    found: np.ndarray = np.any([modality.presence for modality in modalities.values()], axis=0)
+    return found
 
 
 @dataclass
@@ -304,7 +257,7 @@ def said_of_blank(ids: Sequence[str]) -> str:
 
 def _say_what_is_blank(rows: _Rows, modalities: Mapping[str, Modality]) -> None:
     """Note new rows of which nothing is known."""
-    there = np.any([modality.presence for modality in modalities.values()], axis=0)
+    there = _anything(modalities)
     if not there.all():
         rows.notes.append(said_of_blank([rows.ids[row] for row in np.flatnonzero(~there)]))
 
