@@ -1,6 +1,7 @@
 """Features on disk: encoded once, checked, memory-mapped, resumable."""
 
-from weft.store.encode import EncodeReport, encode
+from weft.store.encode import encode
+from weft.store.encode_report import EncodeReport
 from weft.store.features import Features, MemoryFeatures
 from weft.store.inspect import StoreReport, inspect_store
 from weft.store.store import Store

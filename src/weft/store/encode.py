@@ -16,7 +16,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +26,14 @@ from rich.progress import Progress, TaskID
 
 from weft.data import make_splits
 from weft.data.dataset import Dataset
-from weft.data.failure import Failure, OnError
+from weft.data.failure import OnError
 from weft.encoders import Encoder
 from weft.errors import UserError, did_you_mean, some
 from weft.files import ask_folder, canonical, lock, sha256, write_bytes, write_json
 from weft.progress import progress_bar
 from weft.store import ray
 from weft.store.block import DIGESTS, as_bytes, damage, place, read_digests, repair_headers, write_at, write_shard
+from weft.store.encode_report import EncodeReport, ModalityReport
 from weft.store.files import (
     DTYPES,
     FAILED,
@@ -52,55 +53,6 @@ from weft.store.unique import Unique, unique_values, values_digest
 
 LOCK = ".lock"
 SKIP = "; or leave out what cannot be read: --on-error skip (on_error='skip')"
-
-
-@dataclass
-class ModalityReport:
-    """What encoding did for one modality.
-
-    Attributes:
-        rows: rows in which it is present.
-        values: different values among them.
-        encoded: values that were encoded now; the others were there already.
-        seconds: wall time of that.
-    """
-
-    rows: int
-    values: int
-    encoded: int = 0
-    seconds: float = 0.0
-
-    @property
-    def reused(self) -> int:
-        """Values that were in the store already."""
-        return self.values - self.encoded
-
-    @property
-    def per_second(self) -> float:
-        """Encoded values per second; 0 when nothing was encoded."""
-        return self.encoded / self.seconds if self.seconds > 0 else 0.0
-
-
-@dataclass
-class EncodeReport:
-    """What :func:`encode` did.
-
-    Attributes:
-        modalities: by modality.
-        failures: the cells that could not be read, those of rows that are in the store from before included.
-        left_out: ids of rows that are not in the store, as no modality of theirs could be read.
-    """
-
-    modalities: dict[str, ModalityReport] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON."""
-        return {
-            name: {**vars(report), "reused": report.reused, "per_second": report.per_second}
-            for name, report in self.modalities.items()
-        }
 
 
 def encode(

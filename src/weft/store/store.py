@@ -24,7 +24,7 @@ from weft.store.files import MANIFEST, ROWS, content_hash, read_failures, read_m
 from weft.store.refit import fitted_on, read_raw, refit
 
 if TYPE_CHECKING:
-    from weft.store.encode import EncodeReport
+    from weft.store.encode_report import EncodeReport
 
 
 class Store(ColumnFeatures):
