@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -24,16 +23,13 @@ import pytest
 import weft.serve.app as serving
 from tests.cli.test_verbs import weft
 from weft.cli.serve import serve
-from weft.compare.frames import compare_frame
 from weft.data import load_dataset
 from weft.errors import UserError
 from weft.models import FusedModel
 from weft.models.explain import row_shapley
 from weft.models.outputs import png_bytes
 from weft.serve.app import BYTES, Fast, create_app
-from weft.serve.batching import Batcher
 from weft.serve.engine import Engine
-from weft.serve.rows import Reader
 
 QUICK = ("--set", "epochs=2", "--quiet", "--data", "rows=90")
 
@@ -228,23 +224,6 @@ def test_requests_at_once_share_a_batch_and_a_bad_one_spoils_no_other(engine: En
     assert answers[1].json()["answers"][0]["prediction"] == alone["answers"][0]["prediction"]
 
 
-def test_a_batch_that_fails_is_asked_row_by_row() -> None:
-    def work(rows: list[int]) -> list[int]:
-        if -1 in rows:
-            raise UserError("no", "-1", "yes")
-        return [row * 2 for row in rows]
-
-    async def run() -> list[Any]:
-        batcher = Batcher(work, most=8)
-        found = await asyncio.gather(*(batcher.ask([n]) for n in (1, -1, 3)), return_exceptions=True)
-        await batcher.stop()
-        return found
-
-    first, second, third = asyncio.run(run())
-    assert (first, third) == ([2], [6])
-    assert isinstance(second, UserError)
-
-
 def test_words_find_photos_and_a_photo_finds_words(aligner: Engine) -> None:
     sent = {"base64": base64.b64encode(photo(3)).decode()}
     words, picture, vectors, item, gone = talk(
@@ -378,23 +357,6 @@ def same(one: httpx.Response, two: httpx.Response) -> bool:
     return a["prediction"] == b["prediction"] and np.allclose(p, q, atol=1e-6)
 
 
-def test_a_lone_request_leaves_the_server_deaf_only_where_the_last_was_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    def threads_of(quick: float) -> list[bool]:
-        monkeypatch.setattr("weft.serve.batching.QUICK", quick)
-
-        async def run() -> list[bool]:
-            batcher = Batcher(lambda rows: [threading.current_thread() is threading.main_thread()] * len(rows))
-            found = [(await batcher.ask([n]))[0] for n in range(3)]
-            found.append((await batcher.ask([1, 2]))[0])
-            await batcher.stop()
-            return found
-
-        return asyncio.run(run())
-
-    assert threads_of(60.0) == [False, True, True, False]
-    assert threads_of(0.0) == [False] * 4
-
-
 def test_health_figures_and_the_page(engine: Engine) -> None:
     health, _, figures, page, interface, schema = talk(
         engine,
@@ -411,90 +373,6 @@ def test_health_figures_and_the_page(engine: Engine) -> None:
     assert 'fetch("openapi.json")' in interface.text
     assert not re.search("https?:|//cdn", page.text + interface.text)  # neither page needs the internet
     assert {"/predict", "/predict/files", "/embed", "/search", "/health", "/metrics"} <= set(schema.json()["paths"])
-
-
-def test_texts_that_are_compared_are_named_by_their_columns() -> None:
-    modalities = {"likeness": {"kind": "texts", "columns": ["one", "two"]}}
-    table = {"table": "t.csv", "task": "retrieval", "modalities": modalities}
-    model = SimpleNamespace(names=("likeness",), encoders={"likeness": {"kind": "texts"}}, table=table)
-    reader = Reader(model)
-    assert reader.rows([{"likeness": {"two": "b", "one": "a"}}]) == [{"likeness": ("a", "b")}]
-    with pytest.raises(UserError, match=r"give \{column: text\}"):
-        reader.rows([{"likeness": "a"}])
-    assert reader.rows([{"likeness": {"one": "a"}}]) == [{}]
-
-
-@pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """A model of a table's number and category, which does without its texts."""
-    place = tmp_path_factory.mktemp("facts")
-    table = {
-        "size": [i % 7 + 0.5 for i in range(60)],
-        "colour": [("red", "blue")[i % 2] for i in range(60)],
-        "note": [f"a short note about thing {i}" for i in range(60)],
-        "title": [f"the title of thing number {i}" for i in range(60)],
-        "y": [("a", "b")[i % 2] for i in range(60)],
-    }
-    only = {"only": ["tabular (linear)", "chance"], "seeds": 1, "resamples": 99}
-    compare_frame(table, "y", folder=place, progress=False, **only)
-    return Engine(place / "winner")
-
-
-def test_cells_that_are_not_read_and_unknown_words_are_said(facts: Engine) -> None:
-    nested = {"tabular": {"size": "many", "colour": "green"}}
-    rows = [{"tabular": {"size": 2, "colour": "red"}}, nested]
-    clean, odd, empty = talk(
-        facts,
-        ("POST", "/predict", {"json": {"rows": rows[0]}}),
-        ("POST", "/predict", {"json": {"rows": rows}}),
-        ("POST", "/predict", {"json": {"rows": {"tabular": {"size": "many"}}}}),
-    )
-    assert clean.json()["warnings"] == []
-    assert len(odd.json()["answers"]) == 2
-    unread, unknown = odd.json()["warnings"]
-    assert "'size' (number): 1 cell not readable so, taken as missing: 'row 1: many'" in unread
-    assert "'colour': 1 cell with what no training row holds: 'row 1: green'" in unknown
-    unread, blank = empty.json()["warnings"]
-    assert "row 0: many" in unread
-    assert "1 empty row answered as one of which nothing is known: 'row 0'" in blank
-
-
-def test_a_modality_of_one_column_of_its_name_takes_the_cell() -> None:
-    modalities = {"day": {"kind": "date", "column": "day", "types": {"day": "date"}}}
-    table = {"table": "t.csv", "task": "retrieval", "modalities": modalities}
-    reader = Reader(SimpleNamespace(names=("day",), encoders={"day": {"kind": "date"}}, table=table))
-    assert reader.rows([{"day": "2024-01-31"}]) == reader.rows([{"day": {"day": "2024-01-31"}}])
-    assert reader.rows([{"day": None}]) == [{}]
-
-
-def test_cells_may_stand_in_the_row_itself_as_in_the_table(facts: Engine) -> None:
-    flat = {"note": "a note", "title": "a title", "size": 2, "colour": "red"}
-    one, two, wrong, schema = talk(
-        facts,
-        ("POST", "/predict", {"json": {"rows": {**flat, "y": "a"}}}),
-        ("POST", "/predict", {"json": {"rows": {"tabular": {"size": 2, "colour": "red"}}}}),
-        ("POST", "/predict", {"json": {"rows": {"sise": 2}}}),
-        ("GET", "/openapi.json", {}),
-    )
-    assert one.json()["answers"] == two.json()["answers"]
-    assert one.json()["warnings"] == ["this model does without 'note', 'title', 'y'"]
-    assert "'size'" in wrong.json()["remedy"]
-    assert "tabular (tabular, size, colour)" in schema.json()["info"]["description"]
-
-
-def test_columns_that_training_left_out_are_passed_over_and_misspelt_ones_are_not(facts: Engine) -> None:
-    """An id, an empty column without a name: they stand in the table, so a row that is sent as it stands has them."""
-    row = {"Order No": 7, "": None, "size": 2, "colour": "red"}
-    told, misspelt, nothing, many = talk(
-        facts,
-        ("POST", "/predict", {"json": {"rows": [row, row]}}),
-        ("POST", "/predict", {"json": {"rows": [{"size": 2, "color": "red"}]}}),
-        ("POST", "/predict", {"json": {"rows": [{"Order No": 7}]}}),
-        ("POST", "/predict", {"json": {"rows": [{"size": 2, **{f"x{k}": k for k in range(200)}}]}}),
-    )
-    assert told.json()["warnings"] == ["this model does without 'Order No', ''"]
-    assert "'colour'" in misspelt.json()["remedy"]
-    assert [found.status_code for found in (told, misspelt, nothing, many)] == [200, 422, 422, 422]
 
 
 def test_a_slow_client_is_refused_and_holds_up_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
