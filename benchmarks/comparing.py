@@ -6,11 +6,11 @@ time of each part is its own, without that of the parts it calls; *rest* is what
 Networks are few epochs here, so their share is smaller than in a real comparison. The comparison's figures are equal.
 
 The goal was half of the CPU time of all operators. It is not met and cannot be met in this way: networks are most of
-it, and their loop takes no more than the least written by hand (``benchmarks/training_loop.py``); seeds trained at once
-by ``torch.func`` are slower at the usual batches (``benchmarks/seeds_together.py``). All else was cut to a third since
-807a3ba, the code in which the goal was set: with 26 operators, five seeds and five epochs 40 of 116 CPU seconds, now 12
-of 86, though more methods are tried (``--fusions``, one run of each side; parts that the old code has under other names
-count as its *rest*).
+it, and their loop is .88 to 1.06 times as fast as the least written by hand (``benchmarks/training_loop.py``); seeds
+trained at once by ``torch.func`` are slower at the usual batches (``benchmarks/seeds_together.py``). All else was cut
+to a third since 807a3ba, the code in which the goal was set: with 26 operators, five seeds and five epochs 40 of 116
+CPU seconds, now 12 of 86, though more methods are tried (``--fusions``, one run of each side; parts that the old code
+has under other names count as its *rest*).
 
 Of the later of two steps, by parts: the largest part asks which operators suit and what each costs, on tensors without
 memory (1.7 s, more than half of it torch's own set-up, paid once; it stays); then the modules of all published networks

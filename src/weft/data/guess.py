@@ -24,7 +24,7 @@ from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
 from weft.data.target_cells import classes_of, label_set
 from weft.data.targets import RETRIEVAL, reads_of
 from weft.data.warnings import table_warnings, why_ordinal
-from weft.errors import UserError, did_you_mean, some
+from weft.errors import UserError, did_you_mean, short, some
 
 LOOKED_AT = 1000
 """Cells of a column that a kind is guessed from."""
@@ -239,7 +239,7 @@ class _Table:
             if len(numbers) == self.rows and all(a < b for a, b in pairwise(numbers)):
                 return "row numbers, as pandas writes its index"
         if self.rows > 1 and len(there) == self.rows and self.distinct(name) == 1:
-            return f"the same in every row: {str(there[0])[:40]!r}"
+            return f"the same in every row: {short(there[0])!r}"
         return None
 
     def find_id(self, free: Sequence[str]) -> tuple[str, str] | None:

@@ -15,7 +15,7 @@ from weft.data.cells import as_date, is_blank, is_numeric, read_cell, reads_both
 from weft.data.entities import EVENTS, ID_WORDS, NO_EVENTS, words_of
 from weft.data.giveaway import rows_looked_at, why_given_away
 from weft.data.table_config import ModalityConfig, TableConfig
-from weft.errors import some
+from weft.errors import short, some
 
 Cells = Mapping[str, Sequence[Any]]
 LOOKED_AT = 1000
@@ -52,7 +52,7 @@ def _names(cells: Cells) -> str | None:
     """What to say of a table whose first line may be a row, or that may not have been cut into columns."""
     names = list(cells)
     if len(names) == 1:
-        return f"the table has one column, {names[0][:40]!r}: columns are delimited by , ; | or tabs"
+        return f"the table has one column, {short(names[0])!r}: columns are delimited by , ; | or tabs"
     counted = names == [str(place) for place in range(len(names))]
     if not counted and all(_is_cell(name, list(islice(column, LOOKED_AT))) for name, column in cells.items()):
         return f"the first line looks like a row, not like names of columns: {some(names)}: put the names above it"
@@ -116,7 +116,7 @@ def _dates(column: str, cells: Sequence[Any], modality: ModalityConfig) -> str |
         return None
     if sum(map(_is_date, there)) > len(there) / 2:
         wrong = next((cell for cell in cells if not is_blank(cell) and not _is_date(cell)), None)
-        why = "some with the day and some with the month first" if wrong is None else f"but {str(wrong)[:40]!r} is none"
+        why = "some with the day and some with the month first" if wrong is None else f"but {short(wrong)!r} is none"
         return f"{about}: (nearly) all cells are dates, {why}, so all are read as words: correct it, or empty the cell"
     says = bool(set(words_of(column)) & {*EVENTS, *NO_EVENTS})
     looks = [cell for cell in map(str, there) if len(cell) <= SHORT and _looks(cell, type_, says)]
