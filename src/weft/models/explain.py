@@ -107,7 +107,7 @@ def row_shapley(model: Predictor, features: Features, rows: np.ndarray) -> np.nd
         raise UserError(f"exact Shapley values are for at most {MOST} modalities", found, "use a subset of them")
     features = features.subset(names)
     presence = np.asarray(features.presence)[rows]
-    say = _speaker(model, answers(model, features, rows, model.prior()))
+    say = _speaker(model, answers(model, features, rows))
     silent = say(np.tile(model.prior(), (len(rows), 1)))
     values: dict[frozenset[str], np.ndarray] = {frozenset(): silent}
     for size in range(1, len(names) + 1):
@@ -141,14 +141,14 @@ def perceptual_scores(model: Predictor, features: Features, rows: np.ndarray, se
     features, target = features.subset(list(model.names)), model.target_of(features)[rows]
     rng, task = np.random.default_rng(seed), model.task
     sign = 1.0 if task.higher_is_better else -1.0
-    whole = task.primary_metric(answers(model, features, rows, model.prior()), target)
+    whole = task.primary_metric(answers(model, features, rows), target)
     found = {}
     for column, name in enumerate(model.names):
         there, drops = rows[np.asarray(features.presence)[rows, column]], []
         for _ in range(REPEATS):
             source = {other: np.arange(len(features)) for other in model.names}
             source[name][there] = rng.permutation(there)
-            moved = answers(model, Rearranged(features, source), rows, model.prior())
+            moved = answers(model, Rearranged(features, source), rows)
             drops.append(sign * (whole - task.primary_metric(moved, target)))
         found[name] = float(np.mean(drops) / abs(whole)) if whole else float("nan")
     return found

@@ -88,7 +88,7 @@ def scores_as_they_come(
     presence, found = np.asarray(features.presence)[rows], {}
     for row in np.unique(presence, axis=0).tolist():
         chosen = rows[(presence == row).all(axis=1)]
-        outputs = answers(model, features, chosen, model.prior())
+        outputs = answers(model, features, chosen)
         entry = {"rows": len(chosen), **model.task.metrics(outputs, target[chosen])}
         if model.conformal is not None:
             there = np.tile(np.array(row, dtype=bool), (len(chosen), 1))

@@ -94,7 +94,7 @@ class Predictor(Pretrained):
         features = source if hasattr(source, "dims") else self.encode(source, progress=progress)
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         ids = np.array([features.ids[row] for row in rows.tolist()])
-        outputs = answers(self, features, rows, self.prior())
+        outputs = answers(self, features, rows)
         found = {"id": ids, **self.task.decide(outputs)}
         if sets is None:
             return found
@@ -164,7 +164,7 @@ class Predictor(Pretrained):
 
     def evaluate(self, features: Features, rows: np.ndarray, figures: Path | str | None = None) -> dict[str, float]:
         """Metrics of the task on rows; ``figures`` is a folder for the task's figures."""
-        outputs, target = answers(self, features, rows, self.prior()), self.target_of(features)[rows]
+        outputs, target = answers(self, features, rows), self.target_of(features)[rows]
         if figures is not None:
             folder = Path(figures)
             folder.mkdir(parents=True, exist_ok=True)
@@ -172,10 +172,11 @@ class Predictor(Pretrained):
         return self.task.metrics(outputs, target)
 
 
-def answers(model: Predictor, features: Features, rows: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """Outputs ``(n, K)`` float32; rows without any modality of the model get ``answer`` ``(K,)``."""
+def answers(model: Predictor, features: Features, rows: np.ndarray, answer: np.ndarray | None = None) -> np.ndarray:
+    """Outputs ``(n, K)`` float32; rows without any modality of the model get ``answer`` ``(K,)``; None: its prior."""
     features = select(features, model.names)
     there = features.presence[rows].any(axis=1)
+    answer = model.prior() if answer is None else answer
     found = np.tile(np.asarray(answer, dtype=np.float32), (len(rows), 1))
     if there.any():
         found[there] = model.outputs(features, rows[there])

@@ -109,7 +109,7 @@ class Engine:
     def _outputs(self, rows: Sequence[Any]) -> np.ndarray:
         """Outputs ``(n, K)``; those of a lone row without a table of features around it."""
         if len(rows) > 1 or not rows[0] or not isinstance(self.model, FusedModel):
-            return answers(self.model, self.features(rows), np.arange(len(rows)), self.model.prior())
+            return answers(self.model, self.features(rows), np.arange(len(rows)))
         row = encode_row(self.specs, rows[0], self.encoders)
         widths = self.model.dims
         there = {n: torch.zeros(0, widths[n]) if a is None else torch.from_numpy(a) for n, a in row.items()}
@@ -121,7 +121,7 @@ class Engine:
         """The same with ``shapley``, what each modality did."""
         features, index, names = self.features(rows), np.arange(len(rows)), self.model.names
         shares = row_shapley(self.model, features, index)
-        outputs = answers(self.model, features, index, self.model.prior())
+        outputs = answers(self.model, features, index)
         return [
             {**answer, "shapley": dict(zip(names, share.tolist(), strict=True))}
             for answer, share in zip(self._answers(outputs), shares, strict=True)
