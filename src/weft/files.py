@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+SAFETENSORS = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
+    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+"""What a file of tensors calls the types of torch."""
+
+
 def write_bytes(path: Path, content: bytes, *, lasting: bool = True) -> None:
     """Write ``path`` in one step: all of it, or nothing. Its folder is made; a device or a pipe is written into.
 
@@ -167,8 +174,7 @@ def write_tensors_in_turn(
     end = 0
     for name, tensor in tensors.items():
         start, end = end, end + tensor.numel() * tensor.element_size()
-        kind = str(tensor.dtype).removeprefix("torch.").replace("bfloat", "BF").replace("float", "F")
-        dtype = kind.replace("int", "I").replace("uI", "U").replace("bool", "BOOL")
+        dtype = SAFETENSORS[str(tensor.dtype).removeprefix("torch.")]
         header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
     content = json.dumps(header).encode()
     content += b" " * (-len(content) % 8)
