@@ -10,6 +10,7 @@ import pytest
 
 from weft.data import propose_table, read_table
 from weft.data.entities import is_entity, names_people, words_of
+from weft.data.findings import look_over
 
 ROWS = 300
 RNG = np.random.default_rng(0)
@@ -141,3 +142,24 @@ def test_short_codes_of_rows_are_no_text(cells: list[str]) -> None:
     found = proposal(sku=cells)
     assert "sku" not in found.config.modalities
     assert "another code in every row" in found.left_out["sku"]
+
+
+LABELS = [f"fuel {k}, as the law of that year wants it to be described" for k in range(5)]
+
+
+@pytest.mark.parametrize("longest", [1, 3], ids=["a line", "a paragraph"])
+def test_a_few_long_labels_are_a_category_and_no_group(longest: int) -> None:
+    fuels = RNG.choice([label * longest for label in LABELS], ROWS, p=[0.5, 0.3, 0.15, 0.04, 0.01]).tolist()
+    found = proposal(fuel=fuels)
+    assert found.config.group is None
+    assert found.config.modalities["tabular"].names == ["fuel", "size"]
+
+
+def test_a_group_of_few_values_is_warned_of() -> None:
+    few = {"speaker": RNG.choice(["ann", "bob", "eve"], ROWS).tolist(), **BASE}
+    said = "group 'speaker' has 3 values in 300 rows"
+    found = propose_table(few, target="sold")
+    assert any(said in text for text in found.warnings)
+    assert any(said in text for text in look_over(read_table(few, found.config), None).warnings)
+    many = {"speaker": np.tile(np.arange(30), 10).tolist(), **BASE}
+    assert not propose_table(many, target="sold").warnings

@@ -20,6 +20,8 @@ import numpy as np
 
 FEW_EACH = 3.0
 """Rows that a value has on average, up to which every third row or more has brought a new one."""
+MANY, ROWS_EACH = 20, 5
+"""Groups that a split needs, or as many as stand for so many rows each: of fewer, test rows come from a handful."""
 SOME_EACH, EVEN = 10.0, 2.0
 """Up to so many rows each a column still names entities, if none has more than twice the average."""
 PEOPLE = (
@@ -54,6 +56,21 @@ def is_entity(counts: Mapping[Any, int]) -> bool:
     """Whether values with so many rows are entities, or else categories."""
     each = sum(counts.values()) / len(counts)
     return each <= FEW_EACH or (each <= SOME_EACH and max(counts.values()) <= EVEN * each)
+
+
+def are_few(groups: int, rows: int) -> bool:
+    """Whether so many groups are too few to split rows by."""
+    return groups < min(MANY, rows / ROWS_EACH)
+
+
+def why_few(name: str, groups: int, rows: int) -> str | None:
+    """What to say of a group column of few values."""
+    if not are_few(groups, rows):
+        return None
+    return (
+        f"group {name!r} has {groups} values in {rows:,} rows: test rows come from a handful of them, and the figures "
+        "depend on which. Keep it if new rows will be of none of them; if it is a category, leave it a column"
+    )
 
 
 def why_category(counts: Mapping[str, int]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from weft.data.cells import says_blank
 from weft.data.dataset import Dataset
-from weft.data.entities import is_entity
+from weft.data.entities import is_entity, why_few
 from weft.data.giveaway import why_given_away
 from weft.data.kinds import kind_named
 from weft.data.splits import Split, make_splits
@@ -44,6 +44,8 @@ def look_over(data: Dataset, split: Split | None) -> Findings:
     if data.group is not None:
         counts = Counter(data.group.tolist())
         found.facts["groups"] = f"{len(counts)}, the largest of {max(counts.values())} rows"
+        name = str((data.table or {}).get("group") or "group")
+        found.warnings += [why] if (why := why_few(name, len(counts), len(data))) is not None else []
     for name, modality in data.modalities.items():
         keys = [None if value is None else content_key(value) for value in modality.values]
         _repeats(name, keys, data, split, found)

@@ -14,7 +14,7 @@ import numpy as np
 
 from weft.data.cells import CellType, is_blank, is_numeric, learn_type, read_cell, why_category
 from weft.data.columns import Columns, as_list
-from weft.data.entities import is_entity, names_people, why_in_time, why_not_cut, words_of
+from weft.data.entities import are_few, is_entity, names_people, why_in_time, why_not_cut, words_of
 from weft.data.entities import why_category as why_no_group
 from weft.data.kinds import kind_named, kinds
 from weft.data.kinds.text import LONG
@@ -292,7 +292,7 @@ class _Table:
             words, there = words_of(name), self.present(name)
             repeats = Counter(str(cell).strip() for cell in there)
             again = sum(count for count in repeats.values() if count > 1)
-            if self.rows < 6 or again < 0.2 * self.rows or len(repeats) < 3:
+            if self.rows < 6 or again < 0.2 * self.rows or len(repeats) < 3 or are_few(len(repeats), self.rows):
                 continue
             if len(there) < self.rows and not self.is_content(name):
                 continue  # rows without a photo stand alone; rows without an id may belong to anybody

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from weft.data.cells import as_date, is_blank, is_numeric, read_cell, reads_both_ways
-from weft.data.entities import EVENTS, ID_WORDS, NO_EVENTS, words_of
+from weft.data.entities import EVENTS, ID_WORDS, NO_EVENTS, why_few, words_of
 from weft.data.giveaway import rows_looked_at, why_given_away
 from weft.data.table_config import ModalityConfig, TableConfig
 from weft.errors import short, some
@@ -43,6 +43,9 @@ def table_warnings(cells: Cells, config: TableConfig, target: np.ndarray | None)
         there = np.array([row for row, cell in enumerate(cells[name]) if cell is not None])[looked_at]
         why = why_no_target(name, target)
         found += [why or why_given_away(_typed(cells, config, there), name, target[looked_at])]
+    if config.group is not None:
+        groups = [str(cell) for cell in cells[config.group] if not is_blank(cell)]
+        found.append(why_few(config.group, len(set(groups)), len(groups)))
     for modality in config.modalities.values():
         found += [_dates(column, cells[column], modality) for column in modality.names]
     return [text for text in found if text is not None]

@@ -11,8 +11,8 @@ from weft.data.cells import is_numeric, read_cell
 from weft.data.kinds.base import Kind, Place, kinds, refuse
 from weft.errors import count, short, some
 
-FEW = 20
-"""Words of at most so many kinds are categories, whatever their number of rows."""
+FEW, EACH, SHARE = 20, 10, 0.02
+"""Words of at most so many kinds, or of this part of the rows, are categories; however long, at so many rows each."""
 
 
 @kinds.register("tabular")
@@ -50,6 +50,8 @@ class Tabular(Kind):
         if any(isinstance(cell, list | dict) for cell in cells):
             return 0.0
         distinct = len({str(cell).strip() for cell in cells})
+        if distinct <= max(FEW, SHARE * len(cells)) and distinct * EACH <= len(cells):
+            return 0.96
         if max(len(str(cell)) for cell in cells) > 100:
             return 0.0
         return 0.6 if distinct < len(cells) and (distinct <= FEW or distinct <= len(cells) / 3) else 0.0
