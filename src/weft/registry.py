@@ -16,13 +16,19 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from weft.errors import UserError, did_you_mean, first_fault
 
 T = TypeVar("T")
+Count = Annotated[int, Field(ge=1)]
+"""An option that says how many."""
+Dropout = Annotated[float, Field(ge=0, le=1)]
+"""An option that is the probability of zeroing an entry."""
+Seed = Annotated[int, Field(ge=0)]
+"""An option that draws depend on."""
 
 
 class Registry(Generic[T]):
@@ -173,7 +179,7 @@ def option_schema(cls: type, name: str) -> type[BaseModel]:
         for p in inspect.signature(cls).parameters.values()
         if p.kind is p.KEYWORD_ONLY
     }
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     return create_model(f"{name} options", __config__=config, **fields)
 
 
@@ -185,9 +191,15 @@ def check_options(cls: type, name: str, options: dict[str, Any]) -> dict[str, An
     except ValidationError as error:
         option = str(error.errors()[0]["loc"][0])
         known = schema.model_fields
-        remedy = f"it is declared as {known[option].annotation}" if option in known else ""
+        remedy = f"it is declared as {_declared(cls, option)}" if option in known else ""
         raise first_fault(error, repr(name), "option", known, remedy) from None
     return {key: getattr(checked, key) for key in options}
+
+
+def _declared(cls: type, option: str) -> str:
+    """An option with its type and default, ``width: int = 128``."""
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    return str(inspect.signature(cls).parameters[option].replace(annotation=hints.get(option, Any)))
 
 
 def _import_all(package: str) -> None:
