@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from weft.alignment.base import Aligner, aligners
 from weft.alignment.start import Start
 from weft.errors import UserError
+from weft.registry import Count, Dropout
 from weft.tokens import Tokens, everywhere, full, keys_of, mean_pool, where_there
 
 Operation = Literal["addition", "multiplication", "concatenation", "additive", "general", "scaled_dot"]
@@ -76,11 +77,11 @@ class LightCRL(Aligner):
         dim: int = 256,
         *,
         operation: Operation = "addition",
-        context_dim: int = 3,
-        heads: int = 4,
-        layers: int = 1,
-        feedforward: int = 2048,
-        dropout: float = 0.1,
+        context_dim: Count = 3,
+        heads: Count = 4,
+        layers: Count = 1,
+        feedforward: Count = 2048,
+        dropout: Dropout = 0.1,
         official_padding: bool = False,
         additive_tanh: bool = True,
         context_output_dim: int = 10,

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import presence, vectors
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens
 
 
@@ -58,7 +59,7 @@ class AdditiveFusion(Fusion):
         *,
         combine: Literal["sum", "mean", "weighted"] = "sum",
         rescale: bool = True,
-        dropout: float = 0.0,
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__(dims, dim)
         if combine == "weighted" and len(dims) == 1:

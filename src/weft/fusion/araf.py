@@ -41,10 +41,11 @@ from torch.nn import functional as F
 
 from weft.errors import UserError, did_you_mean
 from weft.fusion.araf_blocks import JointLayerNorm, LowRank, PublishedAlignment, PublishedEnhancement, resize
-from weft.fusion.attention import Attention
+from weft.fusion.attention import Attention, check_heads
 from weft.fusion.base import Fusion, fusions
 from weft.fusion.mult import refuse_one_token
 from weft.ops.bilinear import check_positive
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens, everywhere, keys_of, mean_pool, present, zero_padding
 
 Norm = Literal["joint", "token"]
@@ -96,7 +97,7 @@ class ARAF(Fusion):
         columns: int = 64,
         asks: str | None = None,
         symmetric: bool = False,
-        dropout: float = 0.0,
+        dropout: Dropout = 0.0,
         tokens: int = 16,
         norm: Norm = "joint",
         gates: bool = True,
@@ -314,6 +315,7 @@ class Alignment(nn.Module):
 
     def __init__(self, width: int, heads: int, norm: Norm, output_projection: bool) -> None:
         super().__init__()
+        check_heads(width, heads)
         self.heads = heads
         self.norm = make_norm(width, norm)
         self.query = nn.Linear(width, width)

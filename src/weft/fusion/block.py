@@ -35,6 +35,7 @@ from weft.fusion.base import fusions
 from weft.fusion.bilinear import BilinearFusion
 from weft.fusion.mutan import LowRankCore, check_rank, sum_ranks
 from weft.ops.bilinear import check_positive, power_normalize, unit_variance_
+from weft.registry import Dropout
 
 Normalize = Literal["chunk", "whole", "none"]
 
@@ -98,7 +99,7 @@ class Block(BilinearFusion):
         chunks: int | tuple[int, ...] = 4,
         rank: int = 4,
         normalize: Normalize = "chunk",
-        dropout: float = 0.0,
+        dropout: Dropout = 0.0,
     ) -> None:
         hidden = dim if hidden is None else hidden
         sizes = chunk_sizes("block", hidden, chunks)

@@ -31,6 +31,7 @@ from weft.fusion.attention import Block
 from weft.fusion.base import fusions
 from weft.fusion.pooling import read_out
 from weft.fusion.streams import Streams
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens, concatenate, everywhere, present
 
 
@@ -62,7 +63,7 @@ class BottleneckFusion(Streams):
         bottlenecks: int = 4,
         layers: int = 2,
         heads: int = 4,
-        dropout: float = 0.0,
+        dropout: Dropout = 0.0,
     ) -> None:
         if layers < 2 or bottlenecks < 1:
             raise UserError(

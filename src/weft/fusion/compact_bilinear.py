@@ -39,6 +39,7 @@ from weft.ops.bilinear import (
     vectors,
     wide,
 )
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens, when_read
 
 
@@ -74,7 +75,7 @@ class CompactBilinear(Fusion):
     symmetric = True
     paper = "Fukui et al., Multimodal Compact Bilinear Pooling, EMNLP 2016, arXiv 1606.01847"
 
-    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, sketch: int = 4096, dropout: float = 0.0) -> None:
+    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, sketch: int = 4096, dropout: Dropout = 0.0) -> None:
         super().__init__(dims, dim)
         check_positive("mcb", sketch=sketch)
         self.sketches = nn.ModuleList(CountSketch(d, sketch) for d in self.dims.values())

@@ -22,6 +22,7 @@ from torch import nn
 
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import vectors
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens
 
 
@@ -39,7 +40,7 @@ class Concat(Fusion):
     symmetric = True
     paper = "Baltrusaitis et al., Multimodal Machine Learning: A Survey and Taxonomy, TPAMI 2019 (early fusion)"
 
-    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, dropout: float = 0.0) -> None:
+    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, dropout: Dropout = 0.0) -> None:
         super().__init__(dims, dim)
         self.project = nn.Linear(sum(self.dims.values()), dim)
         self.dropout = nn.Dropout(dropout)

@@ -30,6 +30,7 @@ from weft.fusion.attention import Block
 from weft.fusion.base import fusions
 from weft.fusion.pooling import read_out
 from weft.fusion.streams import Streams
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens, concatenate
 
 
@@ -53,7 +54,7 @@ class CrossAttentionFusion(Streams):
     paper = "Lu et al., ViLBERT, NeurIPS 2019, arXiv 1908.02265 (co-attention); Vaswani et al., NeurIPS 2017"
 
     def __init__(
-        self, dims: Mapping[str, int], dim: int = 256, *, layers: int = 1, heads: int = 4, dropout: float = 0.0
+        self, dims: Mapping[str, int], dim: int = 256, *, layers: int = 1, heads: int = 4, dropout: Dropout = 0.0
     ) -> None:
         super().__init__(dims, dim, layers)
         self.layers = nn.ModuleList(CrossLayer(len(dims), dim, heads, dropout) for _ in range(layers))

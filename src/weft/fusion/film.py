@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import unit_variance_
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens, mean_pool, present, when_read
 
 
@@ -45,7 +46,7 @@ class FiLM(Fusion):
     absent = "native"
     paper = "Perez et al., FiLM: Visual Reasoning with a General Conditioning Layer, AAAI 2018, arXiv 1709.07871"
 
-    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, dropout: float = 0.0) -> None:
+    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, dropout: Dropout = 0.0) -> None:
         super().__init__(dims, dim)
         first, *conditions = self.dims.values()
         self.project = unit_variance_(nn.Linear(first, dim), first)

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import presence, vectors
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens, where_there, whole
 
 
@@ -62,7 +63,7 @@ class GatedFusion(Fusion):
         *,
         gate_input: Literal["raw", "projected"] = "raw",
         gate: Literal["sigmoid", "softmax"] = "sigmoid",
-        dropout: float = 0.0,
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__(dims, dim)
         if gate == "softmax" and len(dims) == 1:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import unit_variance_, vectors
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens, when_read
 
 
@@ -55,7 +56,7 @@ class Highway(Fusion):
         *,
         gate: Literal["others", "self"] = "others",
         gate_bias: float = -2.0,
-        dropout: float = 0.0,
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__(dims, dim)
         first, *others = self.dims.values()

@@ -25,6 +25,7 @@ from weft.fusion import bilinear_weights
 from weft.fusion.base import fusions
 from weft.fusion.bilinear import BilinearFusion
 from weft.ops.bilinear import Activation, activation_of, check_positive, gain_of, unit_variance_
+from weft.registry import Dropout
 
 
 @fusions.register("linear-sum")
@@ -54,7 +55,7 @@ class LinearSum(BilinearFusion):
         activation: Activation = "relu",
         output_activation: Activation = "none",
         normalize: bool = False,
-        dropout: float = 0.0,
+        dropout: Dropout = 0.0,
     ) -> None:
         hidden = dim if hidden is None else hidden
         check_positive("linear-sum", hidden=hidden)

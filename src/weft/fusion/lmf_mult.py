@@ -57,6 +57,7 @@ from weft.fusion.mult import (
     step_numbers,
 )
 from weft.ops.bilinear import check_positive
+from weft.registry import Count, Dropout
 from weft.tokens import Fused, Tokens, as_tokens, present, when_read
 
 KERNEL = 3
@@ -97,16 +98,16 @@ class LowRankMulT(Fusion):
         dim: int = 256,
         *,
         enriches: Literal["modalities", "fused"] = "modalities",
-        width: int = 30,
+        width: Count = 30,
         layers: int = 2,
-        cross_heads: int = 5,
-        self_heads: int = 5,
+        cross_heads: Count = 5,
+        self_heads: Count = 5,
         rank: int = 4,
         steps: int = 64,
-        dropout: float = 0.1,
-        embed_dropout: float = 0.25,
-        attention_dropout: float = 0.0,
-        output_dropout: float = 0.0,
+        dropout: Dropout = 0.1,
+        embed_dropout: Dropout = 0.25,
+        attention_dropout: Dropout = 0.0,
+        output_dropout: Dropout = 0.0,
     ) -> None:
         super().__init__(dims, dim)
         check_positive("lmf-mult", layers=layers, rank=rank)

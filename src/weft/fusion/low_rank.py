@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import check_positive, vectors, wide, with_one
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens, when_read
 
 
@@ -58,7 +59,7 @@ class LowRankFusion(Fusion):
         "Liu et al., Efficient Low-rank Multimodal Fusion with Modality-Specific Factors, ACL 2018, arXiv 1806.00064"
     )
 
-    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, rank: int = 4, dropout: float = 0.0) -> None:
+    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, rank: int = 4, dropout: Dropout = 0.0) -> None:
         super().__init__(dims, dim)
         check_positive("lmf", rank=rank)
         self.rank = rank

@@ -28,6 +28,7 @@ from weft.fusion.base import fusions
 from weft.fusion.bert import BertLayer
 from weft.fusion.pooling import read_out
 from weft.fusion.streams import Streams
+from weft.registry import Count, Dropout
 from weft.tokens import Fused, Tokens, concatenate
 
 
@@ -54,8 +55,8 @@ class MergedAttention(Streams):
         *,
         layers: int = 1,
         heads: int = 4,
-        hidden: int | None = None,
-        dropout: float = 0.0,
+        hidden: Count | None = None,
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__(dims, dim, layers)
         self.layers = nn.ModuleList(BertLayer(dim, heads, hidden, dropout, cross=False) for _ in range(layers))

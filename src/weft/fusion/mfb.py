@@ -42,6 +42,7 @@ from weft.ops.bilinear import (
     product,
     unit_variance_,
 )
+from weft.registry import Dropout
 
 
 class Projections(nn.Module):
@@ -84,7 +85,7 @@ class FactorizedBilinear(BilinearFusion):
         activation: Activation = "none",
         output_activation: Activation = "none",
         normalize: bool = True,
-        dropout: float = 0.0,
+        dropout: Dropout = 0.0,
     ) -> None:
         hidden = dim if hidden is None else hidden
         check_positive("mfb", hidden=hidden, factor=factor)

@@ -34,6 +34,7 @@ from weft.ops.bilinear import (
     product,
     unit_variance_,
 )
+from weft.registry import Dropout
 
 
 @fusions.register("mlb")
@@ -61,7 +62,7 @@ class LowRankBilinear(BilinearFusion):
         activation: Activation = "tanh",
         output_activation: Activation = "none",
         normalize: bool = False,
-        dropout: float = 0.0,
+        dropout: Dropout = 0.0,
     ) -> None:
         hidden = dim if hidden is None else hidden
         check_positive("mlb", hidden=hidden)

@@ -46,6 +46,7 @@ from weft.errors import UserError, did_you_mean
 from weft.fusion import mult_weights
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import check_positive, wide
+from weft.registry import Count, Dropout
 from weft.tokens import Fused, Tokens, everywhere, full, present, when_read, where_there
 
 MEMORY_LAYERS = 3
@@ -90,17 +91,17 @@ class MulT(Fusion):
         dims: Mapping[str, int],
         dim: int = 256,
         *,
-        width: int = 30,
+        width: Count = 30,
         layers: int = 2,
         heads: int = 5,
         shared: bool = False,
         targets: tuple[str, ...] | None = None,
         future_mask: bool = False,
         padding: Literal["mask", "code"] = "mask",
-        dropout: float = 0.1,
-        embed_dropout: float = 0.25,
-        attention_dropout: float = 0.0,
-        output_dropout: float = 0.0,
+        dropout: Dropout = 0.1,
+        embed_dropout: Dropout = 0.25,
+        attention_dropout: Dropout = 0.0,
+        output_dropout: Dropout = 0.0,
     ) -> None:
         super().__init__(dims, dim)
         check_positive("mult", layers=layers)

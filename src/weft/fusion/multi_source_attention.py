@@ -53,6 +53,7 @@ from weft.errors import UserError
 from weft.fusion.base import Fusion, fusions
 from weft.fusion.multi_source_additive import Combined, FlatAttention, HierarchicalAttention
 from weft.fusion.multi_source_heads import Combination, CrossLayer
+from weft.registry import Count, Dropout
 from weft.tokens import Fused, Tokens
 
 
@@ -93,8 +94,8 @@ class MultiSourceAttention(Fusion):
         attention: Literal["additive", "multi-head"] = "additive",
         shared: bool = False,
         sentinel: bool = False,
-        heads: int = 4,
-        dropout: float = 0.0,
+        heads: Count = 4,
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__(dims, dim)
         self.combination = combination

@@ -24,6 +24,7 @@ from torch import nn
 
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import product, unit_variance_, vectors
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens, whole
 
 
@@ -43,7 +44,7 @@ class MultiplicativeFusion(Fusion):
     symmetric = True
     paper = "Kim et al., Hadamard Product for Low-rank Bilinear Pooling, ICLR 2017, arXiv 1610.04325"
 
-    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, dropout: float = 0.0) -> None:
+    def __init__(self, dims: Mapping[str, int], dim: int = 256, *, dropout: Dropout = 0.0) -> None:
         super().__init__(dims, dim)
         self.project = nn.ModuleList(unit_variance_(nn.Linear(d, dim), d) for d in self.dims.values())
         for linear in self.project:

@@ -29,6 +29,7 @@ from weft.fusion import bilinear_weights
 from weft.fusion.base import fusions
 from weft.fusion.bilinear import BilinearFusion
 from weft.ops.bilinear import check_positive, factor_of_product_, product, unit_variance_
+from weft.registry import Dropout
 
 
 class LowRankCore(nn.Module):
@@ -96,7 +97,7 @@ class Mutan(BilinearFusion):
         hidden: int | None = None,
         rank: int = 8,
         normalize: bool = False,
-        dropout: float = 0.0,
+        dropout: Dropout = 0.0,
     ) -> None:
         hidden = dim if hidden is None else hidden
         check_positive("mutan", hidden=hidden)

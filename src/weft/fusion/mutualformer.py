@@ -29,9 +29,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,6 +40,7 @@ from weft.errors import UserError
 from weft.fusion import mutualformer_weights
 from weft.fusion.base import Fusion, fusions
 from weft.ops.cross_diffusion import Fit, Form, Heads, Orientation, cross_diffusion
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens, keys_of, mean_pool, union, when_read, where_there, zero_padding
 
 Cross = Literal["diffusion", "attention", "none", "concat"]
@@ -81,7 +83,7 @@ class MutualFormer(Fusion):
         *,
         depth: int = 1,
         heads: int = 8,
-        mlp_ratio: float = 4.0,
+        mlp_ratio: Annotated[float, Field(gt=0)] = 4.0,
         qkv_bias: bool = False,
         alpha: float = 0.6,
         steps: int = 1,
@@ -90,8 +92,8 @@ class MutualFormer(Fusion):
         cross: Cross = "diffusion",
         self_attention: bool = True,
         split_norm: bool = False,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
+        dropout: Dropout = 0.0,
+        attention_dropout: Dropout = 0.0,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__(dims, dim)

@@ -28,6 +28,7 @@ from weft.fusion.attention import Block
 from weft.fusion.base import fusions
 from weft.fusion.pooling import read_out
 from weft.fusion.streams import Streams
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens, concatenate
 
 
@@ -49,7 +50,7 @@ class SimpleTransformer(Streams):
     paper = "Rheude, Eils, Wild, Fusion or Confusion?, arXiv 2512.22991 (2025)"
 
     def __init__(
-        self, dims: Mapping[str, int], dim: int = 256, *, layers: int = 1, heads: int = 4, dropout: float = 0.0
+        self, dims: Mapping[str, int], dim: int = 256, *, layers: int = 1, heads: int = 4, dropout: Dropout = 0.0
     ) -> None:
         super().__init__(dims, dim, layers)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))

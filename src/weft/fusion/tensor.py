@@ -37,6 +37,7 @@ from torch.nn import functional as F
 
 from weft.fusion.base import Fusion, fusions
 from weft.ops.bilinear import check_positive, multilinear, presence, refuse_oversized, vectors, with_one
+from weft.registry import Dropout
 from weft.tokens import Fused, Tokens, when_read
 
 
@@ -105,7 +106,7 @@ class TensorFusion(Fusion):
         dim: int = 256,
         *,
         subnet: int = 0,
-        dropout: float = 0.0,
+        dropout: Dropout = 0.0,
         max_weights: int = 2**25,
     ) -> None:
         super().__init__(dims, dim)

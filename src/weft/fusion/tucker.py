@@ -32,6 +32,7 @@ from weft.fusion.base import fusions
 from weft.fusion.bilinear import BilinearFusion
 from weft.fusion.block import Normalize, chunk_sizes, norm_energy, normalize_chunks
 from weft.ops.bilinear import factor_of_product_, multilinear, refuse_oversized, unit_variance_
+from weft.registry import Dropout
 
 DEFAULT_CORE = 2**18
 
@@ -77,7 +78,7 @@ class Tucker(BilinearFusion):
         hidden: int | None = None,
         chunks: int | tuple[int, ...] = 1,
         normalize: Normalize = "none",
-        dropout: float = 0.0,
+        dropout: Dropout = 0.0,
         max_weights: int = 2**25,
     ) -> None:
         modalities = len(dims)

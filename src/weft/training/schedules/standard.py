@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
 
 from weft.errors import UserError
 from weft.training.schedule import Schedule, schedules
@@ -46,7 +49,7 @@ class Step(Schedule):
         factor: of one lowering.
     """
 
-    def __init__(self, *, every: float = 1 / 3, factor: float = 0.1) -> None:
+    def __init__(self, *, every: float = 1 / 3, factor: Annotated[float, Field(ge=0)] = 0.1) -> None:
         if not 0 < every <= 1:
             raise UserError("schedule 'step' lowers the rate after a share of the steps", f"every={every}", "0.33, say")
         self.every, self.by = every, factor
