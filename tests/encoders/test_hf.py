@@ -236,6 +236,12 @@ def test_one_tower_of_two(tmp_path: Path):
     assert tokens.shape == (5, 16)
 
 
+@pytest.mark.parametrize("size", [1, 64])
+def test_a_size_that_the_model_does_not_take_is_refused(tiny_vit: Path, size: int):
+    with pytest.raises(UserError, match=rf"reads no such pictures[\s\S]*size={size}: "):
+        create_encoder(f"hf:{tiny_vit}", "image", size=size)
+
+
 def test_identity_follows_the_content_of_a_folder(tiny_vit: Path, tmp_path: Path):
     shutil.copytree(tiny_vit, tmp_path / "a" / tiny_vit.name)
     identity = create_encoder(f"hf:{tiny_vit}", "image").identity()

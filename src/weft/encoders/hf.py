@@ -21,17 +21,19 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import Tensor, nn
 
 from weft.data.files import read_image
 from weft.encoders.audio import read_clip
 from weft.encoders.base import Encoder, default_encoder, encoders, read_each
 from weft.errors import UserError, some
+from weft.registry import Count
 from weft.tokens import Tokens, mean_pool
 
 Output = Literal["tokens", "mean", "cls", "pooler"]
@@ -71,7 +73,7 @@ class Pretrained(Encoder):
         revision: str | None = None,
         device: str = "auto",
         precision: Precision = "fp32",
-        layer: int | Sequence[int] | None = None,
+        layer: int | Annotated[Sequence[int], Field(min_length=1)] | None = None,
         compile: bool = False,
     ) -> None:
         import transformers
@@ -263,11 +265,11 @@ class PretrainedText(Pretrained):
         *,
         model: str,
         output: Output = "tokens",
-        max_length: int | None = None,
+        max_length: Count | None = None,
         revision: str | None = None,
         device: str = "auto",
         precision: Precision = "fp32",
-        layer: int | Sequence[int] | None = None,
+        layer: int | Annotated[Sequence[int], Field(min_length=1)] | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__(
@@ -336,12 +338,12 @@ class PretrainedImage(Pretrained):
         *,
         model: str,
         output: Output | Literal["patches"] = "tokens",
-        size: int | None = None,
+        size: Count | None = None,
         views: int = 1,
         revision: str | None = None,
         device: str = "auto",
         precision: Precision = "fp32",
-        layer: int | Sequence[int] | None = None,
+        layer: int | Annotated[Sequence[int], Field(min_length=1)] | None = None,
         compile: bool = False,
     ) -> None:
         if views not in (1, 2, 4):
@@ -412,7 +414,13 @@ class PretrainedImage(Pretrained):
         height = size.get("height") or size.get("shortest_edge") or getattr(config, "image_size", 224)
         width = size.get("width") or height
         channels = getattr(config, "num_channels", 3)
-        return self._run({"pixel_values": torch.zeros(1, channels, height, width)})[0].shape[1]
+        try:
+            return self._run({"pixel_values": torch.zeros(1, channels, height, width)})[0].shape[1]
+        except (RuntimeError, ValueError) as error:
+            if self.size is None:
+                raise
+            found = f"size={self.size}: {error}"
+            raise UserError(f"the model {self.name!r} reads no such pictures", found, "leave size out") from error
 
 
 @encoders.register("hf-audio")
