@@ -19,6 +19,7 @@ import numpy as np
 
 from weft.data.dataset import Dataset, FolderReader, Modality, datasets
 from weft.errors import UserError, some
+from weft.registry import Seed
 
 NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<take>\d+)\.wav")
 TEST_TAKES = (0, 1)
@@ -36,7 +37,7 @@ class DigitsAv(FolderReader):
     paper = "Jackson et al. 2018, Free Spoken Digit Dataset; LeCun et al. 1998, MNIST (Proc. IEEE)"
     layout = "fsdd/recordings/<digit>_<speaker>_<take>.wav and mnist/*-{images-idx3,labels-idx1}-ubyte.gz"
 
-    def __init__(self, *, images: int = 1, seed: int = 0) -> None:
+    def __init__(self, *, images: int = 1, seed: Seed = 0) -> None:
         if images < 1:
             raise UserError("digits_av: a recording has at least one image", f"images={images}", "choose 1 or more")
         self.images, self.seed = images, seed

@@ -33,6 +33,7 @@ import numpy as np
 from weft.data.dataset import SPLITS, Dataset, FolderReader, Modality, datasets
 from weft.data.line_plot import LinePlots
 from weft.errors import UserError, did_you_mean, some
+from weft.registry import Seed
 
 COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 VIEWS = {"high": ("HUFL", "HULL"), "middle": ("MUFL", "MULL"), "low": ("LUFL", "LULL"), "oil": ("OT",)}
@@ -67,7 +68,7 @@ class Ett(FolderReader):
         stride: int = 6,
         target: str = "OT",
         split: Literal["chronological", "random"] = "chronological",
-        seed: int = 0,
+        seed: Seed = 0,
         views: Literal["groups", "plot"] = "groups",
         change: bool = False,
     ) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from weft.data.dataset import BuiltIn, Dataset, Modality, numbered
 from weft.errors import UserError
+from weft.registry import Seed
 
 FEWEST_ROWS = 10
 
@@ -18,7 +19,7 @@ class Generated(BuiltIn):
         seed: the same seed gives the same bytes.
     """
 
-    def __init__(self, *, rows: int = 1000, seed: int = 0) -> None:
+    def __init__(self, *, rows: int = 1000, seed: Seed = 0) -> None:
         if rows < FEWEST_ROWS:
             raise UserError(f"a generated set has at least {FEWEST_ROWS} rows", f"rows={rows}", "choose more rows")
         self.rows, self.seed = rows, seed

@@ -17,6 +17,7 @@ from weft.data.dataset import Dataset, Modality, datasets, numbered
 from weft.data.generated import Generated
 from weft.data.shapes import COLOURS, SHAPES, SMALLEST_IMAGE, paint
 from weft.errors import UserError
+from weft.registry import Seed
 
 WAYS = (("left of", "right of"), ("above", "below"))
 """Each as the left or upper object says it, and as the other does."""
@@ -37,7 +38,7 @@ class Scenes(Generated):
         size: side of the pictures in pixels.
     """
 
-    def __init__(self, *, rows: int = 900, seed: int = 0, size: int = 64) -> None:
+    def __init__(self, *, rows: int = 900, seed: Seed = 0, size: int = 64) -> None:
         super().__init__(rows=rows, seed=seed)
         if size < SMALLEST_IMAGE:
             raise UserError(

@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw
 from weft.data.dataset import Dataset, Modality, datasets, numbered
 from weft.data.generated import Generated
 from weft.errors import UserError
+from weft.registry import Seed
 
 SHAPES = ("circle", "square", "triangle")
 COLOURS = ("red", "green", "blue")
@@ -64,7 +65,7 @@ class Shapes(Generated):
         complete: photos in colour, ``(size, size, 3)``, captions that name the shape, no sensor.
     """
 
-    def __init__(self, *, rows: int = 900, seed: int = 0, size: int = 64, complete: bool = False) -> None:
+    def __init__(self, *, rows: int = 900, seed: Seed = 0, size: int = 64, complete: bool = False) -> None:
         super().__init__(rows=rows, seed=seed)
         if size < SMALLEST_IMAGE:
             raise UserError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from weft.data.dataset import Dataset, datasets
 from weft.data.generated import Generated, vectors
+from weft.registry import Seed
 
 WIDTH = 8
 LABEL_NOISE = 0.5
@@ -26,7 +27,7 @@ class Unique(Generated):
         which: the informative modality.
     """
 
-    def __init__(self, *, rows: int = 1000, seed: int = 0, which: Literal["a", "b", "c"] = "a") -> None:
+    def __init__(self, *, rows: int = 1000, seed: Seed = 0, which: Literal["a", "b", "c"] = "a") -> None:
         super().__init__(rows=rows, seed=seed)
         self.which = which
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from weft.data import Dataset, read_image
+from weft.registry import Count
 from weft.systems.araf.network import MultiModalEnhancer
 from weft.training.system import Need, TaskSystem, systems
 
@@ -32,10 +33,10 @@ class Araf(TaskSystem):
     def __init__(
         self,
         *,
-        size: int = 256,
-        width: int = 512,
-        heads: int = 8,
-        head_dim: int = 64,
+        size: Count = 256,
+        width: Count = 512,
+        heads: Count = 8,
+        head_dim: Count = 64,
         image: dict[str, Any] | None = None,
         task: dict[str, Any] | None = None,
     ) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field
 from weft.data import Dataset, Modality
 from weft.data.dataset import FolderReader, datasets
 from weft.errors import UserError
+from weft.registry import Seed
 from weft.systems.cocoop.protocols import PARTS, base_and_new, few_shot, read_split
 
 NAMES = {"train": "train", "val": "dev", "test": "test"}
@@ -36,7 +37,7 @@ class CoopSplits(FolderReader):
         self,
         *,
         shots: Annotated[int, Field(ge=1)] | None = None,
-        seed: int = 1,
+        seed: Seed = 1,
         classes: Literal["all", "base", "new"] = "all",
         images: str = "images",
     ) -> None:

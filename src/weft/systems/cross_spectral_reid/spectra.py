@@ -31,6 +31,7 @@ import numpy as np
 
 from weft.data.dataset import BuiltIn, Dataset, datasets
 from weft.errors import UserError
+from weft.registry import Seed
 from weft.systems.cross_spectral_reid.rgbn import reid_dataset
 
 PAINTS = np.array([(200, 50, 45), (205, 185, 50), (50, 160, 70), (50, 85, 205), (200, 200, 200)], dtype=np.float64)
@@ -57,7 +58,7 @@ class Spectra(BuiltIn):
         seed: the same seed gives the same bytes.
     """
 
-    def __init__(self, *, share: int = 3, images: int = 2, size: int = 32, seed: int = 0) -> None:
+    def __init__(self, *, share: int = 3, images: int = 2, size: int = 32, seed: Seed = 0) -> None:
         if not 1 <= share <= MOST_SHARE or images < 2 or size < SMALLEST:
             raise UserError(
                 f"spectra: share is 1 to {MOST_SHARE}, images at least 2, size at least {SMALLEST}",

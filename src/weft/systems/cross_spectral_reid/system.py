@@ -11,17 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from weft.data import Dataset, Split, read_image
 from weft.errors import UserError, some
 from weft.models.seen import Seen
+from weft.registry import Count
 from weft.systems.cross_spectral_reid.loss import batch_hard_triplet, identity_order
 from weft.systems.cross_spectral_reid.metrics import reid_metrics
 from weft.systems.cross_spectral_reid.network import CrossSpectralReIdNet
@@ -61,11 +63,11 @@ class CrossSpectralReId(System):
         self,
         *,
         encoder: str | Path | dict[str, Any],
-        size: tuple[int, int] = (256, 256),
+        size: tuple[Count, Count] = (256, 256),
         fusion: str = "mutualformer",
         block: dict[str, Any] | None = None,
         per_identity: int = 4,
-        margin: float | None = None,
+        margin: Annotated[float, Field(ge=0)] | None = None,
         smoothing: float = 0.0,
         augment: bool = True,
         spectra: tuple[str, ...] = (),
@@ -77,6 +79,10 @@ class CrossSpectralReId(System):
         self.size, self.per_identity, self.margin = (size[0], size[1]), per_identity, margin
         self.smoothing, self.augment, self.spectra, self.identities = smoothing, augment, spectra, identities
         self.network = CrossSpectralReIdNet(encoder, spectra, len(identities), fusion=fusion, block=block)
+        patch = self.network.options["encoder"].get("patch_size", 1)
+        if min(size) < patch:
+            found = f"size={size}, patches of {patch}"
+            raise UserError("an image holds one patch of the encoder or more", found, "choose a larger size")
 
     @classmethod
     def fitted(cls, data: Dataset, rows: np.ndarray, **options: Any) -> Self:

@@ -10,14 +10,16 @@ Training is full-batch, as published: a step sees every training row.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from weft.data import Dataset
+from weft.registry import Count, Dropout
 from weft.systems.dvsm.graph import nearest, standardised
 from weft.systems.dvsm.network import DvsmNet, Edges
 from weft.tasks.base import Task, create_task
@@ -59,17 +61,17 @@ class Dvsm(System):
     def __init__(
         self,
         *,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        dropout: float = 0.5,
+        width: Count = 128,
+        layers: Annotated[int, Field(ge=0)] = 2,
+        heads: Count = 4,
+        dropout: Dropout = 0.5,
         edges: Edges = "both",
         k: int = 10,
         graph: Literal["inductive", "transductive"] = "inductive",
         neighbours: Literal["exact", "faiss"] = "exact",
         dims: dict[str, int] | None = None,
         task: dict[str, Any] | None = None,
-        nodes: int = 0,
+        nodes: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__()
         self.width, self.layers, self.heads, self.dropout, self.edges = width, layers, heads, dropout, edges
@@ -92,7 +94,7 @@ class Dvsm(System):
         label = columns["labels"]
         task = create_task(data.task, data.targets[label][rows], labels=data.labels.get(label))
         dims = {name: view.shape[1] for name, view in views.items()}
-        model = cls(**options, dims=dims, task=task.config(), nodes=len(rows))
+        model = cls(**{**options, "dims": dims, "task": task.config(), "nodes": len(rows)})
         for kept, view in zip(model.memory, views.values(), strict=True):
             kept.data.copy_(torch.from_numpy(view[rows]))
         return model

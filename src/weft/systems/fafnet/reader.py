@@ -27,7 +27,7 @@ from weft.data.dataset import FolderReader, datasets
 from weft.data.files import AUDIO_SUFFIXES
 from weft.encoders.audio import read_clip
 from weft.errors import UserError, did_you_mean, some
-from weft.registry import natural
+from weft.registry import Seed, natural
 
 
 @datasets.register("voices")
@@ -58,7 +58,7 @@ class Voices(FolderReader):
         test_noises: tuple[str, ...] = (),
         references: Annotated[int, Field(ge=1)] = 5,
         voice: Literal["own", "other"] = "own",
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         self.snr, self.rate, self.references, self.voice, self.seed = tuple(snr), rate, references, voice, seed
         self.test_speakers, self.test_noises = tuple(test_speakers), tuple(test_noises)

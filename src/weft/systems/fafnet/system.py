@@ -30,6 +30,7 @@ from weft.data import Dataset
 from weft.encoders.audio import read_clip
 from weft.errors import UserError, some
 from weft.models.seen import Seen
+from weft.registry import Count
 from weft.systems.fafnet.metrics import Sound, si_sdr
 from weft.systems.fafnet.network import FafNet, Mask, Norms, Select
 from weft.systems.fafnet.spectra import PATCH, Spectra, match
@@ -79,9 +80,9 @@ class Fafnet(System):
         n_fft: Annotated[int, Field(ge=32, multiple_of=16)] = 512,
         hop: Annotated[int, Field(ge=1)] = 128,
         stages: Literal[1, 2] = 2,
-        channels: tuple[int, int, int] = (32, 64, 128),
+        channels: tuple[Count, Count, Count] = (32, 64, 128),
         candidates: Annotated[int, Field(ge=0)] = 5,
-        reductions: tuple[int, int, int] = (4, 8, 16),
+        reductions: tuple[Count, Count, Count] = (4, 8, 16),
         blocks: Annotated[int, Field(ge=0)] = 4,
         mask: Mask = "complex",
         norms: Norms = "shared",
@@ -101,6 +102,8 @@ class Fafnet(System):
                 f"hop={hop} of n_fft={n_fft}, overlap={overlap} of piece={piece}",
                 "lower hop, or overlap",
             )
+        if snr is not None and snr[0] > snr[1]:
+            raise UserError("snr is the least and the most", f"snr={snr}", f"snr={snr[::-1]}")
         self.rate, self.n_fft, self.hop, self.stages, self.candidates = rate, n_fft, hop, stages, candidates
         self.channels, self.reductions, self.blocks = tuple(channels), tuple(reductions), blocks
         self.mask, self.norms, self.select, self.snr = mask, norms, select, None if snr is None else tuple(snr)

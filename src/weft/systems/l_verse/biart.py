@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weft.fusion.attention import check_heads
 from weft.ops.sampling import next_token
 
 REF, GEN = 0, 1
@@ -72,6 +73,7 @@ class BiArt(nn.Module):
         super().__init__()
         import transformers
 
+        check_heads(width, heads)
         self.codes, self.text, self.picture, self.places = codes, text, picture, places
         self.first_code = WORDS + words
         self.soc, self.soi, self.eoc = (self.first_code + codes + i for i in range(3))

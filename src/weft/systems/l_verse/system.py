@@ -23,6 +23,7 @@ from weft.errors import UserError, some
 from weft.models.aligned import AlignedModel
 from weft.models.pretrained import load_model
 from weft.models.seen import Seen
+from weft.registry import Count, Dropout
 from weft.systems.l_verse.augvae import AugVae
 from weft.systems.l_verse.biart import UNKNOWN, WORDS, BiArt, Places
 from weft.systems.l_verse.codebook import Init
@@ -95,15 +96,15 @@ class AugVaeSystem(System):
         self,
         *,
         size: int = 32,
-        pyramid: list[int] = [16, 8, 4],  # noqa: B006
-        hidden: int = 32,
-        z: int = 32,
-        dim: int = 32,
-        codes: int = 128,
-        widths: list[int] = [1, 2],  # noqa: B006
-        residual: int = 1,
+        pyramid: Annotated[list[Count], Field(min_length=1)] = [16, 8, 4],  # noqa: B006
+        hidden: Count = 32,
+        z: Count = 32,
+        dim: Count = 32,
+        codes: Count = 128,
+        widths: Annotated[list[Count], Field(min_length=1)] = [1, 2],  # noqa: B006
+        residual: Count = 1,
         attention: bool = False,
-        groups: int = 32,
+        groups: Count = 32,
         init: Init = "data",
         shared: bool = True,
         level: int | None = None,
@@ -201,10 +202,10 @@ class Verse(System):
         *,
         codes: str | None = None,
         start: str | None = None,
-        width: int = 128,
-        layers: int = 4,
-        heads: int = 4,
-        dropout: float = 0.1,
+        width: Count = 128,
+        layers: Count = 4,
+        heads: Count = 4,
+        dropout: Dropout = 0.1,
         segments: bool = True,
         places: Places = "joint",
         longest: Annotated[int, Field(ge=1)] = 16,

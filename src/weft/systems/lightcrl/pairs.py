@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from weft.data import Dataset
 from weft.encoders import create_encoder
@@ -16,6 +17,7 @@ from weft.models.asked import column, require_aligner, rows_of
 from weft.models.embed import embed_values
 from weft.models.pretrained import load_model
 from weft.models.protocol import Protocol, Report, protocols
+from weft.registry import Count, Seed
 from weft.tasks.pairs import pair_metrics, pair_scores
 from weft.tasks.similarity import similarity_metrics, tolerance_figure
 
@@ -42,10 +44,10 @@ class Pairs(Protocol):
         *,
         encoder: list[str] | str = [],  # noqa: B006
         model: list[str] | str = [],  # noqa: B006
-        threshold: float = 0.9,
+        threshold: Annotated[float, Field(ge=-1, le=1)] = 0.9,
         target: str | None = None,
-        rows: int | None = None,
-        seed: int = 0,
+        rows: Count | None = None,
+        seed: Seed = 0,
     ) -> None:
         self.encoders, self.models = ([one] if isinstance(one, str) else one for one in (encoder, model))
         self.threshold, self.target, self.rows, self.seed = threshold, target, rows, seed

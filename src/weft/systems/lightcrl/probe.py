@@ -12,9 +12,10 @@ hundreds of times as costly.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from weft.data import Dataset, make_splits
 from weft.encoders import create_encoder
@@ -24,6 +25,7 @@ from weft.models.asked import column, modality_of, require_aligner, rows_of, sam
 from weft.models.embed import pooled_outputs
 from weft.models.protocol import Protocol, Report, protocols
 from weft.models.raw import make_encoder
+from weft.registry import Count
 from weft.store import encode
 from weft.systems.lightcrl.probing import fine_tune, fit_probe, sklearn_probe
 from weft.training.towers import RawRows, TowerModel
@@ -59,14 +61,14 @@ class Probe(Protocol):
         self,
         *,
         head: list[str] | str = ["official", "linear", "sklearn"],  # noqa: B006
-        hidden: int = 128,
-        epochs: list[int] | int = [20, 40, 60, 80, 100],  # noqa: B006
-        lr: float = 1e-3,
-        seeds: int = 1,
+        hidden: Count = 128,
+        epochs: Annotated[list[Count], Field(min_length=1)] | Count = [20, 40, 60, 80, 100],  # noqa: B006
+        lr: Annotated[float, Field(gt=0)] = 1e-3,
+        seeds: Count = 1,
         features: Literal["aligned", "frozen"] = "aligned",
         target: str | None = None,
         modality: str | None = None,
-        size: int | None = None,
+        size: Count | None = None,
         store: str | None = None,
     ) -> None:
         self.heads = [head] if isinstance(head, str) else head

@@ -18,6 +18,7 @@ from weft.data import Dataset, Modality
 from weft.data.dataset import FolderReader, datasets, numbered
 from weft.data.digits_av import DigitsAv
 from weft.data.files import read_audio
+from weft.registry import Count, Seed
 from weft.systems.merlot_reserve.world import DARK, FOLLOWS, subtitled
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -38,7 +39,7 @@ class DigitScripts(FolderReader):
     paper = DigitsAv.paper
     layout = DigitsAv.layout
 
-    def __init__(self, *, rows: int = 1000, seed: int = 0, segments: int = 4) -> None:
+    def __init__(self, *, rows: int = 1000, seed: Seed = 0, segments: Count = 4) -> None:
         self.rows, self.seed, self.segments = rows, seed, segments
 
     def read(self, root: Path) -> Dataset:

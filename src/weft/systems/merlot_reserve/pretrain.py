@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from weft.errors import UserError
 from weft.ops.contrastive import gather_with_grad, world_size
 from weft.systems.merlot_reserve.network import (
     SPAN,
@@ -125,6 +126,11 @@ class MerlotNet(nn.Module):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
+        if frames % (audio_patch * audio_tokens):
+            raise UserError(
+                "the windows of a span make whole vectors of its sound", f"frames={frames}, {audio_tokens} pieces",
+                f"frames a multiple of {audio_patch * audio_tokens}",
+            )  # fmt: skip
         self.frames, self.audio_tokens, self.kept, self.units = frames, audio_tokens, kept, units
         vision, audio, span, joint = layers
         self.token_encoder = nn.Embedding(vocabulary, width)

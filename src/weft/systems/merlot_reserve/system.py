@@ -26,6 +26,7 @@ from weft.data import Dataset
 from weft.data.files import read_frames
 from weft.encoders.audio import read_clip
 from weft.errors import UserError
+from weft.registry import Count
 from weft.systems.images import resized
 from weft.systems.merlot_reserve.network import Rotary, from_flax
 from weft.systems.merlot_reserve.optimizer import BETAS, OfficialOptimizer
@@ -133,25 +134,25 @@ class MerlotReserve(System):
         *,
         segments: Annotated[int, Field(ge=2)] = 4,
         groups: Annotated[int, Field(ge=1)] = 2,
-        seconds: float = 1.0,
-        rate: int = 4000,
-        fft: int = 256,
-        hop: int = 64,
-        mels: int = 24,
-        frames: int = 16,
-        pieces: int = 2,
-        patch: int = 8,
-        grid: tuple[int, int] = (2, 2),
-        width: int = 64,
-        head: int = 16,
-        layers: tuple[int, int, int, int] = (1, 1, 1, 1),
-        length: int = 16,
-        joint: int = 32,
-        units: tuple[int, int] = (4, 32),
+        seconds: Annotated[float, Field(gt=0)] = 1.0,
+        rate: Count = 4000,
+        fft: Annotated[int, Field(ge=2)] = 256,
+        hop: Count = 64,
+        mels: Count = 24,
+        frames: Count = 16,
+        pieces: Count = 2,
+        patch: Count = 8,
+        grid: tuple[Count, Count] = (2, 2),
+        width: Count = 64,
+        head: Count = 16,
+        layers: tuple[Count, Count, Count, Count] = (1, 1, 1, 1),
+        length: Count = 16,
+        joint: Count = 32,
+        units: tuple[Count, Count] = (4, 32),
         scale: float = 2.0,
-        scale_rate: float = 3.0,
+        scale_rate: Annotated[float, Field(ge=0)] = 3.0,
         gain: float = 3.0,
-        words: int = 4,
+        words: Count = 4,
         rotary: Rotary = "correct",
         adam: Literal["usual", "official"] = "usual",
         see: bool = True,
@@ -176,6 +177,12 @@ class MerlotReserve(System):
                 f"{windows} windows in {seconds} seconds, {SUBSEGMENTS} spans of {frames}",
                 "fewer frames, a smaller hop, or longer segments",
             )
+        heard = segments * (1 + SUBSEGMENTS * pieces)
+        if joint < heard:
+            raise UserError(
+                "a whole sequence holds the sound of its segments", f"joint={joint}, {segments} segments",
+                f"joint={heard} or more, or fewer pieces",
+            )  # fmt: skip
         self.network = MerlotNet(
             FIRST + len(self.vocabulary), patch=3 * patch * patch, grid=grid, features=mels + 1, audio_tokens=pieces,
             frames=frames, width=width, head=head, layers=layers, kept=SUBSEGMENTS * segments,

@@ -24,6 +24,7 @@ import numpy as np
 from weft.data import Dataset, Modality
 from weft.data.dataset import datasets, numbered
 from weft.data.generated import Generated
+from weft.registry import Count, Seed
 
 COLOURS = {
     "red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 70, 220), "yellow": (225, 205, 50),
@@ -47,7 +48,7 @@ class MadeScripts(Generated):
         size: side of the frames in pixels.
     """
 
-    def __init__(self, *, rows: int = 600, seed: int = 0, segments: int = 4, size: int = 16) -> None:
+    def __init__(self, *, rows: int = 600, seed: Seed = 0, segments: Count = 4, size: Count = 16) -> None:
         super().__init__(rows=rows, seed=seed)
         self.segments, self.size = segments, size
 

@@ -56,6 +56,8 @@ class ClipTower(nn.Module):
 
     def __init__(self, dim: int, heads: int, blocks: int, patch: int, size: int) -> None:
         super().__init__()
+        if size < patch:
+            raise UserError("an image holds one patch or more", f"{size} pixels, patch={patch}", "more pixels")
         self.patch = patch
         self.class_embedding = nn.Parameter(torch.randn(dim) * dim**-0.5)
         self.positional_embedding = nn.Parameter(torch.randn((size // patch) ** 2 + 1, dim) * dim**-0.5)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from weft.data import Dataset, read_image
 from weft.encoders.hf import quiet
 from weft.errors import UserError, did_you_mean
+from weft.registry import Count
 from weft.systems.image_text import AnswerSystem, Reader, Vocabulary, begun, image_encoder, settled, texts_of
 from weft.systems.image_text_pairs import PairSystem, repeated
 from weft.systems.meter.codes import MOST, Codes, patches_of
@@ -41,7 +42,6 @@ SHARED = (
 )  # fmt: skip
 PAPER = "Dou et al. 2022, METER (CVPR, arXiv 2111.02387)"
 WRONG_TEXTS = 15
-Count = Annotated[int, Field(ge=1)]
 Sizes = dict[str, Any]
 FRESH = {"image": {"dim", "heads", "blocks", "patch"}, "text": {"dim", "heads", "hidden", "layers"}}
 
@@ -256,8 +256,8 @@ class Meter(AnswerSystem):
         task: dict[str, Any] | None = None,
         vocabulary: tuple[str, ...] = (),
         encoder: dict[str, Any] | None = None,
-        width: int = 0,
-        cells: int = 0,
+        width: Annotated[int, Field(ge=0)] = 0,
+        cells: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(task or {})
         self.image, self.pixels, self.text, self.fusion = image, pixels, text or {}, fusion
@@ -342,8 +342,8 @@ class MeterPairs(PairSystem):
         begin: str | None = None,
         vocabulary: tuple[str, ...] = (),
         encoder: dict[str, Any] | None = None,
-        width: int = 0,
-        cells: int = 0,
+        width: Annotated[int, Field(ge=0)] = 0,
+        cells: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__()
         strange = [name for name in objectives if name not in OBJECTIVES]

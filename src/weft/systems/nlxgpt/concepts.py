@@ -17,6 +17,7 @@ from torch import Tensor
 from weft.data import Dataset
 from weft.encoders.hf import quiet
 from weft.errors import UserError
+from weft.registry import Count
 from weft.systems.image_text import features_of, frozen_encoder
 from weft.systems.nlxgpt.network import ConceptHead
 from weft.systems.nlxgpt.sequence import TOLD
@@ -59,7 +60,7 @@ class Concepts(TaskSystem):
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
         task: dict[str, Any] | None = None,
         encoder: dict[str, Any] | None = None,
-        width: int = 1,
+        width: Count = 1,
     ) -> None:
         super().__init__(task or {})
         if self.answers.reads != "sets":

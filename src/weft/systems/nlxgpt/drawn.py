@@ -19,6 +19,7 @@ from weft.data import Dataset, Modality
 from weft.data.dataset import datasets
 from weft.data.generated import Generated
 from weft.data.shapes import COLOURS, Shapes
+from weft.registry import Seed
 
 
 @datasets.register("shape-questions")
@@ -30,7 +31,7 @@ class ShapeQuestions(Generated):
         size: side of the images in pixels.
     """
 
-    def __init__(self, *, rows: int = 900, seed: int = 0, size: int = 32) -> None:
+    def __init__(self, *, rows: int = 900, seed: Seed = 0, size: int = 32) -> None:
         super().__init__(rows=rows, seed=seed)
         self.size = size
 

@@ -100,6 +100,8 @@ class RgbdSaliencyNet(nn.Module):
             )
         if any(stride not in STRIDES for stride in strides):
             raise UserError("strides are levels of the backbone", f"strides={strides}", f"choose among {STRIDES}")
+        if bool(mean) != bool(std):
+            raise UserError("mean and std come together", f"mean={mean}, std={std}", "give both or neither")
         self.fusion, self.names = fusion, ("rgb", "depth") if fusion not in ("rgb", "depth") else (fusion,)
         scale = {"mean": mean, "std": std} if mean and std else normalisation(backbone)
         self.options: dict[str, Any] = {

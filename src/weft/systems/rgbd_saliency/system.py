@@ -12,17 +12,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from weft.data import Dataset
 from weft.errors import UserError
 from weft.models.seen import Seen
+from weft.registry import Count
 from weft.systems.images import resized
 from weft.systems.rgbd_saliency.loss import saliency_loss
 from weft.systems.rgbd_saliency.metrics import Masks
@@ -59,15 +61,15 @@ class RgbdSaliency(System):
         *,
         backbone: str | Path | dict[str, Any],
         size: int = 320,
-        width: int = 64,
+        width: Count = 64,
         fusion: SaliencyFusion = "mutualformer",
         strides: tuple[int, ...] = (32, 16),
         block: dict[str, Any] | None = None,
         freeze: bool = False,
         mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
+        std: tuple[Annotated[float, Field(gt=0)], ...] | None = None,
         augment: bool = True,
-        focal_weight: float = 0.3,
+        focal_weight: Annotated[float, Field(ge=0)] = 0.3,
     ) -> None:
         super().__init__()
         if size < 32:

@@ -18,6 +18,7 @@ from weft.encoders import Encoder, create_encoder
 from weft.errors import UserError, did_you_mean
 from weft.models.aligned import AlignedModel
 from weft.models.seen import Seen
+from weft.registry import Count, Seed
 from weft.systems.text_to_image.attributes import AttributeReader
 from weft.systems.text_to_image.figures import draw_grid
 from weft.systems.text_to_image.metrics import frechet_distance, kernel_distance, r_precision
@@ -93,8 +94,8 @@ class TextToImageJudge(Judge):
         space: str = "image-patches",
         aligner: str | Path | None = None,
         attributes: tuple[str, ...] = (),
-        candidates: int = 100,
-        seed: int = 0,
+        candidates: Count = 100,
+        seed: Seed = 0,
     ) -> None:
         self.space, self.attributes, self.candidates, self.seed = space, attributes, candidates, seed
         self.aligner = None if aligner is None else AlignedModel.from_pretrained(aligner)

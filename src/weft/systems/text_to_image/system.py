@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from weft.data import Dataset, Split
@@ -23,6 +24,7 @@ from weft.errors import UserError, some
 from weft.models.raw import encode_rows
 from weft.models.seen import Seen
 from weft.models.standardise import Standardiser
+from weft.registry import Count
 from weft.store import MemoryFeatures
 from weft.systems.text_to_image.judge import Asked
 from weft.systems.text_to_image.loss import discriminator_loss, generator_loss, gradient_penalty
@@ -87,20 +89,20 @@ class TextToImage(System):
         *,
         text_encoder: str = "hashed-text",
         size: int = 256,
-        base: int = 32,
-        noise: int = 100,
+        base: Count = 32,
+        noise: Count = 100,
         words: Literal["araf", "attention", "none"] = "araf",
-        align_width: int = 64,
-        heads: int = 4,
+        align_width: Count = 64,
+        heads: Count = 4,
         gate: float = 0.0,
-        longest: int = 64,
+        longest: Count = 64,
         augment: bool = False,
-        ratio: float = 4.0,
-        beta1: float = 0.5,
-        beta2: float = 0.99,
-        penalty: float | None = None,
-        average: float = 0.999,
-        caption_width: int = 0,
+        ratio: Annotated[float, Field(gt=0)] = 4.0,
+        beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5,
+        beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99,
+        penalty: Annotated[float, Field(ge=0)] | None = None,
+        average: Annotated[float, Field(ge=0, lt=1)] = 0.999,
+        caption_width: Annotated[int, Field(ge=0)] = 0,
         encoders: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()

@@ -13,17 +13,19 @@ validation; here dropout is on in every training step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
 from weft.data import Dataset
 from weft.data.files import read_image
 from weft.errors import UserError
 from weft.models.seen import Seen
+from weft.registry import Count, Dropout
 from weft.systems.transmef.colour import fused_chroma, to_rgb, to_ycbcr
 from weft.systems.transmef.corruptions import CORRUPTIONS, LARGEST
 from weft.systems.transmef.loss import restoring_loss
@@ -62,19 +64,19 @@ class TransMef(System):
     def __init__(
         self,
         *,
-        size: int = 256,
-        patch: int = 16,
-        depth: int = 12,
-        heads: int = 16,
-        head_width: int = 64,
-        mlp: int = 1024,
-        dropout: float = 0.1,
+        size: Count = 256,
+        patch: Count = 16,
+        depth: Count = 12,
+        heads: Count = 16,
+        head_width: Count = 64,
+        mlp: Count = 1024,
+        dropout: Dropout = 0.1,
         rule: str = "mean",
         tasks: tuple[str, ...] = tuple(CORRUPTIONS),
         largest: float = LARGEST,
-        mse: float = 20.0,
-        ssim: float = 1.0,
-        tv: float = 20.0,
+        mse: Annotated[float, Field(ge=0)] = 20.0,
+        ssim: Annotated[float, Field(ge=0)] = 1.0,
+        tv: Annotated[float, Field(ge=0)] = 20.0,
         stretch: bool = False,
     ) -> None:
         super().__init__()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig
 
 from weft.data import Dataset
 from weft.encoders.hf import quiet
 from weft.errors import UserError
+from weft.fusion.attention import check_heads
 from weft.systems.image_text import (
     Reader,
     Vocabulary,
@@ -28,7 +28,6 @@ SHARED = (
     "width", "classes",
 )  # fmt: skip
 PAPER = "Chen et al. 2020, UNITER (ECCV, arXiv 1909.11740)"
-Count = Annotated[int, Field(ge=1)]
 TABLE = "embeddings.token_type_embeddings.weight"
 TYPES = 2
 """Rows of the table of types: text and picture."""
@@ -47,8 +46,9 @@ def set_up(system: Any) -> BertConfig:
     """The BERT of a system's options; and ``system.read``.
 
     Raises:
-        UserError: the text is longer than the positions of the BERT to begin from.
+        UserError: the text is longer than the positions of the BERT to begin from, or its heads do not divide ``dim``.
     """
+    check_heads(system.dim, system.heads)
     vocabulary = Vocabulary(system.text or "", system.vocabulary)
     encoder = None if system.regions else system.encoder
     system.read = Reader(vocabulary, system.length, system.cut, encoder, system.width)

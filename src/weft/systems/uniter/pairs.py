@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from weft.data import Dataset, read_image
 from weft.errors import UserError, did_you_mean, some
 from weft.ops.ipot import cosine_cost, ipot, transport_distance
+from weft.registry import Count
 from weft.systems.image_text import settled, texts_of
 from weft.systems.image_text_pairs import PairSystem, repeated
-from weft.systems.uniter.begin import PAPER, SHARED, TRAINED, Count, begin, learned, set_up, show
+from weft.systems.uniter.begin import PAPER, SHARED, TRAINED, begin, learned, set_up, show
 from weft.systems.uniter.figures import draw_alignment
 from weft.systems.uniter.heads import rank_loss
 from weft.systems.uniter.masking import NOT_ASKED, mask_regions, mask_words
@@ -77,8 +78,8 @@ class UniterPairs(PairSystem):
         begin: str | None = None,
         vocabulary: tuple[str, ...] = (),
         encoder: dict[str, Any] | None = None,
-        width: int = 0,
-        classes: int = 0,
+        width: Annotated[int, Field(ge=0)] = 0,
+        classes: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__()
         self.objectives = objectives or {"mlm": 2, "itm": 2, "mrfr": 1}

@@ -15,8 +15,9 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.data import Dataset
+from weft.registry import Count
 from weft.systems.image_text import AnswerSystem, settled, texts_of
-from weft.systems.uniter.begin import PAPER, SHARED, TRAINED, Count, Inputs, begin, learned, set_up, show
+from weft.systems.uniter.begin import PAPER, SHARED, TRAINED, Inputs, begin, learned, set_up, show
 from weft.systems.uniter.heads import UniterFor
 from weft.systems.uniter.pairs import UniterPairs
 from weft.systems.uniter.regions import Regions
@@ -72,8 +73,8 @@ class Uniter(AnswerSystem):
         task: dict[str, Any] | None = None,
         vocabulary: tuple[str, ...] = (),
         encoder: dict[str, Any] | None = None,
-        width: int = 0,
-        classes: int = 0,
+        width: Annotated[int, Field(ge=0)] = 0,
+        classes: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(task or {})
         self.image, self.pixels, self.regions, self.text = image, pixels, regions, text
