@@ -126,9 +126,9 @@ def test_one_category_from_every_format(cells: tuple[Any, ...], name: str) -> No
         (["12E5", "13E5"], "category"),
         (["10_20", "12E5"], "category"),
         (["00501", "10001"], "category"),
-        (["1,234", "12,345"], "number"),
+        (["1,234", "12,345"], "number, thousands"),
         (["1,5", "2,25"], "number, decimal comma"),
-        (["$5", "$1,200"], "number"),
+        (["$5", "$1,200"], "number, thousands"),
         (["2024-01-31", "", "2023-05-01 10:00"], "date"),
         (["1/2/2024", "31/1/2024"], "date, day first"),
         (["1/2/2024", "1/31/2024"], "date, month first"),
@@ -183,7 +183,7 @@ def test_words_come_back_as_words(word: str) -> None:
     ],
 )
 def test_numbers_as_book_keepers_write_them(cells: list[str], values: list[float | None]) -> None:
-    assert learn_type(cells) == "number"
+    assert learn_type(cells).removesuffix(", thousands") == "number"
     assert [read_cell(cell, "number") for cell in cells] == values
     assert learn_type(["1 234,5", "(2,5)"]) == "number, decimal comma"
 

@@ -51,7 +51,7 @@ def init(
         say(f"modality {name}: {modality.kind}{several}")
     for line in proposal.columns():
         say(line)
-    for warning in proposal.warnings:
+    for warning in [*proposal.warnings, *proposal.unread]:
         say(f"warning: {warning}")
     roles = "--target, --task, --id, --group, --time, --drop"
     say(f"Other roles: {roles}. Written: {out}. Next: weft check {out}, weft compare {out}")

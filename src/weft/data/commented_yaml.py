@@ -23,9 +23,10 @@ def to_commented_yaml(config: TableConfig, folder: str | Path | None = None, pro
         proposal: its reasons become comments.
     """
     table = os.path.relpath(config.table, folder or Path.cwd())
+    said = [] if proposal is None else [*proposal.warnings, *proposal.unread]
     lines = [
         "# Written by `weft init`. Check the guesses, then run: weft compare <this file>",
-        *(f"# Warning: {_comment(warning)}" for warning in ([] if proposal is None else proposal.warnings)),
+        *(f"# Warning: {_comment(warning)}" for warning in said),
         f"table: {to_words(table)}  # CSV, Parquet or JSONL; relative to this file; paths in its cells: to the table",
     ]
     notes = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, time
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from weft.errors import UserError, some
 
 FEW_ROWS = 5
 SHOWN = 12
+_TYPES = {float: "number", str: "category", datetime: "date", time: "time of day"}
 
 
 @dataclass
@@ -124,9 +125,7 @@ def _columns(data: Dataset, name: str, found: Findings) -> None:
     """Every column of a tabular modality: type, values, gaps; and constant ones."""
     for column, cells in data.modalities[name].cells().items():
         present = [cell for cell in cells if cell is not None]
-        type_ = (
-            {float: "number", str: "category", datetime: "date"}.get(type(present[0]), "number") if present else "empty"
-        )
+        type_ = _TYPES.get(type(present[0]), "number") if present else "empty"
         gaps = len(cells) - len(present)
         missing = f", missing in {gaps} rows" if gaps else ""
         found.facts[f"column {column}"] = f"{type_}, {len(set(present))} different{missing}"

@@ -14,7 +14,7 @@ on its training rows and of .80 on its test rows.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, time
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def why_given_away(columns: Mapping[str, Sequence[Any]], name: str, target: np.n
     """What to say of the columns under suspicion, the strongest first; None where there is none.
 
     Args:
-        columns: ``{column: cells}``, each a float, str, datetime or None.
+        columns: ``{column: cells}``, each a float, str, datetime, time or None.
         name: of the target.
         target: ``(N,)``; floats are numbers, all else is classes.
     """
@@ -108,9 +108,15 @@ def _area(score: np.ndarray, true: np.ndarray) -> float:
     return float((positive * below).sum() / (positive.sum() * negative.sum()))
 
 
+def _as_number(cell: Any) -> Any:
+    if isinstance(cell, time):
+        return 60 * (60 * cell.hour + cell.minute) + cell.second
+    return cell.timestamp() if isinstance(cell, datetime) else cell
+
+
 def _cut(cells: Sequence[Any]) -> list[Hashable]:
     """Cells as few values: numbers and dates of many values by their quantile."""
-    numbers = [cell.timestamp() if isinstance(cell, datetime) else cell for cell in cells]
+    numbers = [_as_number(cell) for cell in cells]
     present = [n for n in numbers if isinstance(n, float | int)]
     bins = max(2, min(BINS, len(present) // (2 * EACH)))
     if len(set(present)) <= bins or any(isinstance(n, str) for n in numbers):

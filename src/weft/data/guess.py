@@ -23,7 +23,7 @@ from weft.data.table import FEW_CLASSES, SPLIT_WORDS
 from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
 from weft.data.target_cells import classes_of, label_set
 from weft.data.targets import RETRIEVAL, reads_of
-from weft.data.warnings import table_warnings, why_ordinal
+from weft.data.warnings import table_warnings, unread, why_ordinal
 from weft.errors import UserError, did_you_mean, short, some
 
 LOOKED_AT = 1000
@@ -56,12 +56,14 @@ class Proposal:
         reasons: ``{role or column: why}``, in the order to print them.
         left_out: ``{column: why}`` of columns that are no modality and have no role.
         warnings: what can spoil the work, and the way out.
+        unread: cells that will be taken as missing; whoever reads the table says so again.
     """
 
     config: TableConfig
     reasons: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     def about(self, role: str) -> str:
         """Which column has a role, and why."""
@@ -192,6 +194,7 @@ def propose_table(
     )
     answers = table.answers(roles["target"], task)
     proposal.warnings += table_warnings(table.cells, proposal.config, answers)
+    proposal.unread = unread(table.cells, proposal.config)
     if answers is not None and proposal.reasons["task"] != ASKED:
         proposal.warnings += why_ordinal(proposal.config.target_names[0], answers)
     return proposal
@@ -328,7 +331,7 @@ class _Table:
 
     def _moments(self, name: str) -> list[Any]:
         type_ = learn_type(self.cells[name])
-        return [read_cell(cell, type_) for cell in self.cells[name]]
+        return [_value(cell, type_) for cell in self.cells[name]]
 
     def _why_in_time(self, name: str) -> str | None:
         return why_in_time(name, self._moments(name))
@@ -375,7 +378,7 @@ class _Table:
         type_ = learn_type(there)
         if _reads(task) != "numbers" or not type_.startswith("number"):
             return None
-        values = [_number(cell, type_) for cell in there]
+        values = [_value(cell, type_) for cell in there]
         return None if None in values else np.array(values, dtype=np.float64)
 
     def guess_task(self, target: str) -> tuple[str, str]:
@@ -439,11 +442,11 @@ def _words(cells: Sequence[Any]) -> float:
 
 def _types(table: _Table, columns: Sequence[str]) -> dict[str, CellType]:
     """How the cells of each column are read, by all rows of the table; ids that are numbers are categories."""
-    types: dict[str, Any] = {}
+    types: dict[str, CellType] = {}
     for name in columns:
         types[name] = learn_type(table.cells[name])
         words = words_of(name)
-        if types[name] == "number" and words and words[-1] in ("id", "uid", "code", "zip", "postcode"):
+        if types[name].startswith("number") and words and words[-1] in ("id", "uid", "code", "zip", "postcode"):
             types[name] = "category"
     return types
 
@@ -453,7 +456,7 @@ def _reads(task: str) -> str | None:
     return GUESSED[task] if task in GUESSED else reads_of(task)
 
 
-def _number(cell: Any, type_: str) -> Any:
+def _value(cell: Any, type_: str) -> Any:
     try:
         return read_cell(cell, type_)
     except ValueError:

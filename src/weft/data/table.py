@@ -13,7 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from weft.data.cells import LARGEST, as_category, as_number, is_blank, learn_type, read_cell, says_blank
+from weft.data.cells import (
+    LARGEST,
+    CellType,
+    as_category,
+    as_number,
+    is_blank,
+    learn_type,
+    read_cell,
+    says_blank,
+    with_thousands,
+)
 from weft.data.columns import Columns
 from weft.data.dataset import SPLITS, Dataset, Modality
 from weft.data.failure import Failure, OnError
@@ -71,7 +81,8 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True,
         if not require_target and not set(modality.names) & set(columns.names):
             chosen[name], modalities[name] = modality, _absent(modality, rows, name)
         else:
-            chosen[name], modalities[name] = _modality(columns, name, modality, rows, teachers, skipped)
+            taught = teachers if require_target else None
+            chosen[name], modalities[name] = _modality(columns, name, modality, rows, taught, skipped)
     if not require_target:
         _say_what_is_blank(rows, modalities)
     empty = [name for name, modality in modalities.items() if not modality.presence.any()]
@@ -267,10 +278,10 @@ def _modality(
     name: str,
     config: ModalityConfig,
     rows: _Rows,
-    teachers: np.ndarray,
+    teachers: np.ndarray | None,
     failures: list[Failure] | None,
 ) -> tuple[ModalityConfig, Modality]:
-    """The modality, and its configuration with the types that were learned."""
+    """The modality, and its configuration with the types that were learned; ``teachers`` None: of new rows."""
     kind = kind_named(config.kind)
     lacking = [column for column in config.names if column not in columns.names]
     if len(lacking) > 1:
@@ -281,12 +292,9 @@ def _modality(
         raise UserError(f"{columns.path}: no columns {some(lacking, 3)} (modality {name!r})", found, remedy)
     cells = [columns.cells(column, f"modality {name!r}") for column in config.names]
     if kind.typed:
-        types = {
-            column: config.types.get(column) or learn_type([values[row] for row in teachers])
-            for column, values in zip(config.names, cells, strict=True)
-        }
-        config = config.model_copy(update={"types": types})
-    place = Place(name, config.names, rows.ids, columns.path.parent, dict(config.types), rows.notes)
+        config = config.model_copy(update={"types": _types(config, cells, teachers)})
+    teaches, types = teachers is not None, dict(config.types)
+    place = Place(name, config.names, rows.ids, columns.path.parent, types, rows.notes, teaches)
     try:
         values = kind.convert(cells, place)
     except UserError:
@@ -294,6 +302,19 @@ def _modality(
             raise
         values = list(_one_by_one(kind, cells, place, failures))
     return config, Modality(config.kind, values, tuple(config.names) if kind.typed else ())
+
+
+def _types(
+    config: ModalityConfig, columns: Sequence[Sequence[Any]], teachers: np.ndarray | None
+) -> dict[str, CellType]:
+    """How each column is read: as it is said, else as the teachers teach; theirs are the separators of thousands."""
+    types = {}
+    for column, cells in zip(config.names, columns, strict=True):
+        known, shown = config.types.get(column), cells if teachers is None else [cells[row] for row in teachers]
+        types[column] = learn_type(shown) if known is None else known
+        if teachers is not None:
+            types[column] = with_thousands(types[column], shown)
+    return types
 
 
 def _one_by_one(kind: Kind, cells: Sequence[Sequence[Any]], place: Place, failures: list[Failure]) -> Iterator[Any]:
@@ -342,11 +363,14 @@ def _time(columns: Columns, column: str, ids: list[str]) -> np.ndarray:
         )
     values, wrong = [], []
     for row, cell in zip(ids, cells, strict=True):
-        value = read_cell(cell, type_)
-        if value is None or isinstance(value, str):
+        try:
+            value = read_cell(cell, type_)
+        except ValueError:
+            value = None
+        if isinstance(value, float | datetime):
+            values.append(value if isinstance(value, float) else (value - EPOCH).total_seconds())
+        else:
             wrong.append(row)
-            continue
-        values.append(value if isinstance(value, float) else (value - EPOCH).total_seconds())
     if wrong:
         raise UserError(
             f"{columns.path}: rows without a time in column {column!r}",
@@ -424,7 +448,7 @@ def _counted(counts: Mapping[Any, int], most: int = 5) -> str:
 
 
 def _numbers(columns: Columns, column: str, cells: Sequence[Any], ids: list[str]) -> np.ndarray:
-    comma = learn_type(cells) == "number, decimal comma"
+    comma = ", decimal comma" in learn_type(cells)
     numbers, wrong = [], []
     for row, cell in zip(ids, cells, strict=True):
         try:

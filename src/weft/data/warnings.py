@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from weft.data.cells import as_date, is_blank, is_numeric, read_cell, reads_both_ways
+from weft.data.cells import (
+    as_date,
+    is_blank,
+    is_numeric,
+    read_cell,
+    reads_both_ways,
+    said_of_unread,
+    says_blank,
+    several_units,
+)
 from weft.data.entities import EVENTS, ID_WORDS, NO_EVENTS, why_few, words_of
 from weft.data.giveaway import rows_looked_at, why_given_away
 from weft.data.table_config import ModalityConfig, TableConfig
@@ -47,7 +56,8 @@ def table_warnings(cells: Cells, config: TableConfig, target: np.ndarray | None)
         groups = [str(cell) for cell in cells[config.group] if not is_blank(cell)]
         found.append(why_few(config.group, len(set(groups)), len(groups)))
     for modality in config.modalities.values():
-        found += [_dates(column, cells[column], modality) for column in modality.names]
+        for column in modality.names:
+            found += [_dates(column, cells[column], modality), _units(column, cells[column], modality)]
     return [text for text in found if text is not None]
 
 
@@ -127,6 +137,30 @@ def _dates(column: str, cells: Sequence[Any], modality: ModalityConfig) -> str |
         return None
     read = "numbers" if type_ == "number" else "words"
     return f"{about}: cells such as {looks[0]!r} look like dates and are read as {read}; dates are {READ}"
+
+
+def _units(column: str, cells: Sequence[Any], modality: ModalityConfig) -> str | None:
+    """What to say of a column of words that are numbers, each with one of several units."""
+    if modality.kind != "text" and modality.types.get(column) != "category":
+        return None
+    units = several_units(list(islice((cell for cell in cells if not is_blank(cell)), LOOKED_AT)))
+    read = f"column {column!r}: its cells are numbers with several units, {some(units)}, so all are read as words"
+    return f"{read}: bring them to one" if units else None
+
+
+def unread(cells: Cells, config: TableConfig) -> list[str]:
+    """What reading the table will say of cells that their column's type does not read."""
+    ids = range(len(next(iter(cells.values())))) if config.id is None else cells[config.id]
+    found = []
+    for modality in config.modalities.values():
+        for column, type_ in modality.types.items():
+            wrong = [
+                (str(row), cell)
+                for row, cell in zip(ids, cells[column], strict=True)
+                if _read(cell, type_) is None and not says_blank(cell)
+            ]
+            found += [said_of_unread(column, type_, wrong, remedy=True)] if wrong else []
+    return found
 
 
 def _looks(cell: str, type_: str, says: bool) -> bool:

@@ -4,18 +4,19 @@ r"""A table row as one token: numbers standardised, categories one-hot or by the
           \text{category: } [\,[x = c_1], \dots, [x = c_K],\; \text{other},\; m\,], \qquad
           \text{date: } \Big[\frac{t - \mu}{\sigma},\; \frac{y - \mu_y}{\sigma_y},\;
           \sin, \cos \frac{2\pi\,\text{month}}{12},\; \sin, \cos \frac{2\pi\,\text{weekday}}{7},\;
-          \sin, \cos \frac{2\pi\,\text{hour}}{24},\; \text{weekend},\; m\Big]
+          \sin, \cos \frac{2\pi\,\text{hour}}{24},\; \text{weekend},\; m\Big], \qquad
+          \text{time of day: } \Big[\frac{h - \mu}{\sigma},\; \sin, \cos \frac{2\pi\,h}{24},\; m\Big]
 
-``mu``, ``sigma`` and the categories come from the training rows, ``t`` is days; ``m`` is 1 where the cell is missing,
-the other entries are 0 there. ``other`` is 1 for a category that training did not show, or showed too seldom to stand
-alone (once; or beyond the ``max_categories`` most frequent). A number with at most ``levels`` different whole values,
-which may be codes, has one-hot entries of them too. A column with rare categories has, beside the one-hot
+``mu``, ``sigma`` and the categories come from the training rows, ``t`` is days, ``h`` hours; ``m`` is 1 where the cell
+is missing, the other entries are 0 there. ``other`` is 1 for a category that training did not show, or showed too
+seldom to stand alone (once; or beyond the ``max_categories`` most frequent). A number with at most ``levels`` different
+whole values, which may be codes, has one-hot entries of them too. A column with rare categories has, beside the one-hot
 entries, the logarithm of how often training showed the category, and ``spelling`` entries that are alike for categories
 spelt alike (signed hashed n-grams, as in ``hashed-text``), so rare and new ones are not all the same. A constant column
 has scale 1; numbers farther than 1,000 deviations off count as that far.
 
-What a column is, its training cells say by their Python type: numbers, datetimes, or else categories. In an unusual mix
-a string that reads as a number is still a category.
+What a column is, its training cells say by their Python type: numbers, datetimes, times, or else categories. In an
+unusual mix a string that reads as a number is still a category.
 
 Tokens: ``(1, D)``. Cost: none to speak of.
 When not to use it: for a column of free text; make that a text modality.
@@ -28,8 +29,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime, time
 from typing import Annotated, Any
 
 import numpy as np
@@ -86,6 +87,8 @@ class Columns(Encoder):
         if present and all(isinstance(cell, datetime) for cell in present):
             days, years = _scale([_days(cell) for cell in present]), _scale([cell.year for cell in present])
             return {"kind": "date", "days": days, "years": years}
+        if present and all(isinstance(cell, time) for cell in present):
+            return {"kind": "time", "hours": _scale([_hours(cell) for cell in present])}
         numbers = [number(cell) for cell in present if not isinstance(cell, str)]
         known = [n for n in numbers if n is not None]
         if known and len(known) == len(present):
@@ -138,9 +141,9 @@ class Columns(Encoder):
         """The entries of a cell, without the last, which says whether it is missing; None where it is."""
         if column["kind"] == "categorical":
             return self._category(as_category(cell) or "", column)
-        value = number(cell) if column["kind"] == "numeric" else cell if isinstance(cell, datetime) else None
+        what, read = _READ[column["kind"]]
+        value = read(cell)
         if value is None:
-            what = "a number" if column["kind"] == "numeric" else "a date"
             raise BadValue(
                 index,
                 f"cell {position} was {what} in every training row",
@@ -149,6 +152,10 @@ class Columns(Encoder):
             )
         if isinstance(value, datetime):
             return _calendar(value, column)
+        if isinstance(value, time):
+            hours = _hours(value)
+            turn = 2 * math.pi * hours / 24
+            return [_standard(hours, column["hours"]), math.sin(turn), math.cos(turn)]
         return [_standard(value, (column["mean"], column["scale"])), *(float(value == n) for n in column["levels"])]
 
     def _category(self, category: str, column: dict[str, Any]) -> list[float]:
@@ -165,6 +172,8 @@ class Columns(Encoder):
             return 2 + len(column["levels"])
         if column["kind"] == "date":
             return 4 + 2 * len(CYCLES)
+        if column["kind"] == "time":
+            return 4
         return len(column["categories"]) + 2 + (1 + self.spelling if column["counts"] else 0)
 
     def identity(self) -> dict[str, Any]:
@@ -193,6 +202,14 @@ def number(cell: Any) -> float | None:
     return value if value is not None and abs(value) <= LARGEST else None
 
 
+_READ: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "numeric": ("a number", number),
+    "date": ("a date", lambda cell: cell if isinstance(cell, datetime) else None),
+    "time": ("a time of day", lambda cell: cell if isinstance(cell, time) else None),
+}
+"""What a cell of a kind is, and itself as that; None where it is none."""
+
+
 def _scale(values: Sequence[float]) -> list[float]:
     """Mean and deviation; 1 where the values differ by rounding alone."""
     array = np.asarray(values, dtype=np.float64)
@@ -207,6 +224,10 @@ def _standard(value: float, scale: Sequence[float]) -> float:
 
 def _days(cell: datetime) -> float:
     return (cell - EPOCH).total_seconds() / 86400
+
+
+def _hours(cell: time) -> float:
+    return cell.hour + cell.minute / 60 + cell.second / 3600
 
 
 def _calendar(cell: datetime, column: dict[str, Any]) -> list[float]:

@@ -44,6 +44,7 @@ class Place:
         folder: of the table; paths in cells are relative to it.
         types: ``{column: type}`` of cells, see :mod:`weft.data.cells`; complete for kinds with ``typed``.
         notes: what a reader of the table should be told; kinds append to it.
+        teaches: whether the rows are to be learned from, not asked about.
     """
 
     modality: str
@@ -52,6 +53,7 @@ class Place:
     folder: Path
     types: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    teaches: bool = False
 
 
 class Kind(ABC):
