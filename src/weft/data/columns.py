@@ -21,10 +21,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from weft.data.cells import as_number, is_blank
+from weft.data.cells import as_number, is_blank, is_numeric
 from weft.data.files import is_file, read_array
 from weft.data.frame import frame_columns
-from weft.errors import UserError, did_you_mean, some
+from weft.data.totals import label, totals
+from weft.errors import UserError, count, did_you_mean, some
 
 FORMATS = (".csv", ".tsv", ".txt", ".parquet", ".jsonl")
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods")
@@ -77,8 +78,22 @@ class Columns:
                 did_you_mean(column, self.names, "columns"),
             )
         if column not in self._cells:
-            self._cells[column] = [None if is_blank(cell) else cell for cell in self._column(column)]
+            self._cells[column] = [None if is_blank(cell) else cell for cell in self._column(column)[: self.rows]]
         return self._cells[column]
+
+    def leave_out_totals(self) -> list[str]:
+        """Cut off the rows of sums and means under the table, which are no samples; what to say of them, if any."""
+
+        def cells(name: str) -> list[Any]:
+            return self.cells(name, "totals")
+
+        under = totals(self.names, self.rows, cells)
+        rows = range(self.rows - under, self.rows)
+        shown = [f"{row}: {label(self.names, row, cells)}" for row in rows]
+        self.rows -= under
+        self._cells = {name: known[: self.rows] for name, known in self._cells.items()}
+        what = f"left out: {count(under, 'row')} under the table with sums or means of those above: {some(shown)}"
+        return [what] if under else []
 
 
 Source = tuple[list[str], int, Callable[[str], list[Any]]]
@@ -214,6 +229,15 @@ def as_list(cell: Any) -> list[Any] | None:
     return None
 
 
+def words_in(cell: Any) -> list[str] | None:
+    """The words of a cell that lists words; None for anything else. An empty list has none."""
+    items = as_list(cell)
+    there = [item for item in items or () if not is_blank(item)]
+    if items is None or not all(isinstance(item, str) for item in there) or is_numeric(there):
+        return None
+    return [str(item).strip() for item in there]
+
+
 def npy_axes(cells: Sequence[Any], folder: Path, axes: int) -> float:
     """The part of the cells that name ``.npy`` files, if most do and the first of them has so many axes; else 0."""
     names = [cell for cell in cells if isinstance(cell, str) and cell.lower().endswith(".npy")]
@@ -263,7 +287,7 @@ def _array(cell: Any, kind: str, where: str, folder: Path) -> np.ndarray:
             raise UserError(
                 f"{where}: a {kind} is a list of numbers, a JSON list, or the path of an .npy file",
                 f"{str(cell)[:80]!r} ({error})",
-                "lists inside one cell have equal lengths and hold numbers only",
+                "lists inside one cell have equal lengths and hold numbers only; lists of words are of kind text",
             ) from error
     if array.dtype.kind not in "fiub" or array.ndim > 2 or (kind == "vector" and array.ndim > 1):
         raise UserError(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from weft.errors import UserError
 
 
@@ -52,13 +54,19 @@ def frame_columns(frame: Any) -> tuple[list[str], int, Callable[[str], list[Any]
 
 
 def cells_of(column: Any) -> list[Any]:
-    """A column as plain Python values, None where it is empty."""
+    """A column as plain Python values, None where it is empty; tuples, sets and arrays as lists."""
     if hasattr(column, "notna"):  # pandas
         if str(column.dtype).startswith("period"):
             column = column.dt.to_timestamp()
         filled = column.astype(object)
-        return list(filled.where(column.notna(), None))
+        return list(map(_plain, filled.where(column.notna(), None)))
     for method in ("to_pylist", "to_list", "tolist"):  # pyarrow, polars, numpy
         if hasattr(column, method):
-            return list(getattr(column, method)())
-    return list(column)
+            return list(map(_plain, getattr(column, method)()))
+    return list(map(_plain, column))
+
+
+def _plain(cell: Any) -> Any:
+    if isinstance(cell, set | frozenset):
+        return sorted(cell, key=str)
+    return cell.tolist() if isinstance(cell, np.ndarray) else list(cell) if isinstance(cell, tuple) else cell

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from weft.data.cells import CellType, is_blank, is_numeric, learn_type, read_cell, why_category
-from weft.data.columns import Columns, as_list
+from weft.data.columns import Columns, as_list, words_in
 from weft.data.entities import are_few, is_entity, names_people, why_in_time, why_not_cut, words_of
 from weft.data.entities import why_category as why_no_group
 from weft.data.kinds import kind_named, kinds
@@ -56,7 +56,7 @@ class Proposal:
         reasons: ``{role or column: why}``, in the order to print them.
         left_out: ``{column: why}`` of columns that are no modality and have no role.
         warnings: what can spoil the work, and the way out.
-        unread: cells that will be taken as missing; whoever reads the table says so again.
+        unread: rows that are left out and cells taken as missing; whoever reads the table says so again.
     """
 
     config: TableConfig
@@ -125,6 +125,7 @@ def propose_table(
         UserError: the file cannot be read, there is no such column, no such task, or no column can be a modality.
     """
     columns = Columns(source)
+    totals = columns.leave_out_totals()
     table, path = _Table(columns), columns.path
     for column in [name for name in (target, id, group, time) if name not in (None, NONE)] + list(drop):
         if column not in table.cells:
@@ -194,7 +195,7 @@ def propose_table(
     )
     answers = table.answers(roles["target"], task)
     proposal.warnings += table_warnings(table.cells, proposal.config, answers)
-    proposal.unread = unread(table.cells, proposal.config)
+    proposal.unread = totals + unread(table.cells, proposal.config)
     if answers is not None and proposal.reasons["task"] != ASKED:
         proposal.warnings += why_ordinal(proposal.config.target_names[0], answers)
     return proposal
@@ -263,6 +264,9 @@ class _Table:
         there = [str(cell).strip() for cell in islice(self.present(name), LOOKED_AT)]
         return sum(_OPAQUE.fullmatch(cell) is not None for cell in there) >= 0.9 * len(there)
 
+    def lists_words(self, name: str) -> bool:
+        return any(map(words_in, islice(self.present(name), LOOKED_AT)))
+
     def is_hash(self, name: str) -> bool:
         there = [str(cell).strip() for cell in islice(self.present(name), LOOKED_AT)]
         hashes = [re.fullmatch(r"[0-9a-fA-F]{8,}(-[0-9a-fA-F]+)*", c) and re.search("[a-fA-F]", c) for c in there]
@@ -302,7 +306,11 @@ class _Table:
             an_id = self.opaque(name) and (
                 (bool(words) and words[-1] in ("id", "uid", "uuid", "key", "hash")) or self.is_hash(name)
             )
-            long = self.kind(name) == "text" and sum(len(str(c).split()) > 3 for c in there) > 0.5 * len(there)
+            long = (
+                self.kind(name) == "text"
+                and not self.lists_words(name)
+                and sum(len(str(c).split()) > 3 for c in there) > 0.5 * len(there)
+            )
             if an_id and not is_entity(repeats):
                 self.categories[name] = why_no_group(repeats)
             elif an_id or long or kind_named(self.kind(name)).files:
@@ -404,6 +412,8 @@ def _modalities(table: _Table, free: Sequence[str], proposal: Proposal) -> dict[
         why = why_category(table.present(name)[:LOOKED_AT]) if kind == "text" else None
         if why is not None:
             proposal.reasons[f"column {name!r}"] = f"text, not numbers: {why}"
+        if kind == "text" and table.lists_words(name):
+            proposal.reasons[f"column {name!r}"] = "lists of words, each read as a text of them"
         if kind == "text" and table.is_hash(name):
             proposal.left_out[name] = "hashes say nothing of a new row"
         elif kind == "tabular":

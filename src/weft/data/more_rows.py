@@ -57,6 +57,7 @@ def as_learned(config: TableConfig, table: Mapping[str, Any] | None) -> TableCon
 
 def _with_new_classes(config: TableConfig, classes: Mapping[str, Sequence[Any]], columns: Columns) -> TableConfig:
     """The configuration with these classes of targets, and those that the columns have beside."""
+    columns.leave_out_totals()
     all_classes = dict(config.classes)
     for name, known in classes.items():
         cells = [] if name not in columns.names else columns.cells(name, "target")

@@ -48,7 +48,7 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True,
 
     How cells are read (``types``), and the classes of a target, are what the configuration says, else what the training
     rows teach; both are in the ``table`` of the data set, so new rows are read by what training learned and never by
-    the rows beside them. Rows without a target are left out, and that is noted.
+    the rows beside them. Rows without a target, and rows of sums under the table, are left out, and that is noted.
 
     Args:
         source: a CSV, Parquet or JSONL file; files named in it are relative to its folder. Or a table in memory, whose
@@ -66,7 +66,9 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True,
     """
     columns = Columns(source)
     path = columns.path
+    totals = columns.leave_out_totals() if require_target else []
     rows = _training_rows(columns, config) if require_target else _new_rows(columns, config)
+    rows.notes[:0] = totals
     if config.splits is not None and require_target:
         rows.split = _split_names(rows, _parts(rows, config.splits))
     teachers = _teachers(rows, config) if require_target else np.arange(len(rows))

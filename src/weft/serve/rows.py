@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from weft.data import Dataset, Modality, TableConfig
+from weft.data.columns import words_in
 from weft.data.files import read_image
 from weft.data.kinds import kind_named
 from weft.data.kinds.base import Place
+from weft.data.kinds.text import as_text
 from weft.errors import UserError, did_you_mean, short, some
 
 MOST_OTHERS = 100
@@ -115,6 +117,9 @@ class Reader:
         if kind in ARRAYS:
             return _numbers(cell, ARRAYS[kind], what)
         if kind == "text":
+            cell = as_text(cell) if isinstance(cell, list) and words_in(cell) is not None else cell
+            if cell is None:
+                return None
             if not isinstance(cell, str):
                 raise _refused(what, cell, kind)
             return cell.encode("utf-8", "replace").decode() if cell.strip() else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weft.data.columns import array_values, as_list, npy_axes
+from weft.data.columns import array_values, as_list, npy_axes, words_in
 from weft.data.kinds.base import Kind, Place, check_arrays, kinds, share
 
 
@@ -25,7 +25,7 @@ class Series(Kind):
 
     def looks(self, cells: Sequence[Any], folder: Path) -> float:
         """Lists of lists, or lists of numbers of unequal length, or ``.npy`` files with two axes."""
-        lists = [found for cell in cells if (found := as_list(cell)) is not None]
+        lists = [found for cell in cells if not words_in(cell) and (found := as_list(cell)) is not None]
         lists = lists if len(lists) > len(cells) / 2 else []
         nested = share(lists, lambda items: bool(items) and isinstance(items[0], list))
         uneven = len({len(items) for items in lists}) > 1

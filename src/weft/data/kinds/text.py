@@ -1,4 +1,7 @@
-"""Text: a non-empty str; a column whose cells all name ``.txt`` or ``.md`` files is what these say."""
+"""Text: a non-empty str; a column whose cells all name ``.txt`` or ``.md`` files is what these say.
+
+A cell that lists words, ``["sea", "sky"]``, is these with commas.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from weft.data.columns import words_in
 from weft.data.files import TEXT_SUFFIXES, read_text
 from weft.data.kinds.base import Kind, Place, has_suffix, kinds, refuse, share
 from weft.data.remote import AT_ONCE, Remote, is_address
@@ -34,12 +38,14 @@ class Text(Kind):
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 found = dict(pool.map(lambda pair: (pair[0], _content(pair[0], pair[1], place)), there))
             return [found.get(row) for row in place.ids]
-        return [None if says_nothing(cell) else str(cell) for cell in columns[0]]
+        return [as_text(cell) for cell in columns[0]]
 
     def looks(self, cells: Sequence[Any], folder: Path) -> float:
         """Sure where most cells have several words; else what is left when no other kind is surer."""
         if len(cells) and all(map(names_file, cells)):
             return 1.0
+        if share(cells, lambda cell: words_in(cell) is not None) > 0.5 and any(map(words_in, cells)):
+            return 0.96
         several = share(cells, lambda cell: isinstance(cell, str) and len(cell.split()) > LONG)
         return 0.95 if several > 0.5 else max(0.1, 0.5 * several)
 
@@ -51,6 +57,14 @@ class Text(Kind):
     def pack(self, value: Any) -> Any:
         """The text; halves of surrogate pairs, which UTF-8 does not know, are replaced."""
         return str(value).encode("utf-8", "replace").decode()
+
+
+def as_text(cell: Any) -> str | None:
+    """A cell as it is written, a list of words as these; None where it is empty."""
+    words = words_in(cell)
+    if words is not None:
+        return ", ".join(words) or None
+    return None if says_nothing(cell) else str(cell)
 
 
 def says_nothing(cell: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from weft.data.kinds.base import Kind, Place, kinds, refuse
+from weft.data.kinds.text import as_text
 
 
 @kinds.register("texts")
@@ -17,10 +18,7 @@ class Texts(Kind):
 
     def convert(self, columns: Sequence[Sequence[Any]], place: Place) -> list[Any]:
         """Cells as they are written; absent where fewer than two columns have a text."""
-        rows = [
-            tuple(None if c is None or not str(c).strip() else str(c) for c in row)
-            for row in zip(*columns, strict=True)
-        ]
+        rows = [tuple(map(as_text, row)) for row in zip(*columns, strict=True)]
         return [row if sum(text is not None for text in row) > 1 else None for row in rows]
 
     def check(self, name: str, ids: Sequence[str], values: Sequence[Any], fields: Sequence[str]) -> None:
