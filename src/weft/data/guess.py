@@ -19,9 +19,9 @@ from weft.data.entities import why_category as why_no_group
 from weft.data.kinds import kind_named, kinds
 from weft.data.kinds.text import LONG
 from weft.data.splits import Method
-from weft.data.table import FEW_CLASSES, SPLIT_WORDS
+from weft.data.table import SPLIT_WORDS
 from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
-from weft.data.target_cells import classes_of, label_set
+from weft.data.target_cells import FEW_CLASSES, classes_of, label_set, lacks_target, refuse_doubtful
 from weft.data.targets import RETRIEVAL, reads_of
 from weft.data.warnings import table_warnings, unread, why_ordinal
 from weft.errors import UserError, did_you_mean, short, some
@@ -171,8 +171,12 @@ def propose_table(
         raise UserError(
             f"{path}: no column can be a modality", found_columns, "add a text, file, list or number column"
         )
-    guessed, why = (RETRIEVAL, "no target") if roles["target"] is None else table.guess_task(roles["target"])
-    task, proposal.reasons["task"] = (guessed, why) if task is None else (task, ASKED)
+    if task is not None:
+        proposal.reasons["task"] = ASKED
+    elif roles["target"] is None:
+        task, proposal.reasons["task"] = RETRIEVAL, "no target"
+    else:
+        task, proposal.reasons["task"] = table.guess_task(roles["target"])
     labels = None
     if roles["target"] is not None and task == "multilabel":
         labels = sorted(set().union(*(label_set(cell) for cell in table.cells[roles["target"]])))
@@ -205,7 +209,7 @@ class _Table:
     """The cells of all columns, and what can be seen in them."""
 
     def __init__(self, columns: Columns) -> None:
-        self.folder, self.rows = columns.path.parent, columns.rows
+        self.path, self.folder, self.rows = columns.path, columns.path.parent, columns.rows
         self.cells = {name: columns.cells(name, "guess") for name in columns.names}
         self._kinds: dict[str, str] = {}
         self._present: dict[str, list[Any]] = {}
@@ -378,7 +382,7 @@ class _Table:
 
     def answers(self, target: str | None, task: str) -> np.ndarray | None:
         """A target of classes or numbers, of the rows that have one; None of others."""
-        there = [] if target is None else [cell for cell in self.cells.get(target, ()) if cell is not None]
+        there = [] if target is None else self.told(target)[1]
         if not there:
             return None
         if _reads(task) == "classes":
@@ -389,12 +393,24 @@ class _Table:
         values = [_value(cell, type_) for cell in there]
         return None if None in values else np.array(values, dtype=np.float64)
 
+    def told(self, target: str) -> tuple[list[int], list[Any]]:
+        """Rows that have a target, and their cells."""
+        cells = self.cells[target]
+        rows = np.flatnonzero(~lacks_target(cells)).tolist()
+        return rows, [cells[row] for row in rows]
+
     def guess_task(self, target: str) -> tuple[str, str]:
-        there = self.present(target)
+        """What is asked of a target, and why.
+
+        Raises:
+            UserError: dates, or numbers with words among them.
+        """
+        rows, there = self.told(target)
         if any(as_list(cell) is not None or (isinstance(cell, str) and re.search(r"\w[|;]\w", cell)) for cell in there):
             return "multilabel", "cells hold several labels"
         comma = is_numeric(there, comma=True)
         if not is_numeric(there) and not comma:
+            refuse_doubtful(str(self.path), target, there, rows)
             return "classification", f"{self.distinct(target)} different words"
         classes = classes_of(there)
         levels = sorted({*classes.tolist()})

@@ -30,7 +30,15 @@ from weft.data.failure import Failure, OnError
 from weft.data.kinds import Kind, Place, kind_named
 from weft.data.splits import Split, make_splits
 from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
-from weft.data.target_cells import as_class, classes_of, label_set, number_or_nan
+from weft.data.target_cells import (
+    FEW_CLASSES,
+    as_class,
+    classes_of,
+    label_set,
+    lacks_target,
+    number_or_nan,
+    refuse_dates,
+)
 from weft.data.targets import reads_of
 from weft.errors import UserError, count, did_you_mean, some
 
@@ -39,7 +47,6 @@ SPLIT_WORDS = {
     **dict.fromkeys(("dev", "val", "valid", "validation", "development"), "dev"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-FEW_CLASSES = 20
 EPOCH = datetime(1970, 1, 1)
 
 
@@ -385,22 +392,29 @@ def _time(columns: Columns, column: str, ids: list[str]) -> np.ndarray:
 def _read_target(columns: Columns, column: str, config: TableConfig, rows: _Rows) -> None:
     """Put a target, and its labels or classes, into ``rows``."""
     cells, ids = columns.cells(column, "target"), rows.ids
-    gone = [row for row, cell in zip(ids, cells, strict=True) if cell is None]
     reads = reads_of(config.task)
+    lacks = lacks_target(cells, config.classes.get(column, ()))
+    gone = [ids[row] for row in np.flatnonzero(lacks)]
     if reads != "sets" and len(gone) == len(ids):
         remedy = "choose another target column (weft init --target); or set task: retrieval, which needs none"
         raise UserError(f"{columns.path}: target {column!r} is missing in every row", f"{len(ids)} rows", remedy)
     if reads == "sets":
         rows.targets[column], rows.labels[column] = _indicators(columns, column, config.labels, cells, ids)
         return
-    there = np.array([row for row, cell in enumerate(cells) if cell is not None])
+    there = np.flatnonzero(~lacks)
     told = [cells[row] for row in there]
     if gone:
-        rows.notes.append(f"left out: {len(gone)} of {len(ids)} rows whose target {column!r} is missing: {some(gone)}")
+        words = dict.fromkeys(str(cells[row]).strip() for row in np.flatnonzero(lacks) if cells[row] is not None)
+        missing = f"missing ({some(words, 3)})" if words else "missing"
+        rows.notes.append(
+            f"left out: {len(gone)} of {len(ids)} rows whose target {column!r} is {missing}: {some(gone)}"
+        )
         rows.kept = there if rows.kept is None else np.intersect1d(rows.kept, there)
     if reads in ("numbers", "columns"):
         values = _numbers(columns, column, told, [ids[row] for row in there])
     else:
+        if column not in config.classes and len({*map(str, told)}) > FEW_CLASSES:
+            refuse_dates(str(columns.path), column, told)
         values = _plain_target(told, config, column)
     rows.targets[column] = np.full(len(ids), values[0], dtype=values.dtype)
     rows.targets[column][there] = values
@@ -450,6 +464,7 @@ def _counted(counts: Mapping[Any, int], most: int = 5) -> str:
 
 
 def _numbers(columns: Columns, column: str, cells: Sequence[Any], ids: list[str]) -> np.ndarray:
+    refuse_dates(str(columns.path), column, cells)
     comma = ", decimal comma" in learn_type(cells)
     numbers, wrong = [], []
     for row, cell in zip(ids, cells, strict=True):
@@ -464,7 +479,7 @@ def _numbers(columns: Columns, column: str, cells: Sequence[Any], ids: list[str]
         raise UserError(
             f"{columns.path}: target {column!r} is to be a number, and holds cells that are no finite numbers",
             f"{len(wrong)} rows: {some(wrong)}",
-            "correct or drop these rows, or set task: classification",
+            "correct these cells, or empty them: rows without a target are left out",
         )
     return np.array(numbers, dtype=np.float64)
 

@@ -8,8 +8,75 @@ from typing import Any
 
 import numpy as np
 
-from weft.data.cells import LARGEST, as_category, as_number
+from weft.data.cells import LARGEST, as_category, as_number, is_blank, learn_type, says_blank
 from weft.data.columns import as_list
+from weft.errors import UserError, short, some
+
+FEW_CLASSES = 20
+"""Whole numbers of at most so many kinds are classes."""
+
+
+def lacks_target(cells: Sequence[Any], classes: Sequence[int | str] = ()) -> np.ndarray:
+    """``(N,)`` bool: the rows without a target. A word for missing (``N/A``) is one among numbers; else it is a class.
+
+    Args:
+        cells: of the target.
+        classes: those that are known; none of them is a word for missing.
+    """
+    known = {str(label) for label in classes}
+    says = [says_blank(cell) and as_category(cell) not in known for cell in cells]
+    there = [cell for cell, gone in zip(cells, says, strict=True) if not gone]
+    numbers = sum(map(_is_number, there)) > len(there) / 2
+    return np.array([gone if numbers else is_blank(cell) for cell, gone in zip(cells, says, strict=True)], dtype=bool)
+
+
+def refuse_doubtful(where: str, name: str, cells: Sequence[Any], ids: Sequence[Any]) -> None:
+    """Refuse a target that is neither classes nor numbers as it stands.
+
+    Args:
+        where: the table.
+        name, cells, ids: the target column, its cells that are there, and their rows.
+
+    Raises:
+        UserError: dates; or numbers of many kinds with words among them.
+    """
+    refuse_dates(where, name, cells)
+    numbers = {str(cell).strip() for cell in cells if _is_number(cell)}
+    words = [(row, cell) for row, cell in zip(ids, cells, strict=True) if not _is_number(cell)]
+    if words and len(numbers) > FEW_CLASSES and len(words) < len(cells) / 2:
+        raise UserError(
+            f"{where}: target {name!r} is numbers with words among them",
+            f"{len(words)} of {len(cells)} cells: {some(f'{row}: {short(cell)}' for row, cell in words)}",
+            "correct these cells, or empty them (rows without a target are left out); where all of them are names of "
+            "classes, say so with task: classification",
+        )
+
+
+def refuse_dates(where: str, name: str, cells: Sequence[Any]) -> None:
+    """Refuse a target of dates.
+
+    Raises:
+        UserError: all cells are dates.
+    """
+    if learn_type(cells).startswith("date"):
+        raise UserError(
+            f"{where}: target {name!r} holds dates, which are neither classes nor numbers",
+            some([str(cell) for cell in cells], 3),
+            "predict a number instead, such as the days since a fixed day; or how long it takes, with task: survival "
+            "and two target columns, time and event; a few dates that are classes: task: classification",
+        )
+
+
+def _is_number(cell: Any) -> bool:
+    """With a decimal point or comma."""
+    return any(map(_reads, (cell, cell), (False, True)))
+
+
+def _reads(cell: Any, comma: bool) -> bool:
+    try:
+        return as_number(cell, comma=comma) is not None
+    except ValueError:
+        return False
 
 
 def classes_of(cells: Sequence[Any]) -> np.ndarray:

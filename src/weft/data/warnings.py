@@ -24,6 +24,7 @@ from weft.data.cells import (
 from weft.data.entities import EVENTS, ID_WORDS, NO_EVENTS, why_few, words_of
 from weft.data.giveaway import rows_looked_at, why_given_away
 from weft.data.table_config import ModalityConfig, TableConfig
+from weft.data.target_cells import lacks_target
 from weft.errors import short, some
 
 Cells = Mapping[str, Sequence[Any]]
@@ -49,7 +50,7 @@ def table_warnings(cells: Cells, config: TableConfig, target: np.ndarray | None)
     if target is not None:
         name = config.target_names[0]
         looked_at = rows_looked_at(len(target))
-        there = np.array([row for row, cell in enumerate(cells[name]) if cell is not None])[looked_at]
+        there = np.flatnonzero(~lacks_target(cells[name]))[looked_at]
         why = why_no_target(name, target)
         found += [why or why_given_away(_typed(cells, config, there), name, target[looked_at])]
     if config.group is not None:

@@ -35,6 +35,7 @@ from weft.data.cells import as_category
 from weft.data.frame import frame_columns, is_frame
 from weft.data.guess import NONE
 from weft.data.table_config import ModalityConfig
+from weft.data.target_cells import refuse_dates
 from weft.errors import UserError
 from weft.models.pretrained import load_model
 from weft.store import Store
@@ -125,6 +126,7 @@ class _Estimator(BaseEstimator, ABC):
         if fitting:
             y = column_or_1d(y, warn=True)
             assert_all_finite(y, input_name="y")
+            refuse_dates("y", "y", y.astype("datetime64[us]").tolist() if y.dtype.kind == "M" else y.tolist())
             check_consistent_length(X, y)
         return columns, y
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from weft.errors import UserError
 from weft.files import read_tensors, write_bytes, write_tensors
-from weft.models.linear import checked_rows, classes_of, from_margins
+from weft.models.linear import MANY_CLASSES, checked_rows, classes_of, from_margins
 from weft.models.pooled import PooledInputs
 from weft.models.predictor import About, OnPooled
 from weft.models.pretrained import models
@@ -342,7 +342,9 @@ class _Scikit:
             )
             with threadpool_limits(limits=self.threads):
                 for most in range(10, rounds + 1, 10):
-                    model.set_params(max_iter=most).fit(self.x, column, sample_weight=weight)
+                    with warnings.catch_warnings():
+                        warnings.filterwarnings("ignore", MANY_CLASSES)
+                        model.set_params(max_iter=most).fit(self.x, column, sample_weight=weight)
                     if deadline is not None and time.monotonic() > deadline:
                         break
             parts.append(_arrays(model))

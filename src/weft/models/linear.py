@@ -139,6 +139,10 @@ def chance(task: Task, target: np.ndarray) -> np.ndarray:
     return found
 
 
+MANY_CLASSES = "The number of unique classes is greater"
+"""What scikit-learn warns of at every fit; the table's own warnings have said it."""
+
+
 def classes_of(task: Task) -> int:
     """How many classes, labels or values a classical model adds up."""
     return len(task.labels) if task.estimator == "classifier" else task.outputs
@@ -185,6 +189,7 @@ def _classes(
         if len(seen) > 1:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # dev rows judge a fit, converged or not
+                warnings.filterwarnings("ignore", MANY_CLASSES)
                 model.set_params(C=strength).fit(x, y, sample_weight=weights)
             coefficients, intercept = model.coef_.T, model.intercept_
             if len(seen) == 2:

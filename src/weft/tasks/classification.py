@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from scipy.special import log_softmax
-from sklearn.metrics import confusion_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,7 +26,7 @@ from weft.tasks import plots
 from weft.tasks.base import Estimator, Task, tasks
 from weft.tasks.checks import check_outputs, refuse_missing
 from weft.tasks.links import SOFTMAX, Link
-from weft.tasks.metrics import CLASSES, Metric
+from weft.tasks.metrics import CLASSES, Metric, confusion
 
 Weights = Literal["balanced"] | None
 LOPSIDED = 0.75
@@ -153,7 +152,7 @@ class OneOfClasses(Task):
         """``confusion.png``, ``roc.png`` (if more than one class occurs) and ``reliability.png``."""
         truth, (guess, log_p) = self.judged(outputs, target)
         p, count = np.exp(log_p), len(self.classes)
-        drawn = [plots.confusion(confusion_matrix(truth, guess, labels=range(count)), self.labels, folder)]
+        drawn = [plots.confusion(confusion(truth, guess, count), self.labels, folder)]
         if len(np.unique(truth)) > 1:
             first = 1 if count == 2 else 0
             curves = [name if isinstance(name, str) else f"class {name}" for name in self.classes]

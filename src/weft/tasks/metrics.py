@@ -111,24 +111,24 @@ def _auc(truth: Array, guess: Array, log_p: Array) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _confusion(truth: Array, guess: Array, classes: int) -> Array:
+def confusion(truth: Array, guess: Array, classes: int) -> Array:
     return np.bincount(truth * classes + guess, minlength=classes**2).reshape(classes, classes).astype(np.float64)
 
 
 def _balanced(truth: Array, guess: Array, log_p: Array) -> float:
-    table = _confusion(truth, guess, log_p.shape[1])
+    table = confusion(truth, guess, log_p.shape[1])
     seen = table.sum(axis=1) > 0
     return float((np.diag(table)[seen] / table[seen].sum(axis=1)).mean())
 
 
 def _f1_macro(truth: Array, guess: Array, log_p: Array) -> float:
-    table = _confusion(truth, guess, log_p.shape[1])
+    table = confusion(truth, guess, log_p.shape[1])
     total = table.sum(axis=0) + table.sum(axis=1)
     return float((2 * np.diag(table)[total > 0] / total[total > 0]).mean())
 
 
 def _mcc(truth: Array, guess: Array, log_p: Array) -> float:
-    table = _confusion(truth, guess, log_p.shape[1])
+    table = confusion(truth, guess, log_p.shape[1])
     n, actual, guessed = table.sum(), table.sum(axis=1), table.sum(axis=0)
     spread = (n**2 - (guessed**2).sum()) * (n**2 - (actual**2).sum())
     return float((np.trace(table) * n - actual @ guessed) / np.sqrt(spread)) if spread > 0 else 0.0
@@ -136,7 +136,7 @@ def _mcc(truth: Array, guess: Array, log_p: Array) -> float:
 
 def _kappa(power: int) -> Metric:
     def whole(truth: Array, guess: Array, log_p: Array) -> float:
-        table = _confusion(truth, guess, log_p.shape[1])
+        table = confusion(truth, guess, log_p.shape[1])
         distance = np.abs(np.subtract.outer(np.arange(len(table)), np.arange(len(table)))).astype(np.float64)
         weight = (distance > 0) if power == 0 else distance**power
         by_chance = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()

@@ -72,7 +72,7 @@ def confusion(counts: np.ndarray, names: Sequence[str], folder: Path) -> Path:
             for i in range(k):
                 for j in range(k):
                     colour = "white" if share[i, j] > 0.55 else "black"
-                    axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", color=colour, fontsize=10)
+                    axes.text(j, i, f"{counts[i, j]:.0f}", ha="center", va="center", color=colour, fontsize=10)
         axes.set(xlabel="predicted", ylabel="actual", title="Confusion matrix")
         axes.figure.colorbar(image, ax=axes, label="share of the actual class", shrink=0.8)
     return folder / "confusion.png"

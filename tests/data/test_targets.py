@@ -1,0 +1,109 @@
+"""Targets as people have them: numbers with words for missing or other words among them, dates, infinite values."""
+
+from __future__ import annotations
+
+import datetime
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import weft
+from tests.cli.test_verbs import weft as weft_verb
+from tests.compare.test_frames import QUICK
+from weft import WeftClassifier, WeftRegressor
+from weft.data import propose_table, read_table
+from weft.errors import UserError
+
+ROWS = 60
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=ROWS).round(3)
+PRICE = (20 + 3 * X + RNG.normal(size=ROWS)).round(2)
+DAYS = [datetime.datetime(2020, 1, 1) + datetime.timedelta(days=day) for day in range(ROWS)]
+FEW = np.where(X > 0, "1", "0").tolist()
+
+
+def frame(y: Any) -> pd.DataFrame:
+    return pd.DataFrame({"x": X, "z": RNG.normal(size=ROWS), "y": y})
+
+
+def some_are(y: Any, word: Any) -> list[Any]:
+    return [word if row % 9 == 0 else str(cell) for row, cell in enumerate(y)]
+
+
+@pytest.mark.parametrize("word", ["N/A", "?", "missing"])
+@pytest.mark.parametrize(("y", "task"), [(PRICE, "regression"), (FEW, "classification")], ids=["price", "0 and 1"])
+def test_words_for_missing_among_numbers_are_a_missing_target(y: Any, task: str, word: str) -> None:
+    table = frame(some_are(y, word))
+    config = propose_table(table, target="y").config
+    assert config.task == task
+    data = read_table(table, config)
+    assert len(data) == ROWS - 7
+    assert data.targets["y"].dtype.kind == ("f" if task == "regression" else "i")
+    assert f"left out: 7 of 60 rows whose target 'y' is missing ({word!r}): '0', '9'" in data.notes[0]
+
+
+def test_among_words_they_are_a_class_that_is_asked_about() -> None:
+    table = frame(some_are(np.where(X > 0, "mild", "severe"), "none"))
+    assert set(read_table(table, propose_table(table, target="y").config).targets["y"]) == {"mild", "severe", "none"}
+
+
+def test_numbers_with_words_among_them_are_refused_with_both_ways_out(tmp_path: Path) -> None:
+    table = frame(some_are(PRICE, "on request"))
+    with pytest.raises(UserError, match=r"numbers with words(.|\n)*7 of 60 cells: '0: on request'") as at:
+        weft.compare(table, target="y", folder=tmp_path)
+    assert "empty" in at.value.remedy
+    with pytest.raises(UserError, match="numbers with words"):
+        weft.fit(table, target="y", folder=tmp_path)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError, match="numbers with words"):
+        weft_verb("init", tmp_path / "t.csv", "--target", "y", "-o", tmp_path / "t.yaml")
+    asked = propose_table(table, target="y", task="classification").config
+    assert len(read_table(table, asked)) == ROWS
+    few = frame(some_are(RNG.integers(1, 4, ROWS), "4+"))
+    assert propose_table(few, target="y").config.task == "classification"
+
+
+def test_a_number_target_with_other_cells_says_how_to_mend_them() -> None:
+    infinite = frame(np.where(np.arange(ROWS) == 5, np.inf, PRICE))
+    words = frame(some_are(PRICE, "on request"))
+    for table, cell in ((infinite, "5: inf"), (words, "0: on request")):
+        config = propose_table(table, target="y", task="regression").config
+        with pytest.raises(UserError, match="no finite numbers") as at:
+            read_table(table, config)
+        assert cell in at.value.found
+        assert "empty" in at.value.remedy
+        assert "classification" not in at.value.remedy
+
+
+@pytest.mark.parametrize("y", [DAYS, [f"{day:%Y-%m-%d}" for day in DAYS]], ids=["datetime", "ISO"])
+def test_a_target_of_dates_is_refused_with_the_ways_out(y: Any, tmp_path: Path) -> None:
+    table = frame(y)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    doors = [
+        lambda: weft.compare(table, target="y", folder=tmp_path),
+        lambda: weft.fit(table, target="y", folder=tmp_path),
+        lambda: propose_table(tmp_path / "t.csv", target="y"),
+        lambda: WeftRegressor().fit(table[["x"]], table["y"]),
+        lambda: WeftClassifier().fit(table[["x"]], table["y"]),
+        lambda: read_table(table, propose_table(table, target="y", task="regression").config),
+        lambda: read_table(table, propose_table(table, target="y", task="classification").config),
+    ]
+    for door in doors:
+        with pytest.raises(UserError, match="dates, which are neither") as at:
+            door()
+        assert "days since" in at.value.remedy
+        assert "survival" in at.value.remedy
+
+
+def test_many_classes_are_said_once_and_not_by_every_fit(tmp_path: Path) -> None:
+    names = np.array([f"{price}x" for price in PRICE])
+    names[::6] = "a"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        weft.compare(frame(names), target="y", folder=tmp_path, **QUICK)
+    assert sum("different values" in str(text.message) for text in said) == 1
+    assert not any("unique classes" in str(text.message) for text in said)
