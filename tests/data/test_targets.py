@@ -107,3 +107,48 @@ def test_many_classes_are_said_once_and_not_by_every_fit(tmp_path: Path) -> None
         weft.compare(frame(names), target="y", folder=tmp_path, **QUICK)
     assert sum("different values" in str(text.message) for text in said) == 1
     assert not any("unique classes" in str(text.message) for text in said)
+
+
+def test_a_boolean_target_is_answered_in_booleans(tmp_path: Path) -> None:
+    table = frame(X > 0)
+    table.loc[3, "y"] = True
+    best = weft.compare(table, target="y", folder=tmp_path, **QUICK).best
+    model = weft.load_model(best)
+    answers = model.predict(table.drop(columns="y"), progress=False)["prediction"]
+    assert (answers == table["y"]).mean() > 0.8
+    assert model.predict_frame(table, progress=False)["prediction"].dtype == bool
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert weft_verb("evaluate", best, tmp_path / "t.csv", "--json")
+    loaded = read_table(tmp_path / "t.csv", propose_table(tmp_path / "t.csv", target="y").config)
+    assert model.task.encode(loaded.targets["y"]).tolist() == table["y"].astype(int).tolist()
+
+
+SCALE = ["low", "middle", "zz high"]
+STEPS = [SCALE[k] for k in np.digitize(X, [-0.5, 0.5])]
+
+
+def test_words_of_a_scale_are_written_for_a_person_to_order(tmp_path: Path) -> None:
+    steps = ["high" if step == "zz high" else step for step in STEPS]
+    frame(steps).to_csv(tmp_path / "t.csv", index=False)
+    said = weft_verb("init", tmp_path / "t.csv", "--target", "y", "--task", "ordinal", "-o", tmp_path / "t.yaml")
+    assert "the labels of 'y' are in order by the alphabet: put the lowest first: 'high', 'low', 'middle'" in said
+    text = (tmp_path / "t.yaml").read_text()
+    assert "labels: [high, low, middle]" in text
+    (tmp_path / "t.yaml").write_text(text.replace("labels: [high", "# labels: [high"))
+    assert "need their order" in weft_verb("check", tmp_path / "t.yaml")
+    with pytest.raises(UserError, match=r"need their order(.|\n)*labels=\[(.|\n)*Categorical"):
+        weft.compare(frame(steps), target="y", task="ordinal", folder=tmp_path)
+
+
+def test_python_takes_the_order_of_a_categorical_or_labels_also_of_steps_that_no_row_takes(tmp_path: Path) -> None:
+    scale = ["none", *SCALE]
+    ordered = frame(pd.Categorical(STEPS, categories=scale, ordered=True))
+    best = weft.compare(ordered, target="y", task="ordinal", folder=tmp_path / "a", **QUICK).best
+    model = weft.load_model(best)
+    assert model.task.labels == scale
+    assert np.isfinite(model.predict(ordered, progress=False)["probability"]).all()
+    given = weft.compare(frame(STEPS), target="y", task="ordinal", labels=scale, folder=tmp_path / "b", **QUICK).best
+    assert weft.load_model(given).task.labels == scale
+    assert any("none < low < middle < zz high" in text for text in propose_table(ordered, target="y").warnings)
+    with pytest.raises(UserError, match="labels are of a target of classes"):
+        weft.fit(frame(PRICE), target="y", labels=scale, folder=tmp_path / "c")

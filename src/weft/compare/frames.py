@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from weft.compare.comparison import Comparison, compare
 from weft.compare.config import CompareConfig
 from weft.data import Dataset, TableConfig, read_table
-from weft.data.guess import propose_table
+from weft.data.guess import BY_ALPHABET, propose_table
 from weft.encoders import create_encoder, default_encoder
-from weft.errors import UserError, did_you_mean, warn_of
+from weft.errors import UserError, did_you_mean, some, warn_of
 from weft.files import ask_folder
 from weft.models.pretrained import load_model
 from weft.store import Store, encode
@@ -63,6 +63,7 @@ def compare_frame(
     time: str | None = None,
     drop: Sequence[str] = (),
     task: str | None = None,
+    labels: Sequence[str] | None = None,
     encoders: Mapping[str, str] | None = None,
     progress: bool = True,
     **settings: Any,
@@ -80,6 +81,7 @@ def compare_frame(
             given, ``"none"``: none.
         drop: columns to leave out.
         task: what is asked of the target: ``"ordinal"``, ``"regression"``, ...; guessed if not given.
+        labels: the classes in their order, for ``task="ordinal"``: lowest first; an ordered Categorical has its own.
         encoders: ``{modality: name}``, e.g. ``{"photo": "hf:facebook/dinov2-small"}``; those that are not named are
             built in.
         progress: show progress bars.
@@ -105,7 +107,7 @@ def compare_frame(
     refuse_unknown_names("weft.compare", compare_frame, settings)
     place = Path(folder)
     ask_folder(place)
-    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop, "task": task}
+    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop, "task": task, "labels": labels}
     features = encode_frame(frame, target, place / "store", encoders, progress=progress, **roles)
     return compare(features, CompareConfig(**settings), place, progress=progress)
 
@@ -122,6 +124,7 @@ def fit_frame(
     time: str | None = None,
     drop: Sequence[str] = (),
     task: str | None = None,
+    labels: Sequence[str] | None = None,
     encoders: Mapping[str, str] | None = None,
     progress: bool = True,
     **options: Any,
@@ -134,7 +137,7 @@ def fit_frame(
     refuse_unknown_names("weft.fit", fit_frame, options)
     place = Path(folder)
     ask_folder(place)
-    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop, "task": task}
+    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop, "task": task, "labels": labels}
     features = encode_frame(frame, target, place / "store", encoders, progress=progress, **roles)
     train_model(features, fusion, place / fusion, progress=progress, **options)
     return load_model(place / fusion)
@@ -161,6 +164,9 @@ def propose_config(frame: Any, **chosen: Any) -> TableConfig:
     :func:`~weft.data.guess.propose_table`.
     """
     proposal = propose_table(frame, **chosen)
+    if proposal.reasons.get("labels") == BY_ALPHABET:
+        remedy = "give labels=[...], lowest first, or make the column an ordered Categorical of pandas"
+        raise UserError("ordinal classes that are words need their order", some(proposal.config.labels or ()), remedy)
     warn_of(proposal.doubts())
     return proposal.config
 

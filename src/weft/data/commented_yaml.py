@@ -42,7 +42,7 @@ def to_commented_yaml(config: TableConfig, folder: str | Path | None = None, pro
         why = f"guessed: {reasons[key]}. " if key in reasons else ""
         lines.append(f"{key}: {to_words(getattr(config, key))}  # {_comment(why)}{note}")
     if config.labels is not None:
-        lines.append(f"labels: {to_words(config.labels)}  # in the order of the outputs")
+        lines.append(f"labels: {to_words(config.labels)}  # {reasons.get('labels', 'in the order of the outputs')}")
     if config.classes:
         lines.append(f"classes: {to_words(config.classes)}  # rows of other classes are left out")
     if proposal is not None and proposal.left_out:

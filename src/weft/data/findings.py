@@ -82,6 +82,10 @@ def _target(data: Dataset, name: str, target: np.ndarray, found: Findings) -> No
     if (why := why_no_target(name, target)) is not None:
         found.warnings.append(why)
         return
+    try:
+        tasks.get(data.task).fit(target, labels=data.labels.get(name))
+    except UserError as error:
+        found.warnings.append(f"{error.what}: {error.found} ({error.remedy})")
     alike = defaultdict(list)
     for label in counts:
         alike[" ".join(str(label).casefold().split())].append(label)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from weft.data.cells import as_category
 from weft.errors import UserError
 
 
@@ -51,6 +52,15 @@ def frame_columns(frame: Any) -> tuple[list[str], int, Callable[[str], list[Any]
         rows = len(frame)
     named = dict(zip(map(str, keys), keys, strict=True))
     return [str(key) for key in keys], rows, lambda name: cells_of(frame[named[name]])
+
+
+def order_of(source: Any, name: str) -> list[str] | None:
+    """The categories of an ordered column of pandas, lowest first; None of any other."""
+    if not is_frame(source):
+        return None
+    keys = source if isinstance(source, Mapping) else getattr(source, "column_names", source.columns)
+    dtype: Any = next((getattr(source[key], "dtype", None) for key in keys if str(key) == name), None)
+    return [str(as_category(cell)) for cell in dtype.categories] if getattr(dtype, "ordered", False) else None
 
 
 def cells_of(column: Any) -> list[Any]:

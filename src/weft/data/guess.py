@@ -16,6 +16,7 @@ from weft.data.cells import CellType, is_blank, is_numeric, learn_type, read_cel
 from weft.data.columns import Columns, as_list, words_in
 from weft.data.entities import are_few, is_entity, names_people, why_in_time, why_not_cut, words_of
 from weft.data.entities import why_category as why_no_group
+from weft.data.frame import order_of
 from weft.data.kinds import kind_named, kinds
 from weft.data.kinds.text import LONG
 from weft.data.splits import Method
@@ -34,6 +35,8 @@ KNOWN = 0.9
 """Part of the rows in which a column that is guessed to be the target is there."""
 NONE = "none"
 """On the command line: no column in this role."""
+BY_ALPHABET = "by the alphabet: put the lowest first"
+"""What is said of the order of words that nobody gave."""
 ASKED, DROPPED = "as asked for", "asked for (--drop)"
 """Reasons that are no guesses."""
 
@@ -105,6 +108,7 @@ def propose_table(
     time: str | None = None,
     drop: Sequence[str] = (),
     task: str | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Proposal:
     """Propose a configuration from the names and cells of a table's columns.
 
@@ -120,6 +124,8 @@ def propose_table(
         target, id, group, time: columns for these roles; ``"none"``: no column. None: guess.
         drop: columns to leave out.
         task: what is asked of the target. None: guess.
+        labels: names of the answers, in their order (ordinal: lowest first). None: the order of an ordered column of
+            pandas; else sorted, where the task needs some.
 
     Raises:
         UserError: the file cannot be read, there is no such column, no such task, or no column can be a modality.
@@ -177,9 +183,14 @@ def propose_table(
         task, proposal.reasons["task"] = RETRIEVAL, "no target"
     else:
         task, proposal.reasons["task"] = table.guess_task(roles["target"])
-    labels = None
-    if roles["target"] is not None and task == "multilabel":
-        labels = sorted(set().union(*(label_set(cell) for cell in table.cells[roles["target"]])))
+    if labels is not None and _reads(task) not in ("classes", "sets"):
+        remedy = "leave labels out, or ask for task: ordinal"
+        raise UserError("labels are of a target of classes", f"task {task}, labels {some(labels)}", remedy)
+    order = None if roles["target"] is None else order_of(source, roles["target"])
+    labels = list(labels) if labels is not None else order if task == "ordinal" else None
+    if labels is None and roles["target"] is not None:
+        labels, reason = table.labels(roles["target"], task)
+        proposal.reasons |= {"labels": reason} if reason else {}
     used = [name for modality in modalities.values() for name in modality.names]
     for column in columns.renamed.keys() & set(used):
         proposal.reasons[f"column {column!r}"] = f"another column is called {columns.renamed[column]!r}, too"
@@ -197,11 +208,13 @@ def propose_table(
         modalities=modalities,
         splits=SplitsConfig(method=_guess_split(roles, task, moments is not None and moments[0] is not None)),
     )
+    if labels is not None and "labels" in proposal.reasons:
+        proposal.warnings.append(f"the labels of {roles['target']!r} are in order {BY_ALPHABET}: {some(labels, 20)}")
     answers = table.answers(roles["target"], task)
     proposal.warnings += table_warnings(table.cells, proposal.config, answers)
     proposal.unread = totals + unread(table.cells, proposal.config)
     if answers is not None and proposal.reasons["task"] != ASKED:
-        proposal.warnings += why_ordinal(proposal.config.target_names[0], answers)
+        proposal.warnings += why_ordinal(proposal.config.target_names[0], answers, order)
     return proposal
 
 
@@ -398,6 +411,14 @@ class _Table:
         cells = self.cells[target]
         rows = np.flatnonzero(~lacks_target(cells)).tolist()
         return rows, [cells[row] for row in rows]
+
+    def labels(self, target: str, task: str) -> tuple[list[str] | None, str | None]:
+        """The labels of a task that needs some, and what is to be said of their order."""
+        if task == "multilabel":
+            return sorted(set().union(*(label_set(cell) for cell in self.cells[target]))), None
+        if task != "ordinal" or is_numeric(self.told(target)[1]):
+            return None, None
+        return sorted({str(label) for label in classes_of(self.told(target)[1])}), BY_ALPHABET
 
     def guess_task(self, target: str) -> tuple[str, str]:
         """What is asked of a target, and why.

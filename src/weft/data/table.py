@@ -162,7 +162,7 @@ class _Rows:
     task: str
     targets: dict[str, np.ndarray] = field(default_factory=dict)
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    classes: dict[str, list[int | str]] = field(default_factory=dict)
+    classes: dict[str, list[bool | int | str]] = field(default_factory=dict)
     split: np.ndarray | None = None
     group: np.ndarray | None = None
     time: np.ndarray | None = None

@@ -96,20 +96,9 @@ class TableConfig(BaseModel):
     target: str | list[str] | None = None
     task: str
     labels: list[str] | None = None
-    classes: dict[str, list[int | str]] = Field(default_factory=dict)
+    classes: dict[str, list[bool | int | str]] = Field(default_factory=dict)
     modalities: dict[str, ModalityConfig] = Field(min_length=1)
     splits: SplitsConfig | None = None
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _words(cls, classes: Any) -> Any:
-        """``true`` and ``false`` are the words of a class."""
-        if not isinstance(classes, dict):
-            return classes
-        return {
-            k: [str(v) if isinstance(v, bool) else v for v in c] if isinstance(c, list) else c
-            for k, c in classes.items()
-        }
 
     @model_validator(mode="after")
     def _target_for_task(self) -> Self:

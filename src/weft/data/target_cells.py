@@ -80,7 +80,9 @@ def _reads(cell: Any, comma: bool) -> bool:
 
 
 def classes_of(cells: Sequence[Any]) -> np.ndarray:
-    """Whole numbers as ints, everything else as str; a cell is what :func:`~weft.data.cells.as_category` says."""
+    """Booleans as bools, whole numbers as ints, else str, by :func:`~weft.data.cells.as_category`."""
+    if all(isinstance(cell, bool) for cell in cells):
+        return np.array(cells, dtype=bool)
     texts = [as_category(cell) or "" for cell in cells]
     if all(re.fullmatch(r"[+-]?(0|[1-9]\d{0,17})", text) for text in texts):
         return np.array([int(text) for text in texts], dtype=np.int64)
@@ -88,7 +90,7 @@ def classes_of(cells: Sequence[Any]) -> np.ndarray:
 
 
 def as_class(cell: Any, classes: Sequence[int | str]) -> int | str:
-    """A cell as one of the classes, which are ints or words; as a word where it is none of them."""
+    """A cell as one of the classes, which are booleans, ints or words; as a word where it is none of them."""
     text = as_category(cell) or ""
     return next((known for known in classes if str(known) == text), text)
 

@@ -93,8 +93,12 @@ def why_no_target(name: str, target: np.ndarray) -> str | None:
     return None
 
 
-def why_ordinal(name: str, target: np.ndarray) -> list[str]:
-    """What to say of classes ``(N,)`` that may be the steps of a scale: three whole numbers or more, without a gap."""
+def why_ordinal(name: str, target: np.ndarray, order: Sequence[str] | None = None) -> list[str]:
+    """What to say of classes ``(N,)`` that may be the steps of a scale: three whole numbers or more, without a gap; or
+    words that the table itself puts in order.
+    """
+    if order is not None and len(order) > 2:
+        return [f"target {name!r} has an order, {' < '.join(order)}, and is read as classes in none: --task ordinal"]
     levels = np.unique(target)
     if target.dtype.kind != "i" or len(levels) < 3 or levels[-1] - levels[0] != len(levels) - 1:
         return []

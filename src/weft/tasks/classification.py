@@ -10,7 +10,7 @@ always answering that class would look good. The metrics are ``CLASSES`` of :mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -29,6 +29,8 @@ from weft.tasks.links import SOFTMAX, Link
 from weft.tasks.metrics import CLASSES, Metric, confusion
 
 Weights = Literal["balanced"] | None
+RARE = 1e-6
+"""The probability of a step of a scale that no training row has."""
 LOPSIDED = 0.75
 """A class with this share of the rows makes accuracy say little."""
 
@@ -63,7 +65,7 @@ class OneOfClasses(Task):
         self.class_weights = class_weights
         if class_weights not in (None, "balanced"):
             raise UserError("class weights are 'balanced' or none", repr(class_weights), "use 'balanced'")
-        self._index = {label: index for index, label in enumerate(self.classes)}
+        self._index = {name: index for index, name in enumerate(self.labels)}
         self.choose_metric(metric, *self._suited())
 
     def _suited(self) -> tuple[str, str]:
@@ -105,14 +107,20 @@ class OneOfClasses(Task):
         if not labels:
             return share
         by_name = {str(label): label for label in share}
-        odd = [name for name in by_name if name not in labels] or [name for name in labels if name not in by_name]
+        odd = [name for name in by_name if name not in labels] or cls._lacking(labels, by_name)
         if odd or len(set(labels)) < len(labels):
             raise UserError(
                 "the labels list every class of the training rows once",
                 f"{some(odd) or 'one twice'}; classes {some(by_name)}, labels {some(labels)}",
                 "correct the list of labels",
             )
-        return {by_name[name]: share[by_name[name]] for name in labels}
+        kind = type(next(iter(share)))
+        return {by_name.get(name, kind(name)): share.get(by_name.get(name), 0.0) for name in labels}
+
+    @classmethod
+    def _lacking(cls, labels: list[str], found: Collection[str]) -> list[str]:
+        """The labels without a row that are refused."""
+        return [name for name in labels if name not in found]
 
     def encode(self, target: np.ndarray) -> Tensor:
         """Class indices ``(N,)`` int64.
@@ -121,7 +129,7 @@ class OneOfClasses(Task):
             UserError: a missing value, or a class that the training target does not have.
         """
         labels, where = np.unique(_labels(target), return_inverse=True)
-        unseen = [label for label in labels.tolist() if label not in self._index]
+        unseen = [label for label in labels.tolist() if str(label) not in self._index]
         if unseen:
             rows = np.flatnonzero(np.isin(labels, unseen)[where])
             raise UserError(
@@ -129,7 +137,7 @@ class OneOfClasses(Task):
                 f"classes {some(unseen)} in rows {some(rows.tolist())}; known: {some(self.classes)}",
                 "fit on rows that hold every class (a stratified split does), or drop these rows",
             )
-        indices = np.array([self._index[label] for label in labels.tolist()], dtype=np.int64)
+        indices = np.array([self._index[str(label)] for label in labels.tolist()], dtype=np.int64)
         return torch.from_numpy(indices[where.reshape(-1)])
 
     def row_weights(self, target: np.ndarray) -> np.ndarray | None:
@@ -138,7 +146,7 @@ class OneOfClasses(Task):
 
     def log_prior(self) -> Tensor:
         """``(1, C)``."""
-        return torch.tensor([self.prior]).log()
+        return torch.tensor([self.prior]).clamp_min(RARE).log()
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -18,7 +18,7 @@ order: it would learn one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -56,6 +56,11 @@ class OrdinalTask(OneOfClasses):
                 some(share),
                 "give labels, lowest first: labels: [low, middle, high]",
             ) from None
+
+    @classmethod
+    def _lacking(cls, labels: list[str], found: Collection[str]) -> list[str]:
+        """None: a scale is what it is, whatever steps of it some rows take."""
+        return []
 
     def _suited(self) -> tuple[str, str]:
         return "kappa_quadratic", "the classes have an order, so a near miss is better than a far one"
