@@ -32,17 +32,21 @@ NAMES = st.one_of(
 ODD = (
     *("NA", "?", "inf", "1e300", "12E5", "10_20", "00501", "1,5", "$5", "5%", "2024-01-31", "31/1/2024", "[1, 2]"),
     *("[1, [2]]", "a.png", "x.npy", "train", "yes", " Yes", "a|b", "=1+1", '{"a": 1}', "a long text of words"),
+    *("13:05", "7 kg", "9 g", "unknown", "#N/A", "Total", "1,265", '["a", "b c"]', "26:00:01"),
 )
 NUMBERS = st.one_of(st.integers(-(10**6), 10**6), st.floats(allow_nan=True, allow_infinity=True))
 TEXTS = st.lists(st.text(LETTERS, min_size=1, max_size=6), min_size=1, max_size=6).map(" ".join)
 CELLS = st.one_of(
     *(st.none(), st.text(LETTERS, max_size=12), NUMBERS, st.booleans(), st.sampled_from(ODD), TEXTS),
     st.lists(st.floats(-5, 5), max_size=3),
+    st.lists(st.sampled_from(["a", "b c"]), max_size=3),
 )
 COLUMNS = st.one_of(
     st.just(NUMBERS),
     st.just(TEXTS),
     st.just(st.dates().map(str)),
+    st.just(st.times().map(str)),
+    st.just(st.integers(0, 50).map("{} kg".format)),
     st.just(st.one_of(NUMBERS, st.none())),
     st.lists(CELLS, min_size=1, max_size=3).map(st.sampled_from),
     st.just(CELLS),

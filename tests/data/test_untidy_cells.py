@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from weft.compare.frames import encode_frame
 from weft.data import TableConfig, load_config, propose_table, read_table, to_commented_yaml
 from weft.data.cells import CELL_TYPES, learn_type, read_cell
 from weft.encoders import create_encoder
@@ -201,3 +202,36 @@ def test_every_type_can_be_written_in_a_yaml(tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text((tmp_path / "t.yaml").read_text().replace("number in km/h", "nubmer"))
     with pytest.raises(UserError, match="no such type of cells; did you mean 'number, decimal comma'"):
         load_config(tmp_path / "t.yaml")
+
+
+def test_types_are_asked_for_in_python() -> None:
+    cells = ["see note" if k % 9 == 0 else cell for k, cell in enumerate(NUMBERS)]
+    days = ["1/2/2024"] * 9 + ["3/4/2024"] * (N - 9)
+    frame = table(v=cells, code=[f"A{k}" for k in range(N)], floor=[k % 5 for k in range(N)], w=NUMBERS, day=days)
+    asked = {"v": "number", "code": "text", "floor": "category", "w": "text", "day": "date, day first"}
+    types, proposal, data = typed(frame, types=asked, time="none")
+    assert types == {"side": "category"} | {name: type_ for name, type_ in asked.items() if type_ != "text"}
+    assert {data.modalities[name].kind for name in ("code", "w")} == {"text"}
+    assert not [text for text in proposal.doubts() if "'v'" in text or "'w'" in text or "'day'" in text]
+    assert "0: see note" in data.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("types", "message"),
+    [
+        ({"vv": "number"}, "did you mean 'v'"),
+        ({"v": "nubmer"}, "did you mean 'number'"),
+        ({"v": 3}, "no such type of the cells of column 'v'"),
+        ({"y": "number"}, "'y' is the target"),
+    ],
+)
+def test_mistakes_in_types_are_named(types: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        propose_table(table(v=NUMBERS), target="y", types=types)
+
+
+def test_slips_are_said_once_in_python(tmp_path: Path) -> None:
+    frame = table(v=["see note", *NUMBERS[1:]])
+    with pytest.warns(UserWarning, match="column 'v' .*see note") as found:
+        encode_frame(frame, "y", tmp_path, types={"side": "category"}, progress=False)
+    assert len([one for one in found if "see note" in str(one.message)]) == 1

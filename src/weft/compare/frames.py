@@ -62,6 +62,7 @@ def compare_frame(
     group: str | None = None,
     time: str | None = None,
     drop: Sequence[str] = (),
+    types: Mapping[str, str] | None = None,
     task: str | None = None,
     labels: Sequence[str] | None = None,
     encoders: Mapping[str, str] | None = None,
@@ -80,6 +81,8 @@ def compare_frame(
         id, group, time: columns with unique ids, of rows that belong together, and of dates to split by; guessed if not
             given, ``"none"``: none.
         drop: columns to leave out.
+        types: ``{column: type}`` where a guess is wrong, ``{"size": "number", "code": "category", "remark": "text"}``;
+            the types are those of :mod:`weft.data.cells`, and ``"text"``.
         task: what is asked of the target: ``"ordinal"``, ``"regression"``, ...; guessed if not given.
         labels: the classes in their order, for ``task="ordinal"``: lowest first; an ordered Categorical has its own.
         encoders: ``{modality: name}``, e.g. ``{"photo": "hf:facebook/dinov2-small"}``; those that are not named are
@@ -107,7 +110,8 @@ def compare_frame(
     refuse_unknown_names("weft.compare", compare_frame, settings)
     place = Path(folder)
     ask_folder(place)
-    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop, "task": task, "labels": labels}
+    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop, "types": types}
+    roles |= {"task": task, "labels": labels}
     features = encode_frame(frame, target, place / "store", encoders, progress=progress, **roles)
     return compare(features, CompareConfig(**settings), place, progress=progress)
 
@@ -123,6 +127,7 @@ def fit_frame(
     group: str | None = None,
     time: str | None = None,
     drop: Sequence[str] = (),
+    types: Mapping[str, str] | None = None,
     task: str | None = None,
     labels: Sequence[str] | None = None,
     encoders: Mapping[str, str] | None = None,
@@ -137,7 +142,8 @@ def fit_frame(
     refuse_unknown_names("weft.fit", fit_frame, options)
     place = Path(folder)
     ask_folder(place)
-    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop, "task": task, "labels": labels}
+    roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop, "types": types}
+    roles |= {"task": task, "labels": labels}
     features = encode_frame(frame, target, place / "store", encoders, progress=progress, **roles)
     train_model(features, fusion, place / fusion, progress=progress, **options)
     return load_model(place / fusion)
@@ -152,8 +158,8 @@ def encode_frame(
     progress: bool = True,
     **roles: Any,
 ) -> Store:
-    """The features of a table in memory, on disk; ``roles`` are ``id``, ``group``, ``time``, ``drop``, ``task``:
-    see :func:`compare_frame`.
+    """The features of a table in memory, on disk; ``roles`` are ``id``, ``group``, ``time``, ``drop``, ``types``,
+    ``task``: see :func:`compare_frame`.
     """
     config = propose_config(frame, target=target, **roles)
     return encode_config(frame, config, folder, encoders, progress=progress)

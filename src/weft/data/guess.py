@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from weft.data.cells import CellType, is_blank, is_numeric, learn_type, read_cell, why_category
+from weft.data.cells import CELL_TYPES, CellType, is_blank, is_numeric, known_type, learn_type, read_cell, why_category
 from weft.data.columns import Columns, as_list, words_in
 from weft.data.entities import are_few, is_entity, names_people, why_in_time, why_not_cut, words_of
 from weft.data.entities import why_category as why_no_group
@@ -33,6 +33,8 @@ ALIKE, MOST_ALIKE = 2, 4
 """Texts whose usual lengths differ by this factor at most are compared with one another, so many of them at most."""
 KNOWN = 0.9
 """Part of the rows in which a column that is guessed to be the target is there."""
+TEXT = "text"
+"""The type of a column that is a modality of words."""
 NONE = "none"
 """On the command line: no column in this role."""
 BY_ALPHABET = "by the alphabet: put the lowest first"
@@ -107,6 +109,7 @@ def propose_table(
     group: str | None = None,
     time: str | None = None,
     drop: Sequence[str] = (),
+    types: Mapping[str, str] | None = None,
     task: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> Proposal:
@@ -123,6 +126,8 @@ def propose_table(
         source: a CSV, Parquet or JSONL file, or a table in memory.
         target, id, group, time: columns for these roles; ``"none"``: no column. None: guess.
         drop: columns to leave out.
+        types: ``{column: type}`` of features that are not to be guessed: how cells are read, see
+            :mod:`weft.data.cells`, or ``"text"``.
         task: what is asked of the target. None: guess.
         labels: names of the answers, in their order (ordinal: lowest first). None: the order of an ordered column of
             pandas; else sorted, where the task needs some.
@@ -132,11 +137,13 @@ def propose_table(
     """
     columns = Columns(source)
     totals = columns.leave_out_totals()
-    table, path = _Table(columns), columns.path
-    for column in [name for name in (target, id, group, time) if name not in (None, NONE)] + list(drop):
+    types = dict(types or {})
+    table, path = _Table(columns, types), columns.path
+    for column in [name for name in (target, id, group, time) if name not in (None, NONE)] + [*drop, *types]:
         if column not in table.cells:
             remedy = did_you_mean(str(column), table.cells, "columns")
             raise UserError(f"{path}: no column {column!r}", f"columns {some(table.cells, 20)}", remedy)
+    _refuse_types(types, [target, id, *drop])
     proposal = Proposal.__new__(Proposal)
     proposal.reasons, proposal.left_out, proposal.warnings = {}, dict.fromkeys(drop, DROPPED), []
     roles: dict[str, str | None] = {"id": None, "group": None, "target": None, "split": None}
@@ -158,14 +165,14 @@ def propose_table(
         if why is not None:
             proposal.left_out[name] = why
             free.remove(name)
-    take("id", table.find_id(free))
+    take("id", table.find_id([name for name in free if name not in types]))
     take("target", table.find_target(free))
     for name in list(free):
         why = table.names_rows(name)
-        if why is not None:
+        if why is not None and name not in types:
             proposal.left_out[name] = why
             free.remove(name)
-    found = table.find_group(free)
+    found = table.find_group([name for name in free if name not in types])
     take_group = found is not None and "group" not in proposal.reasons
     if take_group and found is not None:
         roles["group"], proposal.reasons["group"] = found
@@ -221,8 +228,8 @@ def propose_table(
 class _Table:
     """The cells of all columns, and what can be seen in them."""
 
-    def __init__(self, columns: Columns) -> None:
-        self.path, self.folder, self.rows = columns.path, columns.path.parent, columns.rows
+    def __init__(self, columns: Columns, types: Mapping[str, str]) -> None:
+        self.path, self.folder, self.rows, self.types = columns.path, columns.path.parent, columns.rows, types
         self.cells = {name: columns.cells(name, "guess") for name in columns.names}
         self._kinds: dict[str, str] = {}
         self._present: dict[str, list[Any]] = {}
@@ -235,7 +242,10 @@ class _Table:
         return self._present[name]
 
     def kind(self, name: str) -> str:
-        """The kind that is surest of a column; kinds are asked in the order of their names."""
+        """The kind of the type that is asked for; else the surest one, which are asked in the order of their names."""
+        if name in self.types:
+            kind = self.types[name].partition(",")[0]
+            return kind if kind in (TEXT, "date") else "tabular"
         if name not in self._kinds:
             cells = list(islice(self.present(name), LOOKED_AT))
             sure = {kind: kind_named(kind).looks(cells, self.folder) for kind in kinds.names()}
@@ -354,8 +364,12 @@ class _Table:
             return None, f"no split by {name!r}: {hindered}"
         return name, f"{found[name]}; the earliest train, the latest test, as new rows come later"
 
+    def type_of(self, name: str) -> str:
+        """How the cells of a column are read: as asked for, or by all rows."""
+        return self.types.get(name) or learn_type(self.cells[name])
+
     def _moments(self, name: str) -> list[Any]:
-        type_ = learn_type(self.cells[name])
+        type_ = self.type_of(name)
         return [_value(cell, type_) for cell in self.cells[name]]
 
     def _why_in_time(self, name: str) -> str | None:
@@ -446,12 +460,13 @@ def _modalities(table: _Table, free: Sequence[str], proposal: Proposal) -> dict[
     plain: list[str] = []
     for name in free:
         kind = table.kind(name)
-        why = why_category(table.present(name)[:LOOKED_AT]) if kind == "text" else None
+        asked = name in table.types
+        why = why_category(table.present(name)[:LOOKED_AT]) if kind == "text" and not asked else None
         if why is not None:
             proposal.reasons[f"column {name!r}"] = f"text, not numbers: {why}"
         if kind == "text" and table.lists_words(name):
             proposal.reasons[f"column {name!r}"] = "lists of words, each read as a text of them"
-        if kind == "text" and table.is_hash(name):
+        if kind == "text" and table.is_hash(name) and not asked:
             proposal.left_out[name] = "hashes say nothing of a new row"
         elif kind == "tabular":
             plain.append(name)
@@ -462,7 +477,7 @@ def _modalities(table: _Table, free: Sequence[str], proposal: Proposal) -> dict[
         name = next(n for n in ("tabular", "columns", *(f"columns {i}" for i in range(99))) if n not in modalities)
         modalities[name] = ModalityConfig(kind="tabular", columns=plain, types=_types(table, plain))
         for column in plain:
-            why = why_category(table.cells[column])
+            why = None if column in table.types else why_category(table.cells[column])
             if why is not None:
                 proposal.reasons[f"column {column!r}"] = f"categories, not numbers: {why}"
     return modalities
@@ -491,11 +506,35 @@ def _types(table: _Table, columns: Sequence[str]) -> dict[str, CellType]:
     """How the cells of each column are read, by all rows of the table; ids that are numbers are categories."""
     types: dict[str, CellType] = {}
     for name in columns:
-        types[name] = learn_type(table.cells[name])
+        types[name] = table.type_of(name)
         words = words_of(name)
-        if types[name].startswith("number") and words and words[-1] in ("id", "uid", "code", "zip", "postcode"):
+        if (
+            name not in table.types
+            and types[name].startswith("number")
+            and words
+            and words[-1] in ("id", "uid", "code", "zip", "postcode")
+        ):
             types[name] = "category"
     return types
+
+
+def _refuse_types(types: Mapping[str, str], taken: Sequence[str | None]) -> None:
+    """Refuse types that there are not, and those of columns that are no features.
+
+    Raises:
+        UserError: naming the column.
+    """
+    for column, type_ in types.items():
+        if column in taken:
+            found = f"{column!r} is the target, the id or left out"
+            raise UserError("'types' are of columns that are features", found, f"take {column!r} out of 'types'")
+        if type_ == TEXT:
+            continue
+        try:
+            known_type(str(type_))
+        except ValueError:
+            remedy = did_you_mean(str(type_), [*CELL_TYPES, TEXT], "types")
+            raise UserError(f"no such type of the cells of column {column!r}", repr(type_), remedy) from None
 
 
 def _reads(task: str) -> str | None:

@@ -57,6 +57,7 @@ class _Estimator(BaseEstimator, ABC):
         metric: str | None = None,
         group: str | None = None,
         drop: Sequence[str] = (),
+        types: Mapping[str, str] | None = None,
         encoders: Mapping[str, str] | None = None,
         fractions: tuple[float, float, float] = (0.8, 0.15, 0.05),
         settings: Mapping[str, Any] | None = None,
@@ -69,6 +70,7 @@ class _Estimator(BaseEstimator, ABC):
         self.metric = metric
         self.group = group
         self.drop = drop
+        self.types = types
         self.encoders = encoders
         self.fractions = fractions
         self.settings = settings
@@ -104,6 +106,7 @@ class _Estimator(BaseEstimator, ABC):
         """The features of the rows; of a table it warns of columns in doubt."""
         if table:
             roles: dict[str, Any] = {"group": self.group, "time": NONE, "drop": self.drop, "task": self.task}
+            roles["types"] = self.types
             config = propose_config(cells, target=target, **roles).model_copy(update={"splits": None, "labels": None})
         else:
             names = [name for name in cells if name != target]
@@ -157,6 +160,7 @@ class WeftClassifier(ClassifierMixin, _Estimator):
         metric: what methods are chosen by; None: what suits the target.
         group: column of rows that belong together; None: guessed, ``"none"``: none.
         drop: columns to leave out.
+        types: ``{column: type}`` where a guess is wrong, see :func:`weft.compare.compare_frame`.
         encoders: ``{modality: encoder}``, see :func:`weft.compare.compare_frame`.
         fractions: of train, dev and test. Dev rows choose; on test rows the comparison judges its methods. The kept
             model is fitted on train and dev rows (:mod:`weft.compare.crossfit`).
