@@ -152,3 +152,13 @@ def test_python_takes_the_order_of_a_categorical_or_labels_also_of_steps_that_no
     assert any("none < low < middle < zz high" in text for text in propose_table(ordered, target="y").warnings)
     with pytest.raises(UserError, match="labels are of a target of classes"):
         weft.fit(frame(PRICE), target="y", labels=scale, folder=tmp_path / "c")
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_class_too_rare_for_the_metric_is_named_without_nan(tmp_path: Path) -> None:
+    rare = frame(["b"] * 2 + ["a"] * (ROWS - 2))
+    said = weft.compare(rare, target="y", folder=tmp_path, **QUICK).sentence
+    assert "do not define auc" in said
+    assert "no test row has the class 'b' (of 2 rows in all)" in said
+    assert "another metric" in said
+    assert "nan" not in said

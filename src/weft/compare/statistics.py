@@ -217,9 +217,9 @@ def mean_of_seeds(values: np.ndarray, *, seed: int) -> np.ndarray:
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The central percentile interval of bootstrap values ``(R,)``; values that are NaN are left out."""
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
+    """The central percentile interval of bootstrap values ``(R,)`` without those that are NaN; NaN where all are."""
+    known, tail = values[~np.isnan(values)], (1 - level) / 2
+    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
     return float(low), float(high)
 
 

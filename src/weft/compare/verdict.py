@@ -25,6 +25,7 @@ regression. What is not shown is stated with the *smallest gain* that this test 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -37,6 +38,7 @@ from weft.compare.jobs import Setup
 from weft.compare.signal import Signal
 from weft.compare.statistics import LEVEL, holm
 from weft.models.missing import lacking
+from weft.tasks.metrics import why_undefined
 
 Outcome = Literal[
     "helps",
@@ -108,6 +110,7 @@ class Verdict:
         signal: what the best single modality shows of the target; None where that is not in question. Where the test
             rows show nothing and all rows do, what those show.
         suspect: what is to be said of columns that give the target away, see :mod:`weft.data.giveaway`.
+        undefined: why the test rows do not define the primary metric, where they do not.
         said: facts of every method named here.
     """
 
@@ -136,6 +139,7 @@ class Verdict:
     leave_out: tuple[str, ...] = ()
     signal: Signal | None = None
     suspect: str | None = None
+    undefined: str | None = None
     said: dict[str, Said] = field(default_factory=dict)
 
     @property
@@ -187,6 +191,7 @@ def decide(evidence: Evidence, winner: str | None = None) -> Verdict:
     }
     named = [name for name in (*best.values(), winner) if name is not None]
     facts["said"] = {name: said(evidence, name) for name in named}
+    facts["undefined"] = _undefined(evidence, facts["said"])
     if winner is not None:
         predicts, signal = _predicts(evidence, winner)
         facts["doubt"] = None if predicts or winner in evidence.done("chance") else signal
@@ -264,6 +269,19 @@ def said(evidence: Evidence, name: str) -> Said:
     seeds = len(evidence.results[name])
     lucky = method.random and seeds == 1
     return Said(name, method.role, method.family, modalities, value, low, high, seeds, lucky, members)
+
+
+def _undefined(evidence: Evidence, found: Mapping[str, Said]) -> str | None:
+    """Why the primary metric is NaN for some method: the classes that no test row has."""
+    if not any(np.isnan(one.value) for one in found.values()):
+        return None
+    target = evidence.setup.target
+    if evidence.task.reads != "classes":
+        return why_undefined(target[evidence.rows])
+    rows = Counter(map(str, target.tolist()))
+    there = set(map(str, target[evidence.rows].tolist()))
+    gone = [f"{name!r} (of {rows[name]} rows in all)" for name in evidence.task.labels if name not in there]
+    return f"no test row has the class {', '.join(gone)}" if gone else why_undefined(target[evidence.rows])
 
 
 def _carrier(evidence: Evidence, single: str) -> tuple[str | None, Signal]:

@@ -28,6 +28,11 @@ def write_sentence(v: Verdict) -> str:
 
 
 def _finding(v: Verdict) -> str:
+    if v.undefined is not None:
+        return (
+            f"The {count(v.rows, 'test row')} do not define {v.primary}, so nothing is judged by it: {v.undefined}. "
+            "Give it more rows, leave a class that is so rare out, or ask for another metric."
+        )
     if v.outcome == "no result":
         if v.winner is None:
             return "No method finished, so nothing can be said; the table has the errors."
