@@ -154,11 +154,30 @@ def test_python_takes_the_order_of_a_categorical_or_labels_also_of_steps_that_no
         weft.fit(frame(PRICE), target="y", labels=scale, folder=tmp_path / "c")
 
 
-@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_class_too_rare_for_the_metric_is_named_without_nan(tmp_path: Path) -> None:
     rare = frame(["b"] * 2 + ["a"] * (ROWS - 2))
-    said = weft.compare(rare, target="y", folder=tmp_path, **QUICK).sentence
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        said = weft.compare(rare, target="y", folder=tmp_path, **QUICK).sentence
     assert "do not define auc" in said
     assert "no test row has the class 'b' (of 2 rows in all)" in said
     assert "another metric" in said
     assert "nan" not in said
+
+
+def test_what_is_said_in_python_has_the_ways_out_of_python_too() -> None:
+    spelt = frame(np.where(X > 0, np.where(np.arange(ROWS) % 2, "Yes", "yes  it is"), "yes IT is"))
+    (text,) = [t for t in propose_table(spelt, target="y").warnings if "spelling" in t]
+    assert "'yes  it is', 'yes IT is'" in text
+    told = propose_table(frame(X > 0), target="y").warnings
+    assert any("--drop 'x'" in text and "drop=['x']" in text for text in told)
+    grades = propose_table(frame(RNG.integers(1, 6, ROWS)), target="y").warnings
+    assert any("--task ordinal" in text and 'task="ordinal"' in text for text in grades)
+
+
+def test_a_yaml_says_what_was_asked_for_and_what_was_guessed(tmp_path: Path) -> None:
+    frame(PRICE).to_csv(tmp_path / "t.csv", index=False)
+    weft_verb("init", tmp_path / "t.csv", "--target", "y", "--group", "none", "-o", tmp_path / "t.yaml")
+    lines = (tmp_path / "t.yaml").read_text().splitlines()
+    assert any(line.startswith("group: null  # as asked for. ") for line in lines)
+    assert any(line.startswith("task: regression  # guessed: numbers. ") for line in lines)

@@ -13,6 +13,9 @@ from weft.data.words import to_words
 if TYPE_CHECKING:
     from weft.data.guess import Proposal
 
+ASKED = "as asked for"
+"""The reason of a role that was no guess."""
+
 
 def to_commented_yaml(config: TableConfig, folder: str | Path | None = None, proposal: Proposal | None = None) -> str:
     """The configuration as YAML with comments that say what may be changed; :func:`load_config` reads it back.
@@ -39,7 +42,7 @@ def to_commented_yaml(config: TableConfig, folder: str | Path | None = None, pro
     }
     reasons = {} if proposal is None else proposal.reasons
     for key, note in notes.items():
-        why = f"guessed: {reasons[key]}. " if key in reasons else ""
+        why = "" if key not in reasons else f"{'' if reasons[key] == ASKED else 'guessed: '}{reasons[key]}. "
         lines.append(f"{key}: {to_words(getattr(config, key))}  # {_comment(why)}{note}")
     if config.labels is not None:
         lines.append(f"labels: {to_words(config.labels)}  # {reasons.get('labels', 'in the order of the outputs')}")

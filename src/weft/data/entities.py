@@ -78,7 +78,7 @@ def why_category(counts: Mapping[str, int]) -> str:
     rows, most = sum(counts.values()), max(counts.values())
     return (
         f"a category, not a group: {len(counts)} values of {rows / len(counts):.1f} rows each, up to {most}, so new "
-        "rows will have known ones (--group keeps them apart)"
+        "rows will have known ones (--group, in Python group=, keeps them apart)"
     )
 
 
@@ -111,7 +111,9 @@ def why_not_cut(moments: Sequence[Any], classes: Sequence[str] | None, group: Se
     order = np.argsort(when, kind="stable")
     ends = [when[order[min(int(share * len(order)), len(order) - 1)]] for share in (TRAIN, DEV)]
     if not ends[0] < ends[1] < when.max():
-        return "too many rows are of one moment"
+        most = int(np.unique(when, return_counts=True)[1].max())
+        at_last = "" if group is None else ", where every group stands at its last"
+        return f"it cuts no three parts; {most:,} of {len(when):,} rows are of one moment{at_last}"
     early = when <= ends[0]
     late = [] if classes is None else sorted({c for c, e in zip(classes, early, strict=True) if not e})
     known = set() if classes is None else {c for c, e in zip(classes, early, strict=True) if e}

@@ -6,7 +6,7 @@ Everything is read from the raw values; nothing is encoded. Which columns give t
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time
@@ -21,7 +21,7 @@ from weft.data.giveaway import why_given_away
 from weft.data.kinds import kind_named
 from weft.data.splits import Split, make_splits
 from weft.data.targets import reads_of, tasks
-from weft.data.warnings import why_no_target
+from weft.data.warnings import spelt_alike, why_no_target
 from weft.errors import UserError, some
 
 FEW_ROWS = 5
@@ -86,12 +86,7 @@ def _target(data: Dataset, name: str, target: np.ndarray, found: Findings) -> No
         tasks.get(data.task).fit(target, labels=data.labels.get(name))
     except UserError as error:
         found.warnings.append(f"{error.what}: {error.found} ({error.remedy})")
-    alike = defaultdict(list)
-    for label in counts:
-        alike[" ".join(str(label).casefold().split())].append(label)
-    for same in alike.values():
-        if len(same) > 1:
-            found.warnings.append(f"classes of {name!r} that differ in spelling alone: {some(same)}")
+    found.warnings += spelt_alike(name, target)
     for label in counts:
         if says_blank(str(label)):
             found.warnings.append(f"{label!r} is a class of {name!r} in {counts[label]} rows: is it a missing value?")
@@ -121,7 +116,7 @@ def _repeats(name: str, keys: Sequence[Hashable], data: Dataset, split: Split | 
     if leaks:
         found.warnings.append(
             f"{len(leaks)} of {len(split.test)} test rows have a {name!r} that training rows have too "
-            f"({some(leaks, 3)}): if it tells the answer, name a group"
+            f"(rows {some(leaks, 3)}): if it tells the answer, name a group"
         )
 
 

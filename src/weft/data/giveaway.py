@@ -60,7 +60,8 @@ def why_given_away(columns: Mapping[str, Sequence[Any]], name: str, target: np.n
     drop = " ".join(f"--drop {column!r}" for column in suspects[:SHOWN]) + (" ..." if len(suspects) > SHOWN else "")
     return (
         f"{which} {name!r} ({figure}, on rows it was not learned from): if that is known only after the target, or was "
-        f"made with its help, leave {'it' if len(suspects) == 1 else 'them'} out (weft init {drop})"
+        f"made with its help, leave {'it' if len(suspects) == 1 else 'them'} out "
+        f"(weft init {drop}; in Python: drop={suspects[:SHOWN]!r})"
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from weft.data.cells import CELL_TYPES, CellType, is_blank, is_numeric, known_type, learn_type, read_cell, why_category
 from weft.data.columns import Columns, as_list, words_in
+from weft.data.commented_yaml import ASKED
 from weft.data.entities import are_few, is_entity, names_people, why_in_time, why_not_cut, words_of
 from weft.data.entities import why_category as why_no_group
 from weft.data.frame import order_of
@@ -39,8 +40,8 @@ NONE = "none"
 """On the command line: no column in this role."""
 BY_ALPHABET = "by the alphabet: put the lowest first"
 """What is said of the order of words that nobody gave."""
-ASKED, DROPPED = "as asked for", "asked for (--drop)"
-"""Reasons that are no guesses."""
+DROPPED = "asked for (--drop)"
+"""The reason of a column that was left out by no guess."""
 
 GUESSED = {"classification": "classes", "regression": "numbers", "multilabel": "sets", RETRIEVAL: None}
 _IDS = ("id", "uid", "uuid", "guid", "key", "hash", "code", "index", "url")

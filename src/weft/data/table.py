@@ -396,7 +396,7 @@ def _read_target(columns: Columns, column: str, config: TableConfig, rows: _Rows
     lacks = lacks_target(cells, config.classes.get(column, ()))
     gone = [ids[row] for row in np.flatnonzero(lacks)]
     if reads != "sets" and len(gone) == len(ids):
-        remedy = "choose another target column (weft init --target); or set task: retrieval, which needs none"
+        remedy = "choose another target column ; or set task: retrieval, which needs none"
         raise UserError(f"{columns.path}: target {column!r} is missing in every row", f"{len(ids)} rows", remedy)
     if reads == "sets":
         rows.targets[column], rows.labels[column] = _indicators(columns, column, config.labels, cells, ids)

@@ -5,6 +5,7 @@ that tell it, dates read in doubt.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -31,6 +32,7 @@ Cells = Mapping[str, Sequence[Any]]
 LOOKED_AT = 1000
 FEW = 10
 """Rows up to which as many classes as rows are nothing strange."""
+ORDINAL = '--task ordinal (in Python: task="ordinal")'
 SHORT = 30
 """Characters of the longest cell that may be a date."""
 READ = "2021-01-31, 31 Jan 2021, 1/31/2021, 31.01.2021, Jan-21, 2021-01, 2021-W04, 2021 Q1, each with a time"
@@ -53,6 +55,7 @@ def table_warnings(cells: Cells, config: TableConfig, target: np.ndarray | None)
         there = np.flatnonzero(~lacks_target(cells[name]))[looked_at]
         why = why_no_target(name, target)
         found += [why or why_given_away(_typed(cells, config, there), name, target[looked_at])]
+        found += [] if why else spelt_alike(name, target)
     if config.group is not None:
         groups = [str(cell) for cell in cells[config.group] if not is_blank(cell)]
         found.append(why_few(config.group, len(set(groups)), len(groups)))
@@ -82,7 +85,7 @@ def _is_cell(name: str, column: Sequence[Any]) -> bool:
 def why_no_target(name: str, target: np.ndarray) -> str | None:
     """Why nothing can be learned of a target ``(N,)``; floats are numbers, all else is classes."""
     values = np.unique(target)
-    remedy = "choose another (weft init --target)"
+    remedy = "choose another (weft init --target; in Python: target=)"
     if len(values) < 2:
         return f"target {name!r} is the same in every row, so nothing can be learned of it: {remedy}"
     number = target.dtype.kind == "f"
@@ -93,17 +96,25 @@ def why_no_target(name: str, target: np.ndarray) -> str | None:
     return None
 
 
+def spelt_alike(name: str, target: np.ndarray) -> list[str]:
+    """What to say of classes ``(N,)`` that differ in capitals or spaces alone."""
+    alike = defaultdict(list)
+    for label in np.unique(target).tolist() if target.dtype.kind != "f" else []:
+        alike[" ".join(str(label).casefold().split())].append(label)
+    return [f"classes of {name!r} that differ in spelling alone: {some(v)}" for v in alike.values() if len(v) > 1]
+
+
 def why_ordinal(name: str, target: np.ndarray, order: Sequence[str] | None = None) -> list[str]:
     """What to say of classes ``(N,)`` that may be the steps of a scale: three whole numbers or more, without a gap; or
     words that the table itself puts in order.
     """
     if order is not None and len(order) > 2:
-        return [f"target {name!r} has an order, {' < '.join(order)}, and is read as classes in none: --task ordinal"]
+        return [f"target {name!r} has an order, {' < '.join(order)}, and is read as classes in none: {ORDINAL}"]
     levels = np.unique(target)
     if target.dtype.kind != "i" or len(levels) < 3 or levels[-1] - levels[0] != len(levels) - 1:
         return []
     read = f"target {name!r} is read as {len(levels)} classes in no order, {levels[0]} to {levels[-1]}"
-    return [f"{read}; if they are steps of a scale: --task ordinal"]
+    return [f"{read}; if they are steps of a scale: {ORDINAL}"]
 
 
 def _typed(cells: Cells, config: TableConfig, rows: np.ndarray) -> dict[str, list[Any]]:

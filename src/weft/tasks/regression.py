@@ -57,7 +57,7 @@ class RegressionTask(Task):
         self.mean, self.scale, self.flat = list(mean), list(scale), flat
         self.outputs = len(self.mean)
         self.labels = list(labels) if labels else [str(k) for k in range(self.outputs)]
-        self.choose_metric(metric, "nrmse", "it has no unit; predicting the training mean gives 1")
+        self.choose_metric(metric, "nrmse", "it has no unit; 1 is the error of the training mean on the training rows")
 
     @classmethod
     def fit(cls, target: np.ndarray, *, labels: Sequence[str] | None = None, metric: str | None = None) -> Self:
