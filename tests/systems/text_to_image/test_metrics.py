@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
+from scipy.ndimage import gaussian_filter
 
 from weft.errors import UserError
+from weft.systems.text_to_image.judge import blurred
 from weft.systems.text_to_image.metrics import frechet_distance, kernel_distance, r_precision
 
 RNG = np.random.default_rng(0)
@@ -81,3 +83,13 @@ def test_wrong_input_is_named() -> None:
         r_precision(np.eye(3), np.eye(3), np.arange(3))
     with pytest.raises(UserError, match="2 captions"):
         r_precision(np.eye(3), np.eye(2), np.arange(3))
+
+
+@pytest.mark.parametrize("blur", [1.0, 2.5])
+def test_blurred_pictures_beside_those_of_scipy(blur: float) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 24, 20, 3), dtype=np.uint8)
+    expected = gaussian_filter(images.astype(float), blur, axes=(1, 2), mode="nearest")
+    found = blurred(images, blur)
+    assert found.shape == images.shape
+    assert np.abs(found - expected).mean() < 0.03 * np.abs(images - expected).mean()
+    assert blurred(images, 0) is images

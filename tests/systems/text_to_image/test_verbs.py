@@ -38,13 +38,22 @@ def test_from_pairs_to_figures(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "drawn/row1.png").size == (16, 16)
     weft("fit", "shapes", *DATA, "--fusion", "two-tower", "--dim", 8, "--set", "epochs=2", "-o", aligner)
     asked = ["--judge", "attributes=[colour, position]", "--judge", f"aligner={aligner}", "--judge", "candidates=10"]
+    asked += ["--judge", "blurs=[1, 2.5]"]
     found = weft("evaluate", model, "shapes", *DATA, *asked, "--figures", tmp_path / "figures")
-    names = ["distance frechet", "distance kernel", "r_precision"]
+    names = [
+        "distance frechet",
+        "distance frechet blur 1",
+        "distance frechet blur 2.5",
+        "distance kernel",
+        "r_precision",
+    ]
     names += ["agreement colour", "agreement position", "agreement all"]
     assert {"split", "rows", *names, *(f"real {name}" for name in names)} == set(found)
     assert found["real distance frechet"] < found["distance frechet"]
     assert found["real agreement colour"] > 0.8
     assert Image.open(tmp_path / "figures/drawn.png").width > 200
+    with pytest.raises(UserError, match="blurs"):
+        weft("evaluate", model, "shapes", *DATA, "--judge", "blurs=[0]")
     with pytest.raises(UserError, match="colours"):
         weft("evaluate", model, "shapes", *DATA, "--judge", "attributes=[colours]")
     with pytest.raises(UserError, match="at most 64 tokens"):

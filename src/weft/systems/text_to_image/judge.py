@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
+from PIL import Image, ImageFilter
+from pydantic import Field
 
 from weft.data import Dataset, Modality
 from weft.data.dataset import numbered
@@ -82,6 +84,8 @@ class TextToImageJudge(Judge):
         attributes: target columns a reader is trained to see, on the real training images; their agreement is the score
             of a row.
         candidates: captions that R-precision chooses among.
+        blurs: standard deviations in pixels; d_F also after a Gaussian blur of both sides, as FID-k of DALL-E
+            (Ramesh et al., arXiv 2102.12092), which leaves out what a codebook cannot keep.
         seed: of reader and candidates.
     """
 
@@ -95,14 +99,16 @@ class TextToImageJudge(Judge):
         aligner: str | Path | None = None,
         attributes: tuple[str, ...] = (),
         candidates: Count = 100,
+        blurs: tuple[Annotated[float, Field(gt=0)], ...] = (),
         seed: Seed = 0,
     ) -> None:
         self.space, self.attributes, self.candidates, self.seed = space, attributes, candidates, seed
+        self.blurs = blurs
         self.aligner = None if aligner is None else AlignedModel.from_pretrained(aligner)
 
     def metrics(self, outputs: Sequence[np.ndarray], target: Asked) -> dict[str, float]:
-        """Of drawn images ``(size, size, 3)`` uint8: ``distance frechet``, ``distance kernel``, ``agreement <column>``,
-        ``r_precision``, and the same of real images under ``real ...``."""
+        """Of drawn images ``(size, size, 3)`` uint8: ``distance frechet``, ``distance kernel``, ``distance frechet blur
+        <b>``, ``agreement <column>``, ``r_precision``, and the same of real images under ``real ...``."""
         drawn = np.stack(outputs)
         size = drawn.shape[1]
         real = target.real(target.rows, size)
@@ -142,11 +148,17 @@ class TextToImageJudge(Judge):
             target.train, min(len(target.rows), len(target.train)), replace=False
         )
         encoder, found = create_encoder(self.space, "image"), {}
-        test = encode_images(encoder, real)
-        for kind, images in (("", drawn), ("real ", target.real(others, size))):
-            vectors = encode_images(encoder, images)
-            found[f"{kind}distance frechet"] = frechet_distance(test, vectors)
-            found[f"{kind}distance kernel"] = kernel_distance(test, vectors)
+        sides = (("", drawn), ("real ", target.real(others, size)))
+        for blur in (0.0, *self.blurs):
+            test = encode_images(encoder, blurred(real, blur))
+            for kind, images in sides:
+                vectors = encode_images(encoder, blurred(images, blur))
+                name = f"{kind}distance frechet"
+                if blur:
+                    found[f"{name} blur {blur:g}"] = frechet_distance(test, vectors)
+                else:
+                    found[name] = frechet_distance(test, vectors)
+                    found[f"{kind}distance kernel"] = kernel_distance(test, vectors)
         return found
 
     def _values(self, target: Asked, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -176,6 +188,13 @@ def embed_pairs(
     pairs = Dataset("drawn", numbered("row ", len(captions)), columns, {}, None, None, "retrieval")
     embedded = aligner.embed(aligner.encode(pairs, progress=False))
     return embedded[image], embedded[text]
+
+
+def blurred(images: np.ndarray, blur: float) -> np.ndarray:
+    """``(n, size, size, 3)`` uint8 images after a Gaussian blur of so many pixels; zero: as they are."""
+    if not blur:
+        return images
+    return np.stack([np.asarray(Image.fromarray(one).filter(ImageFilter.GaussianBlur(blur))) for one in images])
 
 
 def encode_images(encoder: Encoder, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
