@@ -146,13 +146,12 @@ def test_the_kept_model_is_fitted_without_each_part_of_train_and_dev_rows_in_tur
     model, setup = load_model(tmp_path / "winner"), prepare(features, config, tmp_path)
     (split,), (task,) = setup.splits, setup.tasks
     known = np.union1d(split.train, split.dev)
+    assert len(model.members) == 2 * crossfit.FOLDS
     answers, unseen, times = np.zeros((2, 600)), np.zeros(600), np.zeros((2, 600), dtype=int)
     inner = crossfit.inside(setup, 0)
     assert inner is not None
-    assert len(inner.splits) == crossfit.DEALS * crossfit.FOLDS
-    assert len(model.members) == 2 * len(inner.splits)
     for number, (member, weight) in enumerate(zip(model.members, model.weights.tolist(), strict=True)):
-        name, part = member.names[0], inner.splits[number % len(inner.splits)]
+        name, part = member.names[0], inner.splits[number % crossfit.FOLDS]
         rows = np.setdiff1d(known, part.dev)
         assert not set(group[rows]) & set(group[part.dev])
         alone = features.subset([name])
@@ -162,7 +161,7 @@ def test_the_kept_model_is_fitted_without_each_part_of_train_and_dev_rows_in_tur
         answers["ab".index(name), part.dev] = probability
         times["ab".index(name), part.dev] += 1
         unseen[part.dev] += crossfit.FOLDS * weight * probability
-    assert (times[:, known] == crossfit.DEALS).all()
+    assert (times[:, known] == 1).all()
     assert not times[:, split.test].any()
     outputs = task.from_log_probabilities(
         torch.from_numpy(np.stack([1 - unseen, unseen], axis=1)[known]).log().unsqueeze(-2)
@@ -195,27 +194,3 @@ def test_a_member_that_time_does_not_allow_is_left_out(tmp_path: Path) -> None:
     assert found is not None
     assert {job.method.name for job, _ in found.parts} == {"linear"}  # the other lacks a part
     assert crossfit.weighed(inner, []) is None
-
-
-def test_what_has_weight_is_fitted_on_further_deals_as_time_allows(tmp_path: Path) -> None:
-    """Answers are means over whole deals; a deal that lacks a part counts for nothing; many rows are dealt once."""
-    features = small(rows=200)
-    config = quick(only=["linear"], resamples=99)
-    compare(features, config, tmp_path, progress=False)
-    setup = prepare(features, config, tmp_path)
-    job = Job(Method("linear", "linear", ("a", "b")), 0, 0)
-    inner = crossfit.inside(setup, 0)
-    assert inner is not None
-    assert crossfit.deals(inner) == crossfit.DEALS
-    assert crossfit.again(setup, [job], 0.0, turn=1) == []
-    first, second, third = (crossfit.again(setup, [job], 1e6, turn=turn) for turn in range(3))
-    for one in [*first, *second, *third[:-1]]:
-        run_job(inner, one)
-    found = crossfit.weighed(inner, [*first, *second, *third])
-    assert found is not None
-    assert [(one.fold, weight) for one, weight in found.parts] == [(fold, pytest.approx(0.1)) for fold in range(10)]
-    task, alone = setup.tasks[0], [crossfit.weighed(inner, deal) for deal in (first, second)]
-    np.testing.assert_allclose(found.outputs, task.average(np.stack([one.outputs for one in alone if one])), atol=1e-6)
-    many = crossfit.inside(prepare(small(rows=1400), config, tmp_path / "many"), 0)
-    assert many is not None
-    assert crossfit.deals(many) == 1

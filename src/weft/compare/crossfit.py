@@ -13,9 +13,6 @@ rows.
 Rows of a temporal split are dealt like any others: what is kept knows the latest rows, but its weights and thresholds
 are chosen as if the future were like the past.
 
-Few rows are dealt anew while there is time, and the methods that have a weight fitted on these parts, too: ``P`` and
-``p`` are the means over the deals then.
-
 The fits are jobs of a ledger of their own (``again/``), so they run in several processes and go on where they stopped.
 
 Breiman, "Stacked regressions", Machine Learning 1996; Caruana et al., ICML 2004 (the selection); AutoGluon bags so.
@@ -38,8 +35,6 @@ from weft.files import canonical, sha256
 
 FOLDS, MOST = 5, 30
 """Parts, and methods at most."""
-DEALS = 3
-"""How often few rows are dealt, at most."""
 FREE = ("rounds", "strength")
 """What every fit finds for itself, on the part it is fitted without."""
 Parts = Sequence[tuple[Job, float]]
@@ -63,41 +58,31 @@ class Again:
 
 
 def inside(setup: Setup, fold: int) -> Setup | None:
-    """The train and dev rows of a fold dealt to parts: dev of each fold is one part, test stays; None for too few.
-
-    Fold ``d * FOLDS + k`` is part ``k`` of deal ``d``.
-    """
+    """The train and dev rows of a fold dealt to parts: dev of each fold is one part, test stays; None for too few."""
     split = setup.splits[fold]
     rows = np.union1d(split.train, split.dev)
-    dealt = [deal(setup.features, rows, FOLDS, seed) for seed in range(DEALS if len(split.dev) < FEW else 1)]
-    parts = [part for parts in dealt for part in parts]
-    if any(len(part) == 0 for part in parts):
+    parts = deal(setup.features, rows, FOLDS)
+    if any(len(part) == 0 for part in parts) or len(parts) < FOLDS:
         return None
     splits = [Split(np.setdiff1d(rows, part), part, split.test) for part in parts]
     identity = {**setup.ledger.identity, "parts": [sha256(part.tobytes())[:16] for part in parts]}
     return replace(
         setup,
         splits=splits,
-        tasks=[setup.tasks[fold]] * len(parts),
-        teachers=[setup.teachers[fold]] * len(parts),
+        tasks=[setup.tasks[fold]] * FOLDS,
+        teachers=[setup.teachers[fold]] * FOLDS,
         ledger=Ledger(setup.ledger.folder / "again", identity, setup.config),
     )
 
 
-def deals(inner: Setup) -> int:
-    """How often the rows are dealt."""
-    return len(inner.splits) // FOLDS
-
-
-def again(setup: Setup, wanted: Iterable[Job], seconds: float, before: Sequence[Job] = (), turn: int = 0) -> list[Job]:
+def again(setup: Setup, wanted: Iterable[Job], seconds: float, before: Sequence[Job] = ()) -> list[Job]:
     """The jobs that fit others of ``setup`` once per part, one method after the other.
 
     Args:
         setup: of the comparison.
         wanted: jobs that are done, the most wanted first.
-        seconds: what all fits may take, on one process; the first method of the first deal is in whatever it takes.
-        before: jobs of earlier calls with this deal, whose methods are left out.
-        turn: which deal.
+        seconds: what all fits may take, on one process; the first method of all is in whatever it takes.
+        before: jobs of earlier calls, whose methods are left out.
     """
     found: list[Job] = []
     known = {job.method for job in before}
@@ -108,10 +93,10 @@ def again(setup: Setup, wanted: Iterable[Job], seconds: float, before: Sequence[
         if len(found) + len(before) == MOST * FOLDS:
             break
         takes = seconds_of(result)
-        if (turn or found or before) and takes > seconds:
+        if (found or before) and takes > seconds:
             continue
         seconds -= takes
-        found += [Job(job.method, 0, turn * FOLDS + part, _given(result["settings"])) for part in range(FOLDS)]
+        found += [Job(job.method, 0, part, _given(result["settings"])) for part in range(FOLDS)]
     return found
 
 
@@ -127,31 +112,25 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unseen(inner: Setup, jobs: Sequence[Job]) -> np.ndarray:
-    """Out-of-fold outputs ``(n, K)`` of one method on all rows that are dealt, in their order; of whole deals."""
-    found = []
-    for start in range(0, len(jobs), FOLDS):
-        deal = jobs[start : start + FOLDS]
-        rows = np.concatenate([inner.splits[job.fold].dev for job in deal])
-        found.append(np.concatenate([inner.ledger.outputs(job)["dev"] for job in deal])[np.argsort(rows)])
-    return inner.tasks[0].average(np.stack(found))
+    """Out-of-fold outputs ``(n, K)`` of one method on all rows that are dealt, in their order."""
+    rows = np.concatenate([inner.splits[job.fold].dev for job in jobs])
+    outputs = np.concatenate([inner.ledger.outputs(job)["dev"] for job in jobs])
+    return np.asarray(outputs[np.argsort(rows)])
 
 
 def weighed(inner: Setup, jobs: Iterable[Job]) -> Again | None:
     """The methods that were fitted without every part, weighed; None where there is no such method."""
-    dealt: dict[tuple[str, int], list[Job]] = {}
+    by_method: dict[str, list[Job]] = {}
     for job in jobs:
         result = inner.ledger.get(job)
         if result is not None and result["status"] == "done" and not result.get("cut"):
-            dealt.setdefault((job.method.name, job.fold // FOLDS), []).append(job)
-    whole: dict[str, list[Job]] = {}
-    for (name, _), found in dealt.items():
-        if len(found) == FOLDS:
-            whole.setdefault(name, []).extend(found)
+            by_method.setdefault(job.method.name, []).append(job)
+    whole: Mapping[str, list[Job]] = {name: jobs for name, jobs in by_method.items() if len(jobs) == FOLDS}
     if not whole:
         return None
-    task, rows = inner.tasks[0], np.union1d(inner.splits[0].train, inner.splits[0].dev)
+    task, rows = inner.tasks[0], np.sort(np.concatenate([split.dev for split in inner.splits]))
     outputs, target = np.stack([unseen(inner, jobs) for jobs in whole.values()]), inner.target[rows]
     n = len(rows)
     weights = select(task, outputs, target, bags=BAGS if n < FEW else 0, loss_alone=by_loss(task, n))
-    used = [(job, w / len(jobs)) for jobs, w in zip(whole.values(), weights.tolist(), strict=True) if w for job in jobs]
+    used = [(job, w / FOLDS) for jobs, w in zip(whole.values(), weights.tolist(), strict=True) if w for job in jobs]
     return Again(inner, used, rows, task.average(outputs[weights > 0], weights[weights > 0]))

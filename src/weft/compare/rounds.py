@@ -249,18 +249,13 @@ class Rounds:
             losses = {m: self._loss(m) for m in self.methods if m.family not in ("ensemble", "chance")}
             order = sorted(losses, key=lambda m: (-weights.get(m.name, 0.0), losses[m]))
             wanted = [self.plan[m.name][0] for m in order]
-        limit, jobs, found = self.clock.deadline(self._finish()), list[Job](), None
+        limit, jobs = self.clock.deadline(self._finish()), list[Job]()
         self._next_answer, self.display.costs = math.inf, self.costs.at(inner)
         self.crew.move(inner)
-        for turn in range(crossfit.deals(inner)):
-            dealt: list[Job] = []
-            while further := crossfit.again(setup, wanted, (limit - time.monotonic()) * setup.config.jobs, dealt, turn):
-                self.crew.run(further, limit)
-                dealt += further
-            found = crossfit.weighed(inner, jobs := jobs + dealt)
-            used = () if found is None else {part.method for part, _ in found.parts}
-            wanted = [job for job in wanted if job.method in used]
-        return found
+        while further := crossfit.again(setup, wanted, (limit - time.monotonic()) * setup.config.jobs, jobs):
+            self.crew.run(further, limit)
+            jobs += further
+        return crossfit.weighed(inner, jobs)
 
     def _last(self, share: float) -> float:
         """What of its share of the budget the last fits may need: all for an ensemble, which takes what there is."""
