@@ -42,13 +42,13 @@ from weft.training.system_task import fit_system, make_system
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results" / "l_verse.md"
 RUNS = ROOT / "runs" / "l_verse"
-SIDE, SHOWN = 32, 8
+SIDE, SHOWN = 16, 8
 SHAPE: dict[str, Any] = {
-    "size": SIDE, "hidden": 32, "z": 16, "dim": 16, "codes": 256, "residual": 1, "groups": 4, "pyramid": [16, 8],
+    "size": SIDE, "hidden": 32, "z": 16, "dim": 16, "codes": 256, "residual": 1, "groups": 4, "pyramid": [8, 4],
     "widths": [1, 2],
 }  # fmt: skip
-PLAIN: dict[str, Any] = {**SHAPE, "pyramid": [16]}
-FIRST, SECOND, ART, ARAF = 12, 20, 30, 100
+PLAIN: dict[str, Any] = {**SHAPE, "pyramid": [8]}
+FIRST, SECOND, ART, ARAF = 8, 12, 24, 100
 """Epochs of the autoencoder, of its kept scale, of the transformer, of ARAF's generator."""
 VAES = {
     "AugVAE, one codebook": (True, SECOND), "AugVAE, a codebook per scale": (False, SECOND),
@@ -109,7 +109,7 @@ def fitted(name: str, data: Dataset, folder: Path, seed: int, settings: dict[str
 
 
 def autoencoder(where: str, data: Dataset, kind: str, seed: int) -> tuple[Any, Path]:
-    """The one with 256 codes a picture, and its folder."""
+    """The one whose codes are kept, and its folder."""
     (shared, last), rate = VAES[kind], {"lr": 2e-3, "batch_size": 16}
     folder, whole = RUNS / where / f"{kind.replace(' ', '_')}-{seed}", RUNS / where / f"whole-{shared}-{seed}"
     if shared is None:
