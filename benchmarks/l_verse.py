@@ -8,9 +8,10 @@ Two worlds: ``shapes`` (one object: colour, shape, place) and ``scenes`` (two ob
 
 * Autoencoders, on shapes: AugVAE (two scales, one codebook; then its finer scale alone) beside a codebook per scale and
   beside an ordinary VQ-VAE of as many weights as the autoencoder that is kept, trained for as many steps as both stages
-  together; and an AugVAE whose second stage alone is as long as that.
+  together; and an AugVAE whose second stage alone is longer than that.
 * Both ways: BiART over the codes of the last, with and without roles, both with one fixed layout of places, with and
-  without guidance; ARAF's generator (benchmarks/araf_generation.py) draws the same captions and has the same judge.
+  without guidance; ARAF's generator (benchmarks/araf_generation.py) draws the same captions and has the same judge. On
+  scenes with roles alone.
 """
 
 from __future__ import annotations
