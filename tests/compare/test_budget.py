@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.compare.cases import quick, small
 from tests.compare.test_compare import FAST
 from weft.compare import CompareConfig, compare
 from weft.compare.costs import Costs
-from weft.compare.jobs import run_job
+from weft.compare.jobs import candidates, run_job
 from weft.compare.ledger import Job
 from weft.compare.methods import Method, plan_methods
 from weft.compare.prepare import prepare
@@ -23,6 +24,8 @@ from weft.compare.schedule import Clock
 from weft.data import make_splits
 from weft.errors import UserError
 from weft.models import FusedModel, load_model
+from weft.models.boosted import BoostedModel
+from weft.models.pooled import PooledInputs
 from weft.store import MemoryFeatures
 from weft.tasks.base import create_task
 from weft.training import fit
@@ -46,9 +49,34 @@ def test_the_cheap_answers_come_first(tmp_path: Path) -> None:
     first = [name for name, _ in order]
     assert first[:2] == ["chance", "linear"]
     assert set(first[2:5]) == {"a (linear)", "b (linear)", "noise (linear)"}
-    assert set(first[5:8]) == {"boosting", "concat", "gated"}
+    trees = {"boosting", "a (boosting)", "b (boosting)", "noise (boosting)"}
+    assert set(first[5:11]) == {*trees, "concat", "gated"}
+    assert first.index("a (boosting)") < first.index("boosting")
+    least = [job.method.name for job in rounds._first()]
+    assert least[-1] in ("concat", "gated")
+    assert "a (boosting)" in least[:-1]
+    assert not {"concat", "gated"} & set(least[:-1])
     assert first.index("simple-transformer") < first.index("tfn")
     assert all(seed == 0 for _, seed in order[: first.index("simple-transformer")])
+
+
+def test_columns_of_two_values_are_not_what_makes_trees_slow(tmp_path: Path) -> None:
+    """A table of categories is no wide embedding: its trees see all of it, also beside one that is reduced."""
+    rng = np.random.default_rng(0)
+    table = np.concatenate([rng.normal(size=(300, 5)), np.eye(90)[rng.integers(0, 90, 300)]], axis=1)
+    values = {"table": table, "photo": rng.normal(size=(300, 80))}
+    features = MemoryFeatures([f"r{i}" for i in range(300)], values, {"y": rng.integers(0, 2, 300)})
+    setup = prepare(features, CompareConfig(), tmp_path)
+    alone, both = (Method("m", "boosting", names) for names in (("table",), ("table", "photo")))
+    assert setup.many_valued == {"table": 5, "photo": 80}
+    assert [trial["components"] for trial in setup.trials(alone)] == [None] * 4
+    assert setup.trials(both)[0]["components"] == 64
+    rows = setup.splits[0].train
+    assert PooledInputs.fit(features, rows, components=64, whole=["table"]).kept == {"photo": 64}
+    job = Job(replace(both, options={"library": "scikit-learn"}), 0, 0, {**setup.trials(both)[0], "rounds": 10})
+    (found,) = candidates(setup, job, None)
+    assert isinstance(found.model, BoostedModel)
+    assert found.model.inputs.kept == {"photo": 64}
 
 
 def test_a_budget_that_is_over_still_gives_an_answer(tmp_path: Path) -> None:

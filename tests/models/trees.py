@@ -12,5 +12,5 @@ def boost(
     task: Task, train: Rows, dev: Rows | None, *, library: str = "lightgbm", threads: int = 1, **settings: Any
 ) -> tuple[Trees, int]:
     """Bin and grow; settings are those of ``Boosting.grow``, if not given those of LightGBM itself."""
-    chosen = {"leaves": 31, "rate": 0.1, "columns": 1.0, "rounds": ROUNDS, "deadline": None, **settings}
+    chosen = {"leaves": 31, "rate": 0.1, "columns": 1.0, "share": 0.8, "rounds": ROUNDS, "deadline": None, **settings}
     return boosting(task, ([train[0]], train[1]), dev, library=library, threads=threads).grow(**chosen)

@@ -7,7 +7,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from copy import copy
-from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +72,7 @@ class Costs:
             flops = 4.0 * self.rows * width * outputs * ITERATIONS * len(STRENGTHS)
             return 0.05 + trials * flops / self.rate
         if method.family == "boosting":
-            tried = self._tried(method)
+            tried = self.setup.trials(method)
             narrow = np.mean([min(width, t["components"] or width * t["columns"]) for t in tried])
             return 0.1 + trials * ROUNDS * outputs * (5e-4 + 5e-9 * self.rows * float(narrow))
         if method.family != "network":
@@ -83,14 +82,11 @@ class Costs:
         once = steps * self.step + PASSES * self.rows * self._forward(method) / self.rate
         return 0.2 + trials * epochs * once
 
-    def _tried(self, method: Method) -> list[dict[str, Any]]:
-        return method.trials(self.setup.config, max(self.setup.features.dims[name] for name in method.modalities))
-
     def _trials(self, job: Job) -> int:
         if job.settings is not None or job.seed:
             return 1
         protected = self.setup.config.missing and job.method.family == "network" and len(job.method.modalities) > 1
-        return len(self._tried(job.method)) + protected * len(PROTECTIONS)
+        return len(self.setup.trials(job.method)) + protected * len(PROTECTIONS)
 
     def _forward(self, method: Method) -> float:
         """FLOPs of one row."""

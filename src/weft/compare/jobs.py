@@ -35,7 +35,7 @@ from weft.models.explain import Rearranged
 from weft.models.fused import Decision
 from weft.models.linear import ChanceModel, LinearModel, chance, linear_path
 from weft.models.missing import Pattern, Scores, patterns_of, rows_for, score
-from weft.models.pooled import PooledInputs
+from weft.models.pooled import PooledInputs, many_valued
 from weft.models.predictor import Predictor, answers
 from weft.models.raw import encoder_specs, table_of
 from weft.models.seen import Seen
@@ -50,6 +50,8 @@ __all__ = ["Job", "Setup", "failed_job", "finished", "outputs_of", "run_job"]
 BATCH = 512
 POOL_BYTES = 2 << 30
 """Pooled features are kept in memory up to this size."""
+LOOKED = 1000
+"""Rows that tell how many values a column has."""
 FEW, MANY = 200, 2000
 """With fewer dev rows than this, what is chosen is chosen by the loss, which says more with few rows than a metric; a
 count of right answers needs the second number (its standard error is a point at 2,000 rows)."""
@@ -142,6 +144,16 @@ class Setup:
         if fold not in self._seen:  # the ids are hashed once, not in every job
             self._seen[fold] = Seen.of(self.features, self.splits[fold], self.features.fingerprint)
         return self._seen[fold]
+
+    @cached_property
+    def many_valued(self) -> dict[str, int]:
+        """Columns of each modality with more than two values, of some training rows: what makes trees slow."""
+        return many_valued(self.features_at(0), self.splits[0].train[:LOOKED])
+
+    def trials(self, method: Method) -> list[dict[str, Any]]:
+        """The settings that a method's first seed tries."""
+        widths = self.many_valued if method.family == "boosting" else self.features.dims
+        return method.trials(self.config, max(widths[name] for name in method.modalities))
 
     @cached_property
     def _seen(self) -> dict[int, Seen]:
@@ -298,7 +310,7 @@ def to_try(setup: Setup, job: Job) -> list[dict[str, Any]]:
     first = setup.ledger.get(Job(job.method, 0, job.fold)) if job.seed else None
     if first is not None and first["status"] == "done":
         return [first["settings"]]
-    return job.method.trials(setup.config, max(setup.features.dims[name] for name in job.method.modalities))
+    return setup.trials(job.method)
 
 
 def _networks(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
@@ -356,7 +368,8 @@ def _boosted(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
     for settings in to_try(setup, job):
         k = settings["components"]
         if k not in made:
-            inputs = PooledInputs.fit(features, rows, "none" if k is None else "columns", k, nan=True)
+            whole = [name for name in features.dims if k is not None and setup.many_valued[name] <= k]
+            inputs = PooledInputs.fit(features, rows, "none" if k is None else "columns", k, nan=True, whole=whole)
             bound = boosting(
                 task,
                 (inputs.blocks(features, rows), setup.target[rows]),
@@ -371,6 +384,7 @@ def _boosted(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
             leaves=settings["leaves"],
             rate=settings["rate"],
             columns=settings["columns"],
+            share=settings["share"],
             rounds=settings.get("rounds", ROUNDS),
             deadline=deadline,
         )

@@ -89,15 +89,17 @@ class Method:
 
         Args:
             config: of the comparison.
-            width: of the widest modality it sees.
+            width: of the widest modality it sees; for trees, of columns with more than two values.
         """
         if self.family == "linear":
             widths = [None, *(k for k in REDUCED[:1] if k < width)]
             return [{"scaling": s, "components": k} for k in widths for s in ("block", "columns")]
         if self.family == "boosting":
-            narrow = [(None, 0.8, 31, 0.1), (None, 0.8, 7, 0.05), (None, 0.8, 15, 0.05), (None, 0.5, 31, 0.03)]
-            wide = [(64, 0.8, 15, 0.1), (None, 0.3, 15, 0.05), (30, 0.8, 7, 0.05), (None, 0.3, 7, 0.05)]
-            names = ("components", "columns", "leaves", "rate")
+            narrow = [(None, 0.8, 0.8, 31, 0.1), (None, 0.8, 0.8, 7, 0.05), (None, 0.8, 0.8, 15, 0.05),
+                      (None, 1.0, 1.0, 31, 0.05)]  # fmt: skip
+            wide = [(64, 0.8, 0.8, 15, 0.1), (None, 0.3, 0.8, 15, 0.05), (30, 0.8, 0.8, 7, 0.05),
+                    (None, 0.3, 0.8, 7, 0.05)]  # fmt: skip
+            names = ("components", "columns", "share", "leaves", "rate")
             found = [dict(zip(names, s, strict=True)) for s in (narrow if width <= REDUCED[0] else wide)]
             return found[: config.trials]
         if self.family != "network":

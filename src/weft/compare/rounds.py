@@ -1,8 +1,8 @@
 """The order of a comparison: cheap answers first, then what they suggest, then what costs most; an answer at all times.
 
 1. Chance and linear on all modalities and on each alone, however late it is, then the cheapest of concat and gated on
-   all, as long as the report is still in time: the least that a verdict needs. Then boosting on all and on each alone
-   and the other of the two, the cheapest first.
+   all, after the boosting that costs less, as long as the report is still in time: the least that a verdict needs. Then
+   the other boosting, on all and on each alone, and the other of the two, the cheapest first.
 2. Simple-transformer, late and hybrid on all, each modality alone by a network; classical models on subsets. With many
    modalities the subset is found by leaving out one after the other as long as the loss on dev falls.
 3. The plain fusions on the subset that is best on dev; all other methods and seeds, the cheapest first.
@@ -100,7 +100,7 @@ class Rounds:
             with crew(setup, self.display) as self.crew:
                 limit = self.clock.deadline(self._finish() + last + SHARE * (config.budget or 0.0))
                 self.crew.run([job for job in self.jobs() if self._turn(job) < 2], self.clock.deadline(), always=True)
-                self._do(self._first_fusion(), self.clock.deadline(LEAST * self.busy.factor))
+                self._do(self._first(), self.clock.deadline(LEAST * self.busy.factor))
                 self.add(subset_methods(setup.features, config))
                 self._do([job for job in self.jobs() if self._turn(job) < LATER], limit)
                 best = self._best_subset(limit)
@@ -138,7 +138,12 @@ class Rounds:
         """All jobs that are planned, in the order of the module docstring."""
         jobs = [job for jobs in self.plan.values() for job in jobs if job.method.family != "ensemble"]
         whole = tuple(self.setup.features.dims)
-        return sorted(jobs, key=lambda j: (self._turn(j), j.seed, j.method.modalities != whole, self._cost(j)))
+
+        def order(job: Job) -> tuple[float, ...]:
+            turn = self._turn(job)
+            return (turn, job.seed, turn < 2 and job.method.modalities != whole, self._cost(job))
+
+        return sorted(jobs, key=order)
 
     def _turn(self, job: Job) -> int:
         """When a job runs; see the module docstring."""
@@ -155,10 +160,16 @@ class Rounds:
         plain = method.decision != "joint" or method.fusion == "simple-transformer"
         return 4 if method.family != "network" or method.role == "single" or (whole and plain) else LATER
 
-    def _first_fusion(self) -> list[Job]:
-        """The jobs of the cheapest network that a verdict can be about."""
-        able = [job for job in self.jobs() if self._turn(job) == 2 and job.method.family == "network"]
-        return [job for job in able if job.method == able[0].method]
+    def _first(self) -> list[Job]:
+        """The jobs of the cheapest network that a verdict can be about, after the boosting that costs less."""
+        able = [job for job in self.jobs() if self._turn(job) == 2]
+        network = next((job for job in able if job.method.family == "network"), None)
+        if network is None:
+            return []
+        most = self._cost(network)
+        return [
+            j for j in able if j.method == network.method or (j.method.family == "boosting" and self._cost(j) < most)
+        ]
 
     def _cost(self, job: Job) -> float:
         """By which jobs of one round are ordered: what they cost, a later seed of a method after its first."""

@@ -37,8 +37,8 @@ from weft.tokens import Tokens
 if TYPE_CHECKING:
     from weft.store import Features
 
-ROUNDS, PATIENCE, ROW_SHARE = 300, 30, 0.8
-"""Trees at most, rounds without a better loss on dev before it ends, and LightGBM's share of rows per tree."""
+ROUNDS, PATIENCE = 300, 30
+"""Trees at most, and rounds without a better loss on dev before it ends."""
 SAMPLE_BYTES, SAMPLED, SAMPLED_BYTES = 1 << 29, 200_000, 16
 """What LightGBM may sample for its bins at once; the rows that it samples, and what it takes for a value of each."""
 LIBRARIES = ("lightgbm", "scikit-learn")
@@ -198,12 +198,13 @@ class Boosting(Protocol):
     """Rows to grow trees from, binned once for any number of settings."""
 
     def grow(
-        self, *, leaves: int, rate: float, columns: float, rounds: int, deadline: float | None
+        self, *, leaves: int, rate: float, columns: float, share: float, rounds: int, deadline: float | None
     ) -> tuple[Trees, int]:
         """Fit trees, and how many rounds they have.
 
         Args:
             leaves, rate, columns: of every tree; the share of columns is drawn anew for each.
+            share: of rows that each tree sees, drawn anew, by LightGBM; scikit-learn's see all.
             rounds: at most; as many as are best on the dev rows.
             deadline: of ``time.monotonic()``: no round starts after it.
         """
@@ -250,7 +251,6 @@ class _LightGBM:
         objective = "regression" if task.estimator == "regressor" else "multiclass" if several else "binary"
         self.settings = {
             "verbosity": -1,
-            "bagging_fraction": ROW_SHARE,
             "bagging_freq": 1,
             "min_data_in_leaf": int(np.clip(len(train[1]) // 30, 2, 20)),
             "num_threads": threads,
@@ -286,9 +286,10 @@ class _LightGBM:
         return self.lightgbm.Dataset(x, y, params=self.settings, **options).construct()
 
     def grow(
-        self, *, leaves: int, rate: float, columns: float, rounds: int, deadline: float | None
+        self, *, leaves: int, rate: float, columns: float, share: float, rounds: int, deadline: float | None
     ) -> tuple[Trees, int]:
-        settings = {**self.settings, "num_leaves": leaves, "learning_rate": rate, "feature_fraction": columns}
+        tree = {"num_leaves": leaves, "learning_rate": rate, "feature_fraction": columns, "bagging_fraction": share}
+        settings = {**self.settings, **tree}
         texts, most = [], 0
         for place, (column, weight) in enumerate(zip(self.y, self.weights, strict=True)):
             self.train.set_label(column).set_field("weight", weight)  # None: as if there were none
@@ -321,7 +322,7 @@ class _Scikit:
         self.weights = _weights(task.row_weights(train[1]), len(self.y))
 
     def grow(
-        self, *, leaves: int, rate: float, columns: float, rounds: int, deadline: float | None
+        self, *, leaves: int, rate: float, columns: float, share: float, rounds: int, deadline: float | None
     ) -> tuple[Trees, int]:
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
         from threadpoolctl import threadpool_limits

@@ -14,7 +14,7 @@ An absent modality is zeros (the mean) with an indicator beside them, if trainin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -76,6 +76,7 @@ class PooledInputs(nn.Module):
         scaling: Scaling = "columns",
         components: int | None = None,
         nan: bool = False,
+        whole: Collection[str] = (),
     ) -> Self:
         """Learn means, scales and axes from training rows.
 
@@ -85,12 +86,13 @@ class PooledInputs(nn.Module):
             scaling: see the module docstring.
             components: most columns that a modality keeps; None: all.
             nan: absent values are NaN; there are no indicators then.
+            whole: modalities that keep all their columns.
         """
         learned, gone = {}, {}
         for name in features.dims:
             alone = features.subset([name])
             gone[name] = ~alone.presence[rows][:, 0]
-            learned[name] = _learn(alone, rows[~gone[name]], scaling, components)
+            learned[name] = _learn(alone, rows[~gone[name]], scaling, None if name in whole else components)
         flagged = [] if nan else [name for name, there in gone.items() if there.any() and not there.all()]
         kept = {name: axes.shape[1] for name, (_, _, axes) in learned.items() if axes is not None}
         inputs = cls(features.dims, kept, flagged, nan)
@@ -143,6 +145,12 @@ class PooledInputs(nn.Module):
 
     def _few(self, rows: np.ndarray) -> bool:
         return 8 * len(rows) * self.width <= DOUBLE_BYTES
+
+
+def many_valued(features: Features, rows: np.ndarray) -> dict[str, int]:
+    """How many columns of each modality have more than two values in some rows: those of categories have two."""
+    pooled = features.pooled(rows)
+    return {name: sum(len(np.unique(x[~np.isnan(x)])) > 2 for x in values.T) for name, values in pooled.items()}
 
 
 def _pooled(features: Features, rows: np.ndarray) -> Iterator[dict[str, Tokens]]:
