@@ -72,7 +72,7 @@ class Costs:
             flops = 4.0 * self.rows * width * outputs * ITERATIONS * len(STRENGTHS)
             return 0.05 + trials * flops / self.rate
         if method.family == "boosting":
-            tried = self.setup.trials(method)
+            tried, width = self.setup.trials(method), sum(self.setup.many_valued[name] for name in method.modalities)
             narrow = np.mean([min(width, t["components"] or width * t["columns"]) for t in tried])
             return 0.1 + trials * ROUNDS * outputs * (5e-4 + 5e-9 * self.rows * float(narrow))
         if method.family != "network":

@@ -1,8 +1,8 @@
 """The order of a comparison: cheap answers first, then what they suggest, then what costs most; an answer at all times.
 
 1. Chance and linear on all modalities and on each alone, however late it is, then the cheapest of concat and gated on
-   all, after the boosting that costs less, as long as the report is still in time: the least that a verdict needs. Then
-   the other boosting, on all and on each alone, and the other of the two, the cheapest first.
+   all, after boosting on one that costs less, as long as the report is still in time: the least that a verdict needs.
+   Then the other boosting, on all and on each alone, and the other of the two, the cheapest first.
 2. Simple-transformer, late and hybrid on all, each modality alone by a network; classical models on subsets. With many
    modalities the subset is found by leaving out one after the other as long as the loss on dev falls.
 3. The plain fusions on the subset that is best on dev; all other methods and seeds, the cheapest first.
@@ -161,15 +161,14 @@ class Rounds:
         return 4 if method.family != "network" or method.role == "single" or (whole and plain) else LATER
 
     def _first(self) -> list[Job]:
-        """The jobs of the cheapest network that a verdict can be about, after the boosting that costs less."""
+        """The jobs of the cheapest network that a verdict can be about, after boosting on one that costs less."""
         able = [job for job in self.jobs() if self._turn(job) == 2]
         network = next((job for job in able if job.method.family == "network"), None)
         if network is None:
             return []
-        most = self._cost(network)
-        return [
-            j for j in able if j.method == network.method or (j.method.family == "boosting" and self._cost(j) < most)
-        ]
+        trees = [job for job in able if job.method.family == "boosting" and job.method.role == "single"]
+        cheap = [job for job in trees if self._cost(job) < self._cost(network)]
+        return [*cheap, *(job for job in able if job.method == network.method)]
 
     def _cost(self, job: Job) -> float:
         """By which jobs of one round are ordered: what they cost, a later seed of a method after its first."""

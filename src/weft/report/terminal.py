@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +16,8 @@ from weft.compare.verdict import GOOD
 from weft.errors import some
 from weft.report.figures import main_rows
 
+SPARED = ("parameters", "role", "p (Holm)")
+"""Columns that a narrow terminal does without, the first first."""
 STYLES = {
     "fusion": "",
     "classical": "",
@@ -35,16 +39,11 @@ def render_terminal(comparison: Comparison, console: Console | None = None) -> N
     console = console or Console()
     helps = comparison.verdict.outcome in GOOD
     console.print(Panel(escape(comparison.sentence), title="verdict", border_style="green" if helps else "yellow"))
-    title = f"{comparison.counts['test']} test rows, best first; = not told apart from the best"
-    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("method", overflow="fold", min_width=14)
-    table.add_column("role", no_wrap=True)
-    for name in (comparison.primary, "95 % CI", "gain", "p (Holm)", "parameters"):
-        table.add_column(name, justify="right", no_wrap=True)
     main = main_rows(comparison) or comparison.rows
-    for row in main:
-        kept = row.method == comparison.verdict.winner
-        table.add_row(*_cells(row), style="bold green" if kept else STYLES[row.role] if row.test is not None else "red")
+    tables = (_table(comparison, main, SPARED[:count]) for count in range(len(SPARED) + 1))
+    table = next(tables)
+    while console.measure(table).minimum > console.width and (narrower := next(tables, None)) is not None:
+        table = narrower
     console.print(table)
     hidden = [row for row in comparison.rows if row.test is not None and row not in main]
     if hidden:
@@ -63,6 +62,24 @@ def render_terminal(comparison: Comparison, console: Console | None = None) -> N
     if shares is not None:
         worth = ", ".join(f"{name} {value:+.3f}" for name, value in shares.shapley.items())
         console.print(escape(f"- Shapley values in {comparison.primary} ({shares.model}): {worth}."))
+
+
+def _table(comparison: Comparison, rows: Sequence[Row], without: Collection[str]) -> Table:
+    title = f"{comparison.counts['test']} test rows, best first; = not told apart from the best"
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    names = ("method", "role", comparison.primary, "95 % CI", "gain", "p (Holm)", "parameters")
+    shown = [place for place, name in enumerate(names) if name not in without]
+    for place in shown:
+        if place == 0:
+            table.add_column(names[place], overflow="fold", min_width=24)
+        else:
+            table.add_column(names[place], justify="left" if place == 1 else "right", no_wrap=True)
+    for row in rows:
+        style = STYLES[row.role] if row.test is not None else "red"
+        cells = _cells(row)
+        best = row.method == comparison.verdict.winner
+        table.add_row(*(cells[place] for place in shown if place < len(cells)), style="bold green" if best else style)
+    return table
 
 
 def _missing(comparison: Comparison, rows: list[Row]) -> Table:
