@@ -29,14 +29,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results" / "merlot_reserve.md"
 RUNS = ROOT / "runs" / "merlot_reserve"
 KEPT = {"made": "merlot_reserve_made", "digits": "merlot_reserve_digits"}
-TRAIN, DEV, TEST = 4000, 100, 600
+TRAIN, DEV, TEST = 4000, 100, 1200
 
 
 def made() -> tuple[Dataset, Split, dict[str, Any], dict[str, Any]]:
     """Data, rows, options and settings."""
     data = load_dataset("made-scripts", rows=TRAIN + DEV + TEST)
     parts = np.split(np.arange(len(data)), [TRAIN, TRAIN + DEV])
-    return data, Split(*parts), {}, {"epochs": 6}
+    return data, Split(*parts), {}, {"epochs": 8}
 
 
 def digits() -> tuple[Dataset, Split, dict[str, Any], dict[str, Any]]:
