@@ -128,6 +128,19 @@ def test_the_terminal_shows_sentence_and_table_within_80_columns(found: Comparis
     assert all(row.method in table for row in main_rows(found))
 
 
+def test_a_narrow_terminal_keeps_the_names_of_the_methods(found: Comparison) -> None:
+    """Long names of a metric, roles and counts take the place of other columns."""
+    wide = [replace(row, role="ensemble of singles", parameters=190_597_000) for row in found.rows]
+    out = StringIO()
+    render_terminal(
+        replace(found, primary="kappa_quadratic", rows=wide), Console(file=out, width=80, color_system=None)
+    )
+    table = out.getvalue()[out.getvalue().index("best first;") :]
+    assert "kappa_quadratic" in table
+    assert "parameters" not in table
+    assert all(f" {row.method} " in table for row in main_rows(found) if len(row.method) <= 24)
+
+
 ODD = "<b>[red]|c/d $x_1$ \\ `quoted` 'it' \"is\" 🐟"
 
 

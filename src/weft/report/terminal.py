@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -18,6 +19,8 @@ from weft.report.figures import main_rows
 
 SPARED = ("parameters", "role", "p (Holm)")
 """Columns that a narrow terminal does without, the first first."""
+NAMES = 24
+"""Characters of a method's name that are shown in one line at least."""
 STYLES = {
     "fusion": "",
     "classical": "",
@@ -40,11 +43,7 @@ def render_terminal(comparison: Comparison, console: Console | None = None) -> N
     helps = comparison.verdict.outcome in GOOD
     console.print(Panel(escape(comparison.sentence), title="verdict", border_style="green" if helps else "yellow"))
     main = main_rows(comparison) or comparison.rows
-    tables = (_table(comparison, main, SPARED[:count]) for count in range(len(SPARED) + 1))
-    table = next(tables)
-    while console.measure(table).minimum > console.width and (narrower := next(tables, None)) is not None:
-        table = narrower
-    console.print(table)
+    console.print(_table(comparison, main, console))
     hidden = [row for row in comparison.rows if row.test is not None and row not in main]
     if hidden:
         console.print(escape(f"- {len(hidden)} more methods are in the report: {some([r.method for r in hidden], 4)}"))
@@ -64,21 +63,26 @@ def render_terminal(comparison: Comparison, console: Console | None = None) -> N
         console.print(escape(f"- Shapley values in {comparison.primary} ({shares.model}): {worth}."))
 
 
-def _table(comparison: Comparison, rows: Sequence[Row], without: Collection[str]) -> Table:
+def _table(comparison: Comparison, rows: Sequence[Row], console: Console) -> Table:
+    """As many columns as are legible at the console's width; names of methods are folded."""
+    names = ["method", "role", comparison.primary, "95 % CI", "gain", "p (Holm)", "parameters"]
+    lines = [dict(zip(names, _cells(row), strict=False)) for row in rows]
+    widths = {name: max(cell_len(line.get(name, "")) for line in [{name: name}, *lines]) for name in names}
+    widths["method"] = min(widths["method"], NAMES)
+    for spared in SPARED:
+        if sum(widths.values()) + 2 * len(widths) > console.width:
+            del widths[spared]
     title = f"{comparison.counts['test']} test rows, best first; = not told apart from the best"
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    names = ("method", "role", comparison.primary, "95 % CI", "gain", "p (Holm)", "parameters")
-    shown = [place for place, name in enumerate(names) if name not in without]
-    for place in shown:
-        if place == 0:
-            table.add_column(names[place], overflow="fold", min_width=24)
+    for name in widths:
+        if name == "method":
+            table.add_column(name, overflow="fold", min_width=min(14, console.width // 3))
         else:
-            table.add_column(names[place], justify="left" if place == 1 else "right", no_wrap=True)
-    for row in rows:
-        style = STYLES[row.role] if row.test is not None else "red"
-        cells = _cells(row)
+            table.add_column(name, justify="left" if name == "role" else "right", no_wrap=True)
+    for row, line in zip(rows, lines, strict=True):
         best = row.method == comparison.verdict.winner
-        table.add_row(*(cells[place] for place in shown if place < len(cells)), style="bold green" if best else style)
+        style = "bold green" if best else STYLES[row.role] if row.test is not None else "red"
+        table.add_row(*(line.get(name, "") for name in widths), style=style)
     return table
 
 
