@@ -86,9 +86,12 @@ def test_a_word_that_comes_in_other_rows_is_a_category() -> None:
     assert len(read(frame)[1]) == N
 
 
-def test_new_rows_keep_theirs() -> None:
+def test_new_rows_keep_theirs_which_is_not_judged() -> None:
     _, data = read(SHOP)
-    assert len(read_table(under(SUMS), TableConfig(**data.table), require_target=False)) == N + 1
+    found = read_table(under(SUMS), TableConfig(**data.table), require_target=False)
+    assert len(found) == N + 1
+    assert np.isnan(found.targets["revenue"]).tolist() == [False] * N + [True]
+    assert any("not judged" in note and f"{N}: Total" in note for note in found.notes)
 
 
 TAGS = [[w for k, w in enumerate(("red", "sweet", "ripe")) if row >> k & 1] for row in range(N)]

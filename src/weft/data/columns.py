@@ -81,19 +81,26 @@ class Columns:
             self._cells[column] = [None if is_blank(cell) else cell for cell in self._column(column)[: self.rows]]
         return self._cells[column]
 
-    def leave_out_totals(self) -> list[str]:
-        """Cut off the rows of sums and means under the table, which are no samples; what to say of them, if any."""
+    def totals(self) -> list[str]:
+        """The rows of sums and means under the table, which are no samples, as messages name them."""
 
         def cells(name: str) -> list[Any]:
             return self.cells(name, "totals")
 
-        under = totals(self.names, self.rows, cells)
-        rows = range(self.rows - under, self.rows)
-        shown = [f"{row}: {label(self.names, row, cells)}" for row in rows]
-        self.rows -= under
+        rows = range(self.rows - totals(self.names, self.rows, cells), self.rows)
+        return [f"{row}: {label(self.names, row, cells)}" for row in rows]
+
+    def leave_out_totals(self) -> list[str]:
+        """Cut off the rows of sums and means under the table; what to say of them, if any."""
+        under = self.totals()
+        self.rows -= len(under)
         self._cells = {name: known[: self.rows] for name, known in self._cells.items()}
-        what = f"left out: {count(under, 'row')} under the table with sums or means of those above: {some(shown)}"
-        return [what] if under else []
+        return [f"left out: {said_of_totals(under)}"] if under else []
+
+
+def said_of_totals(rows: Sequence[str]) -> str:
+    """What rows of sums and means are, in words."""
+    return f"{count(len(rows), 'row')} under the table with sums or means of those above: {some(rows)}"
 
 
 Source = tuple[list[str], int, Callable[[str], list[Any]]]

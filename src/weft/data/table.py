@@ -24,7 +24,7 @@ from weft.data.cells import (
     says_blank,
     with_thousands,
 )
-from weft.data.columns import Columns
+from weft.data.columns import Columns, said_of_totals
 from weft.data.dataset import SPLITS, Dataset, Modality
 from weft.data.failure import Failure, OnError
 from weft.data.kinds import Kind, Place, kind_named
@@ -211,9 +211,11 @@ def _training_rows(columns: Columns, config: TableConfig) -> _Rows:
 def _new_rows(columns: Columns, config: TableConfig) -> _Rows:
     known = config.id is not None and config.id in columns.names
     rows = _Rows(_ids(columns, config.id if known else None), config.task)
+    if under := columns.totals():
+        rows.notes.append(f"answered like any other, and not judged: {said_of_totals(under)}")
     for name in config.target_names:
         if name in columns.names:
-            _read_new_target(columns, name, config, rows)
+            _read_new_target(columns, name, config, rows, len(under))
     _side_by_side(config, rows)
     return rows
 
@@ -434,9 +436,10 @@ def _plain_target(cells: Sequence[Any], config: TableConfig, column: str) -> np.
     return classes_of(cells)
 
 
-def _read_new_target(columns: Columns, column: str, config: TableConfig, rows: _Rows) -> None:
+def _read_new_target(columns: Columns, column: str, config: TableConfig, rows: _Rows, totals: int) -> None:
     """The target of new rows where it is there: a cell that says nothing is None or NaN, and nothing is refused."""
     cells = columns.cells(column, "target")
+    cells = [*cells[: len(cells) - totals], *[None] * totals]
     if all(says_blank(cell) for cell in cells):
         return
     reads = reads_of(config.task)
