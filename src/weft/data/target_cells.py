@@ -81,9 +81,9 @@ def _reads(cell: Any, comma: bool) -> bool:
 
 def classes_of(cells: Sequence[Any]) -> np.ndarray:
     """Booleans as bools, whole numbers as ints, else str, by :func:`~weft.data.cells.as_category`."""
-    if all(isinstance(cell, bool) for cell in cells):
-        return np.array(cells, dtype=bool)
     texts = [as_category(cell) or "" for cell in cells]
+    if {*texts} <= {"True", "False"}:
+        return np.array([text == "True" for text in texts])
     if all(re.fullmatch(r"[+-]?(0|[1-9]\d{0,17})", text) for text in texts):
         return np.array([int(text) for text in texts], dtype=np.int64)
     return np.array(texts)
