@@ -46,7 +46,7 @@ NETWORK = {
     "penalty": 0.1,
     "average": 0.99,
 }
-BASE = {16: 16, 32: 8, 64: 4}
+BASE = {32: 8, 64: 4}
 """Channels of the last blocks, by size of the pictures."""
 
 
