@@ -46,7 +46,13 @@ def make_rows(folder: Path, count: int = 60) -> list[dict[str, object]]:
         photo = folder / f"{i}.png"
         Image.fromarray(np.full((32, 32, 3), COLOURS[seen], np.uint8)).save(photo)
         rows.append(
-            {"id": f"r{i}", "photo": photo.name, "note": f"it is {said} they say", "size": i % 7, "same": said == seen}
+            {
+                "id": f"r{i}",
+                "photo": photo.name,
+                "note": f"it is {said} says witness {i}",
+                "size": i % 7,
+                "same": said == seen,
+            }
         )
     return rows
 

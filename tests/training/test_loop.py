@@ -372,6 +372,14 @@ if int(__import__("os").environ["RANK"]) == 0:
 CHUNKS = {"epochs": 3, "patience": 0, "batch_size": 50, "chunk": 7, "lr": 1e-2}
 
 
+LEAVE = """
+from torch import distributed
+if distributed.is_initialized():
+    distributed.destroy_process_group()
+"""
+"""A process that ends with threads of gloo still there may be aborted by them."""
+
+
 def on_two_processes(code, folder):
     """The epochs that a program prints, which two gloo processes run together."""
     with socket.socket() as free:
@@ -380,7 +388,7 @@ def on_two_processes(code, folder):
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(folder)],
+            [sys.executable, "-c", code + LEAVE, str(folder)],
             env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             text=True,

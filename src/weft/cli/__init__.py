@@ -82,4 +82,13 @@ def main() -> None:
     except SystemExit as end:
         if end.code == INTERRUPTED:
             sys.stderr.write("weft: stopped. encode, fit and compare go on from here by the same command.\n")
+        elif not end.code:
+            _leave_group()
         raise
+
+
+def _leave_group() -> None:
+    """Of several processes that trained together, this one leaves: its threads may abort a process that just ends."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
