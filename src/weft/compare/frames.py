@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from weft.compare.comparison import Comparison, compare
 from weft.compare.config import CompareConfig
 from weft.data import Dataset, TableConfig, read_table
-from weft.data.guess import BY_ALPHABET, propose_table
+from weft.data.clues import BY_ALPHABET
+from weft.data.guess import propose_table
 from weft.encoders import create_encoder, default_encoder
 from weft.errors import UserError, did_you_mean, some, warn_of
 from weft.files import ask_folder

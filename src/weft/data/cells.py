@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cache, partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator
 
@@ -329,6 +329,19 @@ def read_cell(cell: Any, type_: str) -> Value:
     if isinstance(value, float) and abs(value) > LARGEST:
         raise ValueError(f"no finite number: {cell!r}")
     return value
+
+
+def read_or_none(cell: Any, type_: str) -> Value:
+    """:func:`read_cell`, but None where a cell cannot be read so."""
+    try:
+        return read_cell(cell, type_)
+    except ValueError:
+        return None
+
+
+def number_or_none(cell: Any, *, comma: bool = False) -> float | None:
+    """:func:`as_number`, but None where a cell is no number, or one that float32 does not hold."""
+    return cast("float | None", read_or_none(cell, "number, decimal comma" if comma else "number"))
 
 
 def learn_type(cells: Sequence[Any]) -> str:

@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 
 from weft.data.cells import (
-    LARGEST,
     CellType,
     as_category,
-    as_number,
     is_blank,
     learn_type,
-    read_cell,
+    read_or_none,
     says_blank,
     with_thousands,
 )
@@ -33,10 +31,11 @@ from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
 from weft.data.target_cells import (
     FEW_CLASSES,
     as_class,
-    classes_of,
-    label_set,
+    classes_among,
+    indicators_of,
     lacks_target,
     number_or_nan,
+    numbers_of,
     refuse_dates,
 )
 from weft.data.targets import reads_of
@@ -374,10 +373,7 @@ def _time(columns: Columns, column: str, ids: list[str]) -> np.ndarray:
         )
     values, wrong = [], []
     for row, cell in zip(ids, cells, strict=True):
-        try:
-            value = read_cell(cell, type_)
-        except ValueError:
-            value = None
+        value = read_or_none(cell, type_)
         if isinstance(value, float | datetime):
             values.append(value if isinstance(value, float) else (value - EPOCH).total_seconds())
         else:
@@ -393,15 +389,15 @@ def _time(columns: Columns, column: str, ids: list[str]) -> np.ndarray:
 
 def _read_target(columns: Columns, column: str, config: TableConfig, rows: _Rows) -> None:
     """Put a target, and its labels or classes, into ``rows``."""
-    cells, ids = columns.cells(column, "target"), rows.ids
+    cells, ids, where = columns.cells(column, "target"), rows.ids, str(columns.path)
     reads = reads_of(config.task)
     lacks = lacks_target(cells, config.classes.get(column, ()))
     gone = [ids[row] for row in np.flatnonzero(lacks)]
     if reads != "sets" and len(gone) == len(ids):
-        remedy = "choose another target column ; or set task: retrieval, which needs none"
+        remedy = "choose another target column, or set task: retrieval, which needs none"
         raise UserError(f"{columns.path}: target {column!r} is missing in every row", f"{len(ids)} rows", remedy)
     if reads == "sets":
-        rows.targets[column], rows.labels[column] = _indicators(columns, column, config.labels, cells, ids)
+        rows.targets[column], rows.labels[column] = indicators_of(where, column, cells, ids, config.labels)
         return
     there = np.flatnonzero(~lacks)
     told = [cells[row] for row in there]
@@ -413,11 +409,11 @@ def _read_target(columns: Columns, column: str, config: TableConfig, rows: _Rows
         )
         rows.kept = there if rows.kept is None else np.intersect1d(rows.kept, there)
     if reads in ("numbers", "columns"):
-        values = _numbers(columns, column, told, [ids[row] for row in there])
+        values = numbers_of(where, column, told, [ids[row] for row in there])
     else:
         if column not in config.classes and len({*map(str, told)}) > FEW_CLASSES:
-            refuse_dates(str(columns.path), column, told)
-        values = _plain_target(told, config, column)
+            refuse_dates(where, column, told)
+        values = classes_among(told, config.classes.get(column))
     rows.targets[column] = np.full(len(ids), values[0], dtype=values.dtype)
     rows.targets[column][there] = values
     if reads is None or reads in ("numbers", "columns"):
@@ -426,14 +422,6 @@ def _read_target(columns: Columns, column: str, config: TableConfig, rows: _Rows
         rows.labels[column] = tuple(config.labels)
     classes = np.unique(values).tolist()
     rows.classes[column] = list(config.classes.get(column, classes))
-
-
-def _plain_target(cells: Sequence[Any], config: TableConfig, column: str) -> np.ndarray:
-    """Classes, those of the configuration where it lists them."""
-    if column in config.classes:
-        found = [as_class(cell, config.classes[column]) for cell in cells]
-        return np.array(found if all(isinstance(value, int) for value in found) else [str(value) for value in found])
-    return classes_of(cells)
 
 
 def _read_new_target(columns: Columns, column: str, config: TableConfig, rows: _Rows, totals: int) -> None:
@@ -445,7 +433,9 @@ def _read_new_target(columns: Columns, column: str, config: TableConfig, rows: _
     reads = reads_of(config.task)
     if reads == "sets":
         try:
-            rows.targets[column], rows.labels[column] = _indicators(columns, column, config.labels, cells, rows.ids)
+            rows.targets[column], rows.labels[column] = indicators_of(
+                str(columns.path), column, cells, rows.ids, config.labels
+            )
         except UserError as error:
             rows.notes.append(f"the target {column!r} of these rows is not read: {error.what}")
         return
@@ -458,52 +448,9 @@ def _read_new_target(columns: Columns, column: str, config: TableConfig, rows: _
         values = [None if gone else as_class(cell, known) for cell, gone in zip(cells, unsaid, strict=True)]
         rows.targets[column] = np.array(values, dtype=object)
     else:
-        rows.targets[column] = _plain_target(cells, config, column)
+        rows.targets[column] = classes_among(cells, config.classes.get(column))
 
 
 def _counted(counts: Mapping[Any, int], most: int = 5) -> str:
     shown = [f"{name!r} ({count})" for name, count in list(counts.items())[:most]]
     return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")
-
-
-def _numbers(columns: Columns, column: str, cells: Sequence[Any], ids: list[str]) -> np.ndarray:
-    refuse_dates(str(columns.path), column, cells)
-    comma = ", decimal comma" in learn_type(cells)
-    numbers, wrong = [], []
-    for row, cell in zip(ids, cells, strict=True):
-        try:
-            value = as_number(cell, comma=comma)
-        except ValueError:
-            value = None
-        if value is None or not abs(value) <= LARGEST:
-            wrong.append(f"{row}: {cell}")
-        numbers.append(value)
-    if wrong:
-        raise UserError(
-            f"{columns.path}: target {column!r} is to be a number, and holds cells that are no finite numbers",
-            f"{len(wrong)} rows: {some(wrong)}",
-            "correct these cells, or empty them: rows without a target are left out",
-        )
-    return np.array(numbers, dtype=np.float64)
-
-
-def _indicators(
-    columns: Columns, column: str, labels: list[str] | None, cells: Sequence[Any], ids: list[str]
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Lists of labels as ``(N, K)`` zeros and ones; an empty cell is a row without labels."""
-    sets = [label_set(cell) for cell in cells]
-    names = tuple(labels) if labels else tuple(sorted(set().union(*sets)))
-    index = {label: k for k, label in enumerate(names)}
-    unknown = [f"{row}: {label}" for row, found in zip(ids, sets, strict=True) for label in sorted(found - set(names))]
-    if unknown or not names:
-        raise UserError(
-            f"{columns.path}: target {column!r} has labels that 'labels' does not list"
-            if unknown
-            else f"{columns.path}: target {column!r} has no labels",
-            some(unknown) if unknown else "every cell is empty",
-            "add them to 'labels' in the configuration" if unknown else "check the target column",
-        )
-    hot = np.zeros((len(ids), len(names)), dtype=np.int64)
-    for row, found in enumerate(sets):
-        hot[row, [index[label] for label in found]] = 1
-    return hot, names

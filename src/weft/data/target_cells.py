@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from weft.data.cells import LARGEST, as_category, as_number, is_blank, learn_type, says_blank
+from weft.data.cells import as_category, is_blank, learn_type, number_or_none, says_blank
 from weft.data.columns import as_list
 from weft.errors import UserError, short, some
 
@@ -69,14 +69,7 @@ def refuse_dates(where: str, name: str, cells: Sequence[Any]) -> None:
 
 def _is_number(cell: Any) -> bool:
     """With a decimal point or comma."""
-    return any(map(_reads, (cell, cell), (False, True)))
-
-
-def _reads(cell: Any, comma: bool) -> bool:
-    try:
-        return as_number(cell, comma=comma) is not None
-    except ValueError:
-        return False
+    return number_or_none(cell) is not None or number_or_none(cell, comma=True) is not None
 
 
 def classes_of(cells: Sequence[Any]) -> np.ndarray:
@@ -89,6 +82,14 @@ def classes_of(cells: Sequence[Any]) -> np.ndarray:
     return np.array(texts)
 
 
+def classes_among(cells: Sequence[Any], known: Sequence[int | str] | None) -> np.ndarray:
+    """Classes ``(N,)``, as :func:`as_class` says where some are known."""
+    if known is None:
+        return classes_of(cells)
+    found = [as_class(cell, known) for cell in cells]
+    return np.array(found if all(isinstance(value, int) for value in found) else [str(value) for value in found])
+
+
 def as_class(cell: Any, classes: Sequence[int | str]) -> int | str:
     """A cell as one of the classes, which are booleans, ints or words; as a word where it is none of them."""
     text = as_category(cell) or ""
@@ -97,11 +98,8 @@ def as_class(cell: Any, classes: Sequence[int | str]) -> int | str:
 
 def number_or_nan(cell: Any) -> float:
     """A cell as a number; NaN where it is empty, none, or larger than float32 holds."""
-    try:
-        value = as_number(cell)
-    except ValueError:
-        value = None
-    return float("nan") if value is None or not abs(value) <= LARGEST else value
+    value = number_or_none(cell)
+    return float("nan") if value is None else value
 
 
 def label_set(cell: Any) -> set[str]:
@@ -112,3 +110,54 @@ def label_set(cell: Any) -> set[str]:
     if items is None:
         items = re.split(r"[|;]", str(cell))
     return {str(item).strip() for item in items if str(item).strip()}
+
+
+def numbers_of(where: str, name: str, cells: Sequence[Any], ids: Sequence[str]) -> np.ndarray:
+    """Numbers ``(N,)`` float64.
+
+    Args:
+        where: the table.
+        name, cells, ids: the target column, its cells that are there, and their rows.
+
+    Raises:
+        UserError: dates, or a cell that is no finite number.
+    """
+    refuse_dates(where, name, cells)
+    comma = ", decimal comma" in learn_type(cells)
+    numbers = [number_or_none(cell, comma=comma) for cell in cells]
+    wrong = [f"{row}: {cell}" for row, cell, value in zip(ids, cells, numbers, strict=True) if value is None]
+    if wrong:
+        raise UserError(
+            f"{where}: target {name!r} is to be a number, and holds cells that are no finite numbers",
+            f"{len(wrong)} rows: {some(wrong)}",
+            "correct these cells, or empty them: rows without a target are left out",
+        )
+    return np.array(numbers, dtype=np.float64)
+
+
+def indicators_of(
+    where: str, name: str, cells: Sequence[Any], ids: Sequence[str], labels: Sequence[str] | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Sets of labels as ``(N, K)`` int64 zeros and ones, and the labels; an empty cell is a row without labels.
+
+    Args:
+        where: the table.
+        name, cells, ids: the target column, its cells, and their rows.
+        labels: those that there are; None: the ones in the cells, sorted.
+
+    Raises:
+        UserError: another label, or none at all.
+    """
+    sets = [label_set(cell) for cell in cells]
+    names = tuple(labels) if labels else tuple(sorted(set().union(*sets)))
+    if not names:
+        raise UserError(f"{where}: target {name!r} has no labels", "every cell is empty", "check the target column")
+    unknown = [f"{row}: {label}" for row, found in zip(ids, sets, strict=True) for label in sorted(found - set(names))]
+    if unknown:
+        what = f"{where}: target {name!r} has labels that 'labels' does not list"
+        raise UserError(what, some(unknown), "add them to 'labels' in the configuration")
+    index = {label: k for k, label in enumerate(names)}
+    hot = np.zeros((len(ids), len(names)), dtype=np.int64)
+    for row, found in enumerate(sets):
+        hot[row, [index[label] for label in found]] = 1
+    return hot, names

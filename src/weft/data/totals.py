@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from weft.data.cells import as_number, learn_type
+from weft.data.cells import learn_type, number_or_none
 
 WORDS = frozenset(
     {
@@ -68,10 +68,10 @@ def _is_total(names: Sequence[str], row: int, above: int, cells: Callable[[str],
     for name in names:
         column = cells(name)
         comma = isinstance(column[row], str) and "decimal comma" in learn_type(column[:above])
-        own = _number(column[row], comma)
+        own = number_or_none(column[row], comma=comma)
         if own is None:
             continue
-        numbers = [number for cell in column[:above] if (number := _number(cell, comma)) is not None]
+        numbers = [number for cell in column[:above] if (number := number_or_none(cell, comma=comma)) is not None]
         if len(numbers) < FEWEST or min(numbers) == max(numbers):
             continue
         total, spread = math.fsum(numbers), max(numbers) - min(numbers)
@@ -84,11 +84,3 @@ def _near(own: float, value: float, spread: float) -> bool:
     """Whether a number is a value, to the decimals that it is written with, in a column of this spread."""
     rounding = 0.5 * 10.0 ** -len(f"{own:.12f}".rstrip("0").partition(".")[2])
     return abs(own - value) <= max(NEAR * abs(value), min(rounding, spread / 100))
-
-
-def _number(cell: Any, comma: bool) -> float | None:
-    try:
-        value = as_number(cell, comma=comma)
-    except ValueError:
-        return None
-    return value if value is not None and math.isfinite(value) else None

@@ -16,7 +16,7 @@ from weft.data.cells import (
     as_date,
     is_blank,
     is_numeric,
-    read_cell,
+    read_or_none,
     reads_both_ways,
     said_of_unread,
     says_blank,
@@ -120,14 +120,7 @@ def why_ordinal(name: str, target: np.ndarray, order: Sequence[str] | None = Non
 def _typed(cells: Cells, config: TableConfig, rows: np.ndarray) -> dict[str, list[Any]]:
     """The columns side by side, read by their types, in some rows."""
     types = {column: type_ for modality in config.modalities.values() for column, type_ in modality.types.items()}
-    return {column: [_read(cells[column][row], type_) for row in rows] for column, type_ in types.items()}
-
-
-def _read(cell: Any, type_: str) -> Any:
-    try:
-        return read_cell(cell, type_)
-    except ValueError:
-        return None
+    return {column: [read_or_none(cells[column][row], type_) for row in rows] for column, type_ in types.items()}
 
 
 def _dates(column: str, cells: Sequence[Any], modality: ModalityConfig) -> str | None:
@@ -173,7 +166,7 @@ def unread(cells: Cells, config: TableConfig) -> list[str]:
             wrong = [
                 (str(row), cell)
                 for row, cell in zip(ids, cells[column], strict=True)
-                if _read(cell, type_) is None and not says_blank(cell)
+                if read_or_none(cell, type_) is None and not says_blank(cell)
             ]
             found += [said_of_unread(column, type_, wrong, remedy=True)] if wrong else []
     return found

@@ -32,8 +32,8 @@ from weft.compare.config import CompareConfig
 from weft.compare.frames import encode_config, propose_config
 from weft.data import TableConfig
 from weft.data.cells import as_category
+from weft.data.clues import NONE
 from weft.data.frame import frame_columns, is_frame
-from weft.data.guess import NONE
 from weft.data.table_config import ModalityConfig
 from weft.data.target_cells import refuse_dates
 from weft.errors import UserError
