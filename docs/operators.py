@@ -53,7 +53,7 @@ def table(title: str, registry: Registry[Any]) -> list[str]:
         cls = registry.get(name)
         fewest, most = cls.arity
         arity = str(fewest) if fewest == most else f"{fewest} to {most}" if most else f"{fewest} or more"
-        cost = cls.cost(DIMS, DIM, tokens=LENGTH)
+        cost = cls.cost(DIMS, DIM, LENGTH)
         module = inspect.getmodule(cls)
         cells = [
             f"[`{name}`](#{name})",

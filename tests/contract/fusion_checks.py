@@ -273,7 +273,7 @@ def cost_counts_the_parameters(cls: Operator) -> None:
     for count in sizes(cls):
         dims = widths(cls, count)
         real = sum(p.numel() for p in build(cls, dims).parameters())
-        assert cls.cost(dims, DIM, tokens=4).parameters == real
+        assert cls.cost(dims, DIM, 4).parameters == real
 
 
 CHECKS: dict[str, Callable[[Operator], None]] = {

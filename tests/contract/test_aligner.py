@@ -116,7 +116,7 @@ def test_bfloat16_is_near(name: str) -> None:
 def test_cost_counts_the_parameters(name: str) -> None:
     cls = aligners.get(name)
     real = sum(p.numel() for p in build(cls, widths(cls)).parameters())
-    assert cls.cost(widths(cls), DIM, tokens=4).parameters == real
+    assert cls.cost(widths(cls), DIM, 4).parameters == real
 
 
 @every_aligner

@@ -67,5 +67,5 @@ COUNTS = {
 
 @pytest.mark.parametrize(("operation", "count"), COUNTS.items())
 def test_trainable_parameters_equal_the_published_table(operation: str, count: int) -> None:
-    cost = LightCRL.cost({"text": 768, "image": 768}, 256, tokens={"text": 57, "image": 197}, operation=operation)
+    cost = LightCRL.cost({"text": 768, "image": 768}, 256, {"text": 57, "image": 197}, operation=operation)
     assert cost.parameters + 1 == count, "one more for the temperature, which the objective holds"

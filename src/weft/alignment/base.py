@@ -89,9 +89,11 @@ class Aligner(nn.Module, ABC):
         return zero_padding(tokens)
 
     @classmethod
-    def cost(cls, dims: Mapping[str, int], dim: int = 256, tokens: int | Mapping[str, int] = 1, **options: Any) -> Cost:
-        """Parameters, FLOPs and activation bytes of one sample, before building: nothing is allocated."""
-        return measure_cost(lambda: cls(dims, dim, **options), lambda: (empty_batch(dims, tokens),))
+    def cost(
+        cls, dims: Mapping[str, int], dim: int = 256, lengths: int | Mapping[str, int] = 1, /, **options: Any
+    ) -> Cost:
+        """As :meth:`weft.fusion.Fusion.cost`."""
+        return measure_cost(lambda: cls(dims, dim, **options), lambda: (empty_batch(dims, lengths),))
 
 
 class Objective(nn.Module, ABC):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from copy import copy
@@ -15,7 +16,9 @@ from torch import nn
 from weft.compare.jobs import Setup
 from weft.compare.ledger import Job
 from weft.compare.methods import PROTECTIONS, STRENGTHS, Method
+from weft.errors import UserError
 from weft.fusion import fusions
+from weft.registry import check_options
 
 EPOCHS, ROUNDS, ITERATIONS = 25, 120, 40
 """What early stopping usually leaves of a training run, of boosting, and of a linear fit."""
@@ -101,9 +104,15 @@ def _flops(setup: Setup, method: Method) -> float:
     if method.decision == "late":
         return 2.0 * dim * sum(dims.values())
     tokens = {name: max(1, int(np.median(features.lengths[name]))) if method.reads_tokens else 1 for name in dims}
+    operator = fusions.get(method.fusion)
     try:
-        return float(fusions.get(method.fusion).cost(dims, dim, tokens, **method.options).flops)
-    except Exception:  # the job itself will say what is wrong
+        options = check_options(operator, method.fusion, method.options)
+        return float(operator.cost(dims, dim, tokens, **options).flops)
+    except UserError:  # the job itself will say it
+        return 0.0
+    except Exception as error:  # of an operator from elsewhere, which may run nevertheless
+        said = f"{type(error).__name__}: {error}"
+        warnings.warn(f"how long {method.name!r} will take cannot be told: {said}", RuntimeWarning, stacklevel=2)
         return 0.0
 
 

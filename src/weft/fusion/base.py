@@ -50,7 +50,7 @@ class Fusion(nn.Module, ABC):
         >>> fused = fusion(batch)
         >>> fused.vector.shape, fused.weights[3, 1].item()
         (torch.Size([4, 128]), 0.0)
-        >>> fusion.cost({"text": 384, "image": 1280}, dim=128).parameters
+        >>> fusion.cost({"text": 384, "image": 1280}, 128).parameters
         638976
     """
 
@@ -107,14 +107,17 @@ class Fusion(nn.Module, ABC):
         return prepared
 
     @classmethod
-    def cost(cls, dims: Mapping[str, int], dim: int = 256, tokens: int | Mapping[str, int] = 1, **options: Any) -> Cost:
+    def cost(
+        cls, dims: Mapping[str, int], dim: int = 256, lengths: int | Mapping[str, int] = 1, /, **options: Any
+    ) -> Cost:
         """Parameters, FLOPs and activation bytes of one sample, before building: nothing is allocated.
 
         Args:
             dims, dim, options: as for the constructor.
-            tokens: sequence length of every modality, or ``{name: length}``.
+            lengths: of the sequence of every modality, or ``{name: length}``; by position, as an option may have any
+                name.
         """
-        return measure_cost(lambda: cls(dims, dim, **options), lambda: (empty_batch(dims, tokens),))
+        return measure_cost(lambda: cls(dims, dim, **options), lambda: (empty_batch(dims, lengths),))
 
 
 fusions: Registry[Fusion] = Registry("fusion", "weft.fusion")
