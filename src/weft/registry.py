@@ -29,6 +29,9 @@ Dropout = Annotated[float, Field(ge=0, le=1)]
 """An option that is the probability of zeroing an entry."""
 Seed = Annotated[int, Field(ge=0)]
 """An option that draws depend on."""
+LEARNED = "learned"
+Learned = Annotated[T, LEARNED]
+"""An option that training sets, of the rows it sees, for whoever loads the model; nobody gives it."""
 
 
 class Registry(Generic[T]):
@@ -155,6 +158,10 @@ class Registry(Generic[T]):
     def schema(self, name: str) -> type[BaseModel]:
         """The options of ``name`` as a pydantic model: the keyword-only parameters of its constructor."""
         return option_schema(self.get(name), name)
+
+    def learned(self, name: str) -> list[str]:
+        """The options of ``name`` that are :data:`Learned`."""
+        return [option for option, field in self.schema(name).model_fields.items() if LEARNED in field.metadata]
 
     def create(self, name: str, *args: Any, **options: Any) -> T:
         """Build ``name``; positional arguments pass through, options are validated.

@@ -17,6 +17,7 @@ from tests.systems.verbs import weft
 from weft.data import Dataset
 from weft.errors import UserError
 from weft.models.pretrained import models
+from weft.registry import Learned
 from weft.tasks.base import tasks
 from weft.tasks.judge import Judge
 from weft.training.phase import Average, Optimizer, Phase
@@ -59,7 +60,7 @@ class ToyCaptioner(System):
     trained_with = {"epochs": 12, "batch_size": 4, "lr": 0.02}
     variants = {"wide": {"width": 16}, "narrow": {"width": 1}}
 
-    def __init__(self, *, width: int = 8, words: tuple[str, ...] = ()) -> None:
+    def __init__(self, *, width: int = 8, words: Learned[tuple[str, ...]] = ()) -> None:
         super().__init__()
         self.width, self.words = width, words
         self.network = nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, len(words)))

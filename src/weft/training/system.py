@@ -156,7 +156,8 @@ class System(Pretrained, nn.Module, ABC):
         Args:
             data: raw rows.
             rows: of the training part; nothing is learned from others.
-            options: of the constructor, checked. Those that are learned have defaults there, and are set here.
+            options: of the constructor, checked, without those that are learned (:data:`~weft.registry.Learned`), which
+                have defaults there and are set here.
         """
         return cls(**options)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from weft.data import Dataset, Split
+from weft.errors import UserError, short
 from weft.models.seen import Seen
 from weft.registry import check_options
 from weft.store.unique import raw_fingerprint
@@ -66,10 +67,14 @@ def make_system(name: str, data: Dataset, rows: np.ndarray, *, seed: int = 0, **
         options: of its constructor.
 
     Raises:
-        UserError: an unknown name or option, an option out of range, or rows it cannot learn from.
+        UserError: an unknown name or option, an option out of range or that is learned, or rows it cannot learn from.
     """
     cls = systems.get(name)
     checked = check_options(cls, name, options)
+    for option in systems.learned(name):
+        if option in checked:
+            found = f"{option}={short(checked[option])}"
+            raise UserError(f"{name}: {option!r} is learned from the training rows", found, "leave it out")
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(seed)
         return cls.fitted(data, rows, **checked)

@@ -24,6 +24,7 @@ from weft.store import encode
 from weft.systems.cocoop import Cocoop, CoopNet, PromptLearner, Prompts, harmonic_mean, tokenise
 from weft.systems.cocoop.aligned import TEMPERATURE
 from weft.systems.cocoop.network import plain_ids
+from weft.tasks.classification import ClassificationTask
 from weft.training.system_task import fit_system, make_system
 
 COLOURS = {"red_square": (220, 30, 30), "green square": (30, 200, 40), "blue square": (20, 40, 210)}
@@ -208,7 +209,7 @@ def test_base_to_new(clip, tmp_path):
 def test_a_changed_clip_and_other_bad_input(clip, tmp_path):
     data = squares(12)
     with pytest.raises(UserError, match="learned for another CLIP"):
-        make_system("cocoop", data, np.arange(12), clip=str(clip), weights="0" * 64)
+        Cocoop(clip=str(clip), task=ClassificationTask(["square"]).config(), weights="0" * 64)
     with pytest.raises(UserError, match="cannot be loaded"):
         make_system("cocoop", data, np.arange(12), clip=str(tmp_path))
     with pytest.raises(UserError, match="at most 48 tokens"):

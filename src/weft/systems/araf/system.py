@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from weft.data import Dataset, read_image
-from weft.registry import Count
+from weft.registry import Count, Learned
 from weft.systems.araf.network import MultiModalEnhancer
 from weft.training.system import Need, TaskSystem, systems
 
@@ -38,7 +38,7 @@ class Araf(TaskSystem):
         heads: Count = 8,
         head_dim: Count = 64,
         image: dict[str, Any] | None = None,
-        task: dict[str, Any] | None = None,
+        task: Learned[dict[str, Any] | None] = None,
     ) -> None:
         super().__init__(task or {})
         self.size, self.width, self.heads, self.head_dim, self.image = size, width, heads, head_dim, image

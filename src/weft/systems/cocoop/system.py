@@ -25,6 +25,7 @@ from weft.errors import UserError, some
 from weft.files import read_json
 from weft.models.aligned import AlignedModel
 from weft.models.pretrained import load_model
+from weft.registry import Learned
 from weft.systems.cocoop.aligned import AlignedClip
 from weft.systems.cocoop.network import CoopNet, Position, PromptLearner, plain_ids, tokenise
 from weft.tasks.classification import ClassificationTask
@@ -69,8 +70,8 @@ class Cocoop(TaskSystem):
         class_specific: bool = False,
         conditional: bool = True,
         chunk: Annotated[int, Field(ge=1)] = 64,
-        task: dict[str, Any] | None = None,
-        weights: str = "",
+        task: Learned[dict[str, Any] | None] = None,
+        weights: Learned[str] = "",
     ) -> None:
         super().__init__(task or {})
         if self.answers.reads != "classes":

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from weft.data import Dataset, Split, read_image
 from weft.errors import UserError, some
 from weft.models.seen import Seen
-from weft.registry import Count
+from weft.registry import Count, Learned
 from weft.systems.cross_spectral_reid.loss import batch_hard_triplet, identity_order
 from weft.systems.cross_spectral_reid.metrics import reid_metrics
 from weft.systems.cross_spectral_reid.network import CrossSpectralReIdNet
@@ -70,8 +70,8 @@ class CrossSpectralReId(System):
         margin: Annotated[float, Field(ge=0)] | None = None,
         smoothing: float = 0.0,
         augment: bool = True,
-        spectra: tuple[str, ...] = (),
-        identities: tuple[int | str, ...] = (),
+        spectra: Learned[tuple[str, ...]] = (),
+        identities: Learned[tuple[int | str, ...]] = (),
     ) -> None:
         super().__init__()
         if not 0 <= smoothing < 1:

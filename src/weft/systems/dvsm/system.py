@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.data import Dataset
-from weft.registry import Count, Dropout
+from weft.registry import Count, Dropout, Learned
 from weft.systems.dvsm.graph import nearest, standardised
 from weft.systems.dvsm.network import DvsmNet, Edges
 from weft.tasks.base import Task, create_task
@@ -69,9 +69,9 @@ class Dvsm(System):
         k: int = 10,
         graph: Literal["inductive", "transductive"] = "inductive",
         neighbours: Literal["exact", "faiss"] = "exact",
-        dims: dict[str, int] | None = None,
-        task: dict[str, Any] | None = None,
-        nodes: Annotated[int, Field(ge=0)] = 0,
+        dims: Learned[dict[str, int] | None] = None,
+        task: Learned[dict[str, Any] | None] = None,
+        nodes: Learned[Annotated[int, Field(ge=0)]] = 0,
     ) -> None:
         super().__init__()
         self.width, self.layers, self.heads, self.dropout, self.edges = width, layers, heads, dropout, edges

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from weft.data import Dataset
 from weft.models.fused import FusedModel
+from weft.registry import Learned
 from weft.systems.image_text import check_answers, features_of, frozen_encoder
 from weft.tokens import Tokens
 from weft.training.system import Need, TaskSystem, systems
@@ -52,9 +53,9 @@ class FrozenFusion(TaskSystem):
         only: Literal["image", "text"] | None = None,
         hidden: Annotated[int, Field(ge=0)] = 0,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
-        task: dict[str, Any] | None = None,
-        encoders: dict[str, Any] | None = None,
-        dims: dict[str, int] | None = None,
+        task: Learned[dict[str, Any] | None] = None,
+        encoders: Learned[dict[str, Any] | None] = None,
+        dims: Learned[dict[str, int] | None] = None,
     ) -> None:
         super().__init__(task or {})
         self.image, self.text, self.pixels = image, text, pixels

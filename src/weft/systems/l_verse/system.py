@@ -23,7 +23,7 @@ from weft.errors import UserError, some
 from weft.models.aligned import AlignedModel
 from weft.models.pretrained import load_model
 from weft.models.seen import Seen
-from weft.registry import Count, Dropout
+from weft.registry import Count, Dropout, Learned
 from weft.systems.l_verse.augvae import AugVae
 from weft.systems.l_verse.biart import UNKNOWN, WORDS, BiArt, Places
 from weft.systems.l_verse.codebook import Init
@@ -217,8 +217,8 @@ class Verse(System):
         empty: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         candidates: Annotated[int, Field(ge=1)] = 1,
         aligner: str | None = None,
-        vocabulary: list[str] | None = None,
-        vae: dict[str, Any] | None = None,
+        vocabulary: Learned[list[str] | None] = None,
+        vae: Learned[dict[str, Any] | None] = None,
     ) -> None:
         super().__init__()
         self.codes, self.start, self.width, self.layers, self.heads, self.dropout = (

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from weft.data import Dataset
 from weft.errors import UserError, some
 from weft.models.pretrained import load_model
+from weft.registry import Learned
 from weft.systems.merlot_reserve.optimizer import BETAS, AnchoredOptimizer
 from weft.systems.merlot_reserve.pretrain import AUDIOSPAN, MASK, Videos, Words
 from weft.systems.merlot_reserve.script import Script, Token
@@ -58,8 +59,8 @@ class Answering(TaskSystem):
         head: Head = "linear",
         anchored: bool = True,
         longest: Annotated[int, Field(ge=1)] = 15,
-        reserve: dict[str, Any] | None = None,
-        task: dict[str, Any] | None = None,
+        reserve: Learned[dict[str, Any] | None] = None,
+        task: Learned[dict[str, Any] | None] = None,
     ) -> None:
         if task is None:
             raise UserError("an answering system knows what is asked", "no task", "make it by make_system, or load it")

@@ -26,7 +26,7 @@ from weft.data import Dataset
 from weft.data.files import read_frames
 from weft.encoders.audio import read_clip
 from weft.errors import UserError
-from weft.registry import Count
+from weft.registry import Count, Learned
 from weft.systems.images import resized
 from weft.systems.merlot_reserve.network import Rotary, from_flax
 from weft.systems.merlot_reserve.optimizer import BETAS, OfficialOptimizer
@@ -159,7 +159,7 @@ class MerlotReserve(System):
         hear: bool = True,
         script: bool = True,
         find: Literal["words", "sound", "frame"] = "words",
-        vocabulary: list[str] | None = None,
+        vocabulary: Learned[list[str] | None] = None,
     ) -> None:
         super().__init__()
         self.segments, self.groups, self.seconds, self.rate, self.fft, self.hop = (

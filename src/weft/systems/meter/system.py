@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from weft.data import Dataset, read_image
 from weft.encoders.hf import quiet
 from weft.errors import UserError, did_you_mean
-from weft.registry import Count
+from weft.registry import Count, Learned
 from weft.systems.image_text import AnswerSystem, Reader, Vocabulary, begun, image_encoder, settled, texts_of
 from weft.systems.image_text_pairs import PairSystem, repeated
 from weft.systems.meter.codes import MOST, Codes, patches_of
@@ -253,11 +253,11 @@ class Meter(AnswerSystem):
         head_rate: Annotated[float, Field(gt=0)] = 50.0,
         cross_rate: Annotated[float, Field(gt=0)] = 5.0,
         begin: str | None = None,
-        task: dict[str, Any] | None = None,
-        vocabulary: tuple[str, ...] = (),
-        encoder: dict[str, Any] | None = None,
-        width: Annotated[int, Field(ge=0)] = 0,
-        cells: Annotated[int, Field(ge=0)] = 0,
+        task: Learned[dict[str, Any] | None] = None,
+        vocabulary: Learned[tuple[str, ...]] = (),
+        encoder: Learned[dict[str, Any] | None] = None,
+        width: Learned[Annotated[int, Field(ge=0)]] = 0,
+        cells: Learned[Annotated[int, Field(ge=0)]] = 0,
     ) -> None:
         super().__init__(task or {})
         self.image, self.pixels, self.text, self.fusion = image, pixels, text or {}, fusion
@@ -340,10 +340,10 @@ class MeterPairs(PairSystem):
         head_rate: Annotated[float, Field(gt=0)] = 5.0,
         cross_rate: Annotated[float, Field(gt=0)] = 5.0,
         begin: str | None = None,
-        vocabulary: tuple[str, ...] = (),
-        encoder: dict[str, Any] | None = None,
-        width: Annotated[int, Field(ge=0)] = 0,
-        cells: Annotated[int, Field(ge=0)] = 0,
+        vocabulary: Learned[tuple[str, ...]] = (),
+        encoder: Learned[dict[str, Any] | None] = None,
+        width: Learned[Annotated[int, Field(ge=0)]] = 0,
+        cells: Learned[Annotated[int, Field(ge=0)]] = 0,
     ) -> None:
         super().__init__()
         strange = [name for name in objectives if name not in OBJECTIVES]

@@ -17,7 +17,7 @@ from torch import Tensor
 from weft.data import Dataset
 from weft.encoders.hf import quiet
 from weft.errors import UserError
-from weft.registry import Count
+from weft.registry import Count, Learned
 from weft.systems.image_text import features_of, frozen_encoder
 from weft.systems.nlxgpt.network import ConceptHead
 from weft.systems.nlxgpt.sequence import TOLD
@@ -58,9 +58,9 @@ class Concepts(TaskSystem):
         *,
         vision: str = "image-patches",
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
-        task: dict[str, Any] | None = None,
-        encoder: dict[str, Any] | None = None,
-        width: Count = 1,
+        task: Learned[dict[str, Any] | None] = None,
+        encoder: Learned[dict[str, Any] | None] = None,
+        width: Learned[Count] = 1,
     ) -> None:
         super().__init__(task or {})
         if self.answers.reads != "sets":

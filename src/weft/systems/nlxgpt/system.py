@@ -23,6 +23,7 @@ from weft.encoders import create_encoder, restore_encoder
 from weft.encoders.hf import quiet
 from weft.errors import UserError, some
 from weft.models.pretrained import load_model
+from weft.registry import Learned
 from weft.systems.nlxgpt.concepts import Concepts, of_clip
 from weft.systems.nlxgpt.metrics import Said
 from weft.systems.nlxgpt.network import Decoder, Marks, generate
@@ -84,9 +85,9 @@ class Teller(System):
         places: bool = False,
         blind: bool = False,
         concepts: str | None = None,
-        seen_by: dict[str, Any] | None = None,
-        gpt2: dict[str, Any] | None = None,
-        encoder: dict[str, Any] | None = None,
+        seen_by: Learned[dict[str, Any] | None] = None,
+        gpt2: Learned[dict[str, Any] | None] = None,
+        encoder: Learned[dict[str, Any] | None] = None,
     ) -> None:
         super().__init__()
         self.decoder, self.vision, self.start = decoder, vision, start

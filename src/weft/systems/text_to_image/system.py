@@ -24,7 +24,7 @@ from weft.errors import UserError, some
 from weft.models.raw import encode_rows
 from weft.models.seen import Seen
 from weft.models.standardise import Standardiser
-from weft.registry import Count
+from weft.registry import Count, Learned
 from weft.store import MemoryFeatures
 from weft.systems.text_to_image.judge import Asked
 from weft.systems.text_to_image.loss import discriminator_loss, generator_loss, gradient_penalty
@@ -102,8 +102,8 @@ class TextToImage(System):
         beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99,
         penalty: Annotated[float, Field(ge=0)] | None = None,
         average: Annotated[float, Field(ge=0, lt=1)] = 0.999,
-        caption_width: Annotated[int, Field(ge=0)] = 0,
-        encoders: dict[str, Any] | None = None,
+        caption_width: Learned[Annotated[int, Field(ge=0)]] = 0,
+        encoders: Learned[dict[str, Any] | None] = None,
     ) -> None:
         super().__init__()
         self.options = {

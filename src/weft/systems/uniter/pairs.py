@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from weft.data import Dataset, read_image
 from weft.errors import UserError, did_you_mean, some
 from weft.ops.ipot import cosine_cost, ipot, transport_distance
-from weft.registry import Count
+from weft.registry import Count, Learned
 from weft.systems.image_text import settled, texts_of
 from weft.systems.image_text_pairs import PairSystem, repeated
 from weft.systems.uniter.begin import PAPER, SHARED, TRAINED, begin, learned, set_up, show
@@ -76,10 +76,10 @@ class UniterPairs(PairSystem):
         length: Annotated[int, Field(ge=3)] = 60,
         cut: bool = False,
         begin: str | None = None,
-        vocabulary: tuple[str, ...] = (),
-        encoder: dict[str, Any] | None = None,
-        width: Annotated[int, Field(ge=0)] = 0,
-        classes: Annotated[int, Field(ge=0)] = 0,
+        vocabulary: Learned[tuple[str, ...]] = (),
+        encoder: Learned[dict[str, Any] | None] = None,
+        width: Learned[Annotated[int, Field(ge=0)]] = 0,
+        classes: Learned[Annotated[int, Field(ge=0)]] = 0,
     ) -> None:
         super().__init__()
         self.objectives = objectives or {"mlm": 2, "itm": 2, "mrfr": 1}

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.data import Dataset
-from weft.registry import Count
+from weft.registry import Count, Learned
 from weft.systems.image_text import AnswerSystem, settled, texts_of
 from weft.systems.uniter.begin import PAPER, SHARED, TRAINED, Inputs, begin, learned, set_up, show
 from weft.systems.uniter.heads import UniterFor
@@ -70,11 +70,11 @@ class Uniter(AnswerSystem):
         loss: Literal["bce", "task"] = "bce",
         head_rate: Annotated[float, Field(gt=0)] = 10.0,
         begin: str | None = None,
-        task: dict[str, Any] | None = None,
-        vocabulary: tuple[str, ...] = (),
-        encoder: dict[str, Any] | None = None,
-        width: Annotated[int, Field(ge=0)] = 0,
-        classes: Annotated[int, Field(ge=0)] = 0,
+        task: Learned[dict[str, Any] | None] = None,
+        vocabulary: Learned[tuple[str, ...]] = (),
+        encoder: Learned[dict[str, Any] | None] = None,
+        width: Learned[Annotated[int, Field(ge=0)]] = 0,
+        classes: Learned[Annotated[int, Field(ge=0)]] = 0,
     ) -> None:
         super().__init__(task or {})
         self.image, self.pixels, self.regions, self.text = image, pixels, regions, text
