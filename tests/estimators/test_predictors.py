@@ -118,6 +118,34 @@ def test_classes_come_back_as_they_were_given(labels):
     assert model.classes_.tolist() == sorted(labels.tolist())
 
 
+@pytest.mark.parametrize("table", [False, True])
+@pytest.mark.parametrize("labels", [["low", "middle", "high"], [30, 10, 20]], ids=["words", "numbers"])
+def test_classes_with_an_order_are_a_scale(labels, table):
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=90)
+    y = np.array(labels)[np.digitize(size, [-0.5, 0.5])]
+    X = pd.DataFrame({"size": size, "noise": rng.normal(size=90)}) if table else np.c_[size, rng.normal(size=90)]
+    model = WeftClassifier(labels=[*labels, 99]).fit(X, y)
+    task = model.model_.task
+    assert (task.config()["name"], task.labels) == ("ordinal", list(map(str, labels)))
+    assert model.comparison_.primary == "kappa_quadratic"
+    assert model.classes_.tolist() == sorted(labels)
+    assert model.score(X, y) > 0.7
+    decided = model.model_.predict(
+        {"size": size, "noise": X["noise"]} if table else model._columns(X)[0], progress=False
+    )
+    assert model.predict(X).astype(str).tolist() == decided["prediction"].astype(str).tolist()
+    assert np.allclose(model.predict_proba(X).sum(axis=1), 1)
+
+
+def test_labels_that_are_no_order_of_the_classes_are_refused():
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    with pytest.raises(ValueError, match="'medium'"):
+        WeftClassifier(labels=["low", "high"]).fit(X, np.resize(["low", "medium", "high"], 60))
+    with pytest.raises(ValueError, match="labels are of a target of classes"):
+        WeftRegressor(labels=["low", "high"]).fit(X, X[:, 0])
+
+
 def test_groups_are_kept_together_and_files_stay_where_asked(tmp_path):
     rng = np.random.default_rng(0)
     person = np.repeat([f"p{i}" for i in range(20)], 5)

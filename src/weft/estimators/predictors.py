@@ -36,7 +36,7 @@ from weft.data.clues import NONE
 from weft.data.frame import frame_columns, is_frame
 from weft.data.table_config import ModalityConfig
 from weft.data.target_cells import refuse_dates
-from weft.errors import UserError
+from weft.errors import UserError, some
 from weft.models.pretrained import load_model
 from weft.store import Store
 
@@ -48,6 +48,7 @@ class _Estimator(BaseEstimator, ABC):
     """What both share: X to a table, a comparison, the kept model."""
 
     task: str
+    _order: list[str] | None = None
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class _Estimator(BaseEstimator, ABC):
         group: str | None = None,
         drop: Sequence[str] = (),
         types: Mapping[str, str] | None = None,
+        labels: Sequence[Any] | None = None,
         encoders: Mapping[str, str] | None = None,
         fractions: tuple[float, float, float] = (0.8, 0.15, 0.05),
         settings: Mapping[str, Any] | None = None,
@@ -71,6 +73,7 @@ class _Estimator(BaseEstimator, ABC):
         self.group = group
         self.drop = drop
         self.types = types
+        self.labels = labels
         self.encoders = encoders
         self.fractions = fractions
         self.settings = settings
@@ -104,14 +107,14 @@ class _Estimator(BaseEstimator, ABC):
 
     def _encoded(self, cells: Mapping[str, Any], target: str, folder: Path, table: bool) -> Store:
         """The features of the rows; of a table it warns of columns in doubt."""
+        asked: dict[str, Any] = {"task": self.task, "labels": self._order}
         if table:
-            roles: dict[str, Any] = {"group": self.group, "time": NONE, "drop": self.drop, "task": self.task}
-            roles["types"] = self.types
-            config = propose_config(cells, target=target, **roles).model_copy(update={"splits": None, "labels": None})
+            roles = {**asked, "group": self.group, "time": NONE, "drop": self.drop, "types": self.types}
+            config = propose_config(cells, target=target, **roles).model_copy(update={"splits": None, **asked})
         else:
             names = [name for name in cells if name != target]
             numbers = ModalityConfig(kind="tabular", columns=names, types=dict.fromkeys(names, "number"))
-            config = TableConfig(table="", target=target, task=self.task, modalities={"numbers": numbers})
+            config = TableConfig(table="", target=target, modalities={"numbers": numbers}, **asked)
         return encode_config(cells, config, folder, self.encoders, progress=self.verbose)
 
     def _columns(self, X: Any, y: Any = None, *, fitting: bool = False) -> tuple[dict[str, Any], Any]:
@@ -161,6 +164,7 @@ class WeftClassifier(ClassifierMixin, _Estimator):
         group: column of rows that belong together; None: guessed, ``"none"``: none.
         drop: columns to leave out.
         types: ``{column: type}`` where a guess is wrong, see :func:`weft.compare.compare_frame`.
+        labels: the classes in their order, lowest first, where they have one: the task is then ``"ordinal"``.
         encoders: ``{modality: encoder}``, see :func:`weft.compare.compare_frame`.
         fractions: of train, dev and test. Dev rows choose; on test rows the comparison judges its methods. The kept
             model is fitted on train and dev rows (:mod:`weft.compare.crossfit`).
@@ -187,7 +191,9 @@ class WeftClassifier(ClassifierMixin, _Estimator):
         ((30, 2), True)
     """
 
-    task = "classification"
+    @property
+    def task(self) -> str:  # type: ignore[override]
+        return "classification" if self.labels is None else "ordinal"
 
     def _targets(self, y: np.ndarray) -> list[Any]:
         check_classification_targets(y)
@@ -196,12 +202,22 @@ class WeftClassifier(ClassifierMixin, _Estimator):
             raise ValueError(f"a classifier needs two classes or more; y has the one class {self.classes_[0]!r}")
         names = [as_category(label) or "" for label in self.classes_.tolist()]
         self._names = names if len({*names, ""}) > len(names) else [f"class {k}" for k in range(len(names))]
+        self._order = None if self.labels is None else self._ordered(list(self.labels))
         return [self._names[code] for code in codes]
 
+    def _ordered(self, labels: list[Any]) -> list[str]:
+        """The names of the classes in the order of ``labels``."""
+        named = dict(zip(self.classes_.tolist(), self._names, strict=True))
+        if lacking := [label for label in named if label not in labels]:
+            raise UserError(
+                "labels are all classes of y, lowest first", f"without {some(map(repr, lacking))}", "add them"
+            )
+        return [named[label] for label in labels if label in named]
+
     def predict(self, X: Any) -> np.ndarray:
-        """The likeliest class of every row, ``(N,)``."""
-        codes = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[codes]
+        """The likeliest class of every row, ``(N,)``; with ``labels``, the median."""
+        said = self._answers(X)["prediction"]
+        return self.classes_[[self._names.index(str(name)) for name in said]]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """``(N, C)``, in the order of ``classes_``."""
@@ -212,7 +228,7 @@ class WeftClassifier(ClassifierMixin, _Estimator):
 class WeftRegressor(RegressorMixin, _Estimator):
     """The best of several regressors of a table of text, numbers, images by path, ..., by weft's comparison.
 
-    Arguments and attributes as those of :class:`WeftClassifier`, without classes.
+    Arguments and attributes as those of :class:`WeftClassifier`, without classes and ``labels``.
 
     Example:
         >>> import numpy as np
@@ -225,6 +241,8 @@ class WeftRegressor(RegressorMixin, _Estimator):
     task = "regression"
 
     def _targets(self, y: np.ndarray) -> list[Any]:
+        if self.labels is not None:
+            raise UserError("labels are of a target of classes", f"labels {some(self.labels)}", "leave labels out")
         return y.astype(np.float64).tolist()
 
     def predict(self, X: Any) -> np.ndarray:
