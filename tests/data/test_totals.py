@@ -94,6 +94,50 @@ def test_new_rows_keep_theirs_which_is_not_judged() -> None:
     assert any("not judged" in note and f"{N}: Total" in note for note in found.notes)
 
 
+def grouped(say: Any, sizes: tuple[int, ...] = (20, 25, 15), mean: bool = False) -> pd.DataFrame:
+    """The shop's rows by group, each with its sums, or its means, beneath."""
+    rows, first = [], 0
+    for group, size in zip(("North", "South", "Isles"), sizes, strict=True):
+        part = SHOP[first : first + size]
+        numbers = part[["qty", "price", "revenue"]].agg("mean" if mean else "sum").round(2)
+        rows += [[group, *row] for row in part.drop(columns=["region"]).to_numpy().tolist()]
+        rows.append([say(group), None, *numbers])
+        first += size
+    return pd.DataFrame(rows, columns=["region", "store", "qty", "price", "revenue"])
+
+
+SUBTOTALS = {
+    "a word": grouped(lambda group: "Subtotal"),
+    "a word after": grouped("{} Total".format),
+    "a word before": grouped("Total {}:".format),
+    "means": grouped(lambda group: "Average", mean=True),
+    "a grand total": pd.concat(
+        [grouped("{} Total".format), pd.DataFrame([{"region": "Grand Total", **SHOP[["qty", "revenue"]].sum()}])]
+    ),
+}
+
+
+@pytest.mark.parametrize("frame", SUBTOTALS.values(), ids=SUBTOTALS)
+def test_rows_of_sums_within_a_table_are_warned_of(frame: pd.DataFrame) -> None:
+    proposal, data = read(frame)
+    (said,) = data.notes
+    assert proposal.unread == [said]
+    rows = [20, 46, 62, *range(63, len(frame))]
+    assert f"{len(rows)} rows within the table with sums or means of those above" in said
+    assert all(f"{row}: {frame.region.iloc[row].rstrip(':')}" in said for row in rows)
+    assert len(data) == len(frame)
+
+
+def test_rows_that_are_no_sums_of_their_group_are_not() -> None:
+    wrong = grouped("{} Total".format)
+    wrong.loc[wrong.store.isna(), ["qty", "price", "revenue"]] += 1.0
+    unknown = grouped("{} Total".format).replace({"region": {"North Total": "West Total", "South Total": "East Total"}})
+    other = grouped("{} overview".format)
+    kinds = SHOP.assign(kind=[("good", "mean", "total")[k % 3] for k in range(N)])
+    for frame in (wrong, unknown, other, kinds):
+        assert not read(frame)[1].notes
+
+
 TAGS = [[w for k, w in enumerate(("red", "sweet", "ripe")) if row >> k & 1] for row in range(N)]
 
 

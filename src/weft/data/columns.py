@@ -24,7 +24,7 @@ import pyarrow.parquet
 from weft.data.cells import as_number, is_blank, is_numeric
 from weft.data.files import is_file, read_array
 from weft.data.frame import frame_columns
-from weft.data.totals import label, totals
+from weft.data.totals import label, totals, within
 from weft.errors import UserError, count, did_you_mean, some
 
 FORMATS = (".csv", ".tsv", ".txt", ".parquet", ".jsonl")
@@ -91,11 +91,19 @@ class Columns:
         return [f"{row}: {label(self.names, row, cells)}" for row in rows]
 
     def leave_out_totals(self) -> list[str]:
-        """Cut off the rows of sums and means under the table; what to say of them, if any."""
+        """Cut off the rows of sums and means under the table; what to say of them, and of those within, if any."""
         under = self.totals()
         self.rows -= len(under)
         self._cells = {name: known[: self.rows] for name, known in self._cells.items()}
-        return [f"left out: {said_of_totals(under)}"] if under else []
+        said = [f"left out: {said_of_totals(under)}"] if under else []
+        return said + self._subtotals()
+
+    def _subtotals(self) -> list[str]:
+        """What to say of rows of sums and means within the table, which count as samples."""
+        found = within(self.names, self.rows, lambda name: self.cells(name, "totals"))
+        rows = some(f"{row}: {cell}" for row, cell in found.items())
+        said = f"{count(len(found), 'row')} within the table with sums or means of those above, which count as samples"
+        return [f"{said}: {rows}; remove them"] if found else []
 
 
 def said_of_totals(rows: Sequence[str]) -> str:
