@@ -181,3 +181,25 @@ def test_a_yaml_says_what_was_asked_for_and_what_was_guessed(tmp_path: Path) -> 
     lines = (tmp_path / "t.yaml").read_text().splitlines()
     assert any(line.startswith("group: null  # as asked for. ") for line in lines)
     assert any(line.startswith("task: regression  # guessed: numbers. ") for line in lines)
+
+
+@pytest.mark.parametrize("make", [lambda day: day, lambda day: f"{day:%Y-%m-%d}"], ids=["datetime", "ISO"])
+def test_a_few_dates_asked_for_as_classes_are_said_with_the_way_out(make: Any) -> None:
+    table = frame([make(DAYS[row % 12]) for row in range(ROWS)])
+    for task in ("classification", "ordinal"):
+        proposal = propose_table(table, target="y", task=task)
+        data = read_table(table, proposal.config)
+        (said,) = [note for note in data.notes if "holds dates" in note]
+        assert said in proposal.unread
+        assert "each of the 12 is a class" in said
+        assert "days since a fixed day" in said
+        again = read_table(table, type(proposal.config)(**data.table))  # its classes are said by now
+        assert not any("holds dates" in note for note in again.notes)
+    with pytest.raises(UserError, match="dates, which are neither"):
+        read_table(frame([make(day) for day in DAYS]), proposal.config)
+
+
+def test_words_and_numbers_asked_for_as_classes_are_no_dates() -> None:
+    for y in (FEW, [f"v{row % 5}" for row in range(ROWS)], [2018 + row % 5 for row in range(ROWS)]):
+        table = frame(y)
+        assert not read_table(table, propose_table(table, target="y", task="classification").config).notes

@@ -20,6 +20,7 @@ from weft.data.kinds import kind_named
 from weft.data.kinds.text import LONG
 from weft.data.splits import Method
 from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
+from weft.data.target_cells import dates_as_classes
 from weft.data.targets import RETRIEVAL
 from weft.data.warnings import table_warnings, unread, why_ordinal
 from weft.errors import UserError, did_you_mean, some
@@ -198,6 +199,8 @@ def propose_table(
     answers = table.answers(roles["target"], task)
     proposal.warnings += table_warnings(table.cells, proposal.config, answers)
     proposal.unread = totals + unread(table.cells, proposal.config)
+    if roles["target"] is not None and reads(task) == "classes":
+        proposal.unread += dates_as_classes(roles["target"], table.told(roles["target"])[1])
     if answers is not None and proposal.reasons["task"] != ASKED:
         proposal.warnings += why_ordinal(proposal.config.target_names[0], answers, order)
     return proposal

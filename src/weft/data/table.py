@@ -32,6 +32,7 @@ from weft.data.target_cells import (
     FEW_CLASSES,
     as_class,
     classes_among,
+    dates_as_classes,
     indicators_of,
     lacks_target,
     number_or_nan,
@@ -411,8 +412,10 @@ def _read_target(columns: Columns, column: str, config: TableConfig, rows: _Rows
     if reads in ("numbers", "columns"):
         values = numbers_of(where, column, told, [ids[row] for row in there])
     else:
-        if column not in config.classes and len({*map(str, told)}) > FEW_CLASSES:
-            refuse_dates(where, column, told)
+        if column not in config.classes:
+            if len({*map(str, told)}) > FEW_CLASSES:
+                refuse_dates(where, column, told)
+            rows.notes += dates_as_classes(column, told)
         values = classes_among(told, config.classes.get(column))
     rows.targets[column] = np.full(len(ids), values[0], dtype=values.dtype)
     rows.targets[column][there] = values

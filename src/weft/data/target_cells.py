@@ -67,6 +67,17 @@ def refuse_dates(where: str, name: str, cells: Sequence[Any]) -> None:
         )
 
 
+def dates_as_classes(name: str, cells: Sequence[Any]) -> list[str]:
+    """What to say of a target of a few dates that classes were asked of, each of which is one."""
+    kinds = {str(cell): cell for cell in cells}
+    if len(kinds) > FEW_CLASSES or not learn_type([*kinds.values()]).startswith("date"):
+        return []
+    said = (
+        f"target {name!r} holds dates, and each of the {len(kinds)} is a class that has nothing to do with the others"
+    )
+    return [f"{said} ({some(kinds, 3)}): to predict when, give a number, such as the days since a fixed day"]
+
+
 def _is_number(cell: Any) -> bool:
     """With a decimal point or comma."""
     return number_or_none(cell) is not None or number_or_none(cell, comma=True) is not None
