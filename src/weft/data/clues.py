@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from weft.data.cells import is_blank, is_numeric, learn_type, read_or_none
-from weft.data.columns import Columns, as_list, words_in
+from weft.data.columns import Columns, words_in
 from weft.data.commented_yaml import ASKED
 from weft.data.entities import are_few, is_entity, names_people, why_in_time, why_not_cut, words_of
 from weft.data.entities import why_category as why_no_group
@@ -19,6 +19,7 @@ from weft.data.kinds import kind_named, kinds
 from weft.data.table import SPLIT_WORDS
 from weft.data.target_cells import FEW_CLASSES, classes_of, label_set, lacks_target, refuse_doubtful
 from weft.data.targets import RETRIEVAL, reads_of
+from weft.data.written import as_list, refuse_cut
 from weft.errors import short
 
 LOOKED_AT = 1000
@@ -69,6 +70,7 @@ class Clues:
             return kind if kind in (TEXT, "date") else "tabular"
         if name not in self._kinds:
             cells = list(islice(self.present(name), LOOKED_AT))
+            refuse_cut(f"{self.path}, column {name!r}", cells)
             sure = {kind: kind_named(kind).looks(cells, self.folder) for kind in kinds.names()}
             self._kinds[name] = max(sure, key=sure.__getitem__)
         return self._kinds[name]
@@ -262,7 +264,10 @@ class Clues:
             UserError: dates, or numbers with words among them.
         """
         rows, there = self.told(target)
-        if any(as_list(cell) is not None or (isinstance(cell, str) and re.search(r"\w[|;]\w", cell)) for cell in there):
+        if any(
+            as_list(cell) is not None or (isinstance(cell, str) and re.search(r"\w\s*[|;]\s*\w", cell))
+            for cell in there
+        ):
             return "multilabel", "cells hold several labels"
         comma = is_numeric(there, comma=True)
         if not is_numeric(there) and not comma:

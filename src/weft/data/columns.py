@@ -1,8 +1,9 @@
 """A table file as columns of plain Python cells, and cells as arrays.
 
 CSV has only strings; Parquet and JSONL have types. A column is brought to the same values from all three: an empty or
-blank cell and null are None, and ``[1, 2]`` in a CSV cell is a list. What else a cell is, its column's type says, see
-:mod:`weft.data.cells`. The delimiter of a CSV is the one of ``, ; tab |`` that cuts its first lines into equal rows.
+blank cell and null are None, and ``[1, 2]`` in a CSV cell is a list (:mod:`weft.data.written`). What else a cell is,
+its column's type says, see :mod:`weft.data.cells`. The delimiter of a CSV is the one of ``, ; tab |`` that cuts its
+first lines into equal rows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from weft.data.cells import as_number, is_blank, is_numeric
+from weft.data.cells import NEARLY, as_number, is_blank, is_numeric
 from weft.data.files import is_file, read_array
 from weft.data.frame import frame_columns
 from weft.data.totals import label, totals, within
+from weft.data.written import as_list, refuse_cut
 from weft.errors import UserError, count, did_you_mean, some
 
 FORMATS = (".csv", ".tsv", ".txt", ".parquet", ".jsonl")
@@ -231,19 +234,6 @@ def _read_jsonl(content: str, path: Path) -> Source:
     return list(names), len(records), lambda name: [record.get(name) for record in records]
 
 
-def as_list(cell: Any) -> list[Any] | None:
-    """A list cell, or a JSON list written in a string; None for anything else."""
-    if isinstance(cell, list):
-        return cell
-    if isinstance(cell, str) and cell.lstrip().startswith("["):
-        try:
-            value = json.loads(cell)
-        except (ValueError, RecursionError):
-            return None
-        return value if isinstance(value, list) else None
-    return None
-
-
 def words_in(cell: Any) -> list[str] | None:
     """The words of a cell that lists words; None for anything else. An empty list has none."""
     items = as_list(cell)
@@ -251,6 +241,12 @@ def words_in(cell: Any) -> list[str] | None:
     if items is None or not all(isinstance(item, str) for item in there) or is_numeric(there):
         return None
     return [str(item).strip() for item in there]
+
+
+def of_one_length(lists: Sequence[Sequence[Any]]) -> bool:
+    """Whether lists have one length, but for fewer than 5 % of them: these are slips, which reading refuses by row."""
+    usual = max(Counter(map(len, lists)).values(), default=0)
+    return usual > 0 and (usual == len(lists) or usual > NEARLY * len(lists))
 
 
 def npy_axes(cells: Sequence[Any], folder: Path, axes: int) -> float:
@@ -264,9 +260,9 @@ def npy_axes(cells: Sequence[Any], folder: Path, axes: int) -> float:
 def array_values(columns: Sequence[Sequence[Any]], kind: str, name: str, ids: Sequence[str], folder: Path) -> list[Any]:
     """Cells as float32 arrays of ``kind``: ``(D,)`` vector, ``(T, C)`` series, ``(T, D)`` tokens.
 
-    One column holds lists (or JSON lists, or paths of ``.npy`` files). Several columns hold numbers, the entries of a
-    vector or the time steps of a series with one channel; or lists, the channels of a series. A row is absent where all
-    its cells are empty.
+    One column holds lists (also written ones, see :mod:`weft.data.written`, or paths of ``.npy`` files). Several
+    columns hold numbers, the entries of a vector or the time steps of a series with one channel; or lists, the channels
+    of a series. A row is absent where all its cells are empty.
 
     Raises:
         UserError: ragged or non-numeric cells, NaN or infinite values, a missing file; the row is named.
@@ -295,12 +291,13 @@ def _array(cell: Any, kind: str, where: str, folder: Path) -> np.ndarray:
     if isinstance(cell, str) and cell.lower().endswith(".npy"):
         array = read_array(folder / cell, where)
     else:
+        refuse_cut(where, [cell])
         content = as_list(cell)
         try:
             array = np.asarray(as_number(cell) if content is None else content, dtype=np.float64)
         except (ValueError, TypeError, OverflowError) as error:
             raise UserError(
-                f"{where}: a {kind} is a list of numbers, a JSON list, or the path of an .npy file",
+                f"{where}: a {kind} is a list of numbers, also a written one, or the path of an .npy file",
                 f"{str(cell)[:80]!r} ({error})",
                 "lists inside one cell have equal lengths and hold numbers only; lists of words are of kind text",
             ) from error

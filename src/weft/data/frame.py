@@ -55,12 +55,13 @@ def frame_columns(frame: Any) -> tuple[list[str], int, Callable[[str], list[Any]
 
 
 def order_of(source: Any, name: str) -> list[str] | None:
-    """The categories of an ordered column of pandas, lowest first; None of any other."""
+    """The categories of an ordered column of pandas or an Enum of polars, lowest first; None of any other."""
     if not is_frame(source):
         return None
     keys = source if isinstance(source, Mapping) else getattr(source, "column_names", source.columns)
     dtype: Any = next((getattr(source[key], "dtype", None) for key in keys if str(key) == name), None)
-    return [str(as_category(cell)) for cell in dtype.categories] if getattr(dtype, "ordered", False) else None
+    ordered = getattr(dtype, "ordered", type(dtype).__name__ == "Enum")
+    return [str(as_category(cell)) for cell in dtype.categories] if ordered else None
 
 
 def cells_of(column: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from weft.data.cells import as_category, is_blank, learn_type, number_or_none, says_blank
-from weft.data.columns import as_list
+from weft.data.written import as_list
 from weft.errors import UserError, short, some
 
 FEW_CLASSES = 20
@@ -114,7 +114,7 @@ def number_or_nan(cell: Any) -> float:
 
 
 def label_set(cell: Any) -> set[str]:
-    """``["a", "b"]``, a JSON list, ``a|b`` or ``a;b``."""
+    """``["a", "b"]``, a list written in the cell, ``a|b`` or ``a; b``."""
     if cell is None:
         return set()
     items = as_list(cell)

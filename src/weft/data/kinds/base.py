@@ -175,7 +175,8 @@ def check_arrays(name: str, ids: Sequence[str], values: Sequence[Any], kind: str
         raise UserError(
             f"{what}: every {kind} {shape} has the same last axis",
             f"mostly {usual}, but {some(f'{row}: {width}' for row, width in odd)}",
-            "cut or pad these rows; arrays of unequal length along T are a series or tokens, not a vector",
+            "cut or pad these rows, or empty their cells; arrays of unequal length along T are a series or tokens, "
+            "not a vector (in a YAML: kind: series)",
         )
     bad = [row for row, v in there if not np.isfinite(v).all()]
     remedy = "fill the gaps, drop these rows, or use None where the modality is absent"

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weft.data.columns import array_values, as_list, npy_axes, words_in
+from weft.data.columns import array_values, npy_axes, of_one_length, words_in
 from weft.data.kinds.base import Kind, Place, check_arrays, kinds, share
+from weft.data.written import as_list
 
 
 @kinds.register("series")
@@ -28,7 +29,7 @@ class Series(Kind):
         lists = [found for cell in cells if not words_in(cell) and (found := as_list(cell)) is not None]
         lists = lists if len(lists) > len(cells) / 2 else []
         nested = share(lists, lambda items: bool(items) and isinstance(items[0], list))
-        uneven = len({len(items) for items in lists}) > 1
+        uneven = len(lists) > 0 and not of_one_length(lists)
         return max(len(lists) / len(cells) if nested > 0.5 or uneven else 0.0, npy_axes(cells, folder, 2))
 
     def check(self, name: str, ids: Sequence[str], values: Sequence[Any], fields: Sequence[str]) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weft.data.columns import array_values, as_list, npy_axes
+from weft.data.columns import array_values, npy_axes, of_one_length
 from weft.data.kinds.base import Kind, Place, check_arrays, kinds
+from weft.data.written import as_list
 
 
 @kinds.register("vector")
@@ -22,14 +23,11 @@ class Vector(Kind):
         return array_values(columns, "vector", place.modality, place.ids, place.folder)
 
     def looks(self, cells: Sequence[Any], folder: Path) -> float:
-        """Lists of numbers of one length, or ``.npy`` files with one axis."""
+        """Lists of numbers of (nearly) one length, or ``.npy`` files with one axis."""
         lists = [found for cell in cells if (found := as_list(cell)) is not None]
         lists = lists if len(lists) > len(cells) / 2 else []
-        numbers = [
-            all(isinstance(item, int | float) and not isinstance(item, bool) for item in found) for found in lists
-        ]
-        one_length = len({len(items) for items in lists}) == 1
-        return max(sum(numbers) / len(cells) if one_length else 0.0, npy_axes(cells, folder, 1))
+        numbers = [all(isinstance(item, int | float | None) for item in found) for found in lists]
+        return max(sum(numbers) / len(cells) if of_one_length(lists) else 0.0, npy_axes(cells, folder, 1))
 
     def check(self, name: str, ids: Sequence[str], values: Sequence[Any], fields: Sequence[str]) -> None:
         """``(D,)``, the same ``D`` in every row."""
