@@ -19,9 +19,9 @@ from tests.compare.cases import QUICK, quick, small
 from weft.compare import Comparison, compare
 from weft.compare.verdict import Verdict
 from weft.report import render_terminal, write_report
-from weft.report.figures import main_rows
+from weft.report.figures import _methods, main_rows
 from weft.store import MemoryFeatures
-from weft.tasks.plots import roc
+from weft.tasks.plots import roc, short, shorts
 
 VOID = {"meta", "img", "br", "hr"}
 
@@ -166,6 +166,33 @@ def test_names_are_data(tmp_path: Path) -> None:
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert json.loads(found.to_json())["modalities"] == [ODD, "concat"]
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} >= {"methods", "confusion", "roc"}
+
+
+def test_no_two_lines_of_a_figure_have_one_name(
+    found: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables with long names that differ in the middle."""
+    from matplotlib.axes import Axes
+
+    rows = [row for row in main_rows(found) if row.low is not None]
+    named = [replace(row, method=f"measurements of ward {k} at the admission") for k, row in enumerate(rows)]
+    ticks: list[list[str]] = []
+    original = Axes.set_yticks
+    monkeypatch.setattr(
+        Axes, "set_yticks", lambda self, at, *a, **k: (ticks.append(*a), original(self, at, *a, **k))[1]
+    )
+    _methods(found, named, tmp_path)
+    (labels,) = ticks
+    assert len({*labels}) == len(named) > 3
+
+
+def test_labels_are_as_long_as_tells_them_apart() -> None:
+    names = ["a table of ward A at the admission", "a table of ward B at the admission", "short"]
+    assert shorts(names)[2] == "short"
+    assert len({*shorts(names)}) == 3
+    assert shorts(["a" * 40], 10) == [short("a" * 40, 10)]
+    assert shorts(["a b", "a  b"]) == ["a b", "a b"]
+    assert shorts([]) == []
 
 
 def test_many_methods_are_folded(found: Comparison) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from weft.compare import Comparison
 from weft.compare.evidence import Row
-from weft.tasks.plots import GREY, PALETTE, canvas, short
+from weft.tasks.plots import GREY, PALETTE, canvas, shorts
 
 if TYPE_CHECKING:
     from weft.tasks.base import Task
@@ -89,7 +89,7 @@ def _label(comparison: Comparison) -> str:
 
 def _ladder(axes: Any, names: list[str]) -> None:
     """One line per method, the first on top."""
-    axes.set_yticks(range(len(names)), [short(name, 30) for name in names])
+    axes.set_yticks(range(len(names)), shorts(names, 30))
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.25)
 
@@ -142,7 +142,7 @@ def _contributions(comparison: Comparison, folder: Path) -> Picture:
             bars = axes.barh(places + shift, [values[name] for name in names], height=0.36, color=colour, label=label)
             axes.bar_label(bars, fmt="%+.3f", padding=4, fontsize=9.5)
         axes.axvline(0, color="black", linewidth=1)
-        axes.set_yticks(places, [short(name, 30) for name in names])
+        axes.set_yticks(places, shorts(names, 30))
         axes.set_ylim(len(names) - 0.45, -0.55)
         axes.margins(x=0.16)
         axes.set(xlabel=f"worth in {comparison.primary} (positive is better)")
@@ -167,13 +167,11 @@ def _missing(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
             axes.plot(
                 full, place, "|", color="black", markersize=13, mew=1.8, label="nothing missing" if not place else None
             )
-        for k, name in enumerate(names):
+        for k, (name, label) in enumerate(zip(names, shorts(names), strict=True)):
             pairs = [(e["hidden"], p) for p, row in enumerate(rows) if (e := row.missing.get(name))]
             if pairs:
                 style = {"color": PALETTE[(k + 1) % len(PALETTE)], "marker": "ovsD^P*"[k % 7]}
-                axes.plot(
-                    *zip(*pairs, strict=True), linestyle="", markersize=7, label=f"without {short(name)}", **style
-                )
+                axes.plot(*zip(*pairs, strict=True), linestyle="", markersize=7, label=f"without {label}", **style)
         _ladder(axes, [row.method for row in rows])
         axes.set(xlabel=_label(comparison))
         axes.figure.legend(loc="outside upper left", ncols=3)
@@ -206,7 +204,9 @@ def _cost(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
             axes.xaxis.set_minor_locator(NullLocator())
             axes.margins(x=0.22, y=0.12)
             axes.grid(alpha=0.25)
-            _annotate(axes, [(getattr(row, column), row.test or 0.0, short(row.method)) for row in best + kept])
+            labels = shorts([row.method for row in best + kept])
+            points = [(getattr(row, column), row.test or 0.0) for row in best + kept]
+            _annotate(axes, [(*point, label) for point, label in zip(points, labels, strict=True)])
         panels[0].set(ylabel=_label(comparison))
         handles, labels = panels[0].get_legend_handles_labels()
         panels[0].figure.legend(handles, labels, loc="outside upper left", ncols=3)

@@ -63,7 +63,7 @@ def confusion(counts: np.ndarray, names: Sequence[str], folder: Path) -> Path:
     side = float(np.clip(0.55 * k + 2.2, 4.2, 12.0))
     with canvas(folder, "confusion", size=(side + 0.9, side)) as (axes,):
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        labels = [short(name) for name in names]
+        labels = shorts(names)
         shown = np.arange(0, k, max(1, k // 30))
         turn = any(len(label) > 3 for label in labels)
         axes.set_xticks(shown, [labels[i] for i in shown], rotation=45 if turn else 0, ha="right" if turn else "center")
@@ -90,12 +90,13 @@ def roc(truth: np.ndarray, p: np.ndarray, names: Sequence[str], folder: Path) ->
     curves = {k: roc_curve(truth[:, k], p[:, k])[:2] for k in columns}
     area = {k: auc(*curve) for k, curve in curves.items()}
     worst, many = sorted(columns, key=area.__getitem__), len(columns) > FEW_CURVES
+    labels = shorts(names)
     with canvas(folder, "roc", columns=1 + many, size=(4.8, max(4.6, 0.24 * len(worst[:30]) + 1.2))) as panels:
         axes = panels[0]
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
         for place, k in enumerate([] if many else columns):
             style = {"color": PALETTE[place], "linestyle": LINES[place]}
-            axes.plot(*curves[k], label=f"{short(names[k])}, AUC {area[k]:.3f}", **style)
+            axes.plot(*curves[k], label=f"{labels[k]}, AUC {area[k]:.3f}", **style)
         if len(columns) > 1:
             _mean_curve(axes, [curves[k] for k in columns], float(np.mean(list(area.values()))), many)
         title = "ROC" + (", each against the rest" if len(columns) > 1 else "")
@@ -105,7 +106,7 @@ def roc(truth: np.ndarray, p: np.ndarray, names: Sequence[str], folder: Path) ->
             shown = worst[:30]
             panels[1].hlines(range(len(shown)), 0.5, [area[k] for k in shown], color=PALETTE[0], alpha=0.35)
             panels[1].plot([area[k] for k in shown], range(len(shown)), "o", color=PALETTE[0])
-            panels[1].set_yticks(range(len(shown)), [short(names[k], 30) for k in shown])
+            panels[1].set_yticks(range(len(shown)), shorts([names[k] for k in shown], 30))
             panels[1].set_ylim(len(shown) - 0.5, -0.5)
             title = "Area of each" + (
                 f", the lowest {len(shown)} of {len(columns)}" if len(columns) > len(shown) else ""
@@ -140,9 +141,9 @@ def roc_panels(truth: np.ndarray, p: Mapping[str, np.ndarray], names: Sequence[s
     from sklearn.metrics import auc, roc_curve
 
     columns = [k for k in range(truth.shape[1]) if 0 < truth[:, k].sum() < len(truth)]
-    grid = np.linspace(0, 1, 501)
+    grid, labels = np.linspace(0, 1, 501), shorts(names)
     with canvas(folder, "roc-methods", columns=len(p), size=(4.4, 4.9)) as panels:
-        for axes, (method, seeds) in zip(panels, p.items(), strict=True):
+        for axes, method, seeds in zip(panels, shorts([*p], 28), p.values(), strict=True):
             axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
             areas = np.zeros((len(seeds), len(columns)))
             for place, k in enumerate(columns):
@@ -154,16 +155,14 @@ def roc_panels(truth: np.ndarray, p: Mapping[str, np.ndarray], names: Sequence[s
                     axes.plot(
                         np.r_[0, grid],
                         np.r_[0, mean],
-                        label=f"{short(names[k])}, {areas[:, place].mean():.3f}",
+                        label=f"{labels[k]}, {areas[:, place].mean():.3f}",
                         **style,
                     )
             if len(columns) > FEW_CURVES:
                 first = [roc_curve(truth[:, k], seeds[0][:, k])[:2] for k in columns]
                 _mean_curve(axes, first, float(areas.mean()), True)
             means = areas.mean(axis=1)
-            axes.set_title(
-                f"{short(method, 28)}\nmean AUC {means.mean():.3f}, sd {means.std():.3f} over {len(seeds)} seeds"
-            )
+            axes.set_title(f"{method}\nmean AUC {means.mean():.3f}, sd {means.std():.3f} over {len(seeds)} seeds")
             axes.set(xlabel="false positive rate")
             axes.legend(loc="lower right", title="class, AUC" if len(columns) <= FEW_CURVES else None)
         for axes in panels[::ROW]:
@@ -273,6 +272,13 @@ def short(name: str, most: int = 18) -> str:
     name = " ".join(name.split()) or "''"
     name = f" {name}" if name.startswith("_") else name
     return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"
+
+
+def shorts(names: Sequence[str], most: int = 18) -> list[str]:
+    """Labels of one figure, each as :func:`short` has it, and longer where two names would look alike."""
+    found = [short(name, most) for name in names]
+    alike = len({*found}) < len({*names}) and most < max(map(len, names))
+    return shorts(names, most + 6) if alike else found
 
 
 def _dots(rows: int) -> dict[str, Any]:
