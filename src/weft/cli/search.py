@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,10 @@ def search(
     model: Model,
     source: Source,
     query: Annotated[
-        list[str], typer.Option(help="A text or the path of a file. Repeat. Without: evaluate retrieval.")
+        list[str],
+        typer.Option(
+            help="A text, a file, an .npy array (of vectors: one, or one a row). Repeat. Without: evaluate retrieval."
+        ),
     ] = [],
     find: Annotated[
         list[str],
@@ -58,9 +61,8 @@ def search(
     """
     from weft.cli.output import say, write_json, write_table
     from weft.cli.source import open_rows
-    from weft.errors import UserError
     from weft.models import load_model
-    from weft.models.asked import kinds_of, require_aligner, rows_of, same_encoders, searched
+    from weft.models.asked import kinds_of, require_aligner, rows_of, same_encoders, searched, two_sides, values_asked
     from weft.models.embed import embed_values
     from weft.models.searching import gallery, measure
     from weft.places import here
@@ -69,13 +71,11 @@ def search(
     rows = open_rows(source, root, data)
     same_encoders(aligner, rows, find[0] if len(find) == 1 else None)
     kinds = kinds_of(aligner, rows)
-    names, by = searched(aligner, kinds, find, by)
+    names, by = searched(aligner, kinds, find, by) if query else two_sides(aligner, kinds, find, by)
+    asked = values_asked(kinds[by], by, query)
     chosen = rows_of(rows, split, aligner)
     show = not (quiet or json)
     if not query:
-        if len(names) > 1:
-            found_names = ", ".join(names)
-            raise UserError("measuring goes between two modalities", found_names, "name one --find, or give a --query")
         result = measure(aligner, rows, names[0], by, chosen, show, figures, hubs)
         if json:
             write_json(result)
@@ -87,10 +87,9 @@ def search(
         return
     faiss = factory if approximate else None
     built = gallery(aligner, here(model), rows, names, by, chosen, split, index, hubs, faiss, show, say)
-    asked: list[Any] = [q if kinds[by] == "text" else Path(q) for q in query]
-    hits = built.search(embed_values(aligner, by, asked), top)
+    hits = built.search(embed_values(aligner, by, list(asked.values())), top)
     answer = [
-        {"query": str(q), "rank": place + 1, "id": hits.ids[i, place], "score": float(hits.scores[i, place])}
+        {"query": q, "rank": place + 1, "id": hits.ids[i, place], "score": float(hits.scores[i, place])}
         for i, q in enumerate(asked)
         for place in range(hits.ids.shape[1])
     ]

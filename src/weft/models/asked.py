@@ -81,6 +81,49 @@ def searched(model: AlignedModel, kinds: dict[str, str], find: list[str], by: st
     return find or [only([name for name in model.names if name != by], False, "find")], by
 
 
+def two_sides(model: AlignedModel, kinds: dict[str, str], find: list[str], by: str | None) -> tuple[list[str], str]:
+    """The two modalities that are measured against each other; of a model of two, in whichever order.
+
+    Raises:
+        UserError: as :func:`searched`; or several are to be found.
+    """
+    if not find and by is None and len(model.names) == 2:
+        by = next((name for name in model.names if kinds[name] == "text"), model.names[0])
+    names, by = searched(model, kinds, find, by)
+    if len(names) > 1:
+        remedy = "name one --find, or give a --query"
+        raise UserError("measuring goes between two modalities", ", ".join(names), remedy)
+    return names, by
+
+
+def values_asked(kind: str, name: str, queries: Sequence[str]) -> dict[str, Any]:
+    """``{what it is called: value}`` of queries as they are typed: a text; else what a cell of a table would hold, a
+    file or a list of numbers. A matrix ``(N, D)`` of vectors is ``N`` queries, ``FILE[0]`` and so on.
+
+    Raises:
+        UserError: a query is no value of this kind, or its file does not exist.
+    """
+    from pathlib import Path
+
+    from weft.data.files import read_array
+    from weft.data.kinds import Place, kind_named
+
+    if kind in ("text", ""):
+        return {query: query for query in queries}
+    if kind_named(kind).typed:
+        found = f"{name!r} is {kind}: several cells"
+        raise UserError("a query is a text, a file or a list of numbers", found, "ask by another modality: --by NAME")
+    values: dict[str, Any] = {}
+    for query in queries:
+        if kind == "vector" and query.lower().endswith(".npy"):
+            array = read_array(Path(query), f"query {query!r}")
+            if array.ndim == 2:
+                values |= {f"{query}[{i}]": row for i, row in enumerate(array)}
+                continue
+        values[query] = kind_named(kind).convert([[query]], Place(name, [name], [query], Path()))[0]
+    return values
+
+
 def same_encoders(model: AlignedModel, rows: Store | Dataset, name: str | None = None) -> None:
     """Refuse a store whose ``name`` (None: every modality they share) another encoder made than the model's.
 
