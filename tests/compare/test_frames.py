@@ -177,6 +177,30 @@ def test_photos_by_path_and_one_fusion(tmp_path: Path, monkeypatch: pytest.Monke
     assert (model.predict(pl.DataFrame(frame), progress=False)["prediction"] == np.array(frame["label"])).mean() > 0.9
 
 
+@pytest.mark.parametrize(("verb", "name"), [(weft.compare, "weft.compare"), (weft.fit, "weft.fit")])
+def test_without_a_target_the_verb_and_the_columns_are_named(verb, name: str):
+    with pytest.raises(
+        UserError, match=rf"{name} needs(.|\n)*'size', 'colour', 'day', 'kind'(.|\n)*{name}\(frame, target="
+    ):
+        verb(cells())
+
+
+def test_a_table_that_was_changed_is_compared_in_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A cell of a notebook that runs again: other values, a column more, one less; the first model stays."""
+    monkeypatch.chdir(tmp_path)
+    first = weft.compare(cells(), target="kind", **QUICK)
+    again = weft.compare(cells(), target="kind", **QUICK)
+    assert first.best == again.best
+    changed = {**cells(), "size": [0.5] * 60 + [1.5] * 60}
+    for table in (changed, {**cells(), "more": cells()["size"]}, {n: c for n, c in cells().items() if n != "day"}):
+        other = weft.compare(table, target="kind", **QUICK)
+        assert other.best != first.best
+        weft.load_model(other.best).predict(table, progress=False)
+    weft.load_model(first.best).predict(cells(), progress=False)
+    weft.compare(cells(), target="kind", folder="mine", **QUICK)
+    assert weft.load_model(weft.compare(changed, target="kind", folder="mine", **QUICK).best).names
+
+
 def test_mistakes_are_named(tmp_path: Path):
     with pytest.raises(UserError, match="one cell per row"):
         Columns({"a": [1, 2], "b": [1]})

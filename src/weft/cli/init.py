@@ -11,7 +11,10 @@ import typer
 def init(
     table: Annotated[Path, typer.Argument(help="CSV, Parquet or JSONL; one row per sample, one column per modality.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The YAML to write.")] = Path("weft.yaml"),
-    target: Annotated[str | None, typer.Option(help="Column to predict; none: retrieval.")] = None,
+    target: Annotated[
+        list[str],
+        typer.Option(help="Column to predict; none: retrieval. Two for survival: TIME,EVENT. Repeat for several."),
+    ] = [],
     task: Annotated[
         str | None, typer.Option(help="What is asked of it: ordinal, regression, ... (default: guess).")
     ] = None,
@@ -30,6 +33,8 @@ def init(
         weft init reviews.csv
 
         weft init pets.csv --target AdoptionSpeed --group RescuerID --drop Name --force
+
+        weft init patients.csv --target duration,event --task survival
     """
     from weft.cli.output import say
     from weft.data import propose_table, to_commented_yaml
@@ -39,7 +44,7 @@ def init(
     if out.exists() and not force:
         raise UserError("the configuration exists already", str(out), "choose another --out, or pass --force")
     ask_file(out)
-    proposal = propose_table(table, target=target, id=id, group=group, time=time, drop=drop, task=task)
+    proposal = propose_table(table, target=target or None, id=id, group=group, time=time, drop=drop, task=task)
     config = proposal.config
     out.write_text(to_commented_yaml(config, out.parent, proposal), encoding="utf-8")
     for role in ("target", "task", "id", "group", "split", "time"):

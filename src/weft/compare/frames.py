@@ -11,12 +11,14 @@ from weft.compare.comparison import Comparison, compare
 from weft.compare.config import CompareConfig
 from weft.data import Dataset, TableConfig, read_table
 from weft.data.clues import BY_ALPHABET
+from weft.data.columns import Columns
 from weft.data.guess import propose_table
 from weft.encoders import create_encoder, default_encoder
 from weft.errors import UserError, did_you_mean, some, warn_of
-from weft.files import ask_folder
+from weft.files import ask_folder, canonical, sha256
 from weft.models.pretrained import load_model
 from weft.store import Store, encode
+from weft.store.unique import raw_fingerprint
 from weft.training.train import train_model
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,9 +58,9 @@ def refuse_unknown_names(verb: str, function: Callable[..., Any], given: Mapping
 @spells_out(SETTINGS)
 def compare_frame(
     frame: Any,
-    target: str,
+    target: str | Sequence[str] | None = None,
     *,
-    folder: Path | str = "runs/frame",
+    folder: Path | str | None = None,
     id: str | None = None,
     group: str | None = None,
     time: str | None = None,
@@ -77,8 +79,9 @@ def compare_frame(
     Args:
         frame: a pandas or polars DataFrame, a pyarrow Table, ``{column: cells}``, or the path of a table file. Files
             named in cells (photos, sounds) are relative to the working folder.
-        target: the column to predict.
-        folder: of features, jobs and the winner; a second call with the same table goes on from there.
+        target: the column to predict; for ``task="survival"`` two, ``["time", "event"]``.
+        folder: of features, jobs and the winner; a second call with the same table goes on from there. None: a folder
+            of this table's own in ``runs/frame``, so that the model of another table stays.
         id, group, time: columns with unique ids, of rows that belong together, and of dates to split by; guessed if not
             given, ``"none"``: none.
         drop: columns to leave out.
@@ -106,24 +109,24 @@ def compare_frame(
         (2,)
 
     Raises:
-        UserError: no such column, a table that cannot be read, or an unknown setting.
+        UserError: no target, no such column, a table that cannot be read, or an unknown setting.
     """
     refuse_unknown_names("weft.compare", compare_frame, settings)
-    place = Path(folder)
-    ask_folder(place)
     roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop, "types": types}
     roles |= {"task": task, "labels": labels}
-    features = encode_frame(frame, target, place / "store", encoders, progress=progress, **roles)
+    features, place = _encoded(
+        "weft.compare", frame, target, folder, "runs/frame", encoders, progress=progress, **roles
+    )
     return compare(features, CompareConfig(**settings), place, progress=progress)
 
 
 @spells_out(signature(train_model).parameters.values())
 def fit_frame(
     frame: Any,
-    target: str,
+    target: str | Sequence[str] | None = None,
     fusion: str = "gated",
     *,
-    folder: Path | str = "runs/frame-fit",
+    folder: Path | str | None = None,
     id: str | None = None,
     group: str | None = None,
     time: str | None = None,
@@ -141,18 +144,43 @@ def fit_frame(
     the trained model, which predicts tables of the same columns: ``model.predict(frame)``.
     """
     refuse_unknown_names("weft.fit", fit_frame, options)
-    place = Path(folder)
-    ask_folder(place)
     roles: dict[str, Any] = {"id": id, "group": group, "time": time, "drop": drop, "types": types}
     roles |= {"task": task, "labels": labels}
-    features = encode_frame(frame, target, place / "store", encoders, progress=progress, **roles)
+    features, place = _encoded(
+        "weft.fit", frame, target, folder, "runs/frame-fit", encoders, progress=progress, **roles
+    )
     train_model(features, fusion, place / fusion, progress=progress, **options)
     return load_model(place / fusion)
 
 
+def _encoded(
+    verb: str,
+    frame: Any,
+    target: str | Sequence[str] | None,
+    folder: Path | str | None,
+    default: str,
+    encoders: Mapping[str, str] | None,
+    *,
+    progress: bool,
+    **roles: Any,
+) -> tuple[Store, Path]:
+    """The features of a table, and the folder of what is made of them: as asked for, else one of this table's own.
+
+    Raises:
+        UserError: no target.
+    """
+    if target is None:
+        found = f"columns {some(Columns(frame).names, 20)}"
+        raise UserError(f"{verb} needs to know the column to predict", found, f'{verb}(frame, target="...")')
+    place = Path(default if folder is None else folder)
+    ask_folder(place)
+    features = encode_frame(frame, target, place / "store", encoders, progress=progress, **roles)
+    return features, place / features.folder.name if folder is None else place
+
+
 def encode_frame(
     frame: Any,
-    target: str,
+    target: str | Sequence[str],
     folder: Path,
     encoders: Mapping[str, str] | None = None,
     *,
@@ -181,14 +209,20 @@ def propose_config(frame: Any, **chosen: Any) -> TableConfig:
 def encode_config(
     frame: Any, config: TableConfig, folder: Path, encoders: Mapping[str, str] | None = None, *, progress: bool = True
 ) -> Store:
-    """The features of a table in memory, read as a configuration says; what reading it found is warned of likewise."""
+    """The features of a table in memory, read as a configuration says; what reading it found is warned of likewise.
+
+    They lie in ``folder`` under a name made of the table's content and how it is read, so that a table that was changed
+    has features of its own.
+    """
     dataset = read_table(frame, config)
     warn_of(dataset.notes)
     made = {}
     for name, modality in dataset.modalities.items():
         spec = (encoders or {}).get(name) or _of_table(dataset, name) or default_encoder(modality.kind)
         made[name] = create_encoder(spec, modality.kind)
-    return encode(dataset, made, folder, progress=progress)
+    read = config.model_dump(mode="json", exclude={"table"}), {name: made[name].identity() for name in made}
+    name = sha256(canonical([*read, raw_fingerprint(dataset)]))[:12]
+    return encode(dataset, made, folder / name, progress=progress)
 
 
 def _of_table(dataset: Dataset, name: str) -> str | None:

@@ -66,12 +66,14 @@ def _target(data: Dataset, name: str, target: np.ndarray, found: Findings) -> No
     what = f"target {name}"
     if target.ndim == 2:
         labels = data.labels.get(name, tuple(map(str, range(target.shape[1]))))
+        if data.task in tasks.names() and reads_of(data.task) == "columns":
+            found.facts |= {f"target {label}": _numbers(column) for label, column in zip(labels, target.T, strict=True)}
+            return
         counts = dict(zip(labels, target.sum(axis=0).tolist(), strict=True))
         found.facts[what] = _counted(counts)
         return
     if target.dtype.kind == "f":
-        low, middle, high = (float(np.quantile(target, q)) for q in (0, 0.5, 1))
-        found.facts[what] = f"numbers from {low:g} to {high:g}, median {middle:g}"
+        found.facts[what] = _numbers(target)
         found.warnings += [why] if (why := why_no_target(name, target)) is not None else []
         return
     classes = Counter(target.tolist())
@@ -97,6 +99,13 @@ def _target(data: Dataset, name: str, target: np.ndarray, found: Findings) -> No
             f"classes of {name!r} with few rows: {_counted(rare)}. They can hardly be learned or tested, and one with "
             f"a single row not at all. To leave them out, list the others in the YAML: classes: {{{name!r}: {kept}}}"
         )
+
+
+def _numbers(target: np.ndarray) -> str:
+    if np.isin(target, (0, 1)).all():
+        return f"1 in {int(target.sum())} of {len(target)} rows, else 0"
+    low, middle, high = (float(np.quantile(target, q)) for q in (0, 0.5, 1))
+    return f"numbers from {low:g} to {high:g}, median {middle:g}"
 
 
 def _repeats(name: str, keys: Sequence[Hashable], data: Dataset, split: Split | None, found: Findings) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -51,8 +51,8 @@ class Proposal:
 
     def about(self, role: str) -> str:
         """Which column has a role, and why."""
-        why = self.reasons.get(role)
-        return f"{role}: {getattr(self.config, role) or 'none'}{f' ({why})' if why else ''}"
+        why, found = self.reasons.get(role), getattr(self.config, role) or "none"
+        return f"{role}: {found if isinstance(found, str) else ', '.join(found)}{f' ({why})' if why else ''}"
 
     def doubts(self) -> list[str]:
         """What is to be said even to somebody who sees no YAML: columns that are no features by a guess or are not read
@@ -83,7 +83,7 @@ def guess_table(path: str | Path, **chosen: Any) -> TableConfig:
 def propose_table(
     source: Any,
     *,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     id: str | None = None,
     group: str | None = None,
     time: str | None = None,
@@ -103,7 +103,8 @@ def propose_table(
 
     Args:
         source: a CSV, Parquet or JSONL file, or a table in memory.
-        target, id, group, time: columns for these roles; ``"none"``: no column. None: guess.
+        target, id, group, time: columns for these roles; ``"none"``: no column. None: guess. Several targets, as a
+            list or with commas between them, stand in their order: ``["time", "event"]`` for survival.
         drop: columns to leave out.
         types: ``{column: type}`` of features that are not to be guessed: how cells are read, see
             :mod:`weft.data.cells`, or ``"text"``.
@@ -112,25 +113,28 @@ def propose_table(
             pandas; else sorted, where the task needs some.
 
     Raises:
-        UserError: the file cannot be read, there is no such column, no such task, or no column can be a modality.
+        UserError: the file cannot be read, there is no such column, no such task, or no column can be a modality; or a
+            task of two columns has another number of targets.
     """
     columns = Columns(source)
     totals = columns.leave_out_totals()
     types = dict(types or {})
     table, path = Clues(columns, types), columns.path
-    for column in [name for name in (target, id, group, time) if name not in (None, NONE)] + [*drop, *types]:
+    targets = _targets(target, table.cells)
+    for column in [name for name in (*targets, id, group, time) if name not in (None, NONE)] + [*drop, *types]:
         if column not in table.cells:
             remedy = did_you_mean(str(column), table.cells, "columns")
             raise UserError(f"{path}: no column {column!r}", f"columns {some(table.cells, 20)}", remedy)
-    _refuse_types(types, [target, id, *drop])
+    _refuse_types(types, [*targets, id, *drop])
+    _refuse_number_of(targets, task)
     proposal = Proposal.__new__(Proposal)
     proposal.reasons, proposal.left_out, proposal.warnings = {}, dict.fromkeys(drop, DROPPED), []
     roles: dict[str, str | None] = {"id": None, "group": None, "target": None, "split": None}
-    for role, name in (("target", target), ("id", id), ("group", group)):
+    for role, name in (("target", next(iter(targets), None)), ("id", id), ("group", group)):
         if name is not None:
             roles[role] = None if name == NONE else name
             proposal.reasons[role] = ASKED
-    free = [name for name in table.cells if name not in drop and name not in roles.values()]
+    free = [name for name in table.cells if name not in {*drop, *roles.values(), *targets}]
 
     def take(role: str, found: tuple[str, str] | None) -> None:
         if role not in proposal.reasons and found is not None:
@@ -187,7 +191,7 @@ def propose_table(
         proposal.reasons["time"] = moments[1]
     proposal.config = TableConfig(
         table=str(Path(path).absolute()),
-        **roles,
+        **{**roles, "target": targets if len(targets) > 1 else roles["target"]},
         time=None if moments is None else moments[0],
         task=task,
         labels=labels,
@@ -204,6 +208,24 @@ def propose_table(
     if answers is not None and proposal.reasons["task"] != ASKED:
         proposal.warnings += why_ordinal(proposal.config.target_names[0], answers, order)
     return proposal
+
+
+def _targets(target: str | Sequence[str] | None, columns: Collection[str]) -> list[str]:
+    """The target columns that are asked for; commas part them where no column is called so."""
+    asked = [] if target is None else [target] if isinstance(target, str) else list(target)
+    return [name for text in asked for name in ([text] if text in columns else text.split(","))]
+
+
+def _refuse_number_of(targets: Sequence[str], task: str | None) -> None:
+    """Refuse a task of two columns side by side that has another number of them.
+
+    Raises:
+        UserError: saying which two.
+    """
+    if task is not None and reads(task) == "columns" and len(targets) != 2:
+        found = some(targets) if targets else "no target"
+        remedy = '--target TIME,EVENT (in Python: target=["TIME", "EVENT"])'
+        raise UserError(f"the target of {task} is two columns, time and event", found, remedy)
 
 
 def _modalities(table: Clues, free: Sequence[str], proposal: Proposal) -> dict[str, ModalityConfig]:

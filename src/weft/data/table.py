@@ -31,6 +31,7 @@ from weft.data.table_config import ModalityConfig, SplitsConfig, TableConfig
 from weft.data.target_cells import (
     FEW_CLASSES,
     as_class,
+    as_numbers,
     classes_among,
     dates_as_classes,
     indicators_of,
@@ -39,7 +40,7 @@ from weft.data.target_cells import (
     numbers_of,
     refuse_dates,
 )
-from weft.data.targets import reads_of
+from weft.data.targets import reads_of, tasks
 from weft.errors import UserError, count, did_you_mean, some
 
 SPLIT_WORDS = {
@@ -190,6 +191,8 @@ def _training_rows(columns: Columns, config: TableConfig) -> _Rows:
     for name in config.target_names:
         _read_target(columns, name, config, rows)
     _side_by_side(config, rows)
+    if reads_of(config.task) == "columns":
+        _refuse_rows(config, rows)
     rows.split = None if config.split is None else _split(columns, config.split, rows.ids)
     rows.group = None if config.group is None else _group(columns, config, rows.ids)
     rows.time = None if config.time is None else _time(columns, config.time, rows.ids)
@@ -229,6 +232,16 @@ def _side_by_side(config: TableConfig, rows: _Rows) -> None:
     if len(columns) == len(config.target_names):
         rows.targets[there[0]] = np.stack(columns, axis=1)
         rows.labels[there[0]] = tuple(there)
+
+
+def _refuse_rows(config: TableConfig, rows: _Rows) -> None:
+    """Refuse rows with a target of several columns that their task cannot learn from."""
+    kept = np.arange(len(rows)) if rows.kept is None else rows.kept
+    if not len(kept):
+        found = f"{len(rows)} rows, in each {some(config.target_names)} or one of them is missing"
+        raise UserError("no row has a whole target", found, "name the columns of the target")
+    target = next(iter(rows.targets.values()))
+    tasks.get(config.task).check_rows(target[kept], [rows.ids[row] for row in kept])
 
 
 def _parts(rows: _Rows, splits: SplitsConfig | None) -> Split:
@@ -443,7 +456,7 @@ def _read_new_target(columns: Columns, column: str, config: TableConfig, rows: _
             rows.notes.append(f"the target {column!r} of these rows is not read: {error.what}")
         return
     if reads in ("numbers", "columns"):
-        rows.targets[column] = np.array([number_or_nan(cell) for cell in cells], dtype=np.float64)
+        rows.targets[column] = np.array([number_or_nan(cell) for cell in as_numbers(cells)], dtype=np.float64)
         return
     known = config.classes.get(column, [])
     unsaid = [says_blank(cell) and str(as_category(cell)) not in map(str, known) for cell in cells]

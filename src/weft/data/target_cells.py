@@ -107,6 +107,13 @@ def as_class(cell: Any, classes: Sequence[int | str]) -> int | str:
     return next((known for known in classes if str(known) == text), text)
 
 
+def as_numbers(cells: Sequence[Any]) -> Sequence[Any]:
+    """Cells of numbers; of a column of nothing but True and False, those as 1 and 0."""
+    truth = {"True": 1.0, "False": 0.0, None: None}
+    names = [None if says_blank(cell) else as_category(cell) for cell in cells]
+    return [truth[name] for name in names] if {*names} <= {*truth} else cells
+
+
 def number_or_nan(cell: Any) -> float:
     """A cell as a number; NaN where it is empty, none, or larger than float32 holds."""
     value = number_or_none(cell)
@@ -135,13 +142,15 @@ def numbers_of(where: str, name: str, cells: Sequence[Any], ids: Sequence[str]) 
     """
     refuse_dates(where, name, cells)
     comma = ", decimal comma" in learn_type(cells)
-    numbers = [number_or_none(cell, comma=comma) for cell in cells]
+    numbers = [number_or_none(cell, comma=comma) for cell in as_numbers(cells)]
     wrong = [f"{row}: {cell}" for row, cell, value in zip(ids, cells, numbers, strict=True) if value is None]
     if wrong:
         raise UserError(
             f"{where}: target {name!r} is to be a number, and holds cells that are no finite numbers",
             f"{len(wrong)} rows: {some(wrong)}",
-            "correct these cells, or empty them: rows without a target are left out",
+            "correct these cells, or empty them: rows without a target are left out"
+            if len(wrong) < len(cells)
+            else "write the column as numbers (0 and 1 for no and yes), or name another",
         )
     return np.array(numbers, dtype=np.float64)
 

@@ -87,6 +87,15 @@ class Task(Judge):
             UserError: values are missing, of the wrong kind, or all the same; the rows are named.
         """
 
+    @classmethod
+    def check_rows(cls, target: np.ndarray, ids: Sequence[str]) -> None:
+        """Refuse rows of a target ``(N, C)`` of several columns, by their ids; default: nothing.
+
+        Raises:
+            UserError: a row cannot be learned from.
+        """
+        return
+
     @abstractmethod
     def encode(self, target: np.ndarray) -> Tensor:
         """What :meth:`loss` compares with, one row per row of the target.

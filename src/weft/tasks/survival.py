@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from weft.data.targets import Reads
-from weft.errors import UserError, some
+from weft.errors import UserError, count, some
 from weft.tasks import plots
 from weft.tasks.base import Estimator, Task, tasks
 from weft.tasks.checks import check_outputs, refuse_missing
@@ -71,12 +71,15 @@ class SurvivalTask(Task):
             UserError: values are missing, times are not positive, events not 0 and 1, or there are fewer than two.
         """
         values = _times(target)
-        if values[:, 1].sum() < 2:
-            found = f"{int(values[:, 1].sum())} in {len(values)} rows"
-            raise UserError("a survival target has events", found, "1 is an event, 0 is censored: check the column")
+        _refuse_without_events(values)
         times, events = np.unique(values[values[:, 1] == 1, 0], return_counts=True)
         at_risk = (values[:, 0] >= times[:, None]).sum(axis=1)
         return cls(times.tolist(), np.cumsum(events / at_risk).tolist(), labels, metric)
+
+    @classmethod
+    def check_rows(cls, target: np.ndarray, ids: Sequence[str]) -> None:
+        """Refuse what :meth:`fit` refuses, in all rows, by their ids."""
+        _refuse_without_events(_times(target, ids))
 
     def encode(self, target: np.ndarray) -> Tensor:
         """``(N, 2)`` float32: time and event.
@@ -128,8 +131,14 @@ def kaplan_meier(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.append(0.0, times), np.append(1.0, np.cumprod(1 - events / at_risk))
 
 
-def _times(target: np.ndarray) -> np.ndarray:
-    """The target as float64 ``(N, 2)``."""
+def _refuse_without_events(values: np.ndarray) -> None:
+    if values[:, 1].sum() < 2:
+        found = f"{int(values[:, 1].sum())} in {len(values)} rows"
+        raise UserError("a survival target has events", found, "1 is an event, 0 is censored: check the column")
+
+
+def _times(target: np.ndarray, ids: Sequence[str] | None = None) -> np.ndarray:
+    """The target as float64 ``(N, 2)``; its rows are called by their ids, else by their place."""
     target = np.asarray(target)
     if target.ndim != 2 or target.shape[1] != 2 or not len(target):
         raise UserError(
@@ -144,9 +153,12 @@ def _times(target: np.ndarray) -> np.ndarray:
         raise UserError("times and events are numbers", f"{some(target[0].tolist())}", "convert the columns") from None
     wrong = np.flatnonzero(~((values[:, 0] > 0) & np.isfinite(values[:, 0]) & np.isin(values[:, 1], (0.0, 1.0))))
     if len(wrong):
+        names = [int(row) if ids is None else ids[row] for row in wrong]
         raise UserError(
             "times are above zero, events 0 or 1",
-            f"rows {some(wrong.tolist())}, such as {some(values[wrong[0]].tolist())}",
-            "correct these rows, or swap the two columns of the target",
+            f"{count(len(wrong), 'row')}, {some(names)}; the first has {some(values[wrong[0]].tolist())}",
+            "correct these rows, empty their time (rows without a target are left out), or swap the two columns"
+            if len(wrong) < len(values)
+            else "swap the two columns of the target, time first; or name others",
         )
     return values
