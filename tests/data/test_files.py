@@ -194,3 +194,9 @@ def test_videos(tmp_path: Path) -> None:
         np.testing.assert_allclose(read[:, 0, 0, 0], [0, 80, 160], atol=2)
     with pytest.raises(UserError, match="a video is"):
         read_frames(np.zeros(5, np.uint8), 3)
+
+
+def test_a_recording_without_samples_is_named(tmp_path: Path) -> None:
+    wavfile.write(tmp_path / "none.wav", 8000, np.zeros((0, 2), np.int16))
+    with pytest.raises(UserError, match=r"row 4: the file has no samples(.|\n)*none\.wav"):
+        read_audio(tmp_path / "none.wav", "row 4")

@@ -193,5 +193,5 @@ def test_cells_of_a_table_are_left_out(tmp_path: Path) -> None:
     assert said["rows"] == 11
     assert said["encoded"]["photo"]["encoded"] == 9
     shown = runner.invoke(app, [*command, "-q"])
-    assert "4 cells of the store could not be read" in shown.output
+    assert "4 cells could not be read" in shown.output
     assert "failed.json" in shown.output

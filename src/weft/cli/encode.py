@@ -10,11 +10,8 @@ import typer
 from weft.cli.source import Data, Encoders, Json, Quiet, Root, Source, out_option
 
 if TYPE_CHECKING:
-    from weft.data import Dataset, Failure
+    from weft.data import Dataset
     from weft.encoders import Encoder
-
-SHOWN = 20
-"""Cells that could not be read of which the terminal shows the reason."""
 
 
 def encode(
@@ -54,7 +51,7 @@ def encode(
 
         weft encode new_rows.csv --append --out store
     """
-    from weft.cli.output import say, write_json
+    from weft.cli.output import say, say_failures, write_json
     from weft.cli.source import choose_encoders, read_source
     from weft.files import ask_folder
     from weft.store import encode as encode_dataset
@@ -87,7 +84,8 @@ def encode(
         return
     say(f"{len(store)} rows of {', '.join(f'{n} ({d})' for n, d in store.dims.items())} in {folder}")
     if report.failures:
-        say_failures(report.failures, report.left_out, folder)
+        gone = f"{len(report.left_out)} rows with nothing else are left out: " if report.left_out else ""
+        say_failures(report.failures, f"{gone}{folder / 'failed.json'} lists all; another run tries again")
 
 
 def read_added(
@@ -115,14 +113,3 @@ def read_added(
     else:
         dataset = said(read_more(load_config(source).table, table, on_error))
     return dataset, choose_encoders(dataset, source, chosen)
-
-
-def say_failures(failures: list[Failure], left_out: list[str], folder: Path) -> None:
-    """What could not be read: a table of the first, and where all are."""
-    from weft.cli.output import say, write_table
-
-    title = f"{len(failures)} cells of the store could not be read"
-    write_table(title, [failure.to_dict() for failure in failures[:SHOWN]])
-    more = f"; the table shows the first {SHOWN}" if len(failures) > SHOWN else ""
-    gone = f", {len(left_out)} rows with nothing else are left out" if left_out else ""
-    say(f"these modalities count as absent{gone}: {folder / 'failed.json'} lists all{more}; another run tries again")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,12 +34,19 @@ def predict(
     ] = None,
     by: Annotated[str | None, typer.Option(help="The modality it is predicted from (default: the other one).")] = None,
     batch_size: BatchSize = None,
+    on_error: Annotated[
+        Literal["stop", "skip"],
+        typer.Option(help="At cells that cannot be read: stop, or predict from what else is there and say which."),
+    ] = "stop",
     root: Root = None,
     data: Data = [],
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Predict for a new table: the model's own encoders read it. A modality may be absent, with all its columns.
+
+    Cells that cannot be read (a file that is missing or damaged) stop it, and all of them are named. With --on-error
+    skip they count as absent; a row with nothing else has an empty prediction.
 
     Systems write what they predict: a table, or a file per row (a map, an image, a sound). An aligner with a closed
     form (ridge, cca, whitened) predicts the features of one modality from another.
@@ -61,19 +68,22 @@ def predict(
     import numpy as np
 
     from weft.cli import systems
-    from weft.cli.output import say, write_json
-    from weft.cli.source import encoded, open_rows, read_new_rows
+    from weft.cli.output import say, say_failures, write_json
+    from weft.cli.source import new_features, open_rows
     from weft.errors import UserError
     from weft.files import ask_file, write_bytes, writing
     from weft.models.aligned import AlignedModel
     from weft.models.expected import predict_modality
-    from weft.models.outputs import write_table
+    from weft.models.outputs import emptied, flat_columns, write_table
     from weft.models.pretrained import load_model
     from weft.models.seen import rows_for
     from weft.training.system import System
     from weft.training.system_rows import rows_by_hand
 
     loaded = load_model(model)
+    if on_error == "skip" and isinstance(loaded, System | AlignedModel):
+        found = f"{model} holds a {type(loaded).__name__}"
+        raise UserError("--on-error is for models that predict a target", found, "leave it out, and mend the rows")
     if not source and not row:
         raise UserError("predict needs rows", "no source, no --row", "give a table, a data set, or --row")
     if isinstance(loaded, System):
@@ -104,8 +114,7 @@ def predict(
     place = out or Path("predictions.csv")
     if not json:
         ask_file(place)
-    dataset = read_new_rows(loaded.table, source, root, data)
-    features = encoded(loaded, dataset, not (quiet or json))
+    features, failures = new_features(loaded, source, root, data, on_error, not (quiet or json))
     chosen = rows_for(loaded.seen, features, split)
     result = loaded.predict(features, chosen, sets=sets)
     if explain:
@@ -114,9 +123,15 @@ def predict(
         say(f"shapley_*: {unit_of(loaded.task)}")
         shares = row_shapley(loaded, features, chosen)
         result |= {f"shapley_{name}": shares[:, k] for k, name in enumerate(loaded.names)}
+    gone = np.zeros(len(chosen), dtype=bool)
+    if failures:
+        failed = {failure.row for failure in failures}
+        gone = np.array([features.ids[row] in failed for row in chosen]) & ~features.presence[chosen].any(axis=1)
+        say_failures(failures, f"{int(gone.sum())} rows with nothing else have no prediction")
+    ids = result.pop("id")
     if json:
-        write_json(result)
+        write_json({"id": ids, **(emptied(result, gone) if failures else result)})
         return
     with writing(place):
-        write_table("label", place, result.pop("id"), result, loaded.task.labels)
-    say(f"{len(chosen)} predictions in {place}")
+        write_table("label", place, ids, emptied(flat_columns(result, loaded.task.labels), gone), loaded.task.labels)
+    say(f"{len(chosen) - int(gone.sum())} predictions in {place}")

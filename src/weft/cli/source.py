@@ -13,7 +13,7 @@ from weft.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from weft.data import Dataset
-    from weft.data.failure import OnError
+    from weft.data.failure import Failure, OnError
     from weft.encoders import Encoder
     from weft.models.predictor import Predictor
     from weft.store import MemoryFeatures, Store
@@ -133,17 +133,45 @@ def said(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def encoded(model: Predictor, dataset: Dataset, progress: bool) -> MemoryFeatures:
-    """Features of raw rows by the encoders of a model; what these did not meet in training is said."""
+def new_features(
+    model: Predictor, source: str, root: Path | None, data: list[str], on_error: OnError, progress: bool
+) -> tuple[MemoryFeatures, list[Failure]]:
+    """Features of rows to predict, and the cells of them that cannot be read: none where these are an error.
+
+    Raises:
+        UserError: as :func:`read_new_rows`, and of cells that cannot be read, naming all of them.
+    """
+    from weft.models.predictor import naming_all
+
+    try:
+        dataset = read_new_rows(model.table, source, root, data, on_error)
+    except UserError as error:
+        dataset = read_new_rows(model.table, source, root, data, "skip")
+        bad = list(dataset.failures)
+        model.encode(dataset, progress=False, failures=bad)
+        raise naming_all(error, bad) from None
+    failures = list(dataset.failures)
+    return encoded(model, dataset, progress, failures if on_error == "skip" else None), failures
+
+
+def encoded(
+    model: Predictor, dataset: Dataset, progress: bool, failures: list[Failure] | None = None
+) -> MemoryFeatures:
+    """Features of raw rows by the encoders of a model; what these did not meet in training is said.
+
+    Values that cannot be read are put into ``failures`` and count as absent; None: they are an error.
+    """
     from weft.cli.output import say
 
-    features = model.encode(dataset, progress=progress)
+    features = model.encode(dataset, progress=progress, failures=failures)
     for note in features.notes[len(dataset.notes) :]:
         say(f"{dataset.name}: {note}")
     return features
 
 
-def read_new_rows(table: dict[str, Any] | None, source: str, root: Path | None, data: list[str]) -> Dataset:
+def read_new_rows(
+    table: dict[str, Any] | None, source: str, root: Path | None, data: list[str], on_error: OnError = "stop"
+) -> Dataset:
     """Rows to predict: a table read as the model's own was (targets may be missing), a YAML, or a named data set.
 
     Raises:
@@ -155,16 +183,17 @@ def read_new_rows(table: dict[str, Any] | None, source: str, root: Path | None, 
 
     if source.endswith((".yaml", ".yml")):
         config = as_learned(load_config(source), table)
-        return said(read_table(config.table, config))
+        return said(read_table(config.table, config, on_error=on_error))
     if not is_table(source):
-        return read_source(source, root, data)
+        return read_source(source, root, data, on_error)
     if table is None:
         raise UserError(
             "the model does not know how to read a table",
             "it was trained on a named data set or a store",
             "pass a YAML of weft init, a data set, or train from a YAML: weft compare weft.yaml",
         )
-    return said(read_table(source, TableConfig(**{**table, "table": source}), require_target=False))
+    new = TableConfig(**{**table, "table": source})
+    return said(read_table(source, new, require_target=False, on_error=on_error))
 
 
 def choose_encoders(dataset: Dataset, source: str, chosen: list[str]) -> dict[str, Encoder]:

@@ -217,6 +217,10 @@ def read_audio(value: Any, where: str = "audio") -> tuple[np.ndarray, int]:
         half = 2.0 ** (8 * samples.dtype.itemsize - 1)
         samples = ((samples.astype(np.float64) - (half if samples.dtype.kind == "u" else 0)) / half).astype(np.float32)
     shape, type_ = samples.shape, samples.dtype
+    if not samples.size:
+        what, found = ("recording", f"shape {shape}") if isinstance(value, tuple) else ("file", f"{value}")
+        remedy = "restore the recording, or leave the modality absent in this row"
+        raise UserError(f"{where}: the {what} has no samples", found, remedy)
     sound = type_.kind == "f" and samples.size > 0 and samples.ndim in (1, 2) and np.isfinite(samples).all()
     if not sound or rate < 1 or (samples.ndim == 2 and (shape[1] > MOST_CHANNELS or shape[1] > shape[0])):
         raise UserError(
@@ -313,7 +317,7 @@ def require_files(name: str, ids: Sequence[str], values: Sequence[Any]) -> None:
             f"modality {name!r}: {len(gone)} of {len(ids)} rows name a file that does not exist",
             f"rows {some(row for row, _ in gone)}; the first is {gone[0][1]}",
             "paths are relative to the folder of the table or data set; restore the files, or empty the cells "
-            "(encode --on-error skip leaves out what cannot be read)",
+            "(weft encode and weft predict leave out what cannot be read: --on-error skip)",
         )
 
 

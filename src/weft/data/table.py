@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -65,7 +65,7 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True,
         require_target: False for prediction on new rows: target, split, group and id may then be missing or say
             anything, the columns of a modality may all be missing, and rows may be empty.
         on_error: ``"skip"``: a cell that is no value of its kind, or names a file that is not there, counts as absent,
-            rows with nothing left are left out, and both are in the ``failures`` of the data set.
+            rows with nothing left are left out (new rows stay), and both are in the ``failures`` of the data set.
 
     Raises:
         UserError: a missing column, duplicate ids, a missing file, an empty modality, a ragged or non-finite array, a
@@ -94,14 +94,14 @@ def read_table(source: Any, config: TableConfig, *, require_target: bool = True,
             taught = teachers if require_target else None
             chosen[name], modalities[name] = _modality(columns, name, modality, rows, taught, skipped)
     if not require_target:
-        _say_what_is_blank(rows, modalities)
+        _say_what_is_blank(rows, modalities, {failure.row for failure in failures})
     empty = [name for name, modality in modalities.items() if not modality.presence.any()]
     if empty and require_target:
         used = {name: config.modalities[name].names for name in empty}
         raise UserError(
             f"{path}: modality {empty[0]!r} is empty in every row", f"columns {used}", "remove the modality"
         )
-    if require_target or skipped is not None:
+    if require_target:
         rows, modalities = _with_something(rows, modalities, skipped)
     labels = config.labels
     if reads_of(config.task) == "sets" and rows.labels:
@@ -290,11 +290,12 @@ def said_of_blank(ids: Sequence[str]) -> str:
     return f"{count(len(ids), 'empty row')} answered as one of which nothing is known: {some(ids)}"
 
 
-def _say_what_is_blank(rows: _Rows, modalities: Mapping[str, Modality]) -> None:
-    """Note new rows of which nothing is known."""
+def _say_what_is_blank(rows: _Rows, modalities: Mapping[str, Modality], failed: Container[str]) -> None:
+    """Note new rows of which nothing is known, but those whose cells cannot be read."""
     there = _anything(modalities)
-    if not there.all():
-        rows.notes.append(said_of_blank([rows.ids[row] for row in np.flatnonzero(~there)]))
+    blank = [rows.ids[row] for row in np.flatnonzero(~there) if rows.ids[row] not in failed]
+    if blank:
+        rows.notes.append(said_of_blank(blank))
 
 
 def _modality(

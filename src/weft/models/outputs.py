@@ -126,6 +126,14 @@ def flat_columns(columns: Mapping[str, Any], names: Sequence[Any]) -> dict[str, 
     return table
 
 
+def emptied(columns: Mapping[str, Any], gone: np.ndarray) -> dict[str, Any]:
+    """Columns whose cells are None in the rows ``gone`` ``(n,)`` bool."""
+    if not gone.any():
+        return dict(columns)
+    lists = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in columns.items()}
+    return {key: [None if no else v for v, no in zip(cells, gone, strict=True)] for key, cells in lists.items()}
+
+
 def png_bytes(value: np.ndarray) -> bytes:
     """A map ``(H, W)`` in [0, 1], or a uint8 image ``(H, W[, 3])``, as PNG."""
     from PIL import Image

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 import numpy as np
 from torch import nn
 
-from weft.data import Dataset
-from weft.errors import UserError, warn_of
+from weft.data import Dataset, Failure
+from weft.errors import UserError, some, warn_of
 from weft.files import read_json, write_json
 from weft.models.outputs import flat_columns
 from weft.models.pooled import PooledInputs
@@ -148,17 +148,29 @@ class Predictor(Pretrained):
         model.conformal = None if found is None else Conformal.from_dict(read_json(found))
         return model
 
-    def encode(self, rows: Any, *, progress: bool = True) -> MemoryFeatures:
+    def encode(self, rows: Any, *, progress: bool = True, failures: list[Failure] | None = None) -> MemoryFeatures:
         """Features of raw rows, a data set or a table in memory, by the encoders the model was trained with.
 
         Of a table it warns where cells cannot be read or hold what training did not meet; of a data set the caller has
         the notes, here and in those of the features.
 
+        Args:
+            rows: see above.
+            progress: show a bar.
+            failures: values that cannot be read are put here and count as absent; None: they are an error.
+
         Raises:
-            UserError: the model does not know its encoders, a modality is missing, or a value cannot be read.
+            UserError: the model does not know its encoders, a modality is missing, or values cannot be read; all rows
+                that hold such are named.
         """
         raw = isinstance(rows, Dataset)
-        found = encode_rows(self.encoders, rows if raw else read_frame(rows, self.table), progress=progress)
+        dataset = rows if raw else read_frame(rows, self.table)
+        try:
+            found = encode_rows(self.encoders, dataset, progress=progress, failures=failures)
+        except UserError as error:
+            bad: list[Failure] = []
+            encode_rows(self.encoders, dataset, progress=False, failures=bad)
+            raise naming_all(error, bad) from None
         warn_of(() if raw else found.notes)
         return found
 
@@ -170,6 +182,14 @@ class Predictor(Pretrained):
             folder.mkdir(parents=True, exist_ok=True)
             self.task.figures(outputs, target, folder)
         return self.task.metrics(outputs, target)
+
+
+def naming_all(error: UserError, failures: Sequence[Failure]) -> UserError:
+    """The error of the first cell that cannot be read, with the rows of all of them."""
+    if len(failures) < 2:
+        return error
+    cells = some([f"{failure.row} ({failure.modality})" for failure in failures], 20)
+    return UserError(error.what, f"{error.found}; {len(failures)} such cells: {cells}", error.remedy)
 
 
 def answers(model: Predictor, features: Features, rows: np.ndarray, answer: np.ndarray | None = None) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 
 from weft.data import Dataset, Modality
 from weft.data.columns import Columns
+from weft.data.failure import Failure
 from weft.data.table import read_table
 from weft.data.table_config import TableConfig
 from weft.encoders import Encoder, restore_encoder
@@ -80,6 +81,7 @@ def encode_rows(
     batch_size: int = 32,
     progress: bool = True,
     encoders: Mapping[str, Encoder] | None = None,
+    failures: list[Failure] | None = None,
 ) -> MemoryFeatures:
     """Features of raw rows, in memory, rounded to the dtype the model was trained on.
 
@@ -87,6 +89,7 @@ def encode_rows(
         specs: what :func:`encoder_specs` returned, as the model keeps it.
         dataset: the rows; modalities the model does not know are not read.
         encoders: those that :func:`make_encoder` made before; None: they are made.
+        failures: values that cannot be read are put here and count as absent; None: they are an error.
 
     Returns:
         The features. Their ``notes`` are those of the rows, and what training did not meet.
@@ -115,15 +118,15 @@ def encode_rows(
                     f"{kind!r}, trained on {spec['kind']!r}",
                     "correct the table",
                 )
-            unique = unique_values(name, dataset)
+            unique = unique_values(name, dataset, failures)
             task = bar.add_task(name, total=len(unique.values))
             ready = make_encoder(name, spec) if encoders is None else encoders[name]
             dims[name] = ready.width
             notes += unknown_words(ready, dataset.modalities[name], dataset.ids)
-            encoded = Run(name, ready, unique, dataset.ids, batch_size).encode(
+            encoded = Run(name, ready, unique, dataset.ids, batch_size, failures).encode(
                 range(len(unique.values)), spec["dtype"], bar, task
             )
-            values = [_rounded(array, spec["dtype"]) for array in encoded]
+            values = [None if array is None else _rounded(array, spec["dtype"]) for array in encoded]
             modalities[name] = [None if at < 0 else values[at] for at in unique.pointer.tolist()]
     found = MemoryFeatures(
         dataset.ids, modalities, dataset.targets, dataset.split, dataset.group, dataset.task, dataset.labels, dims

@@ -72,7 +72,8 @@ def unique_values(name: str, dataset: Dataset, failures: list[Failure] | None = 
                 raise UserError(
                     f"modality {name!r}, row {dataset.ids[row]!r}: the file cannot be read",
                     f"{value}: {digest.strerror or digest}",
-                    "put the file there, or leave the cell empty: a modality may be absent (encode: --on-error skip)",
+                    "put the file there, or leave the cell empty: a modality may be absent "
+                    "(weft encode and weft predict: --on-error skip)",
                 ) from digest
             failures.append(Failure(dataset.ids[row], name, str(value), why))
             continue
