@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,12 @@ def script_of(name: str) -> Path:
     return next(iter([*named, *(path for path in scripts if name.startswith(f"{path.stem}_"))]))
 
 
+def page_of(script: Path) -> list[str]:
+    """A link to the page that the script fills, if there is one."""
+    pages = [PAGE.parent / "results" / name for name in re.findall(r"\w+\.md", script.read_text())]
+    return [f"Page: [{page.stem}](results/{page.name})" for page in pages if page.exists()][:1]
+
+
 def section(path: Path) -> list[str]:
     """One result as Markdown."""
     result = json.loads(path.read_text())
@@ -116,6 +123,8 @@ def section(path: Path) -> list[str]:
         f"## {path.stem}",
         "",
         claim.split("\n\nRun:")[0].split("\n\n    ")[0],
+        "",
+        *page_of(script),
         "",
         *scalars(result),
         "",
