@@ -150,6 +150,19 @@ def test_a_job_that_is_cut_off_keeps_what_it_has_and_goes_on_later(tmp_path: Pat
     assert setup.ledger.model(job) is not None
 
 
+def test_a_linear_model_that_is_late_is_the_usual_one(tmp_path: Path) -> None:
+    """Not the one at the strongest regularisation, which answers like chance; and the note says that it was cut."""
+    setup = prepare(small(), quick(), tmp_path)
+    late, whole = (Job(Method("linear", "linear", ("a", "b")), 0, 0), Job(Method("chance", "chance", ("a", "b")), 0, 0))
+    found, chance = (run_job(setup, job, time.monotonic() - 1) for job in (late, whole))
+    assert found is not None
+    assert chance is not None
+    assert (found["settings"]["strength"], len(found["trials"]), found["cut"]) == (1.0, 1, True)
+    assert found["dev_loss"] < 0.9 * chance["dev_loss"]
+    said = compare(small(), quick(only=["linear"], budget=0.01), tmp_path / "runs", progress=False)
+    assert "Within the budget of 0.01 s tuning was cut short: 'linear', 'a (linear)', 'b (linear)'." in said.notes
+
+
 def test_an_answer_exists_early_and_gets_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the first answer due at once: after a few jobs there are a verdict and a model, replaced at the end."""
     monkeypatch.setattr("weft.compare.rounds.FIRST_ANSWER", 0.0)

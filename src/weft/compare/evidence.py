@@ -168,6 +168,11 @@ class Evidence:
         """Names of the methods of a role that have results."""
         return [m.name for m in self.methods if m.role == role and m.name in self.results]
 
+    def cut(self) -> list[str]:
+        """Names of the methods whose tuning the budget cut short."""
+        able = [m.name for m in self.methods if m.family != "chance" and m.name in self.results]
+        return [name for name in able if any(r.get("cut") for seed in self.results[name] for _, r in seed)]
+
     def dev(self, name: str) -> float:
         """Primary metric on dev, mean over seeds and folds; -inf or inf (the worst) where it is not defined."""
         values = [_number(result["dev"][self.primary]) for seed in self.results[name] for _, result in seed]

@@ -343,7 +343,7 @@ def _networks(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]
 
 
 def _linear(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
-    """Every input at every strength, from strong to weak regularisation while the loss on dev still falls."""
+    """Every input at the usual strength, then from strong to weak regularisation while the loss on dev still falls."""
     task, split, features = setup.tasks[job.fold], setup.splits[job.fold], setup.features_of(job.method, job.fold)
     rows, dev = _answerable(features, split.train), _answerable(features, split.dev)
     for settings in to_try(setup, job):
@@ -354,7 +354,7 @@ def _linear(setup: Setup, job: Job, deadline: float | None) -> Iterator[Found]:
         for strength, weight, bias in linear_path(task, inputs.matrix(features, rows), setup.target[rows], strengths):
             model = LinearModel(task, inputs, **setup.about()).set(weight, bias)
             yield Found(model, {**settings, "strength": strength}, {})
-            if len(dev):
+            if len(dev) and strength != STRENGTHS[0]:
                 loss = _loss(task, model.outputs(features, dev), setup.target[dev])
                 best, worse = min(best, loss), worse + 1 if loss > best else 0
             if worse == 2:

@@ -33,7 +33,8 @@ PROTECTIONS: tuple[dict[str, float], ...] = (
     {"more_vs_fewer": 1.0},
 )
 """What is tried on the best settings of a network, where missing modalities are asked about."""
-STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0, 100.0)
+STRENGTHS = (1.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 10.0, 100.0)
+"""Of linear models: the usual one, a fair answer where the budget ends early, then from strong to weak."""
 REDUCED = (64, 30)
 MOST_SUBSETS = 4
 """Modalities up to which every subset is tried."""

@@ -303,7 +303,8 @@ class Rounds:
             job = evidence.best_job(best)
             kept = keep(setup, job, self.plan, about, again)
         shown = [name for name in config.show if name in evidence.outputs]
-        said = [*_about_kept(evidence, kept), *notes(evidence, verdict), *_unfinished(not_run, config.budget)]
+        unfinished = _unfinished(not_run, evidence.cut(), config.budget)
+        said = [*_about_kept(evidence, kept), *notes(evidence, verdict), *unfinished]
         counts = {part: len(rows) for part, rows in setup.splits[0]._asdict().items()}
         return Comparison(
             folder=setup.ledger.folder,
@@ -358,7 +359,10 @@ def _about_kept(evidence: Evidence, kept: Kept | None) -> list[str]:
     return [f"The model kept is {kept.method}{sees}, the best on dev{again}: {figure}."]
 
 
-def _unfinished(not_run: list[str], budget: float | None) -> list[str]:
-    if not not_run or budget is None:
-        return []
-    return [f"The budget of {budget:g} s ended before {len(not_run)} jobs: {some(not_run, 8)}."]
+def _unfinished(not_run: list[str], cut: list[str], budget: float | None) -> list[str]:
+    said = []
+    if not_run and budget is not None:
+        said.append(f"The budget of {budget:g} s ended before {len(not_run)} jobs: {some(not_run, 8)}.")
+    if cut and budget is not None:
+        said.append(f"Within the budget of {budget:g} s tuning was cut short: {some(cut, 8)}.")
+    return said

@@ -4,8 +4,8 @@ r"""Linear models on pooled features, and chance: logistic regression for classe
 
 with ``x`` ``(B, P)`` the pooled modalities side by side (:mod:`weft.models.pooled`) and the strength ``C``. Fitted by
 scikit-learn: L-BFGS for logistic regression (multinomial for classes, one per label for several labels), a closed form
-for ridge (:math:`\alpha = 1/C`). :func:`linear_path` goes from strong to weak regularisation and starts each fit where
-the last one ended, so a grid costs little more than one fit.
+for ridge (:math:`\alpha = 1/C`). :func:`linear_path` starts each fit where the last one ended, so a grid from strong to
+weak regularisation costs little more than one fit.
 
 Cost: ``O(N P K)`` per iteration, or ``O(N P^2)`` once. Nothing here is trained by gradient descent in torch; the result
 is a module of buffers, which saves, loads and exports like any network.
@@ -151,7 +151,7 @@ def classes_of(task: Task) -> int:
 def linear_path(
     task: Task, x: np.ndarray, target: np.ndarray, strengths: Sequence[float]
 ) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-    """Weights ``(P, K)`` and biases ``(K,)`` at every strength, weakest first; rows weigh what the task says.
+    """Weights ``(P, K)`` and biases ``(K,)`` at every strength, in this order; rows weigh what the task says.
 
     Args:
         task: the fitted task.
@@ -159,17 +159,17 @@ def linear_path(
         target: raw target of these rows.
         strengths: ``C``; larger fits closer.
     """
-    y, weights, ordered = task.response(target), task.row_weights(target), sorted(strengths)
+    y, weights = task.response(target), task.row_weights(target)
     if task.estimator == "classifier":
-        yield from _classes(x, y, classes_of(task), ordered, weights)
+        yield from _classes(x, y, classes_of(task), strengths, weights)
     elif task.estimator == "regressor":
-        for strength in ordered:
+        for strength in strengths:
             weight, bias = _ridge(x, y, strength, weights)
             yield strength, weight, bias
     else:
         columns = [None] * y.shape[1] if weights is None else list(weights.T)
         labels = zip(y.T.astype(np.int64), columns, strict=True)
-        paths = [_classes(x, column, 2, ordered, weight) for column, weight in labels]
+        paths = [_classes(x, column, 2, strengths, weight) for column, weight in labels]
         for found in zip(*paths, strict=True):
             weight = np.stack([w[:, 1] - w[:, 0] for _, w, _ in found], axis=1)
             yield found[0][0], weight, np.array([b[1] - b[0] for _, _, b in found])
