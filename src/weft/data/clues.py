@@ -16,6 +16,7 @@ from weft.data.commented_yaml import ASKED
 from weft.data.entities import are_few, is_entity, names_people, why_in_time, why_not_cut, words_of
 from weft.data.entities import why_category as why_no_group
 from weft.data.kinds import kind_named, kinds
+from weft.data.odd_cells import why_files, why_odd
 from weft.data.table import SPLIT_WORDS
 from weft.data.target_cells import FEW_CLASSES, classes_of, label_set, lacks_target, refuse_doubtful
 from weft.data.targets import RETRIEVAL, reads_of
@@ -88,6 +89,8 @@ class Clues:
         there = self.present(name)
         if not there:
             return "empty"
+        if name not in self.types and (why := self._why_odd(name)) is not None:
+            return why
         if name.strip().lower() in ("", "unnamed: 0", "__index_level_0__", "index") and is_numeric(there):
             numbers = [float(cell) for cell in there if str(cell).strip().lstrip("-").replace(".", "", 1).isdigit()]
             if len(numbers) == self.rows and all(a < b for a, b in pairwise(numbers)):
@@ -95,6 +98,12 @@ class Clues:
         if self.rows > 1 and len(there) == self.rows and self.distinct(name) == 1:
             return f"the same in every row: {short(there[0])!r}"
         return None
+
+    def _why_odd(self, name: str) -> str | None:
+        """Why no kind reads a column, if none does."""
+        there = self.present(name)
+        why = why_odd(there)
+        return why or (why_files(there, self.folder) if self.kind(name) in ("tabular", "text") else None)
 
     def find_id(self, free: Sequence[str]) -> tuple[str, str] | None:
         """A column named like an id that is there and different in every row."""

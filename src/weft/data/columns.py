@@ -24,8 +24,9 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from weft.data.cells import NEARLY, as_number, is_blank, is_numeric
-from weft.data.files import is_file, read_array
+from weft.data.files import is_file, located, read_array
 from weft.data.frame import frame_columns
+from weft.data.structs import fields_of, has_fields
 from weft.data.totals import label, totals, within
 from weft.data.written import as_list, refuse_cut
 from weft.errors import UserError, count, did_you_mean, some
@@ -49,12 +50,13 @@ class Columns:
 
     Attributes:
         renamed: ``{name: what the file calls it}`` of columns whose name comes again in a file.
+        unpacked: ``{column: the columns that its fields became}``, see :mod:`weft.data.structs`.
     """
 
     def __init__(self, source: Any) -> None:
         file = isinstance(source, str | Path)
         self.path = path = Path(source) if file else Path(type(source).__name__)
-        own, self.rows, self._column = _read(path) if file else frame_columns(source)
+        own, self.rows, self._column, structs = _read(path) if file else frame_columns(source)
         self.names = _apart(own) if file else own
         self.renamed = {name: before for name, before in zip(self.names, own, strict=True) if name != before}
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
@@ -67,6 +69,20 @@ class Columns:
         if self.rows == 0:
             raise UserError(f"{path}: the table has no rows", f"columns {some(self.names)}", "check the file")
         self._cells: dict[str, list[Any]] = {}
+        self.unpacked = self._unpack(structs)
+
+    def _unpack(self, structs: Sequence[str]) -> dict[str, list[str]]:
+        """Put the fields of columns that have such in their place; ``{column: its new columns}``."""
+        unpacked = {}
+        for name in structs:
+            found = {f"{name}.{field}": cells for field, cells in fields_of(self._column(name)[: self.rows]).items()}
+            if found and not found.keys() & set(self.names):
+                place = self.names.index(name)
+                self.names[place : place + 1] = unpacked[name] = list(found)
+                self._cells |= {
+                    new: [None if is_blank(cell) else cell for cell in cells] for new, cells in found.items()
+                }
+        return unpacked
 
     def cells(self, column: str, use: str) -> list[Any]:
         """The cells of a column, None where empty; ``use`` says in messages what the column was wanted for.
@@ -114,8 +130,8 @@ def said_of_totals(rows: Sequence[str]) -> str:
     return f"{count(len(rows), 'row')} under the table with sums or means of those above: {some(rows)}"
 
 
-Source = tuple[list[str], int, Callable[[str], list[Any]]]
-"""Column names, number of rows, and the cells of a column."""
+Source = tuple[list[str], int, Callable[[str], list[Any]], list[str]]
+"""Column names, number of rows, the cells of a column, and the columns whose cells have fields."""
 
 
 def is_table(path: str | Path) -> bool:
@@ -159,7 +175,8 @@ def _read(path: Path) -> Source:
             ) from error
         raise UserError(f"{path} cannot be read", str(error), "check that the file is whole and UTF-8") from error
     names = _apart(table.column_names)
-    return table.column_names, table.num_rows, lambda name: table.column(names.index(name)).to_pylist()
+    structs = [name for name, column in zip(names, table.columns, strict=True) if pa.types.is_struct(column.type)]
+    return table.column_names, table.num_rows, lambda name: table.column(names.index(name)).to_pylist(), structs
 
 
 def _apart(own: Sequence[str]) -> list[str]:
@@ -231,7 +248,8 @@ def _read_jsonl(content: str, path: Path) -> Source:
         found = "a line holds another value"
         raise UserError(f"{path}: every line is one JSON object", found, 'for example {"id": "a", "text": "..."}')
     names = dict.fromkeys(name for record in records for name in record)
-    return list(names), len(records), lambda name: [record.get(name) for record in records]
+    structs = [name for name in names if has_fields(record.get(name) for record in records)]
+    return list(names), len(records), lambda name: [record.get(name) for record in records], structs
 
 
 def words_in(cell: Any) -> list[str] | None:
@@ -252,7 +270,7 @@ def of_one_length(lists: Sequence[Sequence[Any]]) -> bool:
 def npy_axes(cells: Sequence[Any], folder: Path, axes: int) -> float:
     """The part of the cells that name ``.npy`` files, if most do and the first of them has so many axes; else 0."""
     names = [cell for cell in cells if isinstance(cell, str) and cell.lower().endswith(".npy")]
-    if len(names) <= len(cells) / 2 or read_array(folder / names[0], f"array {names[0]!r}").ndim != axes:
+    if len(names) <= len(cells) / 2 or read_array(located(folder, names[0]), f"array {names[0]!r}").ndim != axes:
         return 0.0
     return len(names) / len(cells)
 
@@ -289,10 +307,10 @@ def array_values(columns: Sequence[Sequence[Any]], kind: str, name: str, ids: Se
 
 def _array(cell: Any, kind: str, where: str, folder: Path) -> np.ndarray:
     if isinstance(cell, str) and cell.lower().endswith(".npy"):
-        array = read_array(folder / cell, where)
+        array = read_array(located(folder, cell), where)
     else:
         refuse_cut(where, [cell])
-        content = as_list(cell)
+        content = cell if hasattr(cell, "__array_interface__") else as_list(cell)
         try:
             array = np.asarray(as_number(cell) if content is None else content, dtype=np.float64)
         except (ValueError, TypeError, OverflowError) as error:

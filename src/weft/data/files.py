@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -32,6 +33,9 @@ SOUNDFILE_SUFFIXES = frozenset({".flac", ".ogg", ".mp3", ".aiff", ".aif"})
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | {".wav", ".m4a", ".aac", ".opus", ".wma"}
 TEXT_SUFFIXES = frozenset({".txt", ".md"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
+KNOWN_SUFFIXES = IMAGE_SUFFIXES | AUDIO_SUFFIXES | TEXT_SUFFIXES | VIDEO_SUFFIXES | {".npy"}
+SOUNDS = (b"fLaC", b"OggS", b"ID3")
+"""What files of sound begin with, beside WAV."""
 RANGES = (255, 4095, 65535)
 """Largest values of 8, 12 and 16 bits."""
 PIPED = 0x7FFFF000
@@ -57,6 +61,20 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def located(folder: Path, cell: str) -> Path:
+    """The path that a cell names, relative to a folder.
+
+    Where no file is there by that name, one that is there as another system writes it: ``pics\\a.jpg``,
+    ``My%20Photos/a.jpg``, ``file:///pics/a.jpg``.
+    """
+    path, text = folder / cell, cell.strip()
+    if is_file(path):
+        return path
+    text = text[len("file://") :] if text.lower().startswith("file://") else text
+    names = (text, text.replace("\\", "/"), unquote(text), unquote(text.replace("\\", "/")))
+    return next((folder / name for name in names if is_file(folder / name)), path)
 
 
 @contextmanager
@@ -122,6 +140,47 @@ def read_grey(path: str | Path, where: str = "image") -> np.ndarray:
         upright = ImageOps.exif_transpose(image)
         wide = upright.mode.startswith(("I", "F"))
         return np.asarray(upright if wide else upright.convert("L")).astype(np.float32)
+
+
+def content_of(cell: Any) -> bytes | None:
+    """The bytes that a cell holds, as such or as Hugging Face writes them (``{"bytes": ..., "path": ...}``)."""
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    return bytes(content) if isinstance(content, bytes | bytearray | memoryview) else None
+
+
+def is_picture(cell: Any) -> bool:
+    """Whether a cell holds a picture: one of PIL, or the bytes of an image file."""
+    if isinstance(cell, Image.Image):
+        return True
+    content = content_of(cell)
+    try:
+        return content is not None and Image.open(io.BytesIO(content)).size > (0, 0)
+    except DAMAGED_IMAGE:
+        return False
+
+
+def is_sound(content: bytes) -> bool:
+    """Whether bytes begin as a WAV, FLAC, Ogg or MP3 does."""
+    return content.startswith(SOUNDS) or (content.startswith(b"RIFF") and content[8:12] == b"WAVE")
+
+
+def open_sound(content: bytes, where: str) -> tuple[np.ndarray, int]:
+    """Samples and rate of a sound file that is in memory: WAV, and FLAC, Ogg and MP3 where soundfile is there.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        if not content.startswith(b"RIFF") and importlib.util.find_spec("soundfile") is not None:
+            import soundfile
+
+            samples, rate = soundfile.read(io.BytesIO(content), dtype="float32")
+        else:
+            rate, samples = _wav(content)
+    except (RuntimeError, *DAMAGED_WAV) as error:
+        remedy = "write it again, as WAV; others need the extra audio, or files that the cells name"
+        raise UserError(f"{where}: the embedded recording cannot be read", str(error), remedy) from error
+    return samples, int(rate)
 
 
 def open_image(content: bytes, where: str) -> Image.Image:

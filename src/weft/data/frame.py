@@ -7,12 +7,18 @@ what it can do.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from weft.data.cells import as_category
+from weft.data.structs import has_fields
 from weft.errors import UserError
+
+_AS_LIST = ("to_pylist", "to_list", "tolist")
+"""What pyarrow, polars and pandas, numpy and torch call it."""
 
 
 def is_frame(value: Any) -> bool:
@@ -20,8 +26,8 @@ def is_frame(value: Any) -> bool:
     return isinstance(value, Mapping) or (hasattr(value, "columns") and hasattr(value, "__getitem__"))
 
 
-def frame_columns(frame: Any) -> tuple[list[str], int, Callable[[str], list[Any]]]:
-    """Names of the columns, number of rows, and the cells of a column.
+def frame_columns(frame: Any) -> tuple[list[str], int, Callable[[str], list[Any]], list[str]]:
+    """Names of the columns, number of rows, the cells of a column, and the columns whose cells have fields.
 
     Raises:
         UserError: it is no table, or columns of a dictionary have different lengths.
@@ -51,7 +57,8 @@ def frame_columns(frame: Any) -> tuple[list[str], int, Callable[[str], list[Any]
         keys = list(getattr(frame, "column_names", frame.columns))
         rows = len(frame)
     named = dict(zip(map(str, keys), keys, strict=True))
-    return [str(key) for key in keys], rows, lambda name: cells_of(frame[named[name]])
+    structs = [name for name, key in named.items() if has_fields(frame[key])]
+    return [str(key) for key in keys], rows, lambda name: cells_of(frame[named[name]]), structs
 
 
 def order_of(source: Any, name: str) -> list[str] | None:
@@ -65,19 +72,40 @@ def order_of(source: Any, name: str) -> list[str] | None:
 
 
 def cells_of(column: Any) -> list[Any]:
-    """A column as plain Python values, None where it is empty; tuples, sets and arrays as lists."""
+    """A column as plain Python values, None where it is empty; tuples, sets and arrays as lists, pictures as PIL's."""
     if hasattr(column, "notna"):  # pandas
         if str(column.dtype).startswith("period"):
             column = column.dt.to_timestamp()
         filled = column.astype(object)
         return list(map(_plain, filled.where(column.notna(), None)))
-    for method in ("to_pylist", "to_list", "tolist"):  # pyarrow, polars, numpy
+    for method in _AS_LIST:
         if hasattr(column, method):
             return list(map(_plain, getattr(column, method)()))
     return list(map(_plain, column))
 
 
 def _plain(cell: Any) -> Any:
+    """A cell as plain values: arrays, tensors and series as lists, those that are pictures as such."""
+    if cell is None or isinstance(cell, str | int | float | np.datetime64):
+        return cell
+    if isinstance(cell, list | tuple):
+        scalars = not cell or isinstance(cell[0], str | int | float)
+        return list(cell) if scalars else list(map(_plain, cell))
+    if isinstance(cell, Mapping):
+        return {key: _plain(value) for key, value in cell.items()}
     if isinstance(cell, set | frozenset):
         return sorted(cell, key=str)
-    return cell.tolist() if isinstance(cell, np.ndarray) else list(cell) if isinstance(cell, tuple) else cell
+    if isinstance(cell, PurePath):
+        return str(cell)
+    if _is_picture(cell):
+        array = np.asarray(cell)
+        return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+    method = next((name for name in _AS_LIST if hasattr(cell, name)), None)
+    return cell if method is None or isinstance(cell, type) else getattr(cell, method)()
+
+
+def _is_picture(cell: Any) -> bool:
+    """Whether an array is ``(H, W[, 1 | 3 | 4])`` of 8-bit integers, eight pixels high and wide or more."""
+    shape = tuple(getattr(cell, "shape", ()))
+    pixels = str(getattr(cell, "dtype", "")).removeprefix("torch.") == "uint8"
+    return pixels and len(shape) in (2, 3) and min(shape[:2]) >= 8 and shape[2:] in ((), (1,), (3,), (4,))

@@ -163,7 +163,8 @@ def propose_table(
             free.remove(found[0])
     modalities = _modalities(table, free, proposal) | _alike(table, free, proposal, roles["target"] is not None)
     if not modalities:
-        found_columns = f"columns {some(table.cells, 20)}"
+        why = [f"; {name!r} is left out: {why}" for name, why in proposal.left_out.items() if why != DROPPED]
+        found_columns = f"columns {some(table.cells, 20)}{''.join(why[:3])}"
         raise UserError(
             f"{path}: no column can be a modality", found_columns, "add a text, file, list or number column"
         )
@@ -182,6 +183,8 @@ def propose_table(
         labels, reason = table.labels(roles["target"], task)
         proposal.reasons |= {"labels": reason} if reason else {}
     used = [name for modality in modalities.values() for name in modality.names]
+    for column, fields in columns.unpacked.items():
+        proposal.reasons[f"column {column!r}"] = f"its fields are columns of their own: {some(fields)}"
     for column in columns.renamed.keys() & set(used):
         proposal.reasons[f"column {column!r}"] = f"another column is called {columns.renamed[column]!r}, too"
     for column in table.categories.keys() & set(used):

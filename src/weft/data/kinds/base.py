@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from weft.errors import UserError, some
+from weft.errors import UserError, short, some
 from weft.registry import Registry
 
 
@@ -129,8 +129,16 @@ class FileKind(Kind):
     suffixes: ClassVar[frozenset[str]]
 
     def convert(self, columns: Sequence[Sequence[Any]], place: Place) -> list[Any]:
-        """Paths relative to the table; a struct with ``bytes``, as Hugging Face writes images, as that image."""
-        return paths(columns[0], place)
+        """Paths relative to the table, addresses, and what cells hold themselves."""
+        return paths(columns[0], place, self.held)
+
+    def held(self, cell: Any, where: str) -> Any:
+        """The value that a cell holds itself, as bytes of a file or as a picture. Default: there is none.
+
+        Raises:
+            UserError: it holds none.
+        """
+        raise UserError(f"{where}: a file is named by its path", short(repr(cell), 80), "give a path")
 
     def looks(self, cells: Sequence[Any], folder: Path) -> float:
         """The share of the cells that are names of such files."""
@@ -183,26 +191,26 @@ def check_arrays(name: str, ids: Sequence[str], values: Sequence[Any], kind: str
     refuse(bad, f"{what}: NaN or infinite values", remedy)
 
 
-def paths(cells: Sequence[Any], place: Place) -> list[Any]:
-    """Cells as paths relative to the table, or addresses; a struct with ``bytes``, as Hugging Face writes images, as
-    that image.
+def paths(cells: Sequence[Any], place: Place, held: Callable[[Any, str], Any]) -> list[Any]:
+    """Cells as paths relative to the table, or addresses; other cells, and structs with ``bytes`` as Hugging Face
+    writes images, as what ``held`` makes of them.
 
     Raises:
-        UserError: a cell that names no file, an embedded image that cannot be read, or files that do not exist.
+        UserError: a cell that names no file and holds none that can be read, or files that do not exist.
     """
-    from weft.data.files import open_image, require_files
+    from weft.data.files import located, require_files
     from weft.data.remote import Remote, is_address
 
     values: list[Any] = []
     for row, cell in zip(place.ids, cells, strict=True):
         where = f"modality {place.modality!r}, row {row!r}"
         if isinstance(cell, dict) and cell.get("bytes") is not None:
-            values.append(open_image(cell["bytes"], where))
+            values.append(held(cell, where))
         elif cell is None or isinstance(cell, str | dict):
             path = (cell.get("path") if isinstance(cell, dict) else cell) or ""
-            values.append(Remote(path.strip()) if is_address(path) else place.folder / path if path else None)
+            values.append(Remote(path.strip()) if is_address(path) else located(place.folder, path) if path else None)
         else:
-            raise UserError(f"{where}: a file is named by its path", repr(cell)[:80], "give a path")
+            values.append(held(cell, where))
     require_files(place.modality, place.ids, values)
     return values
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from weft.data.cells import SAID, has_thousands, learn_type, read_cell, said_of_unread
 from weft.data.kinds.base import Kind, Place, kinds, refuse
+from weft.data.odd_cells import refuse_odd
 from weft.errors import count, some
 
 FEW, EACH, SHARE = 20, 10, 0.02
@@ -29,6 +30,7 @@ class Tabular(Kind):
         return [None if all(cell is None for cell in row) else row for row in zip(*read, strict=True)]
 
     def _read(self, cells: Sequence[Any], column: str, place: Place) -> list[Any]:
+        refuse_odd(f"modality {place.modality!r}, column {column!r}", place.ids, cells)
         values, type_ = [], place.types[column]
         wrong: list[tuple[str, Any]] = []
         for row, cell in zip(place.ids, cells, strict=True):

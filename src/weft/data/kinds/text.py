@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from weft.data.columns import words_in
-from weft.data.files import TEXT_SUFFIXES, read_text
+from weft.data.files import TEXT_SUFFIXES, located, read_text
 from weft.data.kinds.base import Kind, Place, has_suffix, kinds, refuse, share
+from weft.data.odd_cells import refuse_odd
 from weft.data.remote import AT_ONCE, Remote, is_address
 
 LONG = 3
@@ -33,6 +34,7 @@ class Text(Kind):
 
     def convert(self, columns: Sequence[Sequence[Any]], place: Place) -> list[Any]:
         """Cells as they are written; the files that all of them name, several at a time where they are elsewhere."""
+        refuse_odd(f"modality {place.modality!r}", place.ids, columns[0])
         there = [(row, cell) for row, cell in zip(place.ids, columns[0], strict=True) if not says_nothing(cell)]
         if there and all(names_file(cell) for _, cell in there):
             with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -80,5 +82,5 @@ def names_file(cell: Any) -> bool:
 def _content(row: str, cell: str, place: Place) -> str | None:
     """What the file of a cell says; None where that is nothing."""
     name, where = cell.strip(), f"modality {place.modality!r}, row {row!r}"
-    text = read_text(Remote(name) if is_address(name) else place.folder / name, where)
+    text = read_text(Remote(name) if is_address(name) else located(place.folder, name), where)
     return text if text.strip() else None

@@ -7,6 +7,7 @@ from typing import Any
 
 from weft.data.kinds.base import Kind, Place, kinds, refuse
 from weft.data.kinds.text import as_text
+from weft.data.odd_cells import refuse_odd
 
 
 @kinds.register("texts")
@@ -18,6 +19,8 @@ class Texts(Kind):
 
     def convert(self, columns: Sequence[Sequence[Any]], place: Place) -> list[Any]:
         """Cells as they are written; absent where fewer than two columns have a text."""
+        for cells in columns:
+            refuse_odd(f"modality {place.modality!r}", place.ids, cells)
         rows = [tuple(map(as_text, row)) for row in zip(*columns, strict=True)]
         return [row if sum(text is not None for text in row) > 1 else None for row in rows]
 
