@@ -93,6 +93,8 @@ def test_a_few_vectors_of_another_length_are_named_not_taken_for_a_series() -> N
     cells[17] = cells[17][:4]
     config = guess_table({"emb": cells, "y": Y}, target="y")
     assert config.modalities["emb"].kind == "vector"
+    (said,) = propose_table({"emb": cells, "y": Y}, target="y").warnings
+    assert "vectors of 6 numbers, but for 1 of 24 rows: '17: 4'" in said
     with pytest.raises(UserError, match="mostly 6, but '17: 4'") as caught:
         read_table({"emb": cells, "y": Y}, config)
     assert "series" in caught.value.remedy
@@ -243,6 +245,17 @@ def test_files_that_no_kind_reads_are_not_learned_by_their_names(tmp_path: Path)
     assert "numpy.save" in proposal.left_out["file"]
     frame.assign(file=[f"dev{i}.npy" for i in range(24)]).to_csv(tmp_path / "u.csv", index=False)
     assert guess_table(tmp_path / "u.csv", target="y").modalities["file"].kind == "series"
+
+
+def test_words_that_look_like_paths_are_said_to_be_words() -> None:
+    x = RANDOM.normal(size=24).tolist()
+    files = [f"series/dev{i % 5}.csv" for i in range(24)]
+    (said,) = propose_table({"x": x, "file": files, "y": Y}, target="y").warnings
+    assert "'series/dev0.csv' look like paths of files" in said
+    words = [f"{w} and/or etc." for w in RANDOM.permutation(list("abcd") * 6)]
+    assert not propose_table(
+        {"x": x, "w": words, "u": ["http://a.org/b.html"] * 12 + ["c"] * 12, "y": Y}, target="y"
+    ).warnings
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,15 @@ def test_a_modality_of_one_column_of_its_name_takes_the_cell() -> None:
     assert reader.rows([{"day": None}]) == [{}]
 
 
+def test_fields_of_a_struct_are_the_columns_that_training_made_of_them() -> None:
+    types = {"loc.lat": "number", "loc.of.lon": "number"}
+    modalities = {"place": {"kind": "tabular", "columns": [*types], "types": types}}
+    table = {"table": "t.jsonl", "task": "retrieval", "modalities": modalities}
+    reader = Reader(SimpleNamespace(names=("place",), encoders={"place": {"kind": "tabular"}}, table=table))
+    found = reader.rows([{"loc": {"lat": 1, "of": {"lon": 2}}}])
+    assert found == reader.rows([{"loc.lat": 1, "loc.of.lon": 2}]) == [{"place": (1.0, 2.0)}]
+
+
 def test_cells_may_stand_in_the_row_itself_as_in_the_table(facts: Engine) -> None:
     flat = {"note": "a note", "title": "a title", "size": 2, "colour": "red"}
     one, two, wrong, schema = talk(

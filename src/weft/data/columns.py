@@ -323,7 +323,8 @@ def _array(cell: Any, kind: str, where: str, folder: Path) -> np.ndarray:
         raise UserError(
             f"{where}: a {kind} is numbers on {'one axis' if kind == 'vector' else 'one or two axes'}",
             f"shape {array.shape}, {array.dtype}",
-            "reshape the array, or choose another kind",
+            "reshape the array, or choose another kind; pictures are paths, bytes of files, PIL images, or arrays of "
+            "numpy (H, W, 3) of 8-bit integers",
         )
     with np.errstate(over="ignore"):  # what float32 does not hold is infinite, and refused as such
         return array.astype(np.float32)

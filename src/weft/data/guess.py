@@ -163,8 +163,8 @@ def propose_table(
             free.remove(found[0])
     modalities = _modalities(table, free, proposal) | _alike(table, free, proposal, roles["target"] is not None)
     if not modalities:
-        why = [f"; {name!r} is left out: {why}" for name, why in proposal.left_out.items() if why != DROPPED]
-        found_columns = f"columns {some(table.cells, 20)}{''.join(why[:3])}"
+        left = [f"; {name!r} is left out: {said}" for name, said in proposal.left_out.items() if said != DROPPED]
+        found_columns = f"columns {some(table.cells, 20)}{''.join(left[:3])}"
         raise UserError(
             f"{path}: no column can be a modality", found_columns, "add a text, file, list or number column"
         )

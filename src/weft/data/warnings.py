@@ -5,7 +5,7 @@ that tell it, dates read in doubt.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -26,6 +26,7 @@ from weft.data.entities import EVENTS, ID_WORDS, NO_EVENTS, why_few, words_of
 from weft.data.giveaway import rows_looked_at, why_given_away
 from weft.data.table_config import ModalityConfig, TableConfig
 from weft.data.target_cells import lacks_target
+from weft.data.written import as_list
 from weft.errors import short, some
 
 Cells = Mapping[str, Sequence[Any]]
@@ -37,6 +38,7 @@ SHORT = 30
 """Characters of the longest cell that may be a date."""
 READ = "2021-01-31, 31 Jan 2021, 1/31/2021, 31.01.2021, Jan-21, 2021-01, 2021-W04, 2021 Q1, each with a time"
 _DATED = re.compile(r"(?=.*(?<!\d)(?:19|20)\d{2}(?!\d))(?=.*(?<!\d)\d{1,2}(?!\d)).*")
+_PATH = re.compile(r"(?!\w{2,}://)\S*[\\/]\S*\.[A-Za-z]\w{1,4}")
 _COMPACT = re.compile(r"(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
 
 
@@ -61,7 +63,7 @@ def table_warnings(cells: Cells, config: TableConfig, target: np.ndarray | None)
         found.append(why_few(config.group, len(set(groups)), len(groups)))
     for modality in config.modalities.values():
         for column in modality.names:
-            found += [_dates(column, cells[column], modality), _units(column, cells[column], modality)]
+            found += [look(column, cells[column], modality) for look in (_dates, _units, _lengths, _names_of_files)]
     return [text for text in found if text is not None]
 
 
@@ -155,6 +157,35 @@ def _units(column: str, cells: Sequence[Any], modality: ModalityConfig) -> str |
     units = several_units(list(islice((cell for cell in cells if not is_blank(cell)), LOOKED_AT)))
     read = f"column {column!r}: its cells are numbers with several units, {some(units)}, so all are read as words"
     return f"{read}: bring them to one" if units else None
+
+
+def _lengths(column: str, cells: Sequence[Any], modality: ModalityConfig) -> str | None:
+    """What to say of vectors of which a few have another length, which reading refuses."""
+    if modality.kind != "vector" or modality.column is None:
+        return None
+    lengths = {row: len(items) for row, cell in enumerate(cells) if (items := as_list(cell)) is not None}
+    usual = max(lengths.values(), key=Counter(lengths.values()).__getitem__, default=0)
+    odd = [f"{row}: {length}" for row, length in lengths.items() if length != usual]
+    if not odd:
+        return None
+    return (
+        f"column {column!r}: its cells are vectors of {usual} numbers, but for {len(odd)} of {len(lengths)} rows: "
+        f"{some(odd)} (rows from 0): cut or pad these, or empty the cells; where lengths differ on purpose, it is a "
+        "series (in a YAML: kind: series)"
+    )
+
+
+def _names_of_files(column: str, cells: Sequence[Any], modality: ModalityConfig) -> str | None:
+    """What to say of words that look like paths of files, and are not read."""
+    if modality.kind != "text" and modality.types.get(column) != "category":
+        return None
+    there = [str(cell) for cell in islice((cell for cell in cells if not is_blank(cell)), LOOKED_AT)]
+    if not there or not all(_PATH.fullmatch(cell) for cell in there):
+        return None
+    read = f"column {column!r}: cells such as {short(there[0])!r} look like paths of files, and no such file is read"
+    return (
+        f"{read}, only the words of the path: leave it out, or correct the folder and name .npy, image or sound files"
+    )
 
 
 def unread(cells: Cells, config: TableConfig) -> list[str]:

@@ -122,7 +122,7 @@ class _Estimator(BaseEstimator, ABC):
         checks = {"reset": fitting, **({"y": y} if fitting else {})}
         if _is_table(X):
             validate_data(self, X, skip_check_array=True, **checks)
-            names, _, read = frame_columns(X)
+            names, _, read, _ = frame_columns(X)
             columns = {name: read(name) for name in names}
         else:
             least = FEWEST if fitting else 1

@@ -19,6 +19,7 @@ from weft.data.files import read_image
 from weft.data.kinds import kind_named
 from weft.data.kinds.base import Place
 from weft.data.kinds.text import as_text
+from weft.data.structs import fields_of
 from weft.errors import UserError, did_you_mean, short, some
 
 MOST_OTHERS = 100
@@ -92,6 +93,7 @@ class Reader:
 
     def _row(self, number: int, row: Mapping[str, Any], without: dict[str, None], notes: list[str]) -> dict[str, Any]:
         known = {*self.kinds, *chain.from_iterable(self.columns.values())}
+        row = _unpacked(row, known)
         absent = known.difference(row)
         for name in row:
             if name in known or name in without:
@@ -186,6 +188,15 @@ def image(content: bytes, what: str) -> np.ndarray:
         raise
     except Exception as error:  # Pillow's readers raise whatever they like at damaged files
         raise UserError(f"{what}: this is no image", type(error).__name__, "send a whole PNG or JPEG") from None
+
+
+def _unpacked(row: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """A row with the fields of a struct, as training's table had it, as the columns that the model knows."""
+    flat: dict[str, Any] = {}
+    for name, cell in row.items():
+        fields = {} if name in known else {f"{name}.{field}": cells[0] for field, cells in fields_of([cell]).items()}
+        flat |= fields if fields.keys() & known else {name: cell}
+    return flat
 
 
 def _one_cell(kind: str) -> bool:
