@@ -248,6 +248,14 @@ def test_modalities_are_said_once() -> None:
     assert name not in sentence
 
 
+def test_no_power_is_said_where_both_score_the_same_on_every_row() -> None:
+    found = told({"concat": 0.52, "a": 0.52, "b": 0.5}, {})
+    same = replace(found, over_rival=None, gain=Gain(0.0, 0.0, 0.0, 1.0))
+    assert same.smallest is None
+    assert "A gain of" not in same.sentence
+    assert "Both score the same on every test row." in same.sentence
+
+
 def test_what_is_not_shown_is_said_with_power() -> None:
     figures = {"concat": 0.52, "a": 0.51, "b": 0.5}
     found = told(figures, {})

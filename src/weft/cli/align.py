@@ -57,7 +57,7 @@ def align(
     from weft.compare.aligners import DEFAULT, AlignConfig, compare_aligners, shown, shown_curve
 
     progress = not (quiet or json)
-    features = open_store(source, root, data, encoder, store, progress=progress)
+    features = open_store(source, root, data, encoder, store, progress=progress, aligned=True)
     folder = out or Path("runs") / Path(source).stem / "align"
     names = tuple(aligners.split(",")) if aligners else DEFAULT
     variants = settings(variant, "variant")

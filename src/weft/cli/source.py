@@ -90,7 +90,7 @@ def read_source(source: str, root: Path | None, data: list[str], on_error: OnErr
         UserError: the source is neither a store, nor a YAML, nor the name of a data set.
     """
     from weft.data import datasets, load_dataset
-    from weft.data.columns import is_table
+    from weft.data.columns import is_table, refuse_arrays
 
     if source.endswith((".yaml", ".yml")):
         from weft.data import load_config, read_table
@@ -101,6 +101,7 @@ def read_source(source: str, root: Path | None, data: list[str], on_error: OnErr
         if is_table(source):
             remedy = f"say what its columns are: weft init {source}; then give the YAML that it writes"
             raise UserError("the source is a table without a YAML", source, remedy)
+        refuse_arrays(Path(source))
         raise UserError(
             "the source is neither a store, nor a YAML file, nor a data set",
             source,
@@ -214,17 +215,22 @@ def open_store(
     *,
     progress: bool,
     folds: int | None = None,
+    aligned: bool = False,
 ) -> Store:
     """The features of a source; encodes what is not yet in the store (nothing, when the store is complete).
 
-    Folds that cannot be made (a class with one row) are refused before anything is encoded.
+    Folds that cannot be made (a class with one row) are refused before anything is encoded, and so is a single modality
+    that is to be ``aligned``.
     """
     from weft.data import make_folds
+    from weft.models.aligned import refuse_single
     from weft.store import Store, encode
 
     if is_store(source):
         return Store.open(source)
     dataset = read_source(source, root, data)
+    if aligned:
+        refuse_single(dataset.modalities)
     if folds is not None:
         make_folds(dataset, folds)
     folder = folder or Path("runs") / Path(source).stem / "store"

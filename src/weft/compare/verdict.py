@@ -149,9 +149,11 @@ class Verdict:
 
     @property
     def smallest(self) -> float | None:
-        """The smallest gain over the rival that such a test set shows in 80 of 100 cases."""
+        """The smallest gain over the rival that such a test set shows in 80 of 100 cases; None where that is not known,
+        as where both score the same on every row.
+        """
         gain = self.over_rival or self.gain
-        return None if gain is None else gain.smallest
+        return None if gain is None else gain.smallest or None
 
     @property
     def sentence(self) -> str:

@@ -34,6 +34,26 @@ from weft.errors import UserError, count, did_you_mean, some
 FORMATS = (".csv", ".tsv", ".txt", ".parquet", ".jsonl")
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods")
 DELIMITERS = (",", "\t", ";", "|")
+ARRAYS = {
+    ".npy": "an array of NumPy",
+    ".npz": "arrays of NumPy",
+    ".pt": "tensors of PyTorch",
+    ".pth": "tensors of PyTorch",
+    ".safetensors": "tensors",
+    ".h5": "arrays of HDF5",
+    ".pkl": "pickled objects",
+    ".pickle": "pickled objects",
+}
+"""Files that are taken for tables, and what they hold."""
+BINARY = {
+    b"\x93NUMPY": "an array of NumPy (.npy)",
+    b"PK\x03\x04": "a zip archive (.npz, .pt, .xlsx)",
+    b"\x89HDF": "a file of HDF5",
+    b"PAR1": "a Parquet file (.parquet)",
+    b"\x80\x04\x95": "a pickle (.pkl)",
+    b"\x80\x02": "a pickle (.pkl)",
+}
+"""How files begin that are no text, whatever their name."""
 SAMPLE = 1 << 16
 """Characters of a CSV that its delimiter is found in."""
 
@@ -139,6 +159,25 @@ def is_table(path: str | Path) -> bool:
     return _suffix(Path(path)) in FORMATS
 
 
+def refuse_arrays(path: Path) -> None:
+    """Refuse a file of arrays that was given as a table.
+
+    Raises:
+        UserError: saying what it is and where such arrays go.
+    """
+    holds = ARRAYS.get(path.suffix.lower())
+    if holds is None:
+        return
+    remedy = (
+        "make a table with a row per sample, its cells the paths of .npy files, one array each, and name the column "
+        "in the YAML: kind vector (D,), tokens (T, D) or series (T, C); in Python, arrays go into weft.data.Modality: "
+        "see docs/howto/own_features.md"
+    )
+    if holds.startswith("pickled"):
+        remedy = f"a pickled DataFrame goes to weft.compare(pandas.read_pickle(path), target=...); else {remedy}"
+    raise UserError("a file of arrays is no table", f"{path}: {holds}", remedy)
+
+
 def _suffix(path: Path) -> str:
     """``.csv`` of ``A.CSV`` and of ``a.csv.gz``."""
     path = path.with_suffix("") if path.suffix.lower() == ".gz" else path
@@ -148,7 +187,8 @@ def _suffix(path: Path) -> str:
 def _read(path: Path) -> Source:
     suffix = _suffix(path)
     if suffix not in FORMATS:
-        remedy = f"name the file {' or '.join(FORMATS)}"
+        refuse_arrays(path)
+        remedy = f"save it as a table in a file named {' or '.join(FORMATS)}"
         if suffix in SPREADSHEETS:
             remedy = "save the sheet as CSV; or in Python: weft.compare(pandas.read_excel(path), target=...)"
         raise UserError("a table is CSV, Parquet or JSONL", str(path), remedy)
@@ -194,6 +234,10 @@ def _utf8(content: bytes, path: Path) -> bytes:
     Raises:
         UserError: it is in another encoding.
     """
+    begins = next((what for begin, what in BINARY.items() if content.startswith(begin)), None)
+    if begins is not None:
+        remedy = "give it the name it had; arrays go into a column of a table, as paths: docs/howto/own_features.md"
+        raise UserError(f"{path} is no table of text", begins, remedy)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16").encode()
     at = content[:SAMPLE].find(b"\0")

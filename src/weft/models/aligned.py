@@ -6,7 +6,7 @@ A model folder holds ``model.safetensors`` and ``config.json``, as that of a :cl
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from weft.alignment import create_aligner
 from weft.alignment.closed_form import ClosedForm
 from weft.data import Dataset
-from weft.errors import UserError, did_you_mean
+from weft.errors import UserError, did_you_mean, some
 from weft.models.pretrained import Pretrained, models
 from weft.models.raw import encode_rows, read_frame
 from weft.models.rows import select
@@ -207,11 +207,28 @@ class AlignedModel(nn.Module, Pretrained):
         return model
 
 
+def refuse_single(names: Collection[str]) -> None:
+    """Refuse to align what is no two modalities.
+
+    Raises:
+        UserError: there is one.
+    """
+    if len(names) < 2:
+        raise UserError(
+            "an aligner brings two modalities together, or more",
+            f"there is one: {some(names)}",
+            "in the YAML, give each side an entry under modalities, with its own columns, such as "
+            "{photo: {kind: vector, columns: [i0, i1]}, words: {kind: vector, columns: [t0, t1]}}: weft init takes all "
+            "columns of numbers as one",
+        )
+
+
 def retrieval_task(features: Features, rows: np.ndarray) -> tuple[RetrievalTask, np.ndarray, dict[str, np.ndarray]]:
     """The retrieval task over all pairs of modalities, the group of each row, and ``{name: (N,) bool}`` presence.
 
     A modality whose features are the same in all rows of a group (the image of five captions) is searched once.
     """
+    refuse_single(features.dims)
     groups = np.arange(len(rows)) if features.group is None else np.unique(features.group[rows], return_inverse=True)[1]
     presence = {name: features.presence[rows, index] for index, name in enumerate(features.dims)}
     _, first = np.unique(groups, return_index=True)

@@ -60,6 +60,8 @@ def _finding(v: Verdict) -> str:
     if v.outcome == "no fusion finished":
         return f"No fusion network finished. Without one, {against}."
     could = "" if v.smallest is None else f" A gain of {v.smallest:.3f} would have been seen in 80 of 100 such tests."
+    if (rival := v.over_rival or v.gain) is not None and rival.low == rival.gain == rival.high == 0:
+        could = " Both score the same on every test row."
     if v.outcome == "does not help":
         more = v.winner in v.said and v.said[str(v.winner)].modalities != (v.carrier,)
         alone = f"no gain over {v.carrier} alone" if more else f"{v.carrier} alone is enough"

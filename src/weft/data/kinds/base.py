@@ -175,7 +175,9 @@ def check_arrays(name: str, ids: Sequence[str], values: Sequence[Any], kind: str
     wrong = [row for row, v in there if not isinstance(v, np.ndarray) or v.ndim != axes or v.dtype.kind not in "fiu"]
     refuse(wrong, f"{what}: a {kind} is a numeric array {shape}", "reshape, or choose another kind")
     empty = [row for row, v in there if v.size == 0]
-    refuse(empty, f"{what}: an array without values", "use None where the modality is absent")
+    refuse(
+        empty, f"{what}: an array without values", "leave the cell empty (in Python: None) where the modality is absent"
+    )
     widths = Counter(v.shape[-1] for _, v in there)
     if len(widths) > 1:
         usual = widths.most_common(1)[0][0]
@@ -187,7 +189,7 @@ def check_arrays(name: str, ids: Sequence[str], values: Sequence[Any], kind: str
             "not a vector (in a YAML: kind: series)",
         )
     bad = [row for row, v in there if not np.isfinite(v).all()]
-    remedy = "fill the gaps, drop these rows, or use None where the modality is absent"
+    remedy = "fill the gaps, drop these rows, or leave the whole cell empty (in Python: None): absent"
     refuse(bad, f"{what}: NaN or infinite values", remedy)
 
 
