@@ -53,7 +53,7 @@ def test_all_rows_are_named_at_once(world: Path) -> None:
 def test_what_fails_is_left_out_and_said(world: Path, tmp_path: Path) -> None:
     said = predict(world, "--on-error", "skip", "-o", str(tmp_path / "p.csv"), "-q")
     assert "3 cells could not be read" in said
-    assert "1 rows with nothing else have no prediction" in said
+    assert "1 row with nothing else: no prediction" in said
     rows = list(csv.DictReader((tmp_path / "p.csv").open()))
     assert [row["id"] for row in rows if not row["prediction"]] == ["5"]
     assert [row["probability_a"] for row in rows if not row["prediction"]] == [""]

@@ -70,7 +70,7 @@ def predict(
     from weft.cli import systems
     from weft.cli.output import say, say_failures, write_json
     from weft.cli.source import new_features, open_rows
-    from weft.errors import UserError
+    from weft.errors import UserError, count
     from weft.files import ask_file, write_bytes, writing
     from weft.models.aligned import AlignedModel
     from weft.models.expected import predict_modality
@@ -127,7 +127,8 @@ def predict(
     if failures:
         failed = {failure.row for failure in failures}
         gone = np.array([features.ids[row] in failed for row in chosen]) & ~features.presence[chosen].any(axis=1)
-        say_failures(failures, f"{int(gone.sum())} rows with nothing else have no prediction")
+        lost = f"{count(int(gone.sum()), 'row')} with nothing else: no prediction" if gone.any() else ""
+        say_failures(failures, lost or "every row is predicted from what else is there")
     ids = result.pop("id")
     if json:
         write_json({"id": ids, **(emptied(result, gone) if failures else result)})
