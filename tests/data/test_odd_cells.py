@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -66,6 +67,13 @@ def test_an_array_comes_back_from_what_was_printed(shape: tuple[int, ...], write
 )
 def test_lists_as_programs_write_them(cell: str, items: list[Any] | None) -> None:
     assert repr(as_list(cell)) == repr(items)
+
+
+def test_words_of_a_person_are_no_python_and_make_no_noise() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert as_list(r"(so, 1or 2 \d, 'is \w' he said)") is None
+        assert as_list(r"['a\d', 'b']") == [r"a\d", "b"]
 
 
 @pytest.mark.parametrize("write", [str, repr, lambda a: str(torch.tensor(a))])
