@@ -42,8 +42,11 @@ def made() -> tuple[Dataset, Split, dict[str, Any], dict[str, Any]]:
 def digits() -> tuple[Dataset, Split, dict[str, Any], dict[str, Any]]:
     """The same of real digits; the test rows have recordings and images of their own."""
     root = Path(os.environ.get("WEFT_DATA", ROOT.parent / "shared" / "data"))
-    data = load_dataset("digit-scripts", root)
-    options = {"rate": 8000, "fft": 512, "hop": 128, "mels": 32, "frames": 24, "seconds": 1.5, "patch": 14}
+    data = load_dataset("digit-scripts", root, rows=4000)
+    options = {
+        "rate": 8000, "fft": 512, "hop": 128, "mels": 32, "frames": 24, "seconds": 1.5, "patch": 7, "grid": (4, 4),
+        "length": 32, "layers": (1, 2, 1, 1),
+    }  # fmt: skip
     return data, make_splits(data), options, {"epochs": 12, "lr": 3e-3}
 
 
