@@ -183,7 +183,7 @@ def test_the_spectrogram_sees_the_tone(data):
     [
         ("video", np.zeros((2, 16, 16, 3), np.uint8), "a frame for every segment"),
         ("subtitles", "00:00:50.000 --> 00:00:51.000\nlate", "inside its video"),
-        ("audio", (np.zeros(0, np.float32), 4000), "finite samples"),
+        ("audio", (np.zeros(0, np.float32), 4000), "no samples"),
         ("video", np.full((4, 16, 16, 3), np.nan), "uint8"),
     ],
 )
