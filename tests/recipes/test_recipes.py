@@ -88,7 +88,7 @@ def test_run_executes_the_steps(tmp_path: Path) -> None:
 
 
 def test_the_small_l_verse_runs_whole(tmp_path: Path) -> None:
-    sizes = {"ROWS": 60, "EPOCHS": 1, "EPOCHS_BIART": 1, "OUT": tmp_path}
+    sizes = {"ROWS": 60, "EPOCHS": 1, "EPOCHS_CODES": 1, "EPOCHS_BIART": 1, "OUT": tmp_path}
     given = [f"--set={name}={value}" for name, value in sizes.items()]
     done = CliRunner().invoke(app, ["run", "l-verse/small-shapes", *given])
     assert done.exit_code == 0, done.output
