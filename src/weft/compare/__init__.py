@@ -33,8 +33,8 @@ from weft.compare.verdict import Verdict
 class _Callable(ModuleType):
     """``weft.compare`` is this package and, as a person in a notebook expects, the verb on a table in memory."""
 
-    def __call__(self, *arguments: Any, **options: Any) -> Comparison:
-        return compare_frame(*arguments, **options)
+    def __call__(self, frame: Any, target: Any = None, **options: Any) -> Comparison:
+        return compare_frame(frame, target, **options)
 
 
 _Callable.__call__.__doc__ = compare_frame.__doc__

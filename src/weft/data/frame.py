@@ -97,14 +97,14 @@ def _plain(cell: Any) -> Any:
         return sorted(cell, key=str)
     if isinstance(cell, PurePath):
         return str(cell)
-    if _is_picture(cell):
+    if _is_pixels(cell):
         array = np.asarray(cell)
         return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
     method = next((name for name in _AS_LIST if hasattr(cell, name)), None)
     return cell if method is None or isinstance(cell, type) else getattr(cell, method)()
 
 
-def _is_picture(cell: Any) -> bool:
+def _is_pixels(cell: Any) -> bool:
     """Whether an array is ``(H, W[, 1 | 3 | 4])`` of 8-bit integers, eight pixels high and wide or more."""
     shape = tuple(getattr(cell, "shape", ()))
     pixels = str(getattr(cell, "dtype", "")).removeprefix("torch.") == "uint8"
