@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,9 @@ from tests.compare.cases import QUICK, quick, small
 from weft.compare import Comparison, compare
 from weft.compare.verdict import Verdict
 from weft.report import render_terminal, write_report
-from weft.report.figures import _methods, main_rows
+from weft.report.figures import _log_axis, _methods, main_rows
 from weft.store import MemoryFeatures
-from weft.tasks.plots import roc, short, shorts
+from weft.tasks.plots import canvas, roc, short, shorts
 
 VOID = {"meta", "img", "br", "hr"}
 
@@ -229,3 +230,18 @@ def test_a_comparison_without_results_still_reports(tmp_path: Path) -> None:
     content = write_report(found, tmp_path).read_text(encoding="utf-8")
     assert "No method finished" in content
     render_terminal(found, Console(file=StringIO()))
+
+
+def test_ticks_of_weights_do_not_cover_one_another(tmp_path: Path) -> None:
+    """From the smallest network to an ensemble of a thousand times its weights."""
+    with canvas(tmp_path, "ticks", columns=2, size=(5.7, 4.4)) as panels:
+        axes = panels[0]
+        axes.plot([6_000, 3_600_000], [0, 1], "o")
+        axes.margins(x=0.22)
+        _log_axis(axes, "trainable weights")
+        axes.figure.canvas.draw()
+        low, high = axes.get_xlim()
+        labels = [text for x, text in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True) if low <= x <= high]
+        boxes = [label.get_window_extent() for label in labels]
+        assert len(boxes) > 5
+        assert all(a.x1 + 8 < b.x0 for a, b in pairwise(boxes)), [label.get_text() for label in labels]

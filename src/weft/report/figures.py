@@ -180,8 +180,6 @@ def _missing(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
 
 
 def _cost(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     sign = 1 if comparison.higher_is_better else -1
     best = sorted(rows, key=lambda row: -sign * (row.test or 0.0))[:LABELLED]
     kept = [row for row in rows if row.method == comparison.verdict.winner and row not in best]
@@ -198,11 +196,8 @@ def _cost(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
                     xs = [getattr(row, column) for row in chosen]
                     ys = [row.test for row in chosen]
                     axes.plot(xs, ys, marker, color=colour, markersize=7, alpha=0.8, label=name, mew=0)
-            axes.set(xscale="log", xlabel=label)
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
-            axes.xaxis.set_minor_locator(NullLocator())
             axes.margins(x=0.22, y=0.12)
+            _log_axis(axes, label)
             axes.grid(alpha=0.25)
             labels = shorts([row.method for row in best + kept])
             points = [(getattr(row, column), row.test or 0.0) for row in best + kept]
@@ -212,6 +207,18 @@ def _cost(comparison: Comparison, rows: list[Row], folder: Path) -> Picture:
         panels[0].figure.legend(handles, labels, loc="outside upper left", ncols=3)
     caption = f"Networks only; the {LABELLED} best and the model that is kept are named."
     return Picture("Quality against cost", caption, folder / "cost.png")
+
+
+def _log_axis(axes: Any, label: str) -> None:
+    """A logarithmic x axis: 500, 20k, 1M."""
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
+
+    large = EngFormatter(sep="")
+    axes.set(xscale="log", xlabel=label)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1, 3), numticks=8))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: large(x) if x >= 1000 else f"{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _annotate(axes: Any, points: list[tuple[float, float, str]]) -> None:
